@@ -1,0 +1,359 @@
+"""From a source to batches: a batch is a function of (seed, step) and of the process's share, not of history.
+
+Training walks an endless stream. Its position p = step · batch_size + j lies in epoch p // n of a source of n
+samples, at place p mod n of that epoch's own permutation, which is a function of (seed, epoch). Process i of
+c takes the contiguous share j in [i · batch_size / c, (i + 1) · batch_size / c) of every global batch. So to
+resume is to start at another step, a batch may cross the border of an epoch, and neither the number of
+processes nor that of readers changes what is learnt.
+"""
+
+import collections
+import functools
+import operator
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, SupportsIndex, TypeVar
+
+import numpy as np
+from jaxtyping import Int
+
+from vision.data.source import ArraySource, Record, Source, layout, read, same_layout
+from vision.errors import UserError
+
+Transform = Callable[[Record, np.random.Generator], Record]
+"""A change of one sample on the host, such as a random crop to a static shape: (record, rng) -> record."""
+
+Batch = dict[str, np.ndarray]
+"""The fields of b samples stacked: "image" uint8 [b h w c], "label" int32 [b], ..."""
+
+# Two branches of numpy's SeedSequence tree: an epoch and a position of equal number share no randomness.
+_EPOCHS, _POSITIONS = 0, 1
+
+
+def permutation(size: int, *, seed: int, epoch: int) -> Int[np.ndarray, " size"]:
+    """A uniformly random permutation of ``range(size)``, a function of (size, seed, epoch).
+
+    Sorts raw 64-bit draws, since numpy promises the stream of a bit generator for ever but that of
+    ``Generator.permutation`` only within a release (NEP 19), and a run may be resumed under another one.
+    """
+    bits = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(_EPOCHS, epoch)))
+    return np.argsort(bits.random_raw(size), kind="stable")
+
+
+class _Shuffled:
+    """Position in the endless stream -> index in the source, by one permutation an epoch."""
+
+    def __init__(self, size: int, seed: int):
+        self._size, self._seed = size, seed
+        self._epochs: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        epochs, places = np.divmod(positions, self._size)
+        indices = np.empty_like(positions)
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            chosen = epochs == epoch
+            indices[chosen] = self._permutation(epoch)[places[chosen]]
+        return indices
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        # Readers run a few batches apart, so two epochs are in use at once near a border.
+        with self._lock:
+            if epoch not in self._epochs:
+                self._epochs[epoch] = permutation(self._size, seed=self._seed, epoch=epoch)
+                if len(self._epochs) > 2:
+                    self._epochs.popitem(last=False)
+            return self._epochs[epoch]
+
+    def __reduce__(self):
+        return _Shuffled, (self._size, self._seed)
+
+
+def _repeated(positions: np.ndarray, *, size: int) -> np.ndarray:
+    """Position in the endless stream -> index in the source, in the source's own order."""
+    return positions % size
+
+
+def _once(positions: np.ndarray, *, size: int) -> np.ndarray:
+    """Position -> index in the source's own order; positions past the end, the padding, read the last one."""
+    return np.minimum(positions, size - 1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Batches:
+    """One process's batches: number k is step ``start_step + k``. Read by threads, pickled to workers."""
+
+    source: Source
+    order: Callable[[np.ndarray], np.ndarray]
+    batch_size: int
+    share: tuple[int, int]
+    seed: int
+    start_step: int
+    count: int
+    transform: Transform | None
+    masked: bool
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: SupportsIndex) -> Batch:
+        first = (self.start_step + operator.index(index)) * self.batch_size
+        positions = np.arange(first + self.share[0], first + self.share[1], dtype=np.int64)
+        indices = self.order(positions)
+        if isinstance(self.source, ArraySource) and self.transform is None:
+            batch = {name: array[indices] for name, array in self.source.arrays.items()}
+        else:
+            batch = self._stacked(positions.tolist(), indices.tolist())
+        if self.masked:
+            if "mask" in batch:
+                raise UserError(
+                    'The samples have a field "mask", the name that marks padding in evaluation; rename it.'
+                )
+            batch["mask"] = positions < len(self.source)
+        return batch
+
+    def _stacked(self, positions: list[int], indices: list[int]) -> Batch:
+        records = []
+        for position, index in zip(positions, indices, strict=True):
+            record = read(self.source, index)
+            if self.transform is not None:
+                sequence = np.random.SeedSequence(self.seed, spawn_key=(_POSITIONS, position))
+                record = self.transform(record, np.random.Generator(np.random.Philox(sequence)))
+            records.append({name: np.asarray(value) for name, value in record.items()})
+            if not same_layout(records[-1], records[0]):
+                raise UserError(
+                    f"Samples {indices[0]} and {index} cannot be stacked to a batch: one has "
+                    f"{layout(records[0])}, the other {layout(records[-1])}; pass a transform that crops "
+                    "or pads to one shape."
+                )
+        return {name: np.stack([record[name] for record in records]) for name in records[0]}
+
+
+def batches(
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    shuffle: bool = True,
+    transform: Transform | None = None,
+    workers: int = 0,
+) -> Generator[Batch, None, None]:
+    """Endless training batches of this process, from step ``start_step`` on.
+
+    Args:
+        source: at least one sample; after ``transform`` all must have equal shapes.
+        batch_size: the global one, over all processes; each gets ``batch_size / process_count`` samples.
+        seed: not negative; sets the order of every epoch and the randomness of ``transform``.
+        start_step: the first batch is the one of this step, bit for bit.
+        process_index: this process, from 0.
+        process_count: how many processes share a global batch.
+        shuffle: a new permutation each epoch; else the source's own order, over and over.
+        transform: (record, rng) -> record on the host, where ``rng`` is a function of (seed, position) alone.
+        workers: processes that read; 0 reads with threads of this one. More than 0 needs a main module that
+            starts its work under ``if __name__ == "__main__"``, and a source and a transform that can be
+            pickled. Arrays in memory without a transform are gathered here in either case, which is faster.
+
+    Yields:
+        batches; close the iterator, or let go of it, to stop its readers.
+
+    Raises:
+        UserError: at once for arguments that cannot hold; while reading, for a damaged sample, with its index
+            and the cause, and for samples of different shapes.
+    """
+    share = _check(source, batch_size, process_index, process_count, workers)
+    if seed < 0 or start_step < 0:
+        raise UserError(f"seed and start_step must not be negative, got {seed} and {start_step}.")
+    order = _Shuffled(len(source), seed) if shuffle else functools.partial(_repeated, size=len(source))
+    numbered = _Batches(
+        source=source,
+        order=order,
+        batch_size=batch_size,
+        share=share,
+        seed=seed,
+        start_step=start_step,
+        # Grain wants a length; this many steps are endless, and the positions still fit into int64.
+        count=2**62 // batch_size - start_step,
+        transform=transform,
+        masked=False,
+    )
+    return _iterate(numbered, workers)
+
+
+def evaluation_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    transform: Transform | None = None,
+    workers: int = 0,
+) -> Generator[Batch, None, None]:
+    """Each sample once, in order, in ceil(n / batch_size) full batches, as many for every process.
+
+    The arguments are those of `batches`; ``transform`` should ignore its rng, which is that of seed 0. Every
+    batch has the field "mask" bool [b], False on the padding of the last one, which repeats the last sample.
+
+    Raises:
+        UserError: as `batches` does, and if the samples have a field "mask" of their own.
+    """
+    share = _check(source, batch_size, process_index, process_count, workers)
+    numbered = _Batches(
+        source=source,
+        order=functools.partial(_once, size=len(source)),
+        batch_size=batch_size,
+        share=share,
+        seed=0,
+        start_step=0,
+        count=-(-len(source) // batch_size),
+        transform=transform,
+        masked=True,
+    )
+    return _iterate(numbered, workers)
+
+
+def _check(source, batch_size, process_index, process_count, workers) -> tuple[int, int]:
+    """Checks the arguments; the share [first, last) of every global batch that is this process's."""
+    if len(source) == 0:
+        raise UserError("The data source is empty, so there is nothing to make batches of.")
+    if batch_size < 1 or workers < 0:
+        raise UserError(f"batch_size must be positive and workers not negative, got {batch_size} and {workers}.")
+    if not 0 <= process_index < process_count:
+        raise UserError(f"process_index {process_index} is not one of {process_count} processes, which count from 0.")
+    if batch_size % process_count:
+        raise UserError(
+            f"The global batch of {batch_size} cannot be shared equally by {process_count} processes; choose "
+            f"a multiple of {process_count}."
+        )
+    local = batch_size // process_count
+    return process_index * local, (process_index + 1) * local
+
+
+def _iterate(numbered: _Batches, workers: int) -> Generator[Batch, None, None]:
+    if isinstance(numbered.source, ArraySource) and numbered.transform is None:
+        for number in range(len(numbered)):
+            yield numbered[number]
+        return
+
+    # Grain takes a second or two to import, which a run on arrays in memory need not wait for.
+    import grain
+
+    # A whole batch is one element to Grain, so that worker w makes batches w, w + workers, ... and Grain
+    # interleaves them in order. Each thread has one batch in hand, so the threads also bound the memory.
+    threads = 2 if workers else min(16, 2 * (os.cpu_count() or 1))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    dataset = grain.MapDataset.source(numbered).to_iter_dataset(options)
+    if workers:
+        from absl import flags
+
+        # Grain hands its debugging flags to the workers, and absl refuses to be asked before it has parsed a
+        # command line, which in our programs is tyro's work.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+    iterator = iter(dataset)
+    try:
+        for batch in iterator:
+            # Batches from workers are views of shared memory that Grain takes back; a copy outlives it.
+            yield {name: np.array(value) for name, value in batch.items()} if workers else batch
+    finally:
+        iterator.close()
+
+
+Item = TypeVar("Item")
+Moved = TypeVar("Moved")
+
+
+def prefetch(
+    iterator: Iterable[Item], transfer: Callable[[Item], Moved], *, depth: int = 2
+) -> "Prefetched[Item, Moved]":
+    """Applies ``transfer`` to what comes out of ``iterator``, in a background thread, ahead of the consumer.
+
+    Args:
+        iterator: what to draw from; it is used by the thread alone, and closed there if it can be.
+        transfer: called in the thread, such as ``jax.device_put`` to a sharding.
+        depth: at least 1; at most so many transferred items wait, besides the one that the consumer has.
+
+    Returns:
+        an iterator that starts at once. An exception of ``iterator`` or ``transfer`` is raised where the
+        consumer would have got the item. A consumer that stops early calls ``close()``, or uses ``with``.
+
+    Raises:
+        ValueError: ``depth`` is less than 1.
+    """
+    return Prefetched(iterator, transfer, depth)
+
+
+class Prefetched(Generic[Item, Moved]):
+    """The iterator that `prefetch` returns."""
+
+    def __init__(self, iterator: Iterable[Item], transfer: Callable[[Item], Moved], depth: int):
+        if depth < 1:
+            raise ValueError(f"prefetch needs a depth of at least 1, got {depth}.")
+        self._ready: queue.SimpleQueue = queue.SimpleQueue()
+        self._slots = threading.Semaphore(depth)
+        stop = threading.Event()
+        # The thread holds no reference to self: a consumer that merely lets go of self ends it too.
+        thread = threading.Thread(
+            target=_fill,
+            args=(iterator, transfer, self._ready, self._slots, stop),
+            name="prefetch",
+            daemon=True,
+        )
+        thread.start()
+        self._close = weakref.finalize(self, _end, thread, self._slots, stop)
+
+    def __iter__(self) -> Iterator[Moved]:
+        return self
+
+    def __next__(self) -> Moved:
+        if not self._close.alive:
+            raise StopIteration
+        item, error = self._ready.get()
+        self._slots.release()
+        if error is not None:
+            self.close()
+            raise error
+        return item
+
+    def close(self) -> None:
+        """Stops the thread and waits for its end, at most one item away; may be called more than once."""
+        self._close()
+
+    def __enter__(self) -> "Prefetched[Item, Moved]":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _fill(iterator, transfer, ready, slots, stop) -> None:
+    outcome: BaseException = StopIteration()
+    try:
+        source = iter(iterator)
+        try:
+            while not stop.is_set():
+                item = next(source)
+                slots.acquire()
+                if not stop.is_set():
+                    ready.put((transfer(item), None))
+        finally:
+            if hasattr(source, "close"):
+                source.close()
+    except BaseException as error:  # Whatever it is, it belongs to the consumer.
+        outcome = error
+    ready.put((None, outcome))
+
+
+def _end(thread: threading.Thread, slots: threading.Semaphore, stop: threading.Event) -> None:
+    stop.set()
+    slots.release()
+    # The collector may run the finaliser in the very thread that it ends.
+    if thread is not threading.current_thread():
+        thread.join()

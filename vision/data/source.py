@@ -1,0 +1,151 @@
+"""Sources: finite sets of samples with random access, the one thing that every data set is turned into.
+
+A source is what TFDS calls a data source and Grain a random access data source: ``len`` and ``[]``. Order,
+epochs, batches and shares of processes are not its business; see `vision.data.pipeline`.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from vision.errors import UserError
+
+# How many consecutive samples a thread reads at a time.
+_BLOCK = 256
+
+Record = Mapping[str, np.ndarray]
+"""One sample: "image" uint8 [h w c], "label" int32 [] where there is one, and whatever else the set has."""
+
+
+class Source(Protocol):
+    """A finite set of samples, read by index, from several threads at once.
+
+    A source that is to be read by worker processes must be picklable.
+    """
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of class i at place i; empty when the set has no labels."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Record:
+        """Sample ``index``, 0 <= index < len; any exception but `IndexError` means a damaged sample."""
+        ...
+
+
+@runtime_checkable
+class BlockSource(Source, Protocol):
+    """A source that reads several samples faster at once than one by one, as from grouped records."""
+
+    def __getitems__(self, indices: Sequence[int], /) -> list[Record]:
+        """The samples of ``indices``, in that order; the name is PyTorch's."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """A set small enough to be held in memory: one array a field, samples along the leading axis.
+
+    Raises:
+        UserError: there are no arrays, or their leading axes differ.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    """One array [n ...] for each field; "image" uint8 [n h w c], "label" int32 [n]."""
+    class_names: tuple[str, ...] = ()
+    """The name of class i at place i; empty when the set has no labels."""
+
+    def __post_init__(self):
+        sizes = {name: array.shape[0] if array.ndim else None for name, array in self.arrays.items()}
+        if not sizes:
+            raise UserError("A source in memory needs at least one array; none was given.")
+        if None in sizes.values() or len(set(sizes.values())) > 1:
+            listed = ", ".join(f"{name} {list(array.shape)}" for name, array in self.arrays.items())
+            raise UserError(f"The arrays of a source must have one leading axis of equal size, got {listed}.")
+
+    def __len__(self) -> int:
+        return next(iter(self.arrays.values())).shape[0]
+
+    def __getitem__(self, index: int) -> Record:
+        return {name: np.asarray(array[index]) for name, array in self.arrays.items()}
+
+
+def read(source: Source, index: int) -> Record:
+    """Sample ``index`` of ``source``; if it cannot be read, a `UserError` with its index and the cause."""
+    try:
+        return source[index]
+    except Exception as error:
+        cause = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"Sample {index} of {len(source)} cannot be read: {cause}") from error
+
+
+def layout(record: Record) -> str:
+    """The fields of a sample in words, such as "image uint8 [32, 32, 3], label int32 []"."""
+    return ", ".join(f"{name} {value.dtype} {list(value.shape)}" for name, value in sorted(record.items()))
+
+
+def same_layout(record: Record, other: Record) -> bool:
+    """Whether two samples have the same fields, of equal shapes and dtypes."""
+    return record.keys() == other.keys() and all(
+        value.shape == other[name].shape and value.dtype == other[name].dtype for name, value in record.items()
+    )
+
+
+def in_memory(source: Source, *, limit_bytes: int = 2 * 2**30) -> ArraySource:
+    """Reads a whole source whose samples have equal shapes into memory, with a few threads.
+
+    Args:
+        source: at least one sample; its first one sets the fields, shapes and dtypes of all.
+        limit_bytes: refuse a set that would need more than this; 2 GiB unless told.
+
+    Raises:
+        UserError: the source is empty, too large, or a sample is damaged or differs from the first one.
+    """
+    if isinstance(source, ArraySource):
+        return source
+    if len(source) == 0:
+        raise UserError("The data source is empty, so there is nothing to read into memory.")
+    first = {name: np.asarray(value) for name, value in read(source, 0).items()}
+    needed = len(source) * sum(value.nbytes for value in first.values())
+    if needed > limit_bytes:
+        raise UserError(
+            f"The {len(source)} samples need {needed / 2**20:.1f} MiB of memory, more than the limit of "
+            f"{limit_bytes / 2**20:.1f} MiB; read them from disk, or raise the limit."
+        )
+    arrays = {name: np.empty((len(source), *value.shape), value.dtype) for name, value in first.items()}
+
+    def fill(start: int) -> None:
+        block = range(start, min(start + _BLOCK, len(source)))
+        for index, record in zip(block, _read_block(source, block), strict=True):
+            record = {name: np.asarray(value) for name, value in record.items()}
+            if not same_layout(record, first):
+                raise UserError(
+                    f"Sample {index} has {layout(record)} where sample 0 has {layout(first)}; only samples "
+                    "of equal shapes can be held in memory."
+                )
+            for name, value in record.items():
+                arrays[name][index] = value
+
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        try:
+            for _ in pool.map(fill, range(0, len(source), _BLOCK)):
+                pass
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return ArraySource(arrays, tuple(source.class_names))
+
+
+def _read_block(source: Source, indices: range) -> Iterable[Record]:
+    if isinstance(source, BlockSource):
+        try:
+            return source.__getitems__(indices)
+        except Exception:  # Read one by one below, where the damaged sample is found and named.
+            pass
+    return (read(source, index) for index in indices)

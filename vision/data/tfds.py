@@ -1,0 +1,290 @@
+"""Data sets that TensorFlow Datasets has prepared in array_record form, read without TensorFlow.
+
+TFDS is the catalogue, the preparation and the file format:
+https://www.tensorflow.org/datasets/datasets_and_versions for the layout of its directories,
+https://www.tensorflow.org/datasets/splits for what a split may be. Images are decoded here with Pillow, to
+the number of channels that the feature declares: TFDS itself, outside TensorFlow, hands out a grey or CMYK
+JPEG of a colour set, such as COCO has some, with another number of channels.
+"""
+
+import bisect
+import functools
+import io
+import itertools
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vision.data.source import Record, Source
+from vision.errors import UserError
+
+# The parts of a split, as in "train[:80%]+test": the name is what stands before a bracket.
+_SPLIT_NAME = re.compile(r"\s*([^\[\]+]+)")
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+# What Pillow calls images of a dtype and a number of channels.
+_MODES = {("uint8", 1): "L", ("uint8", 3): "RGB", ("uint8", 4): "RGBA", ("uint16", 1): "I;16"}
+
+
+def tfds_source(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | Path,
+    image_key: str = "image",
+    label_key: str | None = "label",
+) -> Source:
+    """The samples of one split of a prepared TFDS data set.
+
+    A sample has "image" uint8 [h w c], "label" int32 [] unless ``label_key`` is None, and every other numeric
+    feature under its own name, nested ones joined by "/" ("objects/bbox"). Left out are
+    texts, which cannot go to a device, sequences of sequences, and a feature called "image" or "label" where
+    another one was chosen for that name.
+
+    Args:
+        name: as TFDS spells it: "cifar10", "cifar10:3.0.2", "coco/2017".
+        split: "train", "train[:80%]", "train+test", ...
+        data_dir: the TFDS root directory, or the prepared directory itself.
+        image_key: the feature to take as "image"; it must be an 8-bit one.
+        label_key: the feature to take as "label"; None for a set without labels.
+
+    Raises:
+        UserError: the data set, split, feature or a file is not there; a file is truncated; the set is in
+            another form than array_record; and when a sample is read, a damaged file.
+    """
+    # TFDS takes half a second to import, which a run on another source need not wait for.
+    import tensorflow_datasets as tfds
+
+    logging.getLogger("absl").addFilter(_is_worth_showing)
+    directory = _prepared_directory(name, Path(data_dir).expanduser())
+    try:
+        builder: Any = tfds.builder_from_directory(directory)
+    except Exception as error:
+        raise UserError(f"The description of {name} in {directory} cannot be read: {_line(error)}") from error
+    if builder.name != re.split("[:/]", name)[0]:
+        raise UserError(f"{directory} holds {builder.name}, not {name}.")
+    forms = {form.value for form in builder.info.available_file_formats()}
+    if "array_record" not in forms:
+        raise UserError(
+            f"{name} in {directory} is in {' and '.join(sorted(forms)) or 'an unknown'} form, which needs "
+            f"TensorFlow to read; prepare it again in array_record form ({_how_to_prepare(name)})."
+        )
+    features: Any = builder.info.features
+    _check_features(name, features, image_key, label_key, tfds)
+    files = _files(name, split, directory, builder)
+    try:
+        raw = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    except Exception as error:
+        raise UserError(f"Split {split!r} of {name} in {directory} cannot be opened: {_line(error)}") from error
+    return _TfdsSource(
+        raw,
+        files,
+        features,
+        images={key: mode for key, feature in features.items() if (mode := _mode(feature, tfds))},
+        skip=tfds.decode.SkipDecoding,
+        image_key=image_key,
+        label_key=label_key,
+        reopen=functools.partial(tfds_source, name, split, data_dir=data_dir, image_key=image_key, label_key=label_key),
+    )
+
+
+class _TfdsSource:
+    """One opened split; array_record opens the files themselves when they are first read."""
+
+    def __init__(self, raw, files, features, *, images, skip, image_key, label_key, reopen):
+        self._raw = raw
+        self._files = [file for file, _ in files]
+        self._ends = list(itertools.accumulate(count for _, count in files))
+        self._features = features
+        self._specs = features.get_tensor_info()
+        self._images = images
+        self._decoders = {key: skip() for key in images}
+        self._image_key = image_key
+        self._label_key = label_key
+        self._reopen = reopen
+        # Only a ClassLabel has names.
+        names = getattr(features[label_key], "names", None) if label_key is not None else None
+        self.class_names: tuple[str, ...] = tuple(names or ())
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        try:
+            example = self._raw[index]
+        except (OSError, RuntimeError) as error:
+            file = self._files[bisect.bisect_right(self._ends, index)]
+            raise UserError(f"{file} is damaged or gone ({_line(error)}); copy or prepare it again.") from error
+        return self._record(example)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Record]:
+        return [self._record(example) for example in self._raw.__getitems__(list(indices))]
+
+    def _record(self, encoded: bytes) -> Record:
+        example = self._features.deserialize_example_np(encoded, decoders=self._decoders)
+        for key, mode in self._images.items():
+            example[key] = _decoded(example[key], mode)
+        record = {"image": example.pop(self._image_key)}
+        if self._label_key is not None:
+            record["label"] = np.asarray(example.pop(self._label_key), np.int32)
+        for key, value in _numeric(example, self._specs):
+            record.setdefault(key, value)
+        return record
+
+    def __reduce__(self):
+        return self._reopen, ()
+
+
+def _decoded(encoded: bytes, mode: str) -> np.ndarray:
+    with Image.open(io.BytesIO(encoded)) as image:
+        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def _numeric(example: Mapping[str, Any], specs: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    for key, spec in specs.items():
+        if key not in example:
+            continue
+        if isinstance(spec, Mapping):
+            for name, value in _numeric(example[key], spec):
+                yield f"{key}/{name}", value
+        elif np.dtype(spec.np_dtype).kind in "biuf" and spec.sequence_rank <= 1:
+            # TFDS hands out lists and Python numbers, and forgets the shape of an empty sequence.
+            value = np.asarray(example[key], spec.np_dtype)
+            yield key, value if value.size else value.reshape([size or 0 for size in spec.shape])
+
+
+def _prepared_directory(name: str, root: Path) -> Path:
+    """The directory with the files of one version, below ``root`` or ``root`` itself."""
+    wanted, _, version = name.partition(":")
+    if not root.is_dir():
+        raise UserError(f"There is no directory {root} to read {name} from; prepare it: {_how_to_prepare(name)}.")
+    if (root / "dataset_info.json").is_file():
+        return root
+    directory = root / wanted
+    if not directory.is_dir():
+        raise UserError(
+            f"{root} holds no data set {wanted}, it has {_listed(root)}; prepare it: {_how_to_prepare(name)}."
+        )
+    versions = sorted(
+        (path.name for path in directory.iterdir() if _VERSION.fullmatch(path.name)),
+        key=lambda text: [int(number) for number in text.split(".")],
+    )
+    if not versions:
+        raise UserError(
+            f"{directory} holds no version of {wanted}, it has {_listed(directory)}; give one of its "
+            f"configurations as {wanted}/CONFIGURATION, or prepare it: {_how_to_prepare(name)}."
+        )
+    if version and version not in versions:
+        raise UserError(f"{directory} holds no version {version}, it has {_listed(directory)}.")
+    prepared = directory / (version or versions[-1])
+    if not (prepared / "dataset_info.json").is_file():
+        raise UserError(
+            f"{name} is not prepared: {prepared} has no dataset_info.json; prepare it: {_how_to_prepare(name)}."
+        )
+    return prepared
+
+
+def _listed(directory: Path) -> str:
+    names = sorted(path.name for path in directory.iterdir() if path.is_dir() and path.name != "downloads")
+    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    return shown or "no directories"
+
+
+def _how_to_prepare(name: str) -> str:
+    base = name.partition(":")[0]
+    if base == "cifar10":
+        return "python -m vision.data.cifar10 --data-dir DIR"
+    return f"tfds build {base} --file_format=array_record --data_dir=DIR"
+
+
+def _mode(feature: Any, tfds: Any) -> str | None:
+    """The mode of an image that is decoded here; None for what TFDS decodes, such as floats by their bits."""
+    if not isinstance(feature, tfds.features.Image):
+        return None
+    return _MODES.get((np.dtype(feature.np_dtype).name, feature.shape[-1]))
+
+
+def _check_features(name: str, features: Any, image_key: str, label_key: str | None, tfds: Any) -> None:
+    for argument, key in (("image_key", image_key), ("label_key", label_key)):
+        if key is not None and key not in features:
+            raise UserError(
+                f"{name} has no feature {key!r}, it has {', '.join(sorted(features))}; choose one with "
+                f"{argument}" + (", or None if there are no labels." if argument == "label_key" else ".")
+            )
+    image = features[image_key]
+    if not _mode(image, tfds) or image.np_dtype != np.uint8:
+        raise UserError(
+            f"Feature {image_key!r} of {name} is no 8-bit image of 1, 3 or 4 channels; choose one with image_key."
+        )
+    if label_key is not None:
+        label = features[label_key]
+        if label.shape != () or np.dtype(label.np_dtype).kind not in "iub":
+            raise UserError(
+                f"Feature {label_key!r} of {name} is no class number; choose another with label_key, or None."
+            )
+
+
+def _files(name: str, split: str, directory: Path, builder: Any) -> list[tuple[Path, int]]:
+    """The files of the split in reading order, each with how many of its samples belong to the split."""
+    splits = builder.info.splits
+    listed = ", ".join(f"{key} ({info.num_examples} samples)" for key, info in splits.items()) or "none"
+    names = [match.group(1).strip() if (match := _SPLIT_NAME.match(part)) else "" for part in split.split("+")]
+    unknown = [part for part in names if part not in splits and part != "all"]
+    if unknown:
+        raise UserError(f"{name} in {directory} has no split {unknown[0]!r}, it has {listed}.")
+    try:
+        instructions = splits[split].file_instructions
+    except Exception as error:
+        raise UserError(
+            f"Split {split!r} of {name} cannot be understood ({_line(error)}); there are {listed}, and parts "
+            "of them such as 'train[:80%]'."
+        ) from error
+    files = [(Path(instruction.filename), instruction.take) for instruction in instructions]
+    if sum(count for _, count in files) <= 0:
+        raise UserError(f"Split {split!r} of {name} in {directory} holds no samples; there are {listed}.")
+    again = f"copy it or prepare the set again: {_how_to_prepare(name)}"
+    missing = [file for file, _ in files if not file.is_file()]
+    if missing:
+        raise UserError(
+            f"{missing[0]} is missing ({len(missing)} of the {len(files)} files of split {split!r}); {again}."
+        )
+    # A file cut off at a multiple of 64 KiB opens and hands out empty records, so the number of records
+    # counts.
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(_number_of_records, (file for file, _ in files)))
+    for (file, _), instruction, (records, reason) in zip(files, instructions, found, strict=True):
+        if records != instruction.examples_in_shard:
+            raise UserError(
+                f"{file} is damaged: it has {records} of {instruction.examples_in_shard} samples{reason}; {again}."
+            )
+    return files
+
+
+def _number_of_records(file: Path) -> tuple[int, str]:
+    """How many records the end of the file promises, and why none if it cannot be read."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    try:
+        reader = ArrayRecordReader(str(file))
+        records = reader.num_records()
+        reader.close()
+    except RuntimeError as error:
+        return 0, f" ({_line(error)})"
+    return records, ""
+
+
+def _is_worth_showing(record: logging.LogRecord) -> bool:
+    # Files in groups of records are slower to read at random, but right; and the images are decoded here.
+    return not str(record.msg).startswith(("File %s was created with group size", "OpenCV is not installed"))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,195 @@
+"""From a command line to a configuration and back: tyro, with errors of one line that name the neighbours."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+
+from vision.errors import UserError
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What to do with a configuration."""
+
+    quick: bool = False
+    """Start from the quick configuration: small, on generated data, made for a laptop."""
+    config: Path | None = None
+    """Start from the config.json of another run."""
+    workdir: Path | None = None
+    """Where the run lives. Default: runs/, the experiment's name, and what differs from the defaults."""
+    dry_run: bool = False
+    """Print the resolved configuration, every parameter with its sharding, memory and FLOPs, then stop."""
+    sample: int | None = None
+    """Draw so many samples from the newest checkpoint of the work directory, then stop."""
+    evaluate: bool = False
+    """Evaluate the newest checkpoint of the work directory, then stop."""
+
+
+@dataclass(frozen=True)
+class Parsed(Generic[Config]):
+    """A parsed command line."""
+
+    config: Config
+    default: Config
+    """The configuration that the options were applied to."""
+    run: RunOptions
+
+
+def parse(prog: str, *, default: Config, quick: Config, description: str, arguments: Sequence[str]) -> Parsed[Config]:
+    """Parse ``arguments``: nested fields as ``--model.width 64``, later ones winning over earlier ones.
+
+    ``--quick`` replaces the defaults by ``quick``, ``--config FILE`` by a stored configuration.
+
+    Raises:
+      UserError: for an unknown option, a wrong value, or an unreadable configuration file.
+      SystemExit: after printing help.
+    """
+    base = quick if "--quick" in arguments else default
+    stored: list[str] = []
+    location = _value_of("--config", arguments)
+    if location is not None:
+        base = default
+        stored = _as_arguments(_read(Path(location)), origin=Path(location), known=flatten(default))
+
+    @dataclass(frozen=True)
+    class CommandLine:
+        config: Annotated[Any, tyro.conf.arg(name="")]
+        run: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
+
+    CommandLine.__annotations__["config"] = Annotated[type(base), tyro.conf.arg(name="")]
+    parsed = _tyro(CommandLine, prog, description, [*stored, *arguments], CommandLine(config=base))
+    return Parsed(config=parsed.config, default=base, run=parsed.run)
+
+
+def _tyro(kind: Any, prog: str, description: str, arguments: Sequence[str], default: Any) -> Any:
+    if "--help" in arguments or "-h" in arguments:
+        tyro.cli(kind, prog=prog, description=description, args=list(arguments), default=default)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            parsed, unknown = tyro.cli(kind, prog=prog, args=list(arguments), default=default, return_unknown_args=True)
+    except SystemExit as stop:
+        raise UserError(_first_section(said.getvalue())) from stop
+    if unknown:
+        names = [f"--{name}" for name in flatten(default.config)] + [f"--{name}" for name in flatten(default.run)]
+        raise UserError(unknown_name("option", unknown[0], [name.replace("_", "-") for name in names]))
+    return parsed
+
+
+def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
+    """One sentence: there is no such option or key, and which ones are near."""
+    plain = name.split("=")[0].replace("_", "-") if name.startswith("--") else name
+    near = difflib.get_close_matches(plain, known, n=3, cutoff=0.5)
+    if not near:
+        last = plain.rsplit(".", 1)[-1]
+        near = [candidate for candidate in known if last and last in candidate][:3]
+    hint = f"did you mean {' or '.join(near)}?" if near else "--help lists all options"
+    return f"there is no {kind} {name}: {hint}"
+
+
+def _first_section(text: str) -> str:
+    """The message of tyro's box: what lies between its first two rules, on one line."""
+    rule = set("-─━╭╰╮╯│ ")
+    sections, current = [], []
+    for line in text.splitlines():
+        content = line.strip().strip("│").strip()
+        if content and set(content) <= rule:
+            sections.append(" ".join(current))
+            current = []
+        elif content and not line.strip().startswith("╭"):
+            current.append(content)
+    sections.append(" ".join(current))
+    messages = [section for section in sections if section]
+    # the first section is the title of the box when there are several
+    return messages[1] if len(messages) > 1 else messages[0]
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted field names to values, nested dataclasses opened."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            flat.update(flatten(value, f"{prefix}{field.name}."))
+        else:
+            flat[f"{prefix}{field.name}"] = value
+    return flat
+
+
+def nested(config: Any) -> dict[str, Any]:
+    """A configuration as JSON values, nested like its dataclasses."""
+    plain = lambda v: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
+    return {
+        field.name: nested(value) if dataclasses.is_dataclass(value) else plain(value)
+        for field in dataclasses.fields(config)
+        for value in [getattr(config, field.name)]
+    }
+
+
+def changes(config: Any, default: Any) -> dict[str, Any]:
+    """The dotted fields in which ``config`` differs from ``default``."""
+    before = flatten(default)
+    return {name: value for name, value in flatten(config).items() if before.get(name) != value}
+
+
+def _value_of(option: str, arguments: Sequence[str]) -> str | None:
+    for index, argument in enumerate(arguments):
+        if argument == option and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    path = path / "config.json" if path.is_dir() else path
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"the configuration {path} cannot be read: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+        raise UserError(f"{path} is no config.json of a run: it has no object named 'config'")
+    return content["config"]
+
+
+def _as_arguments(content: Mapping[str, Any], *, origin: Path, known: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """A stored configuration as the command line that gives it, so that one parser checks both."""
+    arguments: list[str] = []
+    for name, value in content.items():
+        dotted = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            arguments += _as_arguments(value, origin=origin, known=known, prefix=f"{dotted}.")
+            continue
+        if dotted not in known:
+            raise UserError(f"{origin}: {unknown_name('key', dotted, list(known))}")
+        option = f"--{dotted.replace('_', '-')}"
+        if isinstance(value, bool):
+            parent, _, last = option[2:].rpartition(".")
+            no = f"{parent}.no-{last}" if parent else f"no-{last}"
+            arguments.append(option if value else f"--{no}")
+        elif isinstance(value, list):
+            arguments += [option, *map(str, value)]
+        else:
+            arguments += [option, str(value)]
+    return arguments
+
+
+def command_line() -> str:
+    """What was typed, as it can be typed again."""
+    import shlex
+
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    start = ["python", "-m", spec.name] if spec is not None else ["python", sys.argv[0]]
+    return shlex.join([*start, *sys.argv[1:]])

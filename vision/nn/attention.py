@@ -1,0 +1,43 @@
+"""Self-attention over the positions of a feature map (Vaswani et al. 2017; Wang et al. 2018)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Float
+
+
+class SelfAttention2d(nn.Module):
+    """Residual multi-head self-attention over all h*w positions: [b, h, w, c] to the same shape.
+
+    The softmax is computed in float32 whatever ``dtype`` is. The output projection starts at ``out_init``, zero in
+    the UNet, so that a new block is the identity.
+    """
+
+    norm: Callable[..., nn.Module]
+    heads: int = 1
+    dtype: Any = jnp.float32
+    kernel_init: Callable[..., Array] = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+    out_init: Callable[..., Array] = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Attend; ``c`` must be a multiple of ``heads``."""
+        _, height, width, channels = features.shape
+        project = lambda name, init: nn.Dense(channels, dtype=self.dtype, kernel_init=init, name=name)
+        split = lambda x: rearrange(x, "b h w (n d) -> b (h w) n d", n=self.heads)
+        hidden = self.norm(name="norm")(features)
+        query = split(project("query", self.kernel_init)(hidden))
+        key = split(project("key", self.kernel_init)(hidden))
+        value = split(project("value", self.kernel_init)(hidden))
+        # Vaswani et al. 2017, eq. 1: softmax(q k^T / sqrt(d)) v
+        scale = 1.0 / jnp.sqrt(channels // self.heads).astype(jnp.float32)
+        logits = jnp.einsum("bqnd,bknd->bnqk", query, key, preferred_element_type=jnp.float32) * scale
+        weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+        mixed = rearrange(
+            jnp.einsum("bnqk,bknd->bqnd", weights, value), "b (h w) n d -> b h w (n d)", h=height, w=width
+        )
+        return features + project("out", self.out_init)(mixed)

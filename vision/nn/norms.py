@@ -1,0 +1,45 @@
+"""Normalisation layers."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation (Wu & He 2018) of [b, h, w, c] over the pixels and the channels of each group.
+
+    The number of groups is the largest common divisor of ``groups``, the channels c, and c // 4: it is ``groups``
+    where each group has a multiple of four channels, and fewer where c is small or another number; no group has
+    fewer than four channels, unless there are no more. Statistics are float32 whatever ``dtype`` is.
+
+    The sums over pixels come before the sums over channels: XLA then reduces whole rows of contiguous channels and
+    needs no transpose, which on a CPU is several times faster than reducing a [b, h, w, g, c/g] array in one go.
+    The normalisation itself is one multiply and one add for each value.
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Normalise, scale and shift."""
+        batch, _, _, channels = features.shape
+        groups = math.gcd(self.groups, channels, max(channels // 4, 1))
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        wide = features.astype(jnp.float32)
+        grouped = lambda sums: sums.reshape(batch, groups, channels // groups).mean(-1, keepdims=True)
+        mean = grouped(wide.mean((1, 2)))
+        # E[x^2] - mean^2 reads the features once, where E[(x - mean)^2] reads them twice; rounding may take it below 0.
+        # It loses digits where the mean is large against the spread: 1e-3 of the variance at a ratio of 100.
+        variance = jnp.maximum(grouped(jnp.square(wide).mean((1, 2))) - jnp.square(mean), 0.0)
+        gain = jax.lax.rsqrt(variance + self.epsilon)
+        spread = lambda x: jnp.broadcast_to(x, (batch, groups, channels // groups)).reshape(batch, 1, 1, channels)
+        multiplier = spread(gain) * scale
+        offset = bias - spread(mean) * multiplier
+        return (wide * multiplier + offset).astype(self.dtype)

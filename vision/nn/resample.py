@@ -1,0 +1,37 @@
+"""Changes of resolution without parameters, written so that their gradients are cheap on every backend."""
+
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Float
+
+from vision.errors import UserError
+
+
+def space_to_depth(image: Float[Array, "b h w c"], patch: int) -> Float[Array, "b H W C"]:
+    """Fold each ``patch`` x ``patch`` square of pixels into channels: [b, h/p, w/p, p*p*c].
+
+    The inverse is :func:`depth_to_space`. Raises ``UserError`` when the sides are no multiples of ``patch``.
+    """
+    _, height, width, _ = image.shape
+    if height % patch or width % patch:
+        raise UserError(
+            f"an image of {height}x{width} pixels cannot be cut into {patch}x{patch} patches: "
+            "choose a patch that divides both sides"
+        )
+    return rearrange(image, "b (h p) (w q) c -> b h w (p q c)", p=patch, q=patch)
+
+
+def depth_to_space(features: Float[Array, "b H W C"], patch: int) -> Float[Array, "b h w c"]:
+    """Unfold channels into ``patch`` x ``patch`` squares of pixels: the inverse of :func:`space_to_depth`."""
+    return rearrange(features, "b h w (p q c) -> b (h p) (w q) c", p=patch, q=patch)
+
+
+def upsample_nearest(features: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
+    """Repeat every pixel 2 x 2 times: [b, 2h, 2w, c].
+
+    A broadcast and a reshape: the gradient is then a plain sum, where that of ``jax.image.resize`` is a scatter
+    that takes fifty times as long on a CPU.
+    """
+    batch, height, width, channels = features.shape
+    tiled = jnp.broadcast_to(features[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
+    return tiled.reshape(batch, 2 * height, 2 * width, channels)

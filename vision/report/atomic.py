@@ -1,0 +1,27 @@
+"""Files that are either the old one or the new one, never half of one."""
+
+import os
+from pathlib import Path
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Writes ``content`` to ``path`` so that a kill leaves no half of it and a reader sees none.
+
+    The bytes go to a hidden file in the same folder, reach the disk, and are then renamed over ``path``
+    (POSIX ``rename`` is atomic within a file system). The hidden file has one name per target, so that killed
+    writers leave at most one behind; two processes must not write the same target at once.
+
+    Raises:
+        OSError: when the folder does not exist, cannot be written or is full. ``path`` is then unchanged.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,148 @@
+"""Samples laid out in a grid that a person can look at, and PNG files of them."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from vision.report.atomic import write_atomically
+
+_TILE = 128  # pixels: the side that small images are enlarged to at most
+_SMALL = 64  # pixels: images up to this side are enlarged
+_WIDEST = 1600  # pixels: enlarging stops here, since a wider picture is scaled down again by whoever shows it
+_FONT_SIZE = 12
+_LINE_HEIGHT = 15
+_CAPTION_LINES = 3
+_TITLE_WIDTH = 160
+_INK = (60, 60, 60)
+
+
+def sample_grid(
+    images: UInt8[np.ndarray, "n h w c"],
+    *,
+    columns: int,
+    scale: int | None = None,
+    captions: Sequence[str] | None = None,
+    row_titles: Sequence[str] | None = None,
+    padding: int = 2,
+    background: tuple[int, int, int] = (255, 255, 255),
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Lays images out row by row, enlarged by an integer factor with nearest neighbour.
+
+    The top left pixel of image ``i`` lies at row ``padding + (i // columns) * (scale * h + text + padding)``
+    and column ``titles + padding + (i % columns) * (scale * w + padding)``, where ``text`` is the height of
+    the captions (0 without them) and ``titles`` the width of the row titles (0 without them). Places after
+    the last image stay ``background``.
+
+    Args:
+        images: uint8 in [0, 255]; ``c`` is 3 (RGB) or 1 (grey).
+        columns: images in a row.
+        scale: the enlarging factor. None chooses one: images with a side above 64 pixels keep their size,
+            smaller ones grow to about 96 to 128 pixels as long as the grid is at most 1,600 pixels wide.
+        captions: one short text for each image, drawn under it on at most three lines, cut with an ellipsis.
+        row_titles: one short text for each row, drawn to its left.
+        padding: pixels between images and around all of them.
+        background: RGB in [0, 255].
+
+    Raises:
+        ValueError: when the array is not uint8 [n h w 1|3], is empty, or the texts do not match its length.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"A grid needs uint8 images of shape [n, h, w, 1 or 3], not {images.dtype} {list(images.shape)}."
+        )
+    n, height, width, _ = images.shape
+    if 0 in (n, height, width) or columns < 1:
+        raise ValueError(f"A grid of {n} images of {height}x{width} pixels in {columns} columns is empty.")
+    if scale is not None and scale < 1:
+        raise ValueError(f"The enlarging factor of a grid is at least 1, not {scale}.")
+    rows = -(-n // columns)
+    if captions is not None and len(captions) != n:
+        raise ValueError(f"{len(captions)} captions for {n} images: give one for each.")
+    if row_titles is not None and len(row_titles) != rows:
+        raise ValueError(f"{len(row_titles)} row titles for {rows} rows: give one for each.")
+
+    font = ImageFont.load_default(_FONT_SIZE)
+    titles = [_wrapped(text, font, _TITLE_WIDTH, _CAPTION_LINES) for text in row_titles or ()]
+    title_width = 0
+    if titles:
+        title_width = 8 + round(max(font.getlength(line) for lines in titles for line in lines))
+    if scale is None:
+        scale = _chosen_scale(height, width, columns, padding, title_width)
+    texts = [_wrapped(text, font, scale * width, _CAPTION_LINES) for text in captions or ()]
+    text_height = _LINE_HEIGHT * max(map(len, texts)) if texts else 0
+
+    step_y, step_x = scale * height + text_height + padding, scale * width + padding
+    canvas = np.empty((padding + rows * step_y, title_width + padding + columns * step_x, 3), np.uint8)
+    canvas[:] = background
+    enlarged = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    corners = [(padding + i // columns * step_y, title_width + padding + i % columns * step_x) for i in range(n)]
+    for (y, x), tile in zip(corners, enlarged, strict=True):
+        canvas[y : y + scale * height, x : x + scale * width] = tile
+    if not texts and not titles:
+        return canvas
+
+    picture = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(picture)
+    # Rec. 709 luma of the background decides whether dark or light ink can be read on it.
+    luma = 0.2126 * background[0] + 0.7152 * background[1] + 0.0722 * background[2]
+    ink = _INK if luma > 127 else (220, 220, 220)
+    for (y, x), lines in zip(corners, texts, strict=False):
+        for k, line in enumerate(lines):
+            draw.text((x, y + scale * height + k * _LINE_HEIGHT), line, fill=ink, font=font)
+    for row, lines in enumerate(titles):
+        top = padding + row * step_y + max(0, (scale * height - _LINE_HEIGHT * len(lines)) // 2)
+        for k, line in enumerate(lines):
+            draw.text((4, top + k * _LINE_HEIGHT), line, fill=ink, font=font)
+    return np.array(picture)
+
+
+def save_png(path: str | Path, image: UInt8[np.ndarray, "h w c"]) -> None:
+    """Writes an image (uint8 in [0, 255], ``c`` 1 or 3) as an optimised PNG, atomically.
+
+    Raises:
+        ValueError: when the array is not uint8 [h w 1|3].
+        OSError: when the file cannot be written; a file that was there before is then unchanged.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
+        raise ValueError(f"A PNG needs uint8 of shape [h, w, 1 or 3], not {image.dtype} {list(image.shape)}.")
+    encoded = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(encoded, "PNG", optimize=True)
+    write_atomically(path, encoded.getvalue())
+
+
+def _chosen_scale(height: int, width: int, columns: int, padding: int, title_width: int) -> int:
+    side = max(height, width)
+    if side > _SMALL:
+        return 1
+    by_grid = (_WIDEST - title_width - padding * (columns + 1)) // (columns * width)
+    return max(1, min(_TILE // side, by_grid))
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, most_lines: int) -> list[str]:
+    """Breaks ``text`` at spaces into at most ``most_lines`` lines of ``width`` pixels and cuts the rest."""
+    lines = [""]
+    words = text.split()
+    for i, word in enumerate(words):
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        elif len(lines) == most_lines:
+            lines[-1] = " ".join([lines[-1], *words[i:]])
+            break
+        elif lines[-1]:
+            lines.append(word)
+        else:
+            lines[-1] = word
+    return [_cut(line, font, width) for line in lines]
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text.rstrip() + "..."

@@ -1,0 +1,176 @@
+"""Checkpoints by Orbax: asynchronous, retained by policy, the newest good one restored.
+
+A checkpoint that was damaged on disk is set aside, said aloud, and passed over for the one before. One that is sound
+but does not fit the state (another model, another optimizer) is an error: passing over it would lose the run.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging as absl_logging
+
+from vision.errors import UserError
+from vision.parallel.sharding import path_name
+from vision.train.state import TrainState
+
+ITEM = "state"
+
+
+class Checkpoints:
+    """The folder ``checkpoints/`` of a work directory; a context manager that waits for pending writes."""
+
+    def __init__(self, folder: Path, *, keep: int = 2, keep_every_steps: int = 0, read_only: bool = False):
+        """Open ``folder``; create it unless ``read_only``.
+
+        Args:
+          folder: where checkpoints live, one sub-folder a step.
+          keep: how many of the latest are kept.
+          keep_every_steps: also keep those whose step is a multiple of this; 0 for none.
+          read_only: never write, clean up or delete: for looking at a run that may be in progress.
+        """
+        # Orbax tells every phase of every save at info and warns of its own defaults: not news to our users.
+        absl_logging.set_verbosity(absl_logging.ERROR)
+        self.folder = folder.absolute()
+        policies: list[Any] = [ocp.checkpoint_managers.LatestN(keep)]
+        if keep_every_steps:
+            policies.append(ocp.checkpoint_managers.EveryNSteps(keep_every_steps))
+        self._read_only = read_only
+        self._options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=not read_only,
+            enable_async_checkpointing=True,
+            read_only=read_only,
+            create=not read_only,
+        )
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        handlers = {ITEM: ocp.StandardCheckpointHandler()}  # without it a fresh manager cannot read metadata
+        return ocp.CheckpointManager(self.folder, options=self._options, item_handlers=handlers)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def latest(self) -> Path | None:
+        """The folder of the newest finished checkpoint."""
+        step = self._manager.latest_step()
+        return None if step is None else self.folder / str(step)
+
+    def save(self, state: TrainState, step: int) -> None:
+        """Start writing ``state``; returns when its arrays are copied, so that they may be donated.
+
+        Raises ``UserError`` when the disk is full, now or since the last save; earlier checkpoints stay.
+        """
+        if self._manager.latest_step() == step:
+            return
+        with _disk_errors(self.folder):
+            self._manager.save(step, args=ocp.args.Composite(**{ITEM: ocp.args.StandardSave(state)}), force=True)
+
+    def wait(self) -> None:
+        """Block until everything is written."""
+        with _disk_errors(self.folder):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait for pending writes and let go of the folder."""
+        with _disk_errors(self.folder):
+            self._manager.close()
+
+    def restore(self, abstract: TrainState, *, report: Callable[[str], None]) -> TrainState | None:
+        """The newest good checkpoint as a state like ``abstract`` (ShapeDtypeStructs with shardings), or None.
+
+        Damaged ones are reported and, unless read-only, moved to ``checkpoints-damaged/`` beside the folder.
+
+        Raises:
+          UserError: if a sound checkpoint does not fit ``abstract``, or all that exist are damaged.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                self._check_fits(step, abstract)
+                restored = self._manager.restore(
+                    step, args=ocp.args.Composite(**{ITEM: ocp.args.StandardRestore(abstract)})
+                )
+                return restored[ITEM]
+            except UserError:
+                raise
+            except Exception as error:  # Orbax raises what its storage layers raise, of any type
+                report(f"checkpoint {self.folder / str(step)} is damaged and passed over: {_first_line(error)}")
+                self._set_aside(step)
+        if steps:
+            raise UserError(
+                f"all {len(steps)} checkpoints in {self.folder} are damaged; nothing was changed but their names: "
+                "start afresh in another work directory with --workdir, or bring back a copy",
+                code=4,
+            )
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        if self._read_only:
+            return
+        self._manager.close()
+        aside = self.folder.with_name(f"{self.folder.name}-damaged")
+        aside.mkdir(exist_ok=True)
+        taken = len(list(aside.glob(f"{step}-*")))
+        (self.folder / str(step)).rename(aside / f"{step}-{taken}")
+        self._manager = self._open()
+
+    def _check_fits(self, step: int, abstract: TrainState) -> None:
+        metadata = self._manager.item_metadata(step)[ITEM]
+        if metadata is None:
+            raise FileNotFoundError("its metadata cannot be read")
+        tree = metadata.tree if hasattr(metadata, "tree") else metadata
+        stored = _shapes(tree)
+        wanted = _shapes(ocp.utils.serialize_tree(abstract, keep_empty_nodes=False))
+        if stored == wanted:
+            return
+        differing = sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name))
+        first = differing[0]
+        raise UserError(
+            f"checkpoint {self.folder / str(step)} does not fit this experiment: {first} is "
+            f"{stored.get(first, 'absent')} there and {wanted.get(first, 'absent')} here "
+            f"({len(differing)} such arrays): use the code and options that wrote it, or another --workdir",
+            code=4,
+        )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes of all arrays by path; a random key has the shape of its words, as it has on disk."""
+    shapes = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))[0]:
+        if isinstance(leaf, jax.ShapeDtypeStruct) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.eval_shape(jax.random.key_data, leaf)
+        if getattr(leaf, "shape", None) is not None:
+            shapes[path_name(path)] = tuple(leaf.shape)
+    return shapes
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+
+
+class _disk_errors:  # noqa: N801 - reads as a statement: `with _disk_errors(folder):`
+    """Turn "no space left", which reaches us from several storage layers, into one sentence."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        text = str(error)
+        full = any(words in text for words in ("No space left", "Errno 28", "Disk quota exceeded", "ENOSPC"))
+        if error is not None and full:
+            raise UserError(
+                f"the disk that holds {self.folder} is full: the last checkpoint was not written, earlier ones are "
+                "intact; free some space and run the same command again",
+                code=4,
+            ) from error

@@ -1,0 +1,104 @@
+"""What an experiment is to everything that runs it: plain functions and a few numbers."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key, UInt8
+
+from vision.parallel.mesh import MeshConfig
+from vision.parallel.sharding import Rules
+from vision.train.compile import Compiler
+from vision.train.state import TrainState
+from vision.train.step import Step
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found."""
+
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    """Numbers by name."""
+    pictures: Mapping[str, UInt8[np.ndarray, "h w 3"]] = field(default_factory=dict)
+    """Pictures by name; each is kept as a PNG."""
+    protocol: Mapping[str, str] = field(default_factory=dict)
+    """For each number, in words: on what, how many, how computed."""
+
+
+class Batches(Protocol):
+    """Where batches come from: a function of the step and of the process's share."""
+
+    def __call__(
+        self, *, start_step: int, process_index: int, process_count: int
+    ) -> Iterator[Mapping[str, np.ndarray]]:
+        """The process's share of the batches of steps start_step, start_step + 1, ..., without end."""
+        ...
+
+
+class Init(Protocol):
+    """How a run begins."""
+
+    def __call__(self, key: Key[Array, ""]) -> TrainState:
+        """The state at step 0; a pure function, so that it can be compiled and born in shards."""
+        ...
+
+
+Evaluate = Callable[[TrainState], Evaluation]
+Draw = Callable[[TrainState, int], tuple[UInt8[np.ndarray, "n h w c"], list[str]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervals:
+    """When things happen, counted in images so that runs of different batch sizes compare like with like."""
+
+    log: int = 50_000
+    """Images between two lines of metrics."""
+    evaluate: int = 1_000_000
+    """Images between two evaluations."""
+    save: int = 500_000
+    """Images between two checkpoints; one is also saved at the end and on interruption."""
+    keep: int = 2
+    """How many of the latest checkpoints are kept."""
+    keep_every: int = 0
+    """Also keep one checkpoint every so many images for good; 0 for none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """An experiment, as ``build(config)`` composes it. Building touches neither data nor devices."""
+
+    init: Init
+    step: Step
+    batches: Batches
+    batch: Mapping[str, jax.ShapeDtypeStruct]
+    """Shapes and dtypes of one global batch."""
+    images: int
+    """Budget: the run ends with the first step that reaches it."""
+    seed: int
+    evaluation: Callable[[Compiler], Evaluate]
+    """Compiles what evaluating needs; called once a run, before the first evaluation."""
+    drawing: Callable[[Compiler], Draw] | None = None
+    """Compiles (state, n) -> (n images, n captions), for experiments that generate."""
+    rules: Rules = ()
+    """Sharding rules, usually the model's."""
+    mesh: MeshConfig = MeshConfig()
+    intervals: Intervals = Intervals()
+    microbatches: int = 1
+    """Into how many microbatches ``step`` cuts a batch."""
+    dispatch: int = 1
+    """Steps in one dispatch."""
+    batch_shapes: int = 1
+    """How many different batch shapes may occur (multi-scale training)."""
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in a global batch."""
+        return next(iter(self.batch.values())).shape[0]
+
+    @property
+    def total_steps(self) -> int:
+        """Steps until the budget of images is reached; a multiple of ``dispatch``."""
+        dispatches = -(-self.images // (self.batch_size * self.dispatch))
+        return dispatches * self.dispatch

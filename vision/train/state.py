@@ -1,0 +1,68 @@
+"""All that a run is: one pytree, and all that a checkpoint holds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Int, Key
+
+Params = Any
+Optimizers = optax.GradientTransformation | Mapping[str, optax.GradientTransformation]
+
+
+class TrainState(struct.PyTreeNode):
+    """The state of a run.
+
+    Attributes:
+      step: int32 scalar, steps taken.
+      params: parameters; with several players, a mapping from player to its sub-tree.
+      model_state: what the model carries besides (batch statistics, code books); ``{}`` for none.
+      opt_state: Optax state; with several players, a mapping with the keys of ``params``.
+      ema: averaged copies of the parameters by name; ``{}`` for none.
+      key: the run's key; each step uses ``fold_in(key, step)``, so that randomness is a function of the step.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    model_state: Any
+    opt_state: Any
+    ema: dict[str, Params]
+    key: Key[Array, ""]
+
+
+def create_state(
+    *,
+    params: Params,
+    optimizer: Optimizers,
+    key: Key[Array, ""],
+    model_state: Any = None,
+    ema: Mapping[str, Any] | None = None,
+    ema_part: str | None = None,
+) -> TrainState:
+    """A state at step 0.
+
+    Args:
+      params: initial parameters.
+      optimizer: one optimizer of all parameters, or a mapping from player to the optimizer of its sub-tree. A player
+        without an optimizer is frozen.
+      key: the run's key.
+      model_state: initial model state.
+      ema: names (keys) of the averages to keep; each starts as a copy of the parameters. See ``step.averaged``.
+      ema_part: the player that is averaged; all parameters by default.
+    """
+    if isinstance(optimizer, Mapping):
+        opt_state = {part: each.init(params[part]) for part, each in optimizer.items()}
+    else:
+        opt_state = optimizer.init(params)
+    shadow = params if ema_part is None else params[ema_part]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state={} if model_state is None else model_state,
+        opt_state=opt_state,
+        ema={name: jax.tree.map(jnp.array, shadow) for name in (ema or {})},
+        key=key,
+    )

@@ -1,0 +1,208 @@
+"""The algebra of steps: a training step is a value, ``(TrainState, Batch) -> (TrainState, Scalars)``.
+
+A loss becomes a step by :func:`gradient`; steps are composed by :func:`alternate` (players), :func:`averaged` (EMA)
+and :func:`repeated` (several steps in one dispatch); losses by :func:`accumulate` (microbatches) and
+:func:`preprocessed` (augmentation on the device). Nothing here knows a model or a task.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from einops import rearrange
+from jaxtyping import Array, Float, Int, Key
+
+from vision.train.state import Params, TrainState
+
+Batch = Mapping[str, Array]
+Scalars = Mapping[str, Float[Array, ""]]
+Step = Callable[[TrainState, Batch], tuple[TrainState, Scalars]]
+Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
+
+
+class LossFn(Protocol):
+    """A loss is a mean over the global batch, with the model's new state and the scalars to log."""
+
+    def __call__(
+        self, params: Params, model_state: Any, batch: Batch, *, key: Key[Array, ""], step: Int[Array, ""]
+    ) -> tuple[Float[Array, ""], tuple[Any, Scalars]]:
+        """(params, model_state, batch) -> (loss, (model_state, scalars)); ``step`` is for losses that warm up."""
+        ...
+
+
+def gradient(loss: LossFn, optimizer: optax.GradientTransformation, *, part: str | None = None) -> Step:
+    """One step of ``optimizer`` down the gradient of ``loss``.
+
+    With ``part``, only the sub-tree ``params[part]`` is differentiated and changed, and its optimizer state is
+    ``opt_state[part]``: the other players are constants. Logs ``loss`` (``{part}_loss``), the scalars of the loss,
+    and ``gradient_norm`` (``{part}_gradient_norm``), whose value is finite only if every gradient is.
+    """
+    prefix = "" if part is None else f"{part}_"
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
+        own = state.params if part is None else state.params[part]
+        merged = lambda own: own if part is None else {**state.params, part: own}
+        key = jax.random.fold_in(state.key, state.step)
+        differentiated = lambda own: loss(merged(own), state.model_state, batch, key=key, step=state.step)
+        (value, (model_state, scalars)), grads = jax.value_and_grad(differentiated, has_aux=True)(own)
+        opt_state = state.opt_state if part is None else state.opt_state[part]
+        updates, opt_state = optimizer.update(grads, opt_state, own)
+        state = state.replace(
+            step=state.step + 1,
+            params=merged(optax.apply_updates(own, updates)),
+            model_state=model_state,
+            opt_state=opt_state if part is None else {**state.opt_state, part: opt_state},
+        )
+        norm = jnp.sqrt(sum(jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads)))
+        return state, {f"{prefix}loss": value, f"{prefix}gradient_norm": norm, **scalars}
+
+    return step
+
+
+def alternate(*steps: Step, split: bool = False) -> Step:
+    """One step that plays ``steps`` in turn, each with randomness of its own.
+
+    All see the same batch, or, with ``split``, each its own equal share of it (several critic steps on fresh images:
+    ``alternate(critic, critic, generator, split=True)``). ``state.step`` counts rounds. Scalars are united; a name
+    that occurs twice keeps the value of the later step.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
+        round_number, key = state.step, state.key
+        shares = _microbatches(batch, len(steps)) if split else [batch] * len(steps)
+        scalars: dict[str, Array] = {}
+        for turn, (each, share) in enumerate(zip(steps, shares, strict=True)):
+            mine = state.replace(step=round_number, key=jax.random.fold_in(key, turn))
+            state, new = each(mine, share)
+            scalars.update(new)
+        return state.replace(step=round_number + 1, key=key), scalars
+
+    return step
+
+
+def accumulate(loss: LossFn, microbatches: int, *, unroll: bool | None = None) -> LossFn:
+    """The same loss, evaluated and differentiated on one microbatch after another: less memory, equal gradients.
+
+    The result is a LossFn with a derivative of its own: the forward pass computes the mean gradient over the
+    microbatches and the backward pass merely scales it. Equal to the big batch for losses that are means over
+    samples; each microbatch draws its own randomness, and the model's state passes through them in turn.
+
+    ``unroll`` writes the microbatches out instead of looping; the default is to unroll on CPUs, where the weight
+    gradient of a convolution inside a loop is some fifty times slower. Every microbatch takes every n-th sample, so
+    that no sample changes device.
+    """
+    if microbatches == 1:
+        return loss
+
+    def total(params, model_state, batch, key, step):
+        value_and_grad = jax.value_and_grad(loss, has_aux=True)
+
+        def one(model_state, microbatch, index):
+            key_here = jax.random.fold_in(key, index)
+            (value, (model_state, scalars)), grads = value_and_grad(
+                params, model_state, microbatch, key=key_here, step=step
+            )
+            return model_state, (value, scalars, grads)
+
+        parts = _microbatches(batch, microbatches)
+        add = lambda a, b: jax.tree.map(jnp.add, a, b)
+        model_state, sums = one(model_state, parts[0], 0)
+        if jax.default_backend() == "cpu" if unroll is None else unroll:
+            for index in range(1, microbatches):
+                model_state, new = one(model_state, parts[index], index)
+                sums = add(sums, new)
+        else:
+
+            def body(carry, part):
+                model_state, sums = carry
+                microbatch, index = part
+                model_state, new = one(model_state, microbatch, index)
+                return (model_state, add(sums, new)), None
+
+            rest = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts[1:])
+            (model_state, sums), _ = jax.lax.scan(body, (model_state, sums), (rest, jnp.arange(1, microbatches)))
+        value, scalars, grads = jax.tree.map(lambda x: x / microbatches, sums)
+        return value, model_state, scalars, grads
+
+    @jax.custom_vjp
+    def accumulated(params, model_state, batch, key, step):
+        value, model_state, scalars, _ = total(params, model_state, batch, key, step)
+        return value, (model_state, scalars)
+
+    def forward(params, model_state, batch, key, step):
+        value, model_state, scalars, grads = total(params, model_state, batch, key, step)
+        return (value, (model_state, scalars)), grads
+
+    def backward(grads, cotangents):
+        scale, _ = cotangents
+        return jax.tree.map(lambda g: (g * scale).astype(g.dtype), grads), None, None, None, None
+
+    accumulated.defvjp(forward, backward)
+    return lambda params, model_state, batch, *, key, step: accumulated(params, model_state, batch, key, step)
+
+
+def preprocessed(loss: LossFn, transform: Callable[..., Batch]) -> LossFn:
+    """The loss of ``transform(batch, key=...)``: augmentation inside the step, on the device, keyed by the step."""
+
+    def transformed(params, model_state, batch, *, key, step):
+        augmentation_key, loss_key = jax.random.split(key)
+        return loss(params, model_state, transform(batch, key=augmentation_key), key=loss_key, step=step)
+
+    return transformed
+
+
+def averaged(step: Step, decays: Mapping[str, float | Schedule], *, part: str | None = None) -> Step:
+    """``step`` followed by exponential moving averages of the parameters, one for each name in ``decays``.
+
+    ema <- decay * ema + (1 - decay) * params. A decay is a number or a function of the step counted from 0, such as
+    :func:`warmed_up`. With ``part``, only that player is averaged.
+    """
+
+    def averaging(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
+        taken = state.step
+        state, scalars = step(state, batch)
+        params = state.params if part is None else state.params[part]
+        ema = {}
+        for name, decay in decays.items():
+            keep = decay(taken) if callable(decay) else decay
+            # e + (1 - d)(p - e): exact when e = p, unlike d e + (1 - d) p
+            ema[name] = jax.tree.map(lambda e, p, k=keep: e + (1.0 - k) * (p - e), state.ema[name], params)
+        return state.replace(ema=ema), scalars
+
+    return averaging
+
+
+def warmed_up(decay: float) -> Schedule:
+    """min(decay, (1 + step) / (10 + step)): an average that forgets the random start of a young run."""
+    return lambda step: jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+
+
+def repeated(step: Step, count: int, *, unroll: bool | None = None) -> Step:
+    """``count`` steps in one dispatch: every leaf of the batch has a leading axis of ``count``.
+
+    A loop on accelerators; written out on CPUs (see :func:`accumulate`) unless ``unroll`` says otherwise. Scalars are
+    means over the steps, so that one bad step still makes them non-finite.
+    """
+
+    def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Scalars]:
+        if jax.default_backend() == "cpu" if unroll is None else unroll:
+            collected = []
+            for index in range(count):
+                state, scalars = step(state, jax.tree.map(lambda x, i=index: x[i], batches))
+                collected.append(scalars)
+            stacked = jax.tree.map(lambda *values: jnp.stack(values), *collected)
+        else:
+            state, stacked = jax.lax.scan(step, state, batches, length=count)
+        return state, jax.tree.map(lambda x: x.mean(0), stacked)
+
+    return steps
+
+
+def _microbatches(batch: Batch, count: int) -> list[Batch]:
+    for name, leaf in batch.items():
+        if leaf.shape[0] % count:
+            raise ValueError(f"{name} of {leaf.shape[0]} samples cannot be cut into {count} equal microbatches")
+    cut = jax.tree.map(lambda x: rearrange(x, "(b n) ... -> n b ...", n=count), dict(batch))
+    return [jax.tree.map(lambda x, i=index: x[i], cut) for index in range(count)]
