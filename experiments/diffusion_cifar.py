@@ -28,6 +28,7 @@ import optax
 from vision.data.augment import flipped
 from vision.data.dataset import DataConfig, Split, load_dataset
 from vision.data.pipeline import batches, evaluation_batches
+from vision.data.shapes import ShapesConfig
 from vision.data.source import ArraySource
 from vision.diffusion.schedules import make_schedule
 from vision.errors import UserError
@@ -61,6 +62,8 @@ class OptimizerConfig:
     """Images over which the learning rate rises from 0."""
     decay: bool = False
     """Let the learning rate fall to 0 along a cosine until the end of the budget."""
+    b2: float = 0.999
+    """Decay of the second moment."""
     clip: float = 1.0
     """Largest norm of the gradient."""
 
@@ -101,17 +104,40 @@ class Config:
 
 
 QUICK = Config(
-    model=UNetConfig(width=64, multipliers=(1, 2), blocks=1, attention=(), dropout=0.0, classes=64, patch=4),
-    data=DataConfig(name="shapes", shapes_count=30_000),
-    diffusion=DiffusionConfig(schedule="cosine", prediction="v"),
-    sampling=SamplingConfig(steps=30, guidance=2.0),
-    optimizer=OptimizerConfig(lr=1e-3, warmup=10_000, decay=True),
-    intervals=Intervals(log=5_000, evaluate=50_000, save=25_000),
-    images=100_000,
-    batch_size=64,
-    ema=0.998,
-    ema_short=0.98,
+    model=UNetConfig(
+        width=64,
+        multipliers=(1, 2),
+        blocks=1,
+        attention=(),
+        dropout=0.0,
+        classes=36,
+        conditioning="scale_shift",
+        patch=4,
+    ),
+    data=DataConfig(
+        name="shapes",
+        shapes_count=30_000,
+        shapes=ShapesConfig(
+            shapes=("circle", "square", "triangle", "star", "heart", "cross"),
+            colours=("red", "yellow", "green", "blue", "purple", "pink"),
+            backgrounds=("solid", "gradient"),
+            min_size=0.65,
+            max_size=0.85,
+            max_turn=15.0,
+        ),
+    ),
+    # Predicting the image lets a network this narrow ignore the noise that 4x4 patches would make it copy.
+    diffusion=DiffusionConfig(schedule="cosine", prediction="x0", weighting="truncated_snr"),
+    sampling=SamplingConfig(steps=20, guidance=2.0),
+    optimizer=OptimizerConfig(lr=2e-3, warmup=6_400, decay=True, b2=0.99),
+    intervals=Intervals(log=3_200, evaluate=32_000, save=16_000),
+    images=60_000,
+    batch_size=32,
+    ema=0.995,
+    ema_short=0.95,
     flip=False,
+    samples=72,
+    judged=288,
     held_out=512,
 )
 
@@ -133,7 +159,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 def build(config: Config) -> Experiment:
     """Compose the recipe: model, loss, optimizer, schedule, data, evaluation, in that order."""
     check(config.diffusion, config.sampling)
-    side = config.data.resolution
+    side, channels = config.data.resolution, config.model.channels
     coarsest = config.model.patch * 2 ** (len(config.model.multipliers) - 1)
     if side % coarsest:
         raise UserError(f"images of {side} pixels cannot be halved {coarsest}-fold: choose a multiple of {coarsest}")
@@ -151,11 +177,12 @@ def build(config: Config) -> Experiment:
 
     total = -(-config.images // config.batch_size)
     warmup = config.optimizer.warmup // config.batch_size
-    rate = optax.linear_schedule(0.0, config.optimizer.lr, warmup)
+    # a linear schedule over no steps stays at its start, which would be 0 for good
+    rate = optax.linear_schedule(0.0 if warmup else config.optimizer.lr, config.optimizer.lr, warmup)
     if config.optimizer.decay:
         fall = optax.cosine_decay_schedule(config.optimizer.lr, max(total - warmup, 1))
         rate = optax.join_schedules([rate, fall], [warmup])
-    optimizer = optax.chain(optax.clip_by_global_norm(config.optimizer.clip), optax.adam(rate))
+    optimizer = optax.chain(optax.clip_by_global_norm(config.optimizer.clip), optax.adam(rate, b2=config.optimizer.b2))
 
     averages = {"long": warmed_up(config.ema), "short": warmed_up(config.ema_short)}
     step = averaged(gradient(loss, optimizer), averages)
@@ -163,7 +190,7 @@ def build(config: Config) -> Experiment:
 
     def init(key: jax.Array) -> TrainState:
         params_key, run_key = jax.random.split(key)
-        image, time = jnp.zeros((1, side, side, 3)), jnp.zeros((1,), jnp.int32)
+        image, time = jnp.zeros((1, side, side, channels)), jnp.zeros((1,), jnp.int32)
         labels = time if config.model.classes else None
         params = model.init(params_key, image, time, labels, train=False)["params"]
         return create_state(params=params, optimizer=optimizer, key=run_key, ema=averages)
@@ -178,6 +205,9 @@ def build(config: Config) -> Experiment:
                 f"the data has {len(loaded.class_names)} classes and the model {config.model.classes}: "
                 f"set --model.classes {len(loaded.class_names)}, or 0 to train without labels"
             )
+        if loaded.arrays["image"].shape[-1] != channels:
+            found = loaded.arrays["image"].shape[-1]
+            raise UserError(f"the images have {found} channels and the model {channels}: set --model.channels {found}")
         return loaded
 
     def train_batches(*, start_step: int, process_index: int, process_count: int):
@@ -190,10 +220,10 @@ def build(config: Config) -> Experiment:
             process_count=process_count,
         )
 
-    image = jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8)
+    image = jax.ShapeDtypeStruct((config.batch_size, side, side, channels), jnp.uint8)
     label = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
     judges = config.data.name == "shapes" and config.model.classes > 0
-    draw = sampler(model, config.diffusion, schedule, config.sampling, image_shape=(side, side, 3))
+    draw = sampler(model, config.diffusion, schedule, config.sampling, image_shape=(side, side, channels))
     generate = lambda params, labels, key: to_uint8(draw(params, labels, key=key))
 
     def asked_for(count: int) -> np.ndarray:
@@ -228,6 +258,8 @@ def build(config: Config) -> Experiment:
             lambda images, labels: judge.accuracy(to_float(images), labels, config.data.shapes) if judge else {}
         )
         rounds = max(1, round(config.judged / config.samples)) if judge else 1
+        # one row a shape where the columns can be its colours
+        columns = len(config.data.shapes.colours) * 2 if judge else math.ceil(math.sqrt(config.samples))
 
         def evaluate(state: TrainState) -> Evaluation:
             scalars, protocol = {}, {}
@@ -241,7 +273,7 @@ def build(config: Config) -> Experiment:
                     f"mean squared error of the {config.diffusion.prediction} target on {count} held-out images, "
                     f"one fixed time and noise each, EMA {config.ema if name == 'long' else config.ema_short}"
                 )
-            labels, sums, grid = compiler.replicate(asked_for(config.samples)), None, None
+            labels, sums, grid = compiler.replicate(np.sort(asked_for(config.samples))), None, None
             for index in range(rounds):
                 key = compiler.replicate(jax.random.key(index))
                 images = compiled(state.ema["long"], labels, key)
@@ -252,7 +284,7 @@ def build(config: Config) -> Experiment:
                 scalars.update(compute(jax.device_get(sums)))
                 how = f"{judge.protocol(config.data.shapes)}; {rounds * config.samples} samples, {method}"
                 protocol.update({name: how for name in scalars if name.endswith("accuracy")})
-            pictures = {"samples": sample_grid(grid, columns=math.ceil(math.sqrt(len(grid))))}
+            pictures = {"samples": sample_grid(grid, columns=columns)}
             return Evaluation(scalars, pictures, protocol)
 
         return evaluate

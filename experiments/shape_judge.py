@@ -2,9 +2,9 @@
 
     python -m experiments.shape_judge --out vision/metrics/shape_judge.npz
 
-Takes seven minutes on one busy core of a laptop-class CPU and writes 138 kB. Expect 99.9 % of 8,192 held-out
-pictures right in shape and colour (99.93 % for version 1: shape 99.94 %, colour 99.99 %). The same seed gives the same
-weights on the same machine.
+Takes seven minutes on one CPU core and writes 138 kB. Expect 99.9 % of held-out pictures right in both shape and
+colour: version 1 has 99.93 % of the 8,192 that the command measures, and 99.89 % over the test splits of seeds 0 to 4
+(40,960 pictures; colour alone 99.99 %). The same seed gives the same weights on the same machine.
 
 The pictures are all of `ShapesConfig` with one object, drawn at several resolutions and brought to 32x32 as the
 judge does it, mirrored at random, and made a little soft and noisy, since that is what generated pictures are.
@@ -16,12 +16,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
 from vision.data.augment import random_flip
@@ -97,7 +99,8 @@ def judge_loss(network: JudgeNetwork) -> LossFn:
 
     def loss(params, model_state, batch, *, key, step):
         del key, step
-        shape_logits, colour_logits = network.apply({"params": params}, batch["image"])
+        logits: Any = network.apply({"params": params}, batch["image"])
+        shape_logits, colour_logits = logits
         shape, colour = jnp.divmod(batch["label"], network.colours)
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels
         total = cross_entropy(shape_logits, shape) + cross_entropy(colour_logits, colour)
@@ -137,13 +140,13 @@ def batches(config: Config, images: np.ndarray, labels: np.ndarray) -> Iterator[
             yield {"image": images[chosen], "label": labels[chosen]}
 
 
-def train(config: Config) -> ShapeJudge:
+def train(config: Config, *, mesh: Mesh) -> ShapeJudge:
     """Train a judge."""
     network = JudgeNetwork(len(SHAPES), len(COLOURS))
     warmup = min(200, config.steps // 10)
     rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.steps)
     optimizer = optax.adamw(rate, b2=0.99, weight_decay=config.weight_decay)
-    compiler = Compiler(make_mesh(MeshConfig()))
+    compiler = Compiler(mesh)
 
     def init(key: Key[Array, ""]) -> TrainState:
         params_key, run_key = jax.random.split(key)
@@ -167,13 +170,11 @@ def train(config: Config) -> ShapeJudge:
     return ShapeJudge(config.version, SHAPES, COLOURS, jax.tree.map(np.asarray, state.ema["slow"]))
 
 
-def held_out_accuracy(judge: ShapeJudge, *, size: int, seed: int) -> dict[str, float]:
+def held_out_accuracy(judge: ShapeJudge, *, size: int, seed: int, mesh: Mesh) -> dict[str, float]:
     """The judge's marks on real pictures that it was not trained on."""
     classes = ShapesConfig()
     drawn = ShapesSource(config=classes, seed=seed, size=size, split="test").arrays()
-    judged = Compiler(make_mesh(MeshConfig())).function(
-        lambda image, label: judge.accuracy(to_float(image), label, classes)
-    )
+    judged = Compiler(mesh).function(lambda image, label: judge.accuracy(to_float(image), label, classes))
     sums = None
     for start in range(0, size, 256):
         part = judged(drawn["image"][start : start + 256], drawn["label"][start : start + 256])
@@ -184,9 +185,10 @@ def held_out_accuracy(judge: ShapeJudge, *, size: int, seed: int) -> dict[str, f
 
 def main(config: Config) -> None:
     """Train, save, and measure what was saved."""
-    save_judge(config.out, train(config))
+    mesh = make_mesh(MeshConfig())
+    save_judge(config.out, train(config, mesh=mesh))
     judge = load_judge(config.out)
-    for name, value in held_out_accuracy(judge, size=config.held_out, seed=config.seed).items():
+    for name, value in held_out_accuracy(judge, size=config.held_out, seed=config.seed, mesh=mesh).items():
         print(f"held-out {name}: {value:.4f}")
     print(f"{config.out}: {config.out.stat().st_size} bytes, {judge.protocol(ShapesConfig())}")
 

@@ -193,6 +193,7 @@ def test_impossible_configs_say_what_to_do(options, message):
         ShapesConfig(**options)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_impossible_requests_say_what_to_do():
     config = ShapesConfig()
     with pytest.raises(UserError, match="seed is -1"):

@@ -88,6 +88,7 @@ def test_text_can_be_read_on_a_dark_background():
     assert grid[2 + 128 :].max() > 150
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("images", "arguments", "message"),
     [
@@ -118,6 +119,7 @@ def test_png_holds_the_pixels_and_is_small(tmp_path, channels, mode):
     assert len(content) < image.size / 8
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_png_of_floats_is_refused(tmp_path):
     with pytest.raises(ValueError, match="uint8"):
         save_png(tmp_path / "x.png", np.zeros((4, 4, 3), np.float32))

@@ -171,6 +171,7 @@ def test_other_processes_write_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_arrive_as_they_are(tmp_path, channels):
     picture = np.random.default_rng(0).integers(0, 256, (5, 7, channels), np.uint8)

@@ -58,6 +58,8 @@ class ShapesConfig:
     """Least diameter of the disc around an object, as a fraction of the image's side."""
     max_size: float = 0.75
     """Largest diameter of that disc. Sizes are uniform between them; crowded scenes shrink them."""
+    max_turn: float = 180.0
+    """Largest turn of an object in degrees, either way; shapes that would change their name turn less anyway."""
     min_visible: float = 0.6
     """Every object shows at least this fraction of its own pixels; nearer objects may hide the rest."""
     backgrounds: tuple[str, ...] = BACKGROUNDS
@@ -95,6 +97,8 @@ class ShapesConfig:
                 f"fit side by side: lower min_size to {math.floor(1000 / self.cells) / 1000} or max_objects "
                 f"to {math.floor(1 / self.min_size) ** 2}."
             )
+        if not 0 <= self.max_turn <= 180:
+            raise UserError(f"max_turn is {self.max_turn}, but it must be from 0 to 180 degrees.")
         if not 0 < self.min_visible <= 1:
             raise UserError(f"min_visible is {self.min_visible}, but it must be above 0 and at most 1.")
         if not 0 <= self.shade_jitter <= 0.2:
@@ -161,7 +165,7 @@ def _arrange(config: ShapesConfig, keys: UInt64[np.ndarray, "n"]) -> tuple[_Layo
     # Sorting sizes alone puts the largest object into slot 0 and leaves its class uniform.
     size = config.min_size + (config.max_size - config.min_size) * uniform(keys, "size", m)
     size = np.maximum(-np.sort(-np.where(valid, size, 0), axis=1), config.min_size)
-    limit = np.radians([OUTLINES[SHAPES.index(name)].max_rotation for name in config.shapes])
+    limit = np.radians([min(OUTLINES[SHAPES.index(s)].max_rotation, config.max_turn) for s in config.shapes])
     angle = (2 * uniform(keys, "angle", m) - 1) * limit[shape]
     area = np.array([OUTLINES[SHAPES.index(name)].area for name in config.shapes])[shape]
 

@@ -21,6 +21,7 @@ Record = Mapping[str, np.ndarray]
 """One sample: "image" uint8 [h w c], "label" int32 [] where there is one, and whatever else the set has."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """A finite set of samples, read by index, from several threads at once.
 

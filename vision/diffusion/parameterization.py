@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from vision.diffusion.schedules import NoiseSchedule
 
 Prediction = Literal["epsilon", "x0", "v"]
-Weighting = Literal["simple", "min_snr"]
+Weighting = Literal["simple", "min_snr", "truncated_snr"]
 Images = Float[Array, "b h w c"]
 Scale = Float[Array, "b 1 1 1"]
 
@@ -63,14 +63,18 @@ def loss_weight(
 ) -> Float[Array, " b"]:
     """Weight of each sample's mean squared error of the network's own target.
 
-    ``simple`` is 1 for every target: for epsilon the loss L_simple of Ho et al. 2020, eq. 14. ``min_snr`` is
-    Hang et al. 2023, section 3.4: min(SNR, gamma) in terms of the clean image, hence divided by SNR for epsilon and
-    by SNR + 1 for v, because ||eps - eps'||^2 = SNR ||x - x'||^2 and ||v - v'||^2 = (SNR + 1) ||x - x'||^2.
+    ``simple`` is 1 for every target: for epsilon the loss L_simple of Ho et al. 2020, eq. 14. The others are weights
+    of the error of the clean image: ``min_snr`` is min(SNR, gamma) (Hang et al. 2023, section 3.4), ``truncated_snr``
+    is max(SNR, 1) (Salimans & Ho 2022, section 4) with the same cap, so that neither the noisiest nor the cleanest
+    times rule. They are divided by SNR for epsilon and by SNR + 1 for v, because ||eps - eps'||^2 = SNR ||x - x'||^2
+    and ||v - v'||^2 = (SNR + 1) ||x - x'||^2.
     """
     if weighting == "simple":
         return jnp.ones(time.shape, jnp.float32)
     snr = schedule.snr(time)
     clipped = jnp.minimum(snr, gamma)
+    if weighting == "truncated_snr":
+        clipped = jnp.maximum(clipped, 1.0)
     match prediction:
         case "epsilon":
             return clipped / snr

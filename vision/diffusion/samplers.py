@@ -86,9 +86,9 @@ def ancestral(
     """Ancestral sampling (Ho et al. 2020, algorithm 2), on all T times unless ``steps`` says fewer.
 
     ``variance`` is that of p(x_{t-1} | x_t) (section 3.2): "beta" is beta_t, the upper bound on the entropy of the
-    reverse process, "posterior" is (1 - abar_{t-1}) / (1 - abar_t) beta_t, the lower. Arguments and result otherwise as for
-    :func:`ddim`. On a subset of times, beta is that of the shortened chain, 1 - abar_t / abar_s. No noise is added
-    in the last step.
+    reverse process, "posterior" is (1 - abar_{t-1}) / (1 - abar_t) beta_t, the lower. Arguments and result
+    otherwise as for :func:`ddim`. On a subset of times, beta is that of the shortened chain, 1 - abar_t / abar_s. No
+    noise is added in the last step.
     """
 
     def scales(*now_and_next: Array) -> tuple[Array, Array]:
@@ -101,8 +101,8 @@ def ancestral(
 
 def beta_deviation(signal: Array, noise: Array, next_signal: Array, next_noise: Array) -> Array:
     """sqrt(beta) of the step from t to the earlier time s, 0 in the last step, which ends at the clean image."""
-    # beta = 1 - abar_t / abar_s = (s_t^2 - s_s^2) / a_s^2 = (a_s^2 - a_t^2) / a_s^2, by the smaller of noise and signal:
-    # the larger is near one at an end of the schedule, where float32 loses the difference (7 % of beta at t = T)
+    # beta = 1 - abar_t / abar_s = (s_t^2 - s_s^2) / a_s^2 = (a_s^2 - a_t^2) / a_s^2, by the smaller of noise and
+    # signal: the larger nears one at an end of the schedule, where float32 loses the difference (7 % off at t = T)
     by_noise = (noise - next_noise) * (noise + next_noise)
     by_signal = (next_signal - signal) * (next_signal + signal)
     beta = jnp.where(noise < signal, by_noise, by_signal) / next_signal**2

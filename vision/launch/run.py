@@ -1,6 +1,7 @@
 """From an experiment module to a run: parse, describe or train, sample, evaluate; errors in one line."""
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -60,6 +61,15 @@ def main(
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"error: the disk (or your quota) is full{f' at {error.filename}' if error.filename else ''}: free some "
+            "space and run the same command again, which continues from the last checkpoint",
+            file=sys.stderr,
+        )
+        return 4
     except Interrupted as stop:
         print(
             f"{stop}; everything is saved. To continue, run the same command:\n  {command_line()}",

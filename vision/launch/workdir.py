@@ -22,6 +22,9 @@ from vision.report.atomic import write_atomically
 # Fields that change where and how often, never what is computed: a run may come back with others.
 BOOKKEEPING = ("data.dir", "data.workers", "mesh.", "intervals.")
 
+# All that a run leaves which is killed before it has written config.json.
+LEFT_BY_A_KILL = (".lock", ".config.json.tmp")
+
 
 def identity(config: Any, default: Any) -> dict[str, Any]:
     """The changes that make it another experiment."""
@@ -51,7 +54,7 @@ def claim(workdir: Path, name: str, config: Any) -> int:
     path = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if not path.exists() and any(entry.name != ".lock" for entry in workdir.iterdir()):
+        if not path.exists() and any(entry.name not in LEFT_BY_A_KILL for entry in workdir.iterdir()):
             raise UserError(f"{workdir} has files in it but no config.json: choose an empty or new --workdir")
         lock = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
@@ -64,9 +67,13 @@ def claim(workdir: Path, name: str, config: Any) -> int:
             f"another process is training in {workdir}: wait for it, stop it, or choose another --workdir"
         ) from error
     content = {"experiment": name, "config": nested(config)}
-    if path.exists():
-        check_same(workdir, name, config)
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    try:
+        if path.exists():
+            check_same(workdir, name, config)
+        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    except BaseException:
+        os.close(lock)
+        raise
     return lock
 
 

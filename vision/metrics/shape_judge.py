@@ -11,7 +11,7 @@ The weights are in ``shape_judge.npz`` beside this file; ``experiments/shape_jud
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -25,9 +25,13 @@ from vision.errors import UserError
 RESOLUTION = 32
 """Side of the images that the network sees, in pixels."""
 
+WEIGHTS = Path(__file__).with_name("shape_judge.npz")
+"""The weights that belong to this package."""
+
 Sums = Mapping[str, Int[Array, ""]]
 
 
+@runtime_checkable
 class Classes(Protocol):
     """The part of a `ShapesConfig` that numbers the classes: label = shape * len(colours) + colour."""
 
@@ -163,13 +167,14 @@ def compute(sums: Sums) -> dict[str, float]:
 
 def save_judge(path: Path, judge: ShapeJudge) -> None:
     """Write the judge to an .npz file, weights as float16."""
-    weights = {"/".join(name): np.asarray(leaf, np.float16) for name, leaf in flatten_dict(judge.params).items()}
-    names = {"version": judge.version, "shapes": judge.shapes, "colours": judge.colours}
+    flat: Mapping[Any, Any] = flatten_dict(judge.params)
+    arrays: dict[str, Any] = {"/".join(name): np.asarray(leaf, np.float16) for name, leaf in flat.items()}
+    arrays |= {"version": judge.version, "shapes": judge.shapes, "colours": judge.colours}
     with path.open("wb") as file:
-        np.savez_compressed(file, **{name: np.array(value) for name, value in names.items()}, **weights)
+        np.savez_compressed(file, **arrays)
 
 
-def load_judge(path: Path = Path(__file__).with_name("shape_judge.npz")) -> ShapeJudge:
+def load_judge(path: Path = WEIGHTS) -> ShapeJudge:
     """The judge from its file, by default the one that belongs to this package.
 
     Raises ``UserError`` for a file that is missing or is not a judge's.

@@ -40,6 +40,9 @@ class UNetConfig:
     """Probability of dropping an activation inside residual blocks."""
     classes: int = 0
     """Number of class labels; 0 for an unconditional network. Label ``classes`` means "no label"."""
+    conditioning: Literal["add", "scale_shift"] = "add"
+    """How time and class enter a residual block: added to its features, as published, or as a scale and a shift of
+    the second normalisation (Dhariwal & Nichol 2021, section 3), which follows labels sooner."""
     patch: int = 1
     """Side of the squares of pixels that the stem folds into channels; 1 leaves the image as it is."""
     channels: int = 3
@@ -71,6 +74,7 @@ class ResidualBlock(nn.Module):
     channels: int
     dropout: float
     norm: Callable[..., nn.Module]
+    conditioning: Literal["add", "scale_shift"] = "add"
     act: Callable[[Array], Array] = nn.silu
     dtype: Any = jnp.float32
 
@@ -81,11 +85,15 @@ class ResidualBlock(nn.Module):
         """Transform ``features``; ``train`` is positional so that remat can hold it static."""
         hidden = self.act(self.norm(name="norm_in")(features))
         hidden = Conv3x3(self.channels, dtype=self.dtype, name="conv_in")(hidden)
-        shift = nn.Dense(self.channels, dtype=self.dtype, kernel_init=fan_average, name="embedding")(
-            self.act(embedding)
-        )
-        hidden = hidden + shift[:, None, None, :]
-        hidden = self.act(self.norm(name="norm_out")(hidden))
+        size = self.channels * (2 if self.conditioning == "scale_shift" else 1)
+        project = nn.Dense(size, dtype=self.dtype, kernel_init=fan_average, name="embedding")
+        signal = project(self.act(embedding))[:, None, None, :]
+        if self.conditioning == "scale_shift":
+            scale, shift = jnp.split(signal, 2, axis=-1)
+            # Dhariwal & Nichol 2021, eq. 7: AdaGN(h, y) = y_s GroupNorm(h) + y_b
+            hidden = self.act((1.0 + scale) * self.norm(name="norm_out")(hidden) + shift)
+        else:
+            hidden = self.act(self.norm(name="norm_out")(hidden + signal))
         hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
         hidden = Conv3x3(self.channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="conv_out")(hidden)
         if features.shape[-1] != self.channels:
@@ -126,10 +134,12 @@ class UNet(nn.Module):
         dtype = jnp.dtype(config.dtype)
         if (label is not None) != (config.classes > 0):
             raise ValueError(f"a UNet with classes={config.classes} was given label={label!r}")
-        # 32 groups as published; narrow networks get groups of four channels
+        # 32 groups at the published width; narrower networks get groups of four channels
         norm = lambda name: GroupNorm(name=name, dtype=dtype)
         block = nn.remat(ResidualBlock, static_argnums=(3,)) if config.remat else ResidualBlock
-        residual = partial(block, dropout=config.dropout, norm=norm, dtype=dtype)
+        residual = partial(
+            block, dropout=config.dropout, norm=norm, conditioning=config.conditioning, dtype=dtype
+        )
         attend = partial(SelfAttention2d, norm=norm, heads=config.heads, dtype=dtype, kernel_init=fan_average)
         levels = len(config.multipliers)
 
@@ -137,7 +147,11 @@ class UNet(nn.Module):
         embedding = sinusoidal_embedding(time, config.width)
         embedding = dense(name="time_out")(nn.silu(dense(name="time_in")(embedding)))
         if label is not None:
-            table = nn.Embed(config.classes + 1, 4 * config.width, dtype=dtype, name="label_embedding")
+            # Unit variance, as the time embedding has: at Linen's default, 1 / width, labels go unheard for long.
+            unit = nn.initializers.normal(1.0)
+            table = nn.Embed(
+                config.classes + 1, 4 * config.width, dtype=dtype, embedding_init=unit, name="label_embedding"
+            )
             embedding = embedding + table(label)
 
         hidden = space_to_depth(image, config.patch) if config.patch > 1 else image

@@ -54,7 +54,7 @@ def partition_spec(name: str, shape: tuple[int, ...], *, rules: Rules, mesh: Mes
             )
         break
     fsdp = mesh.shape["fsdp"]
-    if fsdp > 1 and np.prod(shape) >= FSDP_MIN_ELEMENTS:
+    if fsdp > 1 and "fsdp" not in axes and np.prod(shape) >= FSDP_MIN_ELEMENTS:
         free = [i for i, axis in enumerate(axes) if axis is None and shape[i] % fsdp == 0]
         if free:
             axes[max(free, key=lambda i: (shape[i], i))] = "fsdp"
@@ -69,6 +69,8 @@ def _misfit(spec: P, shape: tuple[int, ...], mesh: Mesh) -> str | None:
     for position, axis in enumerate(spec):
         if axis is not None and axis not in mesh.shape:
             return f"the mesh has no axis {axis!r}"
+        if axis is not None and axis in spec[:position]:
+            return f"it names {axis!r} twice"
         if axis is not None and shape[position] % mesh.shape[axis]:
             return f"axis {position} of length {shape[position]} is no multiple of {axis}={mesh.shape[axis]}"
     return None

@@ -29,7 +29,7 @@ class DiffusionConfig:
     weighting: Weighting = "simple"
     """Weight of each diffusion time in the loss."""
     gamma: float = 5.0
-    """Cap on the signal-to-noise ratio of the min_snr weighting."""
+    """Cap on the signal-to-noise ratio of the weightings by it."""
     label_dropout: float = 0.1
     """Share of labels replaced by "no label" in training, for classifier-free guidance."""
 

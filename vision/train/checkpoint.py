@@ -86,40 +86,45 @@ class Checkpoints:
     def restore(self, abstract: TrainState, *, report: Callable[[str], None]) -> TrainState | None:
         """The newest good checkpoint as a state like ``abstract`` (ShapeDtypeStructs with shardings), or None.
 
-        Damaged ones are reported and, unless read-only, moved to ``checkpoints-damaged/`` beside the folder.
+        Damaged ones are reported and, once an older one is restored and unless read-only, moved to
+        ``checkpoints-damaged/`` beside the folder.
 
         Raises:
           UserError: if a sound checkpoint does not fit ``abstract``, or all that exist are damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
+        damaged: list[int] = []
         for step in steps:
             try:
                 self._check_fits(step, abstract)
                 restored = self._manager.restore(
                     step, args=ocp.args.Composite(**{ITEM: ocp.args.StandardRestore(abstract)})
                 )
-                return restored[ITEM]
             except UserError:
                 raise
             except Exception as error:  # Orbax raises what its storage layers raise, of any type
                 report(f"checkpoint {self.folder / str(step)} is damaged and passed over: {_first_line(error)}")
-                self._set_aside(step)
+                damaged.append(step)
+            else:
+                self._set_aside(damaged)
+                return restored[ITEM]
         if steps:
             raise UserError(
-                f"all {len(steps)} checkpoints in {self.folder} are damaged; nothing was changed but their names: "
+                f"all {len(steps)} checkpoints in {self.folder} are damaged; nothing was changed: "
                 "start afresh in another work directory with --workdir, or bring back a copy",
                 code=4,
             )
         return None
 
-    def _set_aside(self, step: int) -> None:
-        if self._read_only:
+    def _set_aside(self, steps: list[int]) -> None:
+        if self._read_only or not steps:
             return
         self._manager.close()
         aside = self.folder.with_name(f"{self.folder.name}-damaged")
         aside.mkdir(exist_ok=True)
-        taken = len(list(aside.glob(f"{step}-*")))
-        (self.folder / str(step)).rename(aside / f"{step}-{taken}")
+        for step in steps:
+            taken = len(list(aside.glob(f"{step}-*")))
+            (self.folder / str(step)).rename(aside / f"{step}-{taken}")
         self._manager = self._open()
 
     def _check_fits(self, step: int, abstract: TrainState) -> None:

@@ -1,5 +1,6 @@
 """The one place that compiles: ``jax.jit`` with shardings and donation, ahead of time, and nothing traced twice."""
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,24 @@ from vision.parallel.mesh import batch_sharding, batch_shards, replicated
 from vision.parallel.sharding import Rules, shardings
 from vision.train.state import TrainState
 from vision.train.step import Batch, Scalars, Step
+
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+    """XLA options for this backend, where its version knows them.
+
+    On CPUs XLA hands convolutions and reductions to a library that is slower at both than XLA's own code: with
+    matrix products alone handed over, a training step of the UNet takes about 0.8 of the time
+    (``benchmarks/xla_cpu_options.py``).
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+    try:
+        jax.jit(lambda x: x).lower(0.0).compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError:  # this XLA has no such option
+        return {}
+    return options
 
 
 def abstract(tree: Any) -> Any:
@@ -63,7 +82,8 @@ class CompiledStep:
                 out_shardings=(self.state_shardings, NamedSharding(mesh, P())),
                 donate_argnums=0,
             )
-            self._programs[signature] = jitted.lower(abstract(state), abstract(batch)).compile()
+            lowered = jitted.lower(abstract(state), abstract(batch))
+            self._programs[signature] = lowered.compile(compiler_options=compiler_options())
             self.compile_seconds += time.monotonic() - started
         return self._programs[signature]
 
@@ -99,7 +119,7 @@ class Compiler:
 
         Give it arrays that are placed already: parameters of a state, :meth:`replicate`, :meth:`shard`.
         """
-        return jax.jit(function, out_shardings=replicated(self.mesh))
+        return jax.jit(function, out_shardings=replicated(self.mesh), compiler_options=compiler_options())
 
     def batch_placement(self, *, dispatch: int = 1) -> NamedSharding:
         """Where a batch lives; with ``dispatch`` > 1 the sample axis is the second."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -27,6 +27,7 @@ class Evaluation:
     """For each number, in words: on what, how many, how computed."""
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Where batches come from: a function of the step and of the process's share."""
 
@@ -37,6 +38,7 @@ class Batches(Protocol):
         ...
 
 
+@runtime_checkable
 class Init(Protocol):
     """How a run begins."""
 

@@ -1,11 +1,12 @@
 """How far a run is: one live line on a terminal, plain lines in a log file."""
 
+import io
 import os
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TextIO
+from typing import SupportsFloat
 
 from vision.report.units import count, duration, value
 
@@ -36,7 +37,7 @@ class Progress:
         self,
         total_images: int,
         start_images: int,
-        stream: TextIO | None = None,
+        stream: io.TextIOBase | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._total = total_images
@@ -45,12 +46,12 @@ class Progress:
         self._clock = clock
         self._live = self._stream.isatty()
         self._samples: deque[tuple[float, int]] = deque()  # (seconds, images), oldest first
-        self._scalars: Mapping[str, float] = {}
+        self._scalars: Mapping[str, SupportsFloat] = {}
         self._drawn = ""
         self._next_draw = float("-inf")
         self._closed = False
 
-    def update(self, images: int, scalars: Mapping[str, float]) -> None:
+    def update(self, images: int, scalars: Mapping[str, SupportsFloat]) -> None:
         """Notes that ``images`` have been seen in all; cheap enough for every step.
 
         ``scalars`` are converted to floats only when the line is drawn.
@@ -63,7 +64,7 @@ class Progress:
             self._next_draw = now + _REDRAW
             self._draw()
 
-    def log(self, images: int, scalars: Mapping[str, float]) -> None:
+    def log(self, images: int, scalars: Mapping[str, SupportsFloat]) -> None:
         """Prints a permanent line: progress, rate, time left and every scalar by its name."""
         self._images, self._scalars = images, scalars
         self._add_sample(self._clock())

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, SupportsFloat
 
 import numpy as np
 from jaxtyping import UInt8
@@ -73,7 +73,7 @@ class Records:
                 self._metrics.close()
                 raise
 
-    def write_scalars(self, step: int, images: int, scalars: Mapping[str, float]) -> None:
+    def write_scalars(self, step: int, images: int, scalars: Mapping[str, SupportsFloat]) -> None:
         """Appends one line to ``metrics.jsonl`` and one event for each scalar at ``step`` to TensorBoard.
 
         Args:
@@ -186,7 +186,8 @@ class Records:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise UserError(
                     f"The disk (or your quota) is full at {self._workdir}: free some space and run the same "
-                    "command again, which continues from the last checkpoint."
+                    "command again, which continues from the last checkpoint.",
+                    code=4,
                 ) from error
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
                 raise UserError(

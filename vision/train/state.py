@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
 Params = Any
 Optimizers = optax.GradientTransformation | Mapping[str, optax.GradientTransformation]
@@ -25,12 +25,13 @@ class TrainState(struct.PyTreeNode):
       key: the run's key; each step uses ``fold_in(key, step)``, so that randomness is a function of the step.
     """
 
-    step: Int[Array, ""]
+    # Unchecked types: a state of shapes and a state of shardings are TrainStates too.
+    step: Any
     params: Params
     model_state: Any
     opt_state: Any
     ema: dict[str, Params]
-    key: Key[Array, ""]
+    key: Any
 
 
 def create_state(

@@ -6,22 +6,23 @@ and :func:`repeated` (several steps in one dispatch); losses by :func:`accumulat
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
 from einops import rearrange
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Num
 
 from vision.train.state import Params, TrainState
 
 Batch = Mapping[str, Array]
-Scalars = Mapping[str, Float[Array, ""]]
+Scalars = Mapping[str, Num[Array, ""]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Scalars]]
 Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
 
 
+@runtime_checkable
 class LossFn(Protocol):
     """A loss is a mean over the global batch, with the model's new state and the scalars to log."""
 
@@ -169,7 +170,7 @@ def averaged(step: Step, decays: Mapping[str, float | Schedule], *, part: str | 
             keep = decay(taken) if callable(decay) else decay
             # e + (1 - d)(p - e): exact when e = p, unlike d e + (1 - d) p
             ema[name] = jax.tree.map(lambda e, p, k=keep: e + (1.0 - k) * (p - e), state.ema[name], params)
-        return state.replace(ema=ema), scalars
+        return state.replace(ema={**state.ema, **ema}), scalars
 
     return averaging
 

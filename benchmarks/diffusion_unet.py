@@ -1,0 +1,205 @@
+"""Speed and memory of the CIFAR-10 diffusion UNet against diffusers' ``UNet2DModel`` under PyTorch.
+
+The same network (35,746,307 parameters, checked on both sides), the same batch, the same machine, one run. Two
+worker processes, one a framework, are measured in turn, pair by pair, while the other sleeps, so that a drift of
+the machine's speed hits both alike; reported are medians and the median of the ratios of pairs.
+
+    pip install -e .                                                     # this project
+    python -m venv torch-env && torch-env/bin/pip install torch diffusers   # the measuring stick, kept apart
+    python benchmarks/diffusion_unet.py --torch-python torch-env/bin/python
+
+Training: forward, backward, clipping at norm 1, Adam, batch 16, dropout 0.1, float32. Sampling: DDIM, 50 steps,
+eta 0, batch 8. Both use all cores. PyTorch runs eagerly, in channels-last or in its default layout, whichever is
+faster for it in a first try. Peak memory is the largest resident set of each process.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+PARAMETERS = 35_746_307
+TRAIN_BATCH, SAMPLE_BATCH, STEPS = 16, 8, 50
+
+
+def ours() -> dict[str, Callable[[], None]]:
+    """One training step and one sampling run of this project."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import optax
+
+    from vision.diffusion.schedules import linear
+    from vision.models.unet import UNet, UNetConfig
+    from vision.parallel.mesh import MeshConfig, make_mesh
+    from vision.tasks.diffusion import DiffusionConfig, SamplingConfig, diffusion_loss, sampler
+    from vision.train.compile import Compiler
+    from vision.train.state import create_state
+    from vision.train.step import gradient
+
+    model, schedule, config = UNet(UNetConfig()), linear(), DiffusionConfig()
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(2e-4))
+
+    def init(key):
+        time = jnp.zeros((1,), jnp.int32)
+        params = model.init(key, jnp.zeros((1, 32, 32, 3)), time, train=False)["params"]
+        return create_state(params=params, optimizer=optimizer, key=key)
+
+    compiler = Compiler(make_mesh(MeshConfig()))
+    state = compiler.init(init, key=jax.random.key(0))
+    assert sum(x.size for x in jax.tree.leaves(state.params)) == PARAMETERS
+    step = compiler.step(gradient(diffusion_loss(model, config, schedule), optimizer), init)
+    images = np.random.default_rng(0).uniform(-1, 1, (TRAIN_BATCH, 32, 32, 3)).astype(np.float32)
+    batch = compiler.shard({"image": images})
+    draw = sampler(model, config, schedule, SamplingConfig(steps=STEPS), image_shape=(32, 32, 3))
+    compiled = compiler.function(lambda params, labels, key: draw(params, labels, key=key))
+    labels = jnp.zeros((SAMPLE_BATCH,), jnp.int32)
+
+    def train() -> None:
+        nonlocal state
+        state, _ = step(state, batch)
+        jax.block_until_ready(state)
+
+    def sample() -> None:
+        jax.block_until_ready(compiled(state.params, labels, jax.random.key(0)))
+
+    return {"train": train, "sample": sample}
+
+
+def theirs() -> dict[str, Callable[[], None]]:
+    """The same with diffusers."""
+    import torch
+    from diffusers import DDIMScheduler, UNet2DModel
+
+    torch.manual_seed(0)
+    model = UNet2DModel(
+        sample_size=32,
+        block_out_channels=(128, 256, 256, 256),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=None,
+        norm_eps=1e-6,
+        flip_sin_to_cos=False,
+        freq_shift=1,
+        downsample_padding=1,
+        dropout=0.1,
+    )
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS
+    scheduler = DDIMScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02)
+    scheduler.set_timesteps(STEPS)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-4)
+    images = torch.rand(TRAIN_BATCH, 3, 32, 32) * 2 - 1
+    layout = torch.contiguous_format
+
+    def train() -> None:
+        model.train()
+        noise = torch.randn_like(images)
+        time = torch.randint(0, 1000, (TRAIN_BATCH,))
+        noisy = scheduler.add_noise(images, noise, time).contiguous(memory_format=layout)
+        loss = torch.nn.functional.mse_loss(model(noisy, time).sample, noise)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    @torch.no_grad()
+    def sample() -> None:
+        model.eval()
+        image = torch.randn(SAMPLE_BATCH, 3, 32, 32).contiguous(memory_format=layout)
+        for time in scheduler.timesteps:
+            image = scheduler.step(model(image, time).sample, time, image, eta=0.0).prev_sample
+
+    def seconds() -> float:
+        train()
+        started = time.perf_counter()
+        train()
+        return time.perf_counter() - started
+
+    plain = seconds()
+    layout = torch.channels_last
+    model.to(memory_format=layout)
+    if seconds() > plain:
+        layout = torch.contiguous_format
+        model.to(memory_format=layout)
+    return {"train": train, "sample": sample}
+
+
+def serve(side: str) -> None:
+    """Worker: for each job named on standard input, run it once and print its seconds and the peak memory."""
+    jobs = ours() if side == "ours" else theirs()
+    for line in sys.stdin:
+        started = time.perf_counter()
+        jobs[line.strip()]()
+        seconds = time.perf_counter() - started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"RESULT {json.dumps([seconds, peak])}", flush=True)
+
+
+def ask(worker: subprocess.Popen, job: str) -> tuple[float, float]:
+    """One measurement: (seconds, peak MiB so far)."""
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    worker.stdin.write(f"{job}\n")
+    worker.stdin.flush()
+    for line in worker.stdout:
+        if line.startswith("RESULT "):
+            seconds, peak = json.loads(line.removeprefix("RESULT "))
+            return seconds, peak
+    raise SystemExit("a worker ended early: see its error above")
+
+
+def main() -> None:
+    """Measure in pairs and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torch-python", help="interpreter of an environment with torch and diffusers")
+    parser.add_argument("--pairs", type=int, default=7, help="measurements of each side for training; 3/7 for sampling")
+    parser.add_argument("--serve", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(options.serve)
+        return
+    if not options.torch_python:
+        parser.error("--torch-python is needed: the interpreter of an environment with torch and diffusers")
+    workers = {
+        side: subprocess.Popen(
+            [interpreter, str(Path(__file__).resolve()), "--serve", side],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for side, interpreter in (("ours", sys.executable), ("theirs", options.torch_python))
+    }
+    print(f"{platform.machine()}, {platform.platform()}, batch {TRAIN_BATCH} training, {SAMPLE_BATCH} sampling")
+    print("| job | ours, images/s | PyTorch, images/s | ratio | ours, peak MiB | PyTorch, peak MiB |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for job, images, pairs in (
+        ("train", TRAIN_BATCH, options.pairs),
+        ("sample", SAMPLE_BATCH, max(3, options.pairs * 3 // 7)),
+    ):
+        times: dict[str, list[float]] = {side: [] for side in workers}
+        peaks = dict.fromkeys(workers, 0.0)
+        for index in range(pairs + 1):
+            for side, worker in workers.items():
+                seconds, peaks[side] = ask(worker, job)
+                if index:  # the first compiles and warms caches
+                    times[side].append(seconds)
+        ratio = statistics.median(b / a for a, b in zip(times["ours"], times["theirs"], strict=True))
+        rates = {side: images / statistics.median(values) for side, values in times.items()}
+        print(
+            f"| {job} | {rates['ours']:.2f} | {rates['theirs']:.2f} | {ratio:.2f} "
+            f"| {peaks['ours']:,.0f} | {peaks['theirs']:,.0f} |",
+            flush=True,
+        )
+    for worker in workers.values():
+        worker.terminate()
+
+
+if __name__ == "__main__":
+    main()

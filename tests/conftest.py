@@ -1,0 +1,56 @@
+"""Eight simulated devices, compiled programs kept between runs, annotations of shapes checked."""
+# ruff: noqa: E402 - the environment is set before JAX is imported
+
+import os
+import sys
+import types
+from pathlib import Path
+
+# All of this must be set before JAX is imported; processes that tests start inherit it.
+_DEVICES = "--xla_force_host_platform_device_count"
+if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+os.environ["JAX_PLATFORMS"] = "cpu"
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vision-jax-tests"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+from beartype import BeartypeConf, beartype
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# The hook wants its checker by name. Integers pass for floats, as PEP 484 has it.
+_checker = types.ModuleType("annotation_checker")
+_checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+sys.modules[_checker.__name__] = _checker
+install_import_hook("vision", "annotation_checker.check")
+settings.register_profile("vision", deadline=None)
+settings.load_profile("vision")
+
+import jax
+import jaxtyping
+import pytest
+
+from vision.parallel.mesh import MeshConfig, make_mesh
+
+
+def pytest_configure(config):
+    """Two workers may write the same compiled program at once; the one that reads half of it compiles anew."""
+    config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry")
+    # beartype looks at a random element of each container, which hypothesis notices.
+    config.addinivalue_line("filterwarnings", "ignore:Do not use the `random` module inside strategies")
+
+
+@pytest.fixture
+def unchecked():
+    """Annotations are not checked: for tests of what a function itself says of a wrong argument."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def one_device():
+    """A mesh of the first device alone: most tests need no more, and eight cost eight times the compilation."""
+    return make_mesh(MeshConfig(), jax.devices()[:1])

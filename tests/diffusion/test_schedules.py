@@ -1,0 +1,126 @@
+"""Noise schedules against products and formulas written out in float64, and the shape that every schedule has."""
+
+import math
+from decimal import Decimal, getcontext
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vision.diffusion.schedules import cosine, from_abar, from_betas, linear, make_schedule, sigmoid
+from vision.errors import UserError
+
+NAMES = ("linear", "cosine", "sigmoid")
+
+
+def _check_table(schedule, abar):
+    """The tables against float64 abar, each to the last digits of float32."""
+    np.testing.assert_allclose(schedule.signal, np.sqrt(abar), rtol=2e-7)
+    np.testing.assert_allclose(schedule.noise, np.sqrt(1 - abar), rtol=2e-7)
+
+
+def test_linear_is_the_published_one():
+    """The product of 1 - beta over 1000 betas from 1e-4 to 0.02, in decimal arithmetic of 40 digits."""
+    getcontext().prec = 40
+    product, abar = Decimal(1), []
+    for t in range(1000):
+        product *= 1 - (Decimal("1e-4") + (Decimal("0.02") - Decimal("1e-4")) * t / 999)
+        abar.append(product)
+    schedule = linear()
+    assert schedule.steps == 1000
+    assert float(abar[-1]) == pytest.approx(4.0358e-5, rel=1e-5)
+    _check_table(schedule, np.array([float(a) for a in abar]))
+    assert schedule.noise[0] == pytest.approx(0.01, rel=1e-7)
+
+
+def test_noise_at_the_start_keeps_its_digits():
+    """beta_0 = 1e-7 over a million steps: sqrt(1 - signal^2) in float32 would be off by a fifth."""
+    schedule = linear(1_000_000)
+    assert schedule.noise[0] == pytest.approx(math.sqrt(1e-7), rel=1e-6)
+    naive = np.sqrt(np.float32(1) - schedule.signal[0] ** 2)
+    assert abs(naive / math.sqrt(1e-7) - 1) > 0.05
+
+
+@pytest.mark.parametrize("steps", [10, 250, 4000])
+def test_linear_reaches_about_the_same_end(steps):
+    """The log of abar is the integral of beta, and scaling the betas keeps it; coarse steps end lower."""
+    last = linear(steps).signal[-1].astype(np.float64) ** 2
+    assert 0 < last < 6e-5
+
+
+@pytest.mark.parametrize("steps", [50, 1000])
+def test_cosine_formula(steps):
+    f = lambda t: math.cos((t / steps + 0.008) / 1.008 * math.pi / 2) ** 2
+    schedule = cosine(steps)
+    abar = np.array([f(t) / f(0) for t in range(1, steps)])
+    np.testing.assert_allclose(schedule.signal[:-1], np.sqrt(abar), rtol=1e-6)
+    np.testing.assert_allclose(schedule.noise[:-1], np.sqrt(1 - abar), rtol=1e-6)
+    # f(T) = 0: the last beta is capped at 0.999
+    assert schedule.signal[-1] == pytest.approx(math.sqrt(abar[-1] * 1e-3), rel=1e-6)
+
+
+@pytest.mark.parametrize("steps", [50, 1000])
+def test_sigmoid_formula(steps):
+    logistic = lambda x: 1 / (1 + math.exp(-x))
+    abar = np.array(
+        [(logistic(3) - logistic(6 * t / steps - 3)) / (logistic(3) - logistic(-3)) for t in range(1, steps)]
+    )
+    schedule = sigmoid(steps)
+    np.testing.assert_allclose(schedule.signal[:-1], np.sqrt(abar), rtol=1e-6)
+    np.testing.assert_allclose(schedule.noise[:-1], np.sqrt(1 - abar), rtol=1e-6)
+    # abar falls through one half in the middle, by symmetry
+    assert sigmoid(50).signal[24] == pytest.approx(math.sqrt(0.5), rel=1e-6)
+
+
+def test_constant_betas():
+    schedule = from_betas(np.full(40, 0.1))
+    _check_table(schedule, 0.9 ** np.arange(1, 41))
+
+
+def test_from_abar_returns_what_it_is_given():
+    abar = np.linspace(1.0, 0.01, 30)
+    _check_table(from_abar(abar), abar[1:])
+
+
+@given(name=st.sampled_from(NAMES), steps=st.integers(10, 4000))
+def test_every_schedule(name, steps):
+    schedule = make_schedule(name, steps)
+    signal, noise = schedule.signal, schedule.noise
+    assert signal.shape == noise.shape == (steps,) == (schedule.steps,)
+    assert signal.dtype == noise.dtype == np.float32
+    np.testing.assert_allclose(signal**2 + noise**2, 1.0, atol=3e-7)
+    assert (np.diff(signal) < 0).all()
+    assert (np.diff(noise) >= 0).all()
+    assert signal[0] < 1
+    assert signal[-1] > 0
+    assert noise[0] > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("steps", [10, 1000])
+def test_signal_to_noise_ratio_is_finite_at_both_ends(name, steps):
+    schedule = make_schedule(name, steps)
+    snr = np.asarray(schedule.snr(jnp.arange(steps)))
+    assert np.isfinite(snr).all()
+    assert (snr > 0).all()
+    assert (np.diff(snr) < 0).all()
+    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    if name == "linear" and steps == 1000:
+        np.testing.assert_allclose(snr, abar / (1 - abar), rtol=1e-6)
+
+
+def test_at_picks_by_time_and_minus_one_is_the_clean_image():
+    schedule = linear()
+    time = np.array([-1, 0, 7, 999])
+    signal, noise = schedule.at(jnp.asarray(time))
+    assert signal.shape == noise.shape == (4, 1, 1, 1)
+    assert signal.dtype == noise.dtype == jnp.float32
+    np.testing.assert_array_equal(signal[:, 0, 0, 0], [1, *schedule.signal[time[1:]]])
+    np.testing.assert_array_equal(noise[:, 0, 0, 0], [0, *schedule.noise[time[1:]]])
+
+
+def test_too_short():
+    with pytest.raises(UserError, match="9 steps is too short"):
+        make_schedule("cosine", 9)

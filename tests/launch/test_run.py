@@ -1,0 +1,457 @@
+"""Whole runs of a tiny experiment through the command line's entrance, stopped and damaged in every way."""
+
+import json
+import math
+import os
+import signal
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+from vision.launch import run as launcher
+from vision.parallel.mesh import MeshConfig, make_mesh
+from vision.report.atomic import write_atomically
+from vision.train.checkpoint import Checkpoints
+from vision.train.compile import Compiler
+from vision.train.experiment import Evaluation, Experiment, Intervals
+from vision.train.records import read_metrics
+from vision.train.state import create_state
+from vision.train.step import averaged, gradient, repeated
+
+SIZE = 8
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Gradient descent."""
+
+    lr: float = 0.05
+    """Learning rate."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A line through points."""
+
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    intervals: Intervals = Intervals(log=SIZE, evaluate=4 * SIZE, save=2 * SIZE, keep=10)
+    images: int = 8 * SIZE
+    """Budget."""
+    dispatch: int = 1
+    """Steps in one dispatch."""
+    seed: int = 0
+    """Seed."""
+
+
+class Hooks:
+    """What a test does at a step, from inside the run."""
+
+    def __init__(self):
+        self.at_batch = lambda step: None
+        self.at_evaluation = lambda step: None
+
+
+def make_build(hooks):
+    def loss(params, model_state, batch, *, key, step):
+        out = batch["x"] @ params["w"] + 0.01 * jax.random.normal(key, (SIZE,))
+        return jnp.square(out - batch["y"]).mean(), (model_state, {"size": jnp.abs(out).mean()})
+
+    def build(config):
+        optimizer = optax.adam(config.optimizer.lr)
+        step = averaged(gradient(loss, optimizer), {"long": 0.9})
+
+        def init(key):
+            return create_state(params={"w": jnp.zeros(3)}, optimizer=optimizer, key=key, ema={"long": None})
+
+        def batches(*, start_step, process_index, process_count):
+            step = start_step
+            while True:
+                hooks.at_batch(step)
+                x = np.random.default_rng((config.seed, step)).normal(size=(SIZE, 3)).astype(np.float32)
+                yield {"x": x, "y": x @ np.array([1.0, -2.0, 0.5], np.float32)}
+                step += 1
+
+        def evaluation(compiler):
+            def evaluate(state):
+                hooks.at_evaluation(int(jax.device_get(state.step)))
+                w = jax.device_get(state.ema["long"]["w"])
+                picture = np.full((4, 4, 3), 7, np.uint8)
+                return Evaluation(
+                    {"distance": float(np.abs(w - [1, -2, 0.5]).max())}, {"line": picture}, {"distance": "largest"}
+                )
+
+            return evaluate
+
+        def drawing(compiler):
+            return lambda state, count: (np.zeros((count, 4, 4, 3), np.uint8), ["a line"] * count)
+
+        return Experiment(
+            init=init,
+            step=step if config.dispatch == 1 else repeated(step, config.dispatch),
+            batches=batches,
+            batch={
+                "x": jax.ShapeDtypeStruct((SIZE, 3), jnp.float32),
+                "y": jax.ShapeDtypeStruct((SIZE,), jnp.float32),
+            },
+            images=config.images,
+            seed=config.seed,
+            evaluation=evaluation,
+            drawing=drawing,
+            mesh=config.mesh,
+            intervals=config.intervals,
+            dispatch=config.dispatch,
+        )
+
+    return build
+
+
+@pytest.fixture
+def hooks():
+    return Hooks()
+
+
+@pytest.fixture
+def command(hooks, monkeypatch, capsys, tmp_path):
+    """Run the experiment with a command line on one device; gives (exit code, what it said)."""
+    monkeypatch.setattr(launcher, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+    monkeypatch.chdir(tmp_path)
+    build = make_build(hooks)
+
+    def call(*arguments):
+        capsys.readouterr()
+        quick = replace(Config(), images=2 * SIZE)
+        code = launcher.main(
+            "line",
+            config=Config(),
+            quick=quick,
+            build=build,
+            description="A line.",
+            arguments=[str(argument) for argument in arguments],
+        )
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return call
+
+
+def final_state(workdir, config=None):
+    experiment = make_build(Hooks())(config or Config())
+    compiler = Compiler(make_mesh(MeshConfig(), jax.devices()[:1]))
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        return checkpoints.restore(launcher.abstract_state(experiment, compiler), report=print)
+
+
+def assert_same_state(one, other):
+    for left, right in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        if jax.dtypes.issubdtype(left.dtype, jax.dtypes.prng_key):
+            left, right = jax.random.key_data(left), jax.random.key_data(right)
+        np.testing.assert_array_equal(left, right)
+
+
+def lines(workdir):
+    """The metrics without what the clock decides."""
+    return [
+        {name: value for name, value in line.items() if not name.startswith("time")}
+        for line in read_metrics(workdir / "metrics.jsonl")
+    ]
+
+
+def tree(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def steps_saved(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def interrupt(number=signal.SIGTERM):
+    os.kill(os.getpid(), number)
+
+
+def test_a_run_leaves_what_it_promises(command, tmp_path):
+    run = tmp_path / "run"
+    code, said = command("--workdir", run)
+    assert code == 0, said
+    assert "finished: distance" in said
+    assert steps_saved(run) == [2, 4, 6, 8]
+    assert [line["step"] for line in lines(run) if "train/loss" in line] == list(range(1, 9))
+    assert [line["step"] for line in lines(run) if "eval/distance" in line] == [4, 8]
+    assert all(line["images"] == line["step"] * SIZE for line in lines(run))
+    assert json.loads((run / "config.json").read_text())["config"]["optimizer"] == {"lr": 0.05}
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["packages"]["jax"] == jax.__version__
+    assert len((run / "starts.jsonl").read_text().splitlines()) == 1
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+    assert sorted(path.name for path in (run / "samples").iterdir()) == ["line-0000000032.png", "line-0000000064.png"]
+    with Image.open(run / "samples" / "line-0000000064.png") as picture:
+        assert np.asarray(picture).min() == np.asarray(picture).max() == 7
+    with Image.open(run / "curves.png") as picture:
+        assert picture.width > 100
+    page = (run / "report.html").read_text()
+    assert all(words in page for words in ("A line.", "Finished", "distance", "largest", "64"))
+
+
+def test_a_finished_run_is_not_run_again(command, tmp_path):
+    run = tmp_path / "run"
+    command("--workdir", run)
+    metrics, report = (run / "metrics.jsonl").read_bytes(), (run / "report.html").read_bytes()
+    code, said = command("--workdir", run)
+    assert code == 0
+    assert "after step 8" in said
+    assert "finished" in said
+    assert (run / "metrics.jsonl").read_bytes() == metrics
+    assert (run / "report.html").read_bytes() == report
+    assert steps_saved(run) == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("dispatch", [1, 2])
+def test_resumed_equals_uninterrupted(command, hooks, tmp_path, number, dispatch):
+    options = ("--dispatch", dispatch, "--intervals.log", dispatch * SIZE)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert command("--workdir", whole, *options)[0] == 0
+
+    hooks.at_batch = lambda step: step == 4 and interrupt(number)
+    code, said = command("--workdir", parts, *options)
+    assert code == 75
+    stopped = max(steps_saved(parts))
+    assert 0 <= stopped < 8
+    assert f"interrupted after step {stopped}; everything is saved. To continue, run the same command:" in said
+    hooks.at_batch = lambda step: None
+    code, said = command("--workdir", parts, *options)
+    assert code == 0, said
+    config = replace(Config(), dispatch=dispatch)
+    assert_same_state(final_state(parts, config), final_state(whole, config))
+    assert lines(parts) == lines(whole)
+
+
+def test_a_signal_is_forgotten_after_the_run(command, hooks, tmp_path):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    hooks.at_batch = lambda step: step == 2 and interrupt()
+    assert command("--workdir", tmp_path / "run")[0] == 75
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_an_evaluation_that_was_killed_is_made_up_for(command, hooks, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    command("--workdir", whole)
+
+    class Killed(BaseException):
+        pass
+
+    def die(step):
+        if step == 4:
+            raise Killed
+
+    hooks.at_evaluation = die
+    with pytest.raises(Killed):
+        command("--workdir", parts)
+    assert 4 in steps_saved(parts)
+    assert not [line for line in lines(parts) if "eval/distance" in line]
+    hooks.at_evaluation = lambda step: None
+    assert command("--workdir", parts)[0] == 0
+    assert lines(parts) == lines(whole)
+    assert sorted(p.name for p in (parts / "samples").iterdir()) == sorted(
+        p.name for p in (whole / "samples").iterdir()
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(command, hooks, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    build = make_build(hooks)
+
+    def poisoned(config):
+        experiment = build(config)
+
+        def batches(**share):
+            for step, batch in enumerate(experiment.batches(**share), start=share["start_step"]):
+                yield {**batch, "y": np.full_like(batch["y"], np.nan)} if step >= 5 else batch
+
+        return replace(experiment, batches=batches)
+
+    code, said = 0, ""
+    monkeypatch.setattr("sys.argv", ["line"])
+    import contextlib
+    import io
+
+    text = io.StringIO()
+    with contextlib.redirect_stderr(text):
+        code = launcher.main(
+            "line",
+            config=Config(),
+            quick=Config(),
+            build=poisoned,
+            description="",
+            arguments=["--workdir", str(run), "--intervals.log", str(4 * SIZE)],
+        )
+    said = text.getvalue()
+    assert code == 3
+    # step 6 is the first with bad data, seen when step 7 is at work or step 6 is to be saved
+    assert "loss became nan in step 6 (images 40 to 48)" in said
+    assert f"the last good checkpoint is {run / 'checkpoints' / '4'}" in said
+    assert "Traceback" not in said
+    assert steps_saved(run) == [2, 4]
+    assert all(math.isfinite(value) for line in lines(run) for value in line.values())
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(final_state(run).params))
+
+
+def test_another_configuration_keeps_out(command, tmp_path):
+    run = tmp_path / "run"
+    command("--workdir", run)
+    before = tree(run)
+    code, said = command("--workdir", run, "--optimizer.lr", 0.1)
+    assert code == 2
+    assert "optimizer.lr is 0.05 there and 0.1 here" in said
+    assert tree(run) == before
+    # and the lock was let go
+    assert command("--workdir", run)[0] == 0
+
+
+def test_bookkeeping_may_change(command, hooks, tmp_path):
+    run = tmp_path / "run"
+    hooks.at_batch = lambda step: step == 4 and interrupt()
+    command("--workdir", run)
+    hooks.at_batch = lambda step: None
+    assert command("--workdir", run, "--intervals.save", 3 * SIZE)[0] == 0
+    assert json.loads((run / "config.json").read_text())["config"]["intervals"]["save"] == 3 * SIZE
+
+
+def test_one_writer_at_a_time(command, hooks, tmp_path):
+    run, seen = tmp_path / "run", []
+
+    def second(step):
+        if step == 4:
+            from vision.errors import UserError
+            from vision.launch.workdir import claim
+
+            try:
+                claim(run, "line", Config())
+            except UserError as error:
+                seen.append(str(error))
+
+    hooks.at_evaluation = second
+    assert command("--workdir", run)[0] == 0
+    assert len(seen) == 1
+    assert "another process is training" in seen[0]
+
+
+def test_dry_run_prints_the_table_and_writes_nothing(command, tmp_path):
+    code, said = command("--dry-run", "--optimizer.lr", 0.2)
+    assert code == 0
+    for words in (
+        "* optimizer.lr = 0.2",
+        "  seed = 0",
+        "w          3      float32  replicated",
+        "Parameters: 3",
+        "GFLOP",
+    ):
+        assert words in said, said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_default_work_directory_names_what_differs(command, tmp_path):
+    code, said = command("--quick", "--seed", 3)
+    assert code == 0, said
+    assert (tmp_path / "runs" / "line" / "quick,seed=3" / "report.html").exists()
+    assert steps_saved(tmp_path / "runs" / "line" / "quick,seed=3") == [2]
+
+
+def test_the_configuration_of_another_run_is_loaded(command, tmp_path):
+    command("--workdir", tmp_path / "one", "--optimizer.lr", 0.2)
+    code, said = command("--config", tmp_path / "one" / "config.json", "--workdir", tmp_path / "two", "--seed", 4)
+    assert code == 0, said
+    config = json.loads((tmp_path / "two" / "config.json").read_text())["config"]
+    assert config["optimizer"]["lr"] == 0.2
+    assert config["seed"] == 4
+
+
+def test_looking_at_a_run(command, hooks, tmp_path):
+    run = tmp_path / "run"
+    assert command("--workdir", run, "--sample", 3)[0] == 2
+    looked = []
+
+    def look(step):
+        if step == 4:  # while it is running: a second process would find the same files
+            looked.append(command_of_another_process())
+
+    def command_of_another_process():
+        hooks.at_evaluation = lambda step: None
+        before = sorted(path for path in run.rglob("*") if "samples" not in path.parts)
+        found = command("--workdir", run, "--sample", 3), command("--workdir", run, "--evaluate")
+        assert sorted(path for path in run.rglob("*") if "samples" not in path.parts) == before
+        return found
+
+    hooks.at_evaluation = look
+    assert command("--workdir", run)[0] == 0
+    looked.append((command("--workdir", run, "--sample", 3), command("--workdir", run, "--evaluate")))
+    for (drawn, said), (evaluated, numbers) in looked:
+        assert (drawn, evaluated) == (0, 0), said + numbers
+        assert "3 samples after" in said
+        assert "distance" in numbers
+        assert "(largest)" in numbers
+    assert sorted(p.name for p in (run / "samples" / "drawn-0000000064").iterdir()) == [
+        "00000.png",
+        "00001.png",
+        "00002.png",
+        "grid.png",
+    ]
+    code, said = command("--workdir", run, "--sample", 0)
+    assert code == 2
+    assert "positive number" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--optimizer.lrr", "0.1"], ["no option --optimizer.lrr", "--optimizer.lr"]),
+        (["--lr", "0.1"], ["no option --lr", "--optimizer.lr"]),
+        (["--seed", "many"], ["many", "seed"]),
+        (["--mesh.fsdp", "3"], ["fsdp=3", "does not fit 1 devices"]),
+        (["--config", "nowhere.json"], ["nowhere.json cannot be read"]),
+        (["--sample", "4"], ["is no work directory"]),
+        (["--evaluate"], ["is no work directory"]),
+    ],
+)
+def test_mistakes_are_one_line(command, tmp_path, arguments, words):
+    code, said = command(*arguments)
+    assert code == 2
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert all(word in said for word in words), said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line(command, hooks, tmp_path, monkeypatch):
+    import errno
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "report.html")
+
+    monkeypatch.setattr("vision.report.curves.save_curves", full)
+    code, said = command("--workdir", tmp_path / "run")
+    assert code == 4
+    assert "is full at report.html: free some space and run the same command again" in said
+    assert "Traceback" not in said
+    monkeypatch.undo()
+    assert write_atomically is not None
+
+
+def test_the_data_fails_in_the_middle_of_a_run(command, hooks, tmp_path):
+    from vision.errors import UserError
+
+    def gone(step):
+        if step == 5:
+            raise UserError("sample 40 cannot be read: the file is truncated")
+
+    hooks.at_batch = gone
+    code, said = command("--workdir", tmp_path / "run")
+    assert code == 2
+    assert "error: sample 40 cannot be read" in said
+    hooks.at_batch = lambda step: None
+    assert command("--workdir", tmp_path / "run")[0] == 0

@@ -1,0 +1,124 @@
+"""What the layout of the project promises: who may import whom, how files are named, how long they are."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+VISION = sorted((ROOT / "vision").rglob("*.py"))
+EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
+
+# What each package may import of ours, besides itself and vision.errors.
+ALLOWED = {
+    "vision.ops": set(),
+    "vision.report": {"vision.ops"},
+    "vision.parallel": {"vision.ops"},
+    "vision.data": {"vision.ops", "vision.report.atomic"},
+    "vision.metrics": {"vision.ops", "vision.report.atomic"},
+    "vision.diffusion": {"vision.ops"},
+    "vision.nn": {"vision.ops"},
+    "vision.models": {"vision.nn", "vision.ops"},
+    "vision.pretrained": {"vision.models", "vision.nn", "vision.ops"},
+    "vision.tasks": {"vision.models", "vision.nn", "vision.diffusion", "vision.ops"},
+    "vision.train": {"vision.parallel", "vision.report", "vision.data.pipeline"},
+    "vision.launch": {"vision.train", "vision.parallel", "vision.report"},
+}
+
+
+def module_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path):
+    """Modules that a file imports anywhere, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module)
+            # `from vision.launch import workdir` imports a module
+            found.update(
+                f"{node.module}.{alias.name}"
+                for alias in node.names
+                if (ROOT / node.module.replace(".", "/") / f"{alias.name}.py").exists()
+            )
+    return found
+
+
+def within(module, package):
+    return module == package or module.startswith(f"{package}.")
+
+
+@pytest.mark.parametrize("path", VISION, ids=module_of)
+def test_imports_point_one_way(path):
+    package = ".".join(module_of(path).split(".")[:2])
+    if path.name == "__init__.py" or package == "vision.errors":
+        assert not {name for name in imports(path) if within(name, "vision")}
+        return
+    assert package in ALLOWED, f"say in this test what {package} may import"
+    allowed = {*ALLOWED[package], package, "vision.errors"}
+    ours = {name for name in imports(path) if within(name, "vision") or within(name, "experiments")}
+    # the package of an imported module is named in the import too
+    parents = {name for name in ours if any(within(other, name) and other != name for other in ours)}
+    wrong = {name for name in ours - parents if not any(within(name, good) for good in allowed)}
+    assert not wrong, f"{module_of(path)} must not import {', '.join(sorted(wrong))}"
+
+
+def test_nothing_imports_experiments_but_experiments():
+    for path in VISION:
+        assert not {name for name in imports(path) if within(name, "experiments")}, path
+
+
+def test_only_launch_and_experiments_know_the_launcher():
+    for path in VISION:
+        if not within(module_of(path), "vision.launch"):
+            assert not {name for name in imports(path) if within(name, "vision.launch")}, path
+
+
+@pytest.mark.parametrize("path", [*VISION, *EXPERIMENTS], ids=module_of)
+def test_files(path):
+    text = path.read_text()
+    if path.name == "__init__.py":
+        assert not text.strip(), f"{path} must be empty: no re-exports"
+        return
+    assert path.stem not in {"utils", "util", "helpers", "helper", "common", "misc"}
+    lines = text.count("\n")
+    assert lines <= 500, f"{path} has {lines} lines: one concept a file"
+    assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
+
+
+def undocumented(body, prefix=""):
+    """Public functions, classes and methods without a docstring; those with `_` in their path are private."""
+    for node in body:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        overload = any(isinstance(d, ast.Name) and d.id == "overload" for d in node.decorator_list)
+        if not ast.get_docstring(node) and not overload and not _inherited(node, prefix):
+            yield f"{prefix}{node.name}"
+        if isinstance(node, ast.ClassDef):
+            yield from undocumented(node.body, f"{node.name}.")
+
+
+def _inherited(node, prefix):
+    """A property or method of one line in a class says itself what it is when the class has a docstring."""
+    return bool(prefix) and isinstance(node, ast.FunctionDef) and len(node.body) == 1
+
+
+@pytest.mark.parametrize("path", VISION, ids=module_of)
+def test_what_is_public_has_a_docstring(path):
+    missing = list(undocumented(ast.parse(path.read_text()).body))
+    assert not missing, f"{module_of(path)}: {', '.join(missing)}"
+
+
+def test_names_of_test_files_are_unique():
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)
+
+
+def test_golden_values_are_read_by_a_test():
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for path in (ROOT / "tests" / "golden").iterdir():
+        assert path.name in sources, f"no test reads {path.name}"

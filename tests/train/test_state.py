@@ -1,0 +1,46 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vision.train.state import create_state
+
+PARAMS = {"player": {"w": jnp.arange(3.0)}, "other": {"w": jnp.ones(2)}}
+
+
+def test_one_optimizer_of_all_parameters():
+    state = create_state(params=PARAMS, optimizer=optax.adam(1e-3), key=jax.random.key(0))
+    assert jax.tree.structure(state.opt_state[0].mu) == jax.tree.structure(PARAMS)
+    assert (int(state.step), state.step.dtype, state.model_state, state.ema) == (0, jnp.int32, {}, {})
+
+
+def test_an_optimizer_for_each_player_and_an_average_of_one():
+    state = create_state(
+        params=PARAMS,
+        optimizer={"player": optax.sgd(0.1, momentum=0.9)},
+        key=jax.random.key(0),
+        model_state={"mean": jnp.zeros(2)},
+        ema={"long": 0.99, "short": 0.9},
+        ema_part="player",
+    )
+    assert state.opt_state.keys() == {"player"}
+    assert jax.tree.structure(state.opt_state["player"][0].trace) == jax.tree.structure(PARAMS["player"])
+    assert state.ema.keys() == {"long", "short"}
+    np.testing.assert_array_equal(state.ema["long"]["w"], PARAMS["player"]["w"])
+    assert state.model_state.keys() == {"mean"}
+
+
+def test_no_two_leaves_share_a_buffer():
+    """A donated state whose average is the parameters themselves would give the same buffer away twice."""
+    state = create_state(
+        params={"w": jnp.arange(3.0)}, optimizer=optax.adam(1e-3), key=jax.random.key(0), ema={"a": None, "b": None}
+    )
+    pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.params, state.opt_state, state.ema))]
+    assert len(set(pointers)) == len(pointers)
+
+
+def test_a_state_is_a_tree_of_anything():
+    state = create_state(params=PARAMS, optimizer=optax.adam(1e-3), key=jax.random.key(0), ema={"long": None})
+    shapes = jax.tree.map(lambda leaf: leaf.shape, state, is_leaf=lambda leaf: hasattr(leaf, "shape"))
+    assert shapes.params["player"]["w"] == (3,)
+    assert shapes.key == ()
