@@ -74,8 +74,8 @@ def ours() -> dict[str, Callable[[], None]]:
 
 def theirs() -> dict[str, Callable[[], None]]:
     """The same with diffusers."""
-    import torch
-    from diffusers import DDIMScheduler, UNet2DModel
+    import torch  # pyright: ignore[reportMissingImports]
+    from diffusers import DDIMScheduler, UNet2DModel  # pyright: ignore[reportMissingImports]
 
     torch.manual_seed(0)
     model = UNet2DModel(
@@ -113,8 +113,8 @@ def theirs() -> dict[str, Callable[[], None]]:
     def sample() -> None:
         model.eval()
         image = torch.randn(SAMPLE_BATCH, 3, 32, 32).contiguous(memory_format=layout)
-        for time in scheduler.timesteps:
-            image = scheduler.step(model(image, time).sample, time, image, eta=0.0).prev_sample
+        for t in scheduler.timesteps:
+            image = scheduler.step(model(image, t).sample, t, image, eta=0.0).prev_sample
 
     def seconds() -> float:
         train()

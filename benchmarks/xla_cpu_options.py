@@ -18,7 +18,7 @@ from experiments.diffusion_cifar import QUICK, build
 
 OPTION = "xla_cpu_experimental_ynn_fusion_type"
 DOT, CONVOLUTION = "LIBRARY_FUSION_TYPE_DOT", "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
-SETTINGS: dict[str, dict[str, str | bool | int | float]] = {
+SETTINGS: dict[str, dict[str, str | bool]] = {
     "XLA's default": {},
     "no library": {OPTION: ""},
     "matrix products": {OPTION: DOT},

@@ -75,13 +75,16 @@ def _clouds(lattice: Float[np.ndarray, "n a a"], resolution: int) -> Float[np.nd
     return rows[:, :, left] * (1 - weight) + rows[:, :, left + 1] * weight
 
 
-def background(kinds: tuple[str, ...], resolution: int, keys: UInt64[np.ndarray, "n"]) -> Float[np.ndarray, "n 3 h w"]:
+def background(
+    kinds: tuple[str, ...], resolution: int, keys: UInt64[np.ndarray, "n"], *, dark_share: float = 0.25
+) -> Float[np.ndarray, "n 3 h w"]:
     """Two muted tones of like brightness and a pattern that mixes them; RGB in [0, 1]."""
-    hue, saturation, value, dark, step, side = uniform(keys, "tone", 6).T
-    # Three in four are light; those in the middle, on which some object colour would drown, do not occur.
-    value = np.where(dark < 0.75, 0.84 + 0.12 * value, 0.17 + 0.11 * value)
-    saturation = np.where(dark < 0.75, 0.02 + 0.08 * saturation, 0.05 + 0.20 * saturation)
-    step = (0.05 + 0.05 * step) * np.where(dark < 0.75, -1, 1)
+    hue, saturation, value, tone, step, side = uniform(keys, "tone", 6).T
+    light = tone < 1 - dark_share
+    # Light or dark; those in the middle, on which some object colour would drown, do not occur.
+    value = np.where(light, 0.84 + 0.12 * value, 0.17 + 0.11 * value)
+    saturation = np.where(light, 0.02 + 0.08 * saturation, 0.05 + 0.20 * saturation)
+    step = (0.05 + 0.05 * step) * np.where(light, -1, 1)
     first = _muted(hue, saturation, value)
     second = _muted((hue + 0.12 * (side - 0.5)) % 1, saturation * 1.25, value + step)
     pattern = _pattern(kinds, resolution, keys)[:, None]

@@ -64,6 +64,8 @@ class ShapesConfig:
     """Every object shows at least this fraction of its own pixels; nearer objects may hide the rest."""
     backgrounds: tuple[str, ...] = BACKGROUNDS
     """The kinds of background in use, equally often."""
+    dark_share: float = 0.25
+    """Fraction of scenes whose background is dark."""
     shade_jitter: float = 0.08
     """An object's colour is made darker or lighter by up to this fraction."""
     relief: float = 1.0
@@ -103,6 +105,8 @@ class ShapesConfig:
             raise UserError(f"min_visible is {self.min_visible}, but it must be above 0 and at most 1.")
         if not 0 <= self.shade_jitter <= 0.2:
             raise UserError(f"shade_jitter is {self.shade_jitter}, but it must be from 0 to 0.2: dark orange is brown.")
+        if not 0 <= self.dark_share <= 1:
+            raise UserError(f"dark_share is {self.dark_share}, but it must be from 0 to 1.")
         if not 0 <= self.relief <= 1:
             raise UserError(f"relief is {self.relief}, but it must be from 0 to 1.")
 
@@ -259,7 +263,7 @@ def _paint(
 ) -> UInt8[np.ndarray, "n h w 3"]:
     """Objects over the background, the farthest first, each a shadow and then itself."""
     n, m = layout.valid.shape
-    image = background(config.backgrounds, config.resolution, keys)
+    image = background(config.backgrounds, config.resolution, keys, dark_share=config.dark_share)
     palette = np.array([dict(PALETTE)[name] for name in config.colours]) / 255
     shade = 1 + config.shade_jitter * (2 * uniform(keys, "shade", m) - 1)
     colour = np.minimum(palette[layout.colour] * shade[..., None], 1).astype(np.float32)

@@ -90,10 +90,11 @@ def _tyro(kind: Any, prog: str, description: str, arguments: Sequence[str], defa
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
     """One sentence: there is no such option or key, and which ones are near."""
     plain = name.split("=")[0].replace("_", "-") if name.startswith("--") else name
-    near = difflib.get_close_matches(plain, known, n=3, cutoff=0.5)
-    if not near:
-        last = plain.rsplit(".", 1)[-1]
-        near = [candidate for candidate in known if last and last in candidate][:3]
+    last_part = lambda dotted: dotted.lstrip("-").rsplit(".", 1)[-1]
+    last = last_part(plain)
+    near = [candidate for candidate in known if last_part(candidate) == last][:3]
+    near = near or difflib.get_close_matches(plain, known, n=3, cutoff=0.5)
+    near = near or [candidate for candidate in known if last and last in candidate][:3]
     hint = f"did you mean {' or '.join(near)}?" if near else "--help lists all options"
     return f"there is no {kind} {name}: {hint}"
 

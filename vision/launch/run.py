@@ -168,6 +168,11 @@ def lazily(make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
     return call
 
 
+def images_of(picture: Path) -> str:
+    """The number of images seen in a picture's name, of fixed width."""
+    return picture.stem.rsplit("-", 1)[1]
+
+
 def evaluated_steps(folder: Path) -> frozenset[int]:
     """Steps at which metrics.jsonl has an evaluation."""
     path = folder / "metrics.jsonl"
@@ -214,7 +219,7 @@ class Page:
             environment=self._environment,
             metrics=metrics,
             protocol={f"eval/{k}": v for k, v in evaluation.protocol.items()},
-            sample_paths=sorted(samples.glob("*-*.png"), key=lambda p: p.stem.rsplit("-", 1)[1], reverse=True),
+            sample_paths=sorted(samples.glob("*-*.png"), key=images_of, reverse=True),
             curves_path=self._folder / "curves.png",
             summary=self.summary(),
             description=self._description,

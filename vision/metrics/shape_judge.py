@@ -28,7 +28,7 @@ RESOLUTION = 32
 WEIGHTS = Path(__file__).with_name("shape_judge.npz")
 """The weights that belong to this package."""
 
-Sums = Mapping[str, Int[Array, ""]]
+Sums = Mapping[str, Int[Array | np.ndarray, ""]]
 
 
 @runtime_checkable
@@ -149,7 +149,7 @@ def _places(names: tuple[str, ...], known: tuple[str, ...], kind: str) -> list[i
     return [known.index(name) for name in names]
 
 
-def merge(one: Sums, other: Sums) -> dict[str, Int[Array, ""]]:
+def merge(one: Sums, other: Sums) -> Sums:
     """The sums of two disjoint sets of images together."""
     return {name: one[name] + other[name] for name in one}
 

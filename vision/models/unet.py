@@ -137,9 +137,7 @@ class UNet(nn.Module):
         # 32 groups at the published width; narrower networks get groups of four channels
         norm = lambda name: GroupNorm(name=name, dtype=dtype)
         block = nn.remat(ResidualBlock, static_argnums=(3,)) if config.remat else ResidualBlock
-        residual = partial(
-            block, dropout=config.dropout, norm=norm, conditioning=config.conditioning, dtype=dtype
-        )
+        residual = partial(block, dropout=config.dropout, norm=norm, conditioning=config.conditioning, dtype=dtype)
         attend = partial(SelfAttention2d, norm=norm, heads=config.heads, dtype=dtype, kernel_init=fan_average)
         levels = len(config.multipliers)
 

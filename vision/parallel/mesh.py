@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -26,7 +26,7 @@ class MeshConfig:
     """Devices that share the channels of a layer (tensor parallelism), by the model's sharding rules."""
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over ``devices`` (all of them by default) with axes ``data``, ``fsdp``, ``tensor``.
 
     Raises ``UserError`` when the sizes do not multiply to the number of devices.
@@ -43,7 +43,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"{len(devices)} devices: the product must be {len(devices)}"
         )
     # Explicit axis types, the default of make_mesh, refuse convolution gradients and gathers; Auto lets XLA place them.
-    return jax.make_mesh(sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3, devices=np.asarray(devices))
+    return jax.make_mesh(sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3, devices=list(devices))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -94,5 +95,5 @@ def shardings(abstract: Any, *, mesh: Mesh, rules: Rules) -> Any:
 def bytes_per_device(leaf: Any, sharding: NamedSharding) -> int:
     """Bytes of one device's share of an abstract array."""
     shape = sharding.shard_shape(leaf.shape)
-    itemsize = 4 * 2 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
+    itemsize = 4 * 2 if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
     return int(np.prod(shape, dtype=np.int64)) * itemsize

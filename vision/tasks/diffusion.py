@@ -121,6 +121,7 @@ def squared_error(
     signal, noise = schedule.at(time)
     noisy = diffuse(image, eps, signal=signal, noise=noise)
     output = model.apply({"params": params}, noisy, time, labels, train=rngs is not None, rngs=rngs)
+    assert isinstance(output, jax.Array)  # apply returns a pair only where state is mutable
     wanted = target(config.prediction, image, eps, signal=signal, noise=noise)
     return jnp.mean(jnp.square(output - wanted), axis=(1, 2, 3))
 
@@ -165,7 +166,9 @@ def sampler(
         conditional = null_label(model) > 0
 
         def predict(noisy, time, label):
-            return model.apply({"params": params}, noisy, time, label, train=False)
+            output = model.apply({"params": params}, noisy, time, label, train=False)
+            assert isinstance(output, jax.Array)  # as in squared_error
+            return output
 
         if conditional:
             output = guided(predict, labels=labels, null_label=null_label(model), scale=sampling.guidance)

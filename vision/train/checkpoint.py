@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
@@ -94,9 +95,10 @@ class Checkpoints:
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         damaged: list[int] = []
+        wanted = _shapes(abstract)  # outside of the try: a mistake of ours is no damage on disk
         for step in steps:
             try:
-                self._check_fits(step, abstract)
+                self._check_fits(step, wanted)
                 restored = self._manager.restore(
                     step, args=ocp.args.Composite(**{ITEM: ocp.args.StandardRestore(abstract)})
                 )
@@ -127,13 +129,12 @@ class Checkpoints:
             (self.folder / str(step)).rename(aside / f"{step}-{taken}")
         self._manager = self._open()
 
-    def _check_fits(self, step: int, abstract: TrainState) -> None:
+    def _check_fits(self, step: int, wanted: dict[str, tuple[int, ...]]) -> None:
         metadata = self._manager.item_metadata(step)[ITEM]
         if metadata is None:
             raise FileNotFoundError("its metadata cannot be read")
         tree = metadata.tree if hasattr(metadata, "tree") else metadata
         stored = _shapes(tree)
-        wanted = _shapes(ocp.utils.serialize_tree(abstract, keep_empty_nodes=False))
         if stored == wanted:
             return
         differing = sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name))
@@ -150,7 +151,7 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """Shapes of all arrays by path; a random key has the shape of its words, as it has on disk."""
     shapes = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))[0]:
-        if isinstance(leaf, jax.ShapeDtypeStruct) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if isinstance(leaf, jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.eval_shape(jax.random.key_data, leaf)
         if getattr(leaf, "shape", None) is not None:
             shapes[path_name(path)] = tuple(leaf.shape)

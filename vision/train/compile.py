@@ -19,7 +19,7 @@ from vision.train.step import Batch, Scalars, Step
 
 
 @functools.cache
-def compiler_options() -> dict[str, str]:
+def compiler_options() -> dict[str, str | bool]:
     """XLA options for this backend, where its version knows them.
 
     On CPUs XLA hands convolutions and reductions to a library that is slower at both than XLA's own code: with
@@ -28,7 +28,7 @@ def compiler_options() -> dict[str, str]:
     """
     if jax.default_backend() != "cpu":
         return {}
-    options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+    options: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
     try:
         jax.jit(lambda x: x).lower(0.0).compile(compiler_options=options)
     except jax.errors.JaxRuntimeError:  # this XLA has no such option

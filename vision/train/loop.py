@@ -180,6 +180,7 @@ class Window:
         step, on_device = pending
         scalars = jax.device_get(dict(on_device))
         bad = [name for name, value in scalars.items() if not math.isfinite(value)]
+        bad.sort(key=lambda name: "loss" not in name)  # the loss first: that is what everybody knows
         if bad:
             good = outputs.checkpoints.latest
             first, last = self._last + 1, step

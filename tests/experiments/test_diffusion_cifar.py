@@ -1,0 +1,245 @@
+"""The real experiment, made small by its own options: two whole runs, stopped and killed on the way."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+import experiments.diffusion_cifar as experiment
+from experiments.diffusion_cifar import ABLATIONS, QUICK, Config, build
+from vision.errors import UserError
+from vision.launch import run as launcher
+from vision.launch.options import flatten
+from vision.parallel.mesh import make_mesh
+from vision.train.checkpoint import Checkpoints
+from vision.train.compile import Compiler
+from vision.train.records import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS, SIZE = 12, 8
+SMALL = (
+    "--quick --model.width 16 --model.multipliers 1 --model.classes 4 --model.dropout 0.1 --flip "
+    "--data.resolution 16 --data.shapes-count 64 --data.shapes.shapes circle star --data.shapes.colours red blue "
+    f"--data.shapes.min-size 0.4 --batch-size {SIZE} --images {STEPS * SIZE} --optimizer.warmup 16 "
+    "--diffusion.steps 20 --sampling.steps 3 --samples 4 --judged 4 --held-out 8 "
+    f"--intervals.log {SIZE} --intervals.evaluate {STEPS * SIZE} --intervals.save {4 * SIZE}"
+).split()
+
+
+def run(*arguments):
+    return launcher.main(
+        "diffusion_cifar", config=Config(), quick=QUICK, build=build, description="", arguments=[*SMALL, *arguments]
+    )
+
+
+def final_state(workdir):
+    config = launcher.parse("", default=Config(), quick=QUICK, description="", arguments=SMALL).config
+    built = build(config)
+    compiler = Compiler(make_mesh(built.mesh), built.rules)
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        return checkpoints.restore(launcher.abstract_state(built, compiler), report=print)
+
+
+def lines(workdir):
+    return [
+        {name: value for name, value in line.items() if not name.startswith("time")}
+        for line in read_metrics(workdir / "metrics.jsonl")
+    ]
+
+
+def assert_same_run(one, other):
+    states = final_state(one), final_state(other)
+    for left, right in zip(*map(jax.tree.leaves, states), strict=True):
+        if jax.dtypes.issubdtype(left.dtype, jax.dtypes.prng_key):
+            left, right = jax.random.key_data(left), jax.random.key_data(right)
+        np.testing.assert_array_equal(left, right)
+    assert int(states[0].step) == STEPS
+    assert lines(one) == lines(other)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    assert run("--workdir", str(workdir)) == 0
+    return workdir
+
+
+def test_a_whole_run(whole):
+    found = lines(whole)
+    assert [line["step"] for line in found if "train/loss" in line] == list(range(1, STEPS + 1))
+    (evaluation,) = [line for line in found if any(name.startswith("eval/") for name in line)]
+    assert evaluation.keys() == {
+        "step",
+        "images",
+        "eval/long_mse",
+        "eval/short_mse",
+        "eval/class_accuracy",
+        "eval/shape_accuracy",
+        "eval/colour_accuracy",
+    }
+    with Image.open(whole / "samples" / f"samples-{STEPS * SIZE:010d}.png") as picture:
+        assert min(picture.size) >= 32
+    assert "shape judge" in (whole / "report.html").read_text()
+    assert (whole / "curves.png").stat().st_size > 1000
+    assert sorted(p.name for p in (whole / "checkpoints").iterdir()) == ["12", "8"]
+
+
+def test_resumed_equals_uninterrupted(whole, tmp_path, monkeypatch, capsys):
+    counted = []
+
+    def stopping(source, **share):
+        for batch in original(source, **share):
+            counted.append(share["start_step"])
+            if len(counted) == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    original = experiment.batches
+    monkeypatch.setattr(experiment, "batches", stopping)
+    assert run("--workdir", str(tmp_path / "run")) == 75
+    said = capsys.readouterr().err
+    stopped = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert 0 < stopped < STEPS
+    assert f"interrupted after step {stopped}; everything is saved. To continue, run the same command" in said
+    assert run("--workdir", str(tmp_path / "run")) == 0
+    assert f"resuming after step {stopped} ({stopped * SIZE} images)" in capsys.readouterr().err
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path):
+    workdir = tmp_path / "run"
+    command = [sys.executable, "-m", "experiments.diffusion_cifar", *SMALL, "--workdir", str(workdir)]
+    log = (tmp_path / "log").open("w")
+    child = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+    metrics, until = workdir / "metrics.jsonl", time.monotonic() + 200
+    moment = np.random.default_rng().integers(1, STEPS)  # any moment will do
+    while child.poll() is None and time.monotonic() < until:
+        if metrics.exists() and metrics.read_bytes().count(b"\n") >= moment:
+            break
+        time.sleep(0.005)
+    child.kill()
+    child.wait()
+    log.close()
+    assert metrics.exists(), (tmp_path / "log").read_text()
+    assert child.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()
+    assert run("--workdir", str(workdir)) == 0
+    assert_same_run(workdir, whole)
+
+
+def test_looking_at_the_run(whole, capsys):
+    assert run("--workdir", str(whole), "--sample", "5") == 0
+    drawn = whole / "samples" / f"drawn-{STEPS * SIZE:010d}"
+    assert len(list(drawn.glob("0*.png"))) == 5
+    capsys.readouterr()
+    assert run("--workdir", str(whole), "--evaluate") == 0
+    said = capsys.readouterr().out
+    last = lines(whole)[-1]
+    for name in ("long_mse", "short_mse", "class_accuracy"):
+        assert f"{name} {last[f'eval/{name}']:.6g}  (" in said
+
+
+def test_the_configuration_is_loaded_again(whole, capsys):
+    stored = json.loads((whole / "config.json").read_text())
+    assert stored["experiment"] == "diffusion_cifar"
+    parsed = launcher.parse(
+        "", default=Config(), quick=QUICK, description="", arguments=["--config", str(whole / "config.json")]
+    )
+    again = launcher.nested(parsed.config)
+    assert again == stored["config"]
+
+
+def test_the_published_network():
+    published = build(Config())
+    state = jax.eval_shape(published.init, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == 35_746_307
+    assert (published.batch_size, published.total_steps) == (128, 800_000)
+
+
+def changed(config, dotted, value):
+    first, _, rest = dotted.partition(".")
+    assert first in {field.name for field in dataclasses.fields(config)}, dotted
+    return dataclasses.replace(config, **{first: changed(getattr(config, first), rest, value) if rest else value})
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize("base", [Config(), QUICK], ids=["published", "quick"])
+def test_ablations_apply_and_build(base, name):
+    config = base
+    for dotted, value in ABLATIONS[name].items():
+        assert dotted in flatten(base)
+        config = changed(config, dotted, value)
+    hash(config)
+    build(config)
+
+
+def test_every_ablation_changes_something():
+    for name, overrides in ABLATIONS.items():
+        bases = [flatten(Config()), flatten(QUICK)]
+        assert any(base[dotted] != value for base in bases for dotted, value in overrides.items()), name
+
+
+@pytest.mark.parametrize("decay", [True, False])
+@pytest.mark.parametrize("warmup", [0, 64])
+def test_the_learning_rate_is_never_zero_for_good(decay, warmup):
+    """A warm-up of less than a batch is none, not one that never ends."""
+    config = dataclasses.replace(
+        QUICK, images=640, optimizer=dataclasses.replace(QUICK.optimizer, warmup=warmup, decay=decay, lr=0.5)
+    )
+    found = []
+    original = optax.adam
+    try:
+        optax.adam = lambda rate, **options: (found.append(rate), original(rate, **options))[1]
+        build(config)
+    finally:
+        optax.adam = original
+    (rate,) = found
+    first = warmup // QUICK.batch_size
+    assert float(rate(first)) == pytest.approx(0.5)
+    assert (float(rate(9)) < 0.45) if decay else (float(rate(9)) == pytest.approx(0.5))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model.classes", "5"], "the data has 4 classes and the model 5: set --model.classes 4"),
+        (["--data.name", "folder", "--data.dir", "nowhere"], "There is no folder nowhere"),
+        (["--data.name", "cifar10", "--data.dir", "nowhere"], "cifar10"),
+        (["--data.resolution", "18"], "choose a multiple of 4"),
+        (["--batch-size", "12"], "choose a multiple of 8"),
+        (["--sampling.steps", "21"], "choose 1 to 20"),
+        (["--diffusion.prediction", "eps"], "eps"),
+        (["--model.widht", "8"], "did you mean --model.width"),
+        (["--ema", "nearly-one"], "nearly-one"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, options, words):
+    monkeypatch.chdir(tmp_path)
+    assert run("--workdir", str(tmp_path / "run"), *options) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: ")
+    assert words in said
+
+
+def test_dry_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "* model.width = 16" in said
+    assert "GFLOP per step" in said
+    assert "stem/kernel" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sides_that_cannot_be_halved_are_refused():
+    with pytest.raises(UserError, match="choose a multiple of 8"):
+        build(dataclasses.replace(QUICK, data=dataclasses.replace(QUICK.data, resolution=20)))
