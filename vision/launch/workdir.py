@@ -20,7 +20,7 @@ from vision.launch.options import changes, command_line, nested
 from vision.report.atomic import write_atomically
 
 # Fields that change where and how often, never what is computed: a run may come back with others.
-BOOKKEEPING = ("data.dir", "data.workers", "mesh.", "intervals.")
+BOOKKEEPING = ("mesh.", "intervals.")
 
 # All that a run leaves which is killed before it has written config.json.
 LEFT_BY_A_KILL = (".lock", ".config.json.tmp")

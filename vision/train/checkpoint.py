@@ -4,7 +4,8 @@ A checkpoint that was damaged on disk is set aside, said aloud, and passed over 
 but does not fit the state (another model, another optimizer) is an error: passing over it would lose the run.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ class Checkpoints:
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         damaged: list[int] = []
-        wanted = _shapes(abstract)  # outside of the try: a mistake of ours is no damage on disk
+        wanted = _layout(abstract)  # outside of the try: a mistake of ours is no damage on disk
         for step in steps:
             try:
                 self._check_fits(step, wanted)
@@ -129,12 +130,12 @@ class Checkpoints:
             (self.folder / str(step)).rename(aside / f"{step}-{taken}")
         self._manager = self._open()
 
-    def _check_fits(self, step: int, wanted: dict[str, tuple[int, ...]]) -> None:
+    def _check_fits(self, step: int, wanted: dict[str, str]) -> None:
         metadata = self._manager.item_metadata(step)[ITEM]
         if metadata is None:
             raise FileNotFoundError("its metadata cannot be read")
         tree = metadata.tree if hasattr(metadata, "tree") else metadata
-        stored = _shapes(tree)
+        stored = _layout(tree)
         if stored == wanted:
             return
         differing = sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name))
@@ -147,15 +148,15 @@ class Checkpoints:
         )
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shapes of all arrays by path; a random key has the shape of its words, as it has on disk."""
-    shapes = {}
+def _layout(tree: Any) -> dict[str, str]:
+    """Dtype and shape of all arrays by path; a random key has those of its words, as it has on disk."""
+    found = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))[0]:
         if isinstance(leaf, jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.eval_shape(jax.random.key_data, leaf)
         if getattr(leaf, "shape", None) is not None:
-            shapes[path_name(path)] = tuple(leaf.shape)
-    return shapes
+            found[path_name(path)] = f"{jnp.dtype(leaf.dtype).name} {list(leaf.shape)}"
+    return found
 
 
 def _first_line(error: Exception) -> str:
@@ -163,20 +164,16 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
 
 
-class _disk_errors:  # noqa: N801 - reads as a statement: `with _disk_errors(folder):`
+@contextlib.contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
     """Turn "no space left", which reaches us from several storage layers, into one sentence."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
-        text = str(error)
-        full = any(words in text for words in ("No space left", "Errno 28", "Disk quota exceeded", "ENOSPC"))
-        if error is not None and full:
-            raise UserError(
-                f"the disk that holds {self.folder} is full: the last checkpoint was not written, earlier ones are "
-                "intact; free some space and run the same command again",
-                code=4,
-            ) from error
+    try:
+        yield
+    except Exception as error:  # of any type: tensorstore, Orbax and Python each have their own
+        if not any(words in str(error) for words in ("No space left", "Errno 28", "Disk quota exceeded", "ENOSPC")):
+            raise
+        raise UserError(
+            f"the disk that holds {folder} is full: the last checkpoint was not written, earlier ones are "
+            "intact; free some space and run the same command again",
+            code=4,
+        ) from error

@@ -22,13 +22,15 @@ from vision.train.step import Batch, Scalars, Step
 def compiler_options() -> dict[str, str | bool]:
     """XLA options for this backend, where its version knows them.
 
-    On CPUs XLA hands convolutions and reductions to a library that is slower at both than XLA's own code: with
-    matrix products alone handed over, a training step of the UNet takes about 0.8 of the time
+    On CPUs XLA hands convolutions, matrix products and reductions to a library whose convolutions are slower than
+    XLA's own: without those, a training step takes 0.8 of the time, for a small UNet as for the published one
     (``benchmarks/xla_cpu_options.py``).
     """
     if jax.default_backend() != "cpu":
         return {}
-    options: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+    options: dict[str, str | bool] = {
+        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+    }
     try:
         jax.jit(lambda x: x).lower(0.0).compile(compiler_options=options)
     except jax.errors.JaxRuntimeError:  # this XLA has no such option

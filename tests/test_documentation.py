@@ -1,0 +1,72 @@
+"""What the documents tell people to type is typed here."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import experiments.diffusion_cifar as diffusion_cifar
+from vision.launch.options import parse
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "experiments" / "diffusion_cifar.py"]
+
+
+def commands(path):
+    """Every line that starts python, with continued lines joined and comments dropped."""
+    text = path.read_text().replace("\\\n", " ")
+    found = re.findall(r"^\s*(?:pip install -e \. && )?(python -m [^#\n`]+)", text, re.MULTILINE)
+    return [re.split(r"\s{3,}", line.strip())[0] for line in found]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_options_in_documents_exist(path):
+    """Every command of the experiment parses, so that no document names an option that is gone."""
+    for command in commands(path):
+        words = shlex.split(command)
+        if words[:3] == ["python", "-m", "experiments.diffusion_cifar"]:
+            parse(
+                "", default=diffusion_cifar.Config(), quick=diffusion_cifar.QUICK, description="", arguments=words[3:]
+            )
+
+
+def test_readme_names_the_two_commands():
+    """The continuous integration takes its command from the README."""
+    text = (ROOT / "README.md").read_text()
+    assert "pip install -e . && python -m experiments.diffusion_cifar --quick" in text
+    assert 'pip install -e ".[test]" && pytest' in text
+
+
+def test_links_lead_somewhere():
+    """Relative links and pictures in the documents exist."""
+    for path in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#\s]+)", path.read_text()):
+            if path.suffix == ".md" and not target.startswith("http"):
+                assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_bring_your_own_data(tmp_path):
+    """From a folder of pictures to samples, by the commands of the document, made short by further options."""
+    rng = np.random.default_rng(0)
+    for kind in ("cats", "dogs"):
+        (tmp_path / "my_pictures" / kind).mkdir(parents=True)
+        for index in range(12):
+            pixels = rng.integers(0, 256, (20 + index, 31, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "my_pictures" / kind / f"{index}.png")
+    short = (
+        "--model.width 8 --model.multipliers 1 --data.resolution 16 --batch-size 8 --images 16 "
+        "--samples 4 --diffusion.steps 20 --sampling.steps 2"
+    )
+    lines = commands(ROOT / "docs" / "bring_your_own_data.md")
+    assert len(lines) == 2
+    for line in lines:
+        words = [sys.executable, *shlex.split(line)[1:], *shlex.split(short)]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "mine" / "report.html").exists()
+    assert len(list((tmp_path / "runs" / "mine" / "samples").glob("drawn-*/0*.png"))) == 16
