@@ -20,14 +20,10 @@ from experiments.diffusion_cifar import QUICK, Config, build
 from vision.models.unet import UNetConfig
 
 OPTION = "xla_cpu_experimental_ynn_fusion_type"
-DOT, REDUCE, CONVOLUTION = (f"LIBRARY_FUSION_TYPE_{kind}" for kind in ("DOT", "REDUCE", "INDIVIDUAL_CONVOLUTION"))
 SETTINGS: dict[str, dict[str, str | bool]] = {
     "XLA's default": {},
     "nothing": {OPTION: ""},
-    "matrix products": {OPTION: DOT},
-    "reductions": {OPTION: REDUCE},
-    "matrix products and reductions (ours)": {OPTION: f"{DOT},{REDUCE}"},
-    "these and convolutions": {OPTION: f"{DOT},{REDUCE},{CONVOLUTION}"},
+    "matrix products and reductions (ours)": {OPTION: "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"},
 }
 MODELS = {"quick": QUICK, "published": replace(QUICK, model=UNetConfig(classes=36), batch_size=16)}
 

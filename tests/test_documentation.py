@@ -42,6 +42,12 @@ def test_readme_names_the_two_commands():
     assert 'pip install -e ".[test]" && pytest' in text
 
 
+def test_nothing_is_left_to_fill_in():
+    """No document has a placeholder."""
+    for path in DOCUMENTS:
+        assert "@@" not in path.read_text(), path.name
+
+
 def test_links_lead_somewhere():
     """Relative links and pictures in the documents exist."""
     for path in DOCUMENTS:

@@ -146,6 +146,10 @@ def test_looking_at_the_run(whole, capsys):
     last = lines(whole)[-1]
     for name in ("long_mse", "short_mse", "class_accuracy"):
         assert f"{name} {last[f'eval/{name}']:.6g}  (" in said
+    # another sampler may look at the same run, training may not go on with it
+    assert run("--workdir", str(whole), "--sample", "2", "--sampling.steps", "2") == 0
+    assert run("--workdir", str(whole), "--sampling.steps", "2") == 2
+    assert "sampling.steps is 3 there and 2 here" in capsys.readouterr().err
 
 
 def test_the_configuration_is_loaded_again(whole, capsys):
@@ -214,12 +218,16 @@ def test_the_learning_rate_is_never_zero_for_good(decay, warmup):
         (["--model.classes", "5"], "the data has 4 classes and the model 5: set --model.classes 4"),
         (["--data.name", "folder", "--data.dir", "nowhere"], "There is no folder nowhere"),
         (["--data.name", "cifar10", "--data.dir", "nowhere"], "cifar10"),
-        (["--data.resolution", "18"], "choose a multiple of 4"),
+        (["--data.resolution", "18"], "a multiple of 4"),
         (["--batch-size", "12"], "choose a multiple of 8"),
         (["--sampling.steps", "21"], "choose 1 to 20"),
         (["--diffusion.prediction", "eps"], "eps"),
         (["--model.widht", "8"], "did you mean --model.width"),
         (["--ema", "nearly-one"], "nearly-one"),
+        (["--images", "0"], "images is at least 1, not 0"),
+        (["--microbatches", "0"], "microbatches is at least 1, not 0"),
+        (["--model.heads", "3"], "must divide the channels"),
+        (["--config", "config.json"], "choose one"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, options, words):
@@ -241,5 +249,5 @@ def test_dry_run(tmp_path, monkeypatch, capsys):
 
 
 def test_sides_that_cannot_be_halved_are_refused():
-    with pytest.raises(UserError, match="choose a multiple of 8"):
+    with pytest.raises(UserError, match="multiple of 8"):
         build(dataclasses.replace(QUICK, data=dataclasses.replace(QUICK.data, resolution=20)))

@@ -208,7 +208,7 @@ def test_a_finished_run_is_not_run_again(command, tmp_path):
     code, said = command("--workdir", run)
     assert code == 0
     assert "after step 8" in said
-    assert "finished" in said
+    assert "finished: distance" in said
     assert (run / "metrics.jsonl").read_bytes() == metrics
     assert (run / "report.html").read_bytes() == report
     assert steps_saved(run) == [2, 4, 6, 8]

@@ -285,9 +285,11 @@ def test_an_unconditional_network_ignores_labels():
         ({"label_dropout": 1.5}, {}, "label_dropout is a probability, not 1.5"),
         ({"gamma": 0.0}, {}, "gamma is positive, not 0.0"),
         ({}, {"eta": -0.1}, "eta is between 0 and 1, not -0.1"),
+        ({"label_dropout": 0.0}, {"guidance": 2.0}, "trained without labels too"),
+        ({"weighting": "truncated_snr"}, {}, "almost 0 at the last times"),
     ],
 )
 def test_configurations_that_cannot_be(diffusion, sampling, message):
     with pytest.raises(UserError, match=message):
-        check(DiffusionConfig(**diffusion), SamplingConfig(**sampling))
-    check(DiffusionConfig(), SamplingConfig())
+        check(DiffusionConfig(**diffusion), SamplingConfig(**sampling), classes=3)
+    check(DiffusionConfig(), SamplingConfig(), classes=0)

@@ -291,6 +291,14 @@ def test_retention(tmp_path, one_device, every, kept):
     assert sorted(path.name for path in tmp_path.iterdir()) == kept
 
 
+def test_one_checkpoint_of_each_span_is_kept_though_saves_miss_its_multiples(tmp_path, one_device):
+    run = Run(one_device)
+    with Checkpoints(tmp_path, keep=1, keep_every_steps=625) as checkpoints:
+        for step in (313, 625, 938, 1251, 1563, 1876, 2188):
+            checkpoints.save(run.advance().state, step)
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [625, 1251, 1876, 2188]
+
+
 def test_a_step_is_saved_once(tmp_path, one_device):
     run = Run(one_device).advance()
     with Checkpoints(tmp_path) as checkpoints:

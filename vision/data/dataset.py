@@ -1,6 +1,6 @@
 """From a few options to a data set: the shapes world, a folder of images, or anything TFDS has prepared."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,7 +40,8 @@ def open_dataset(config: DataConfig, split: Split, *, seed: int = 0) -> Source:
     """
     if config.name == "shapes":
         size = config.shapes_count if split == "train" else 2_000
-        return ShapesSource(config=config.shapes, seed=seed, size=size, split=split)
+        shapes = replace(config.shapes, resolution=config.resolution)
+        return ShapesSource(config=shapes, seed=seed, size=size, split=split)
     directory = config.dir.expanduser()
     if config.name == "folder":
         return _part(folder_source(directory, resolution=config.resolution), split)

@@ -42,7 +42,7 @@ class NoiseSchedule:
 
 
 def from_betas(betas: Float[np.ndarray, " T"]) -> NoiseSchedule:
-    """The schedule with abar_t = prod_{s<=t} (1 - beta_s) (Ho et al. 2020, below eq. 4), from float64 betas."""
+    """The schedule with abar_t = prod_{s<=t} (1 - beta_s) (Ho et al. 2020, above eq. 4), from float64 betas."""
     log_abar = np.cumsum(np.log1p(-betas.astype(np.float64)))
     return NoiseSchedule(
         signal=np.exp(0.5 * log_abar).astype(np.float32),
@@ -61,7 +61,8 @@ def from_abar(abar: Float[np.ndarray, " T_plus_1"]) -> NoiseSchedule:
 def linear(steps: int = 1000) -> NoiseSchedule:
     """Ho et al. 2020, section 4: betas rise linearly from 1e-4 to 0.02 over 1000 steps.
 
-    Another number of steps scales the betas by 1000 / steps, so that the last abar stays about the same.
+    Another number of steps scales the betas by 1000 / steps, so that the last abar stays about the same, from 20
+    steps on.
     """
     scale = 1000.0 / steps
     return from_betas(np.minimum(np.linspace(1e-4 * scale, 0.02 * scale, steps), 0.999))

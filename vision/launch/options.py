@@ -58,6 +58,8 @@ def parse(prog: str, *, default: Config, quick: Config, description: str, argume
     base = quick if "--quick" in arguments else default
     stored: list[str] = []
     location = _value_of("--config", arguments)
+    if location is not None and "--quick" in arguments:
+        raise UserError("--quick and --config both say where to start: choose one")
     if location is not None:
         base = default
         stored = _as_arguments(_read(Path(location)), origin=Path(location), known=flatten(default))

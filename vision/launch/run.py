@@ -122,7 +122,7 @@ def fit(
     """Train in ``folder``, from where it stands."""
     print(f"{name} in {folder}", file=sys.stderr)
     environment = work.write_environment(folder)
-    steps_of = lambda images: images // experiment.batch_size
+    steps_of = lambda images: max(1, images // experiment.batch_size) if images else 0
     intervals = experiment.intervals
     with contextlib.ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
@@ -194,7 +194,7 @@ class Page:
     ):
         self._name, self._folder, self._parsed = name, folder, parsed
         self._description, self._environment, self._experiment = description, environment, experiment
-        self._evaluation = Evaluation()
+        self._latest: Mapping[str, float] = {}
 
     def write(self, step: int, images: int, evaluation: Evaluation) -> None:
         """Keep the pictures of an evaluation and write the page anew."""
@@ -203,7 +203,7 @@ class Page:
         from vision.report.curves import save_curves  # matplotlib takes a second to import
         from vision.report.page import write_page
 
-        self._evaluation = evaluation
+        self._latest = evaluation.scalars
         samples = self._folder / "samples"
         samples.mkdir(exist_ok=True)
         for picture, pixels in evaluation.pictures.items():
@@ -228,8 +228,14 @@ class Page:
         )
 
     def summary(self) -> dict[str, str]:
-        """The latest numbers of evaluation, for people."""
-        return {name: f"{value:.4g}" for name, value in self._evaluation.scalars.items()}
+        """The latest numbers of evaluation, for people; of an earlier process where this one had none to make."""
+        path = self._folder / "metrics.jsonl"
+        if not self._latest and path.exists():
+            evaluations = [line for line in read_metrics(path) if any(name.startswith("eval/") for name in line)]
+            for name, value in evaluations[-1].items() if evaluations else ():
+                if name.startswith("eval/"):
+                    self._latest = {**self._latest, name.removeprefix("eval/"): value}
+        return {name: f"{value:.4g}" for name, value in self._latest.items()}
 
 
 def look(
@@ -245,7 +251,7 @@ def look(
     """Sample from, or evaluate, the newest checkpoint of a finished or running work directory; train nothing."""
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} is no work directory: train first, or name one with --workdir")
-    work.check_same(folder, name, config)
+    work.check_same(folder, name, config, free=(*work.BOOKKEEPING, *experiment.looking))
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         state = checkpoints.restore(
             abstract_state(experiment, compiler), report=lambda text: print(text, file=sys.stderr)

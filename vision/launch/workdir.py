@@ -26,15 +26,15 @@ BOOKKEEPING = ("mesh.", "intervals.")
 LEFT_BY_A_KILL = (".lock", ".config.json.tmp")
 
 
-def identity(config: Any, default: Any) -> dict[str, Any]:
-    """The changes that make it another experiment."""
-    return {k: v for k, v in changes(config, default).items() if not k.startswith(BOOKKEEPING)}
+def identity(config: Any, default: Any, *, free: tuple[str, ...] = BOOKKEEPING) -> dict[str, Any]:
+    """The changes that make it another experiment; fields that start with one of ``free`` do not."""
+    return {k: v for k, v in changes(config, default).items() if not k.startswith(free)}
 
 
-def default_workdir(name: str, *, quick: bool, config: Any, default: Any) -> Path:
+def default_workdir(name: str, *, quick: bool, config: Any, default: Any, free: tuple[str, ...] = BOOKKEEPING) -> Path:
     """``runs/NAME/quick,model.width=64,seed=1``: the differences from the defaults, hashed where they are long."""
     parts = ["quick"] if quick else []
-    for field, value in sorted(identity(config, default).items()):
+    for field, value in sorted(identity(config, default, free=free).items()):
         shown = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
         parts.append(f"{field}={re.sub(r'[^A-Za-z0-9._+-]', '-', shown)}")
     folder = ",".join(parts) or "default"
@@ -77,7 +77,7 @@ def claim(workdir: Path, name: str, config: Any) -> int:
     return lock
 
 
-def check_same(workdir: Path, name: str, config: Any) -> None:
+def check_same(workdir: Path, name: str, config: Any, *, free: tuple[str, ...] = BOOKKEEPING) -> None:
     """Raise ``UserError`` unless config.json in ``workdir`` is of this experiment and configuration."""
     try:
         stored = json.loads((workdir / "config.json").read_text())
@@ -92,7 +92,7 @@ def check_same(workdir: Path, name: str, config: Any) -> None:
     different = [
         f"{key} is {before.get(key, 'absent')} there and {now.get(key, 'absent')} here"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(BOOKKEEPING)
+        if before.get(key) != now.get(key) and not key.startswith(free)
     ]
     if different:
         more = f" (and {len(different) - 3} more)" if len(different) > 3 else ""

@@ -54,10 +54,10 @@ class UNetConfig:
 
 
 # Tensor parallelism after Shoeybi et al. 2019: split the output channels of the first of two layers and the input
-# channels of the second, so that one reduction a block is enough.
+# channels of the second, so that one reduction a block is enough (a second where heads are fewer than the axis).
 SHARDING_RULES: tuple[tuple[str, P], ...] = (
-    (r"block_\d/conv_in/kernel$|mid_[ab]/conv_in/kernel$", P(None, None, None, "tensor")),
-    (r"block_\d/conv_out/kernel$|mid_[ab]/conv_out/kernel$", P(None, None, "tensor", None)),
+    (r"block_\d+/conv_in/kernel$|mid_[ab]/conv_in/kernel$", P(None, None, None, "tensor")),
+    (r"block_\d+/conv_out/kernel$|mid_[ab]/conv_out/kernel$", P(None, None, "tensor", None)),
     (r"/(query|key|value)/kernel$", P(None, "tensor")),
     (r"/out/kernel$", P("tensor", None)),
     (r"time_in/kernel$", P(None, "tensor")),
@@ -90,7 +90,7 @@ class ResidualBlock(nn.Module):
         signal = project(self.act(embedding))[:, None, None, :]
         if self.conditioning == "scale_shift":
             scale, shift = jnp.split(signal, 2, axis=-1)
-            # Dhariwal & Nichol 2021, eq. 7: AdaGN(h, y) = y_s GroupNorm(h) + y_b
+            # Dhariwal & Nichol 2021, section 3: AdaGN(h, y) = y_s GroupNorm(h) + y_b, here with y_s = 1 + scale
             hidden = self.act((1.0 + scale) * self.norm(name="norm_out")(hidden) + shift)
         else:
             hidden = self.act(self.norm(name="norm_out")(hidden + signal))
@@ -145,7 +145,7 @@ class UNet(nn.Module):
         embedding = sinusoidal_embedding(time, config.width)
         embedding = dense(name="time_out")(nn.silu(dense(name="time_in")(embedding)))
         if label is not None:
-            # Unit variance, as the time embedding has: at Linen's default, 1 / width, labels go unheard for long.
+            # Linen's default variance, 1 / (4 width), is far below the time embedding's: labels go unheard for long.
             unit = nn.initializers.normal(1.0)
             table = nn.Embed(
                 config.classes + 1, 4 * config.width, dtype=dtype, embedding_init=unit, name="label_embedding"

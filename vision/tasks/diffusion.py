@@ -18,7 +18,7 @@ from vision.errors import UserError
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The diffusion process and its loss. The defaults are Ho et al. 2020."""
+    """The diffusion process and its loss. The defaults are Ho et al. 2020, but for stratified times."""
 
     schedule: ScheduleName = "linear"
     """Noise schedule."""
@@ -31,7 +31,7 @@ class DiffusionConfig:
     gamma: float = 5.0
     """Cap on the signal-to-noise ratio of the weightings by it."""
     label_dropout: float = 0.1
-    """Share of labels replaced by "no label" in training, for classifier-free guidance."""
+    """Share of labels replaced by "no label" in training, for classifier-free guidance. Unused without classes."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,16 @@ class SamplingConfig:
     steps: int = 50
     """Network evaluations an image (two with guidance)."""
     eta: float = 0.0
-    """Noise of DDIM: 0 is deterministic, 1 ancestral."""
+    """Noise of DDIM: 0 is deterministic, 1 ancestral. Unused by the ancestral sampler."""
     guidance: float = 1.0
-    """Classifier-free guidance scale: 1 is none."""
+    """Classifier-free guidance scale: 1 is none. Unused without classes."""
     variance: Literal["posterior", "beta"] = "posterior"
-    """Variance of the ancestral sampler's steps."""
+    """Variance of the ancestral sampler's steps. Unused by DDIM."""
     clip: bool = True
     """Clip estimates of the clean image to [-1, 1] on the way."""
 
 
-def check(config: DiffusionConfig, sampling: SamplingConfig) -> None:
+def check(config: DiffusionConfig, sampling: SamplingConfig, *, classes: int) -> None:
     """Raise ``UserError`` where the two cannot go together or a value is out of range."""
     make_schedule(config.schedule, config.steps)
     samplers.sampling_times(config.steps, sampling.steps)
@@ -60,6 +60,16 @@ def check(config: DiffusionConfig, sampling: SamplingConfig) -> None:
         raise UserError(f"diffusion.label_dropout is a probability, not {config.label_dropout}")
     if not 0.0 <= sampling.eta <= 1.0:
         raise UserError(f"sampling.eta is between 0 and 1, not {sampling.eta}")
+    if classes and sampling.guidance != 1.0 and config.label_dropout == 0.0:
+        raise UserError(
+            "sampling.guidance needs a network that was trained without labels too: set diffusion.label_dropout above "
+            "0, or sampling.guidance 1"
+        )
+    if config.weighting == "truncated_snr" and config.prediction == "epsilon":
+        raise UserError(
+            "diffusion.weighting truncated_snr divides by the signal-to-noise ratio for epsilon, which is almost 0 at "
+            "the last times: predict x0 or v, or weight by simple or min_snr"
+        )
     if config.gamma <= 0:
         raise UserError(f"diffusion.gamma is positive, not {config.gamma}")
 
@@ -74,8 +84,8 @@ def diffusion_loss(model: nn.Module, config: DiffusionConfig, schedule: NoiseSch
 
     Batches hold "image" float32 [b h w c] in [-1, 1] and, for a conditional network, "label" int32 [b]. The times are
     stratified over the batch: sample i of b draws t uniformly from the i-th of b equal parts of [0, T), in random
-    order. Each t is still uniform, so the loss is unbiased, and its variance is much smaller (Kingma et al. 2021,
-    appendix I.1).
+    order. Each t is still uniform, so the loss is unbiased, and its variance is much smaller: in the spirit of the
+    low-discrepancy sampler of Kingma et al. 2021, which shares one offset.
 
     Ho et al. 2020, algorithm 1 and eq. 14, with targets and weights of ``parameterization``.
     """
@@ -155,7 +165,7 @@ def sampler(
 ) -> Callable[..., Float[Array, "b h w c"]]:
     """A function (params, labels, key=...) -> images float32 [b h w c] in [-1, 1] when clipped.
 
-    Image i depends on (key, i, label i) alone, not on how many are drawn, when ``eta`` is 0 and up to rounding.
+    Image i depends on (key, i, label i) alone, not on how many are drawn, by DDIM with ``eta`` 0, up to rounding.
     ``labels`` int32 [b] also give the number of images; an unconditional network ignores their values.
     """
 

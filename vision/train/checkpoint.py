@@ -5,7 +5,8 @@ but does not fit the state (another model, another optimizer) is an error: passi
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,22 @@ from vision.train.state import TrainState
 ITEM = "state"
 
 
+@dataclass(frozen=True)
+class FirstOfEach:
+    """Orbax preservation policy: the first checkpoint at or after every multiple of ``every`` steps.
+
+    Orbax's own ``EveryNSteps`` keeps exact multiples only, and saves happen at the first step past a number of images.
+    """
+
+    every: int
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """For each checkpoint, in the order of steps, whether it stays."""
+        del context
+        spans = [checkpoint.step // self.every for checkpoint in checkpoints]
+        return [span > 0 and span not in spans[:index] for index, span in enumerate(spans)]
+
+
 class Checkpoints:
     """The folder ``checkpoints/`` of a work directory; a context manager that waits for pending writes."""
 
@@ -30,7 +47,7 @@ class Checkpoints:
         Args:
           folder: where checkpoints live, one sub-folder a step.
           keep: how many of the latest are kept.
-          keep_every_steps: also keep those whose step is a multiple of this; 0 for none.
+          keep_every_steps: also keep the first at or after every multiple of this; 0 for none.
           read_only: never write, clean up or delete: for looking at a run that may be in progress.
         """
         # Orbax tells every phase of every save at info and warns of its own defaults: not news to our users.
@@ -38,7 +55,7 @@ class Checkpoints:
         self.folder = folder.absolute()
         policies: list[Any] = [ocp.checkpoint_managers.LatestN(keep)]
         if keep_every_steps:
-            policies.append(ocp.checkpoint_managers.EveryNSteps(keep_every_steps))
+            policies.append(FirstOfEach(keep_every_steps))
         self._read_only = read_only
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),

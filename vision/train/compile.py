@@ -1,4 +1,4 @@
-"""The one place that compiles: ``jax.jit`` with shardings and donation, ahead of time, and nothing traced twice."""
+"""The one place that compiles: ``jax.jit`` with shardings and donation; a training step ahead of time, traced once."""
 
 import functools
 import time

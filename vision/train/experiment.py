@@ -77,7 +77,7 @@ class Experiment:
     batch: Mapping[str, jax.ShapeDtypeStruct]
     """Shapes and dtypes of one global batch."""
     images: int
-    """Budget: the run ends with the first step that reaches it."""
+    """Budget: the run ends with the first dispatch that reaches it."""
     seed: int
     evaluation: Callable[[Compiler], Evaluate]
     """Compiles what evaluating needs; called once a run, before the first evaluation."""
@@ -91,6 +91,9 @@ class Experiment:
     """Into how many microbatches ``step`` cuts a batch."""
     dispatch: int = 1
     """Steps in one dispatch."""
+    looking: tuple[str, ...] = ()
+    """Prefixes of configuration fields that change what is drawn from or measured of a state, not the state: they may
+    differ from the run's own when one samples from it or evaluates it."""
     batch_shapes: int = 1
     """How many different batch shapes may occur (multi-scale training)."""
 

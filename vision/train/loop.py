@@ -1,8 +1,8 @@
 """The training loop. It knows a step, where batches come from, and when to log, evaluate and save; no more.
 
-The host never waits for the device: the scalars of a step are fetched after the next one is dispatched, input is
-prefetched, checkpoints are written in the background, and inside the loop no transfer happens that is not written
-down (``jax.transfer_guard("disallow")``).
+Between log lines and checkpoints the host does not wait for the device: the scalars of a step are fetched after the
+next one is dispatched, input is prefetched, checkpoints are written in the background, and inside the loop no transfer
+happens that is not written down (``jax.transfer_guard("disallow")``).
 """
 
 import math
@@ -105,7 +105,9 @@ def train(
         since = time.monotonic()
         window.settle(None, outputs)  # never save a state whose last step has not been seen to be finite
         outputs.records.flush()
-        outputs.checkpoints.save(state, now)
+        # Orbax fetches by np.asarray, which accelerators count as an implicit transfer
+        with jax.transfer_guard_device_to_host("allow"):
+            outputs.checkpoints.save(state, now)
         clock.add("checkpoint", since)
 
     def log(now: int) -> None:
@@ -122,6 +124,8 @@ def train(
 
     if taken > 0 and taken not in evaluated and due(every.evaluate, taken - experiment.dispatch, taken):
         look(taken)
+    if taken >= total:
+        return state
     with _open_batches(experiment, compiler, taken) as batches, jax.transfer_guard("disallow"):
         while taken < total:
             if outputs.interruption.requested:
