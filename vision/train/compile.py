@@ -23,7 +23,7 @@ def compiler_options() -> dict[str, str | bool]:
     """XLA options for this backend, where its version knows them.
 
     On CPUs XLA hands convolutions, matrix products and reductions to a library whose convolutions are slower than
-    XLA's own: without those, a training step takes 0.8 of the time, for a small UNet as for the published one
+    XLA's own: without those, a training step takes 0.7 of the time for the quick UNet and 0.9 for the published one
     (``benchmarks/xla_cpu_options.py``).
     """
     if jax.default_backend() != "cpu":
