@@ -218,12 +218,12 @@ def build(config: Config) -> Experiment:
             raise UserError(f"the images have {found} channels and the model {channels}: set --model.channels {found}")
         return loaded
 
-    def train_batches(*, start_step: int, process_index: int, process_count: int):
+    def train_batches(*, seed: int, start_step: int, process_index: int, process_count: int):
         data("test")  # a test split that is not there is better known now than at the first evaluation
         return batches(
             data("train"),
             batch_size=config.batch_size,
-            seed=config.seed,
+            seed=seed,
             start_step=start_step,
             process_index=process_index,
             process_count=process_count,
@@ -246,8 +246,8 @@ def build(config: Config) -> Experiment:
             labels, size, drawn = asked_for(count), min(count, 256), []
             for index, start in enumerate(range(0, count, size)):
                 part = np.resize(labels[start:], size)  # all parts of one size: one program draws them
-                key = jax.random.fold_in(jax.random.key(config.seed), index)
-                drawn.append(jax.device_get(compiled(state.ema["long"], *compiler.replicate((part, key)))))
+                key = compiler.replicate(jax.random.fold_in(jax.random.key(config.seed), index))
+                drawn.append(jax.device_get(compiled(state.ema["long"], compiler.spread(part), key))[:size])
             names = open_dataset(config.data, "train").class_names if config.model.classes else ()
             return np.concatenate(drawn)[:count], [names[label] for label in labels] if names else []
 
@@ -294,12 +294,12 @@ def build(config: Config) -> Experiment:
             sums, drawn = None, []
             for index in range(rounds):
                 asked = asked_for(config.samples * (index + 1))[index * config.samples :]
-                labels = compiler.replicate(np.sort(asked))
+                labels = np.sort(asked)
                 key = compiler.replicate(jax.random.key(index))
-                images = compiled(state.ema["long"], labels, key)
-                marks = mark(images, labels)
+                images = jax.device_get(compiled(state.ema["long"], compiler.spread(labels), key))[: len(labels)]
+                marks = mark(*compiler.replicate((images, labels)))
                 sums = marks if sums is None else merge(sums, marks)
-                drawn.append(jax.device_get(images))
+                drawn.append(images)
             if judge is not None:
                 scalars.update(compute(jax.device_get(sums)))
                 how = f"{judge.protocol(config.data.shapes)}; {rounds * config.samples} samples, {method}"

@@ -7,13 +7,12 @@ import json
 import math
 import os
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from line_experiment import SIZE, Config, Hooks, make_build
 from PIL import Image
 
 from vision.errors import UserError
@@ -22,97 +21,7 @@ from vision.launch.workdir import claim
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.train.checkpoint import Checkpoints
 from vision.train.compile import Compiler
-from vision.train.experiment import Evaluation, Experiment, Intervals
 from vision.train.records import read_metrics
-from vision.train.state import create_state
-from vision.train.step import averaged, gradient, repeated
-
-SIZE = 8
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """Gradient descent."""
-
-    lr: float = 0.05
-    """Learning rate."""
-
-
-@dataclass(frozen=True)
-class Config:
-    """A line through points."""
-
-    optimizer: OptimizerConfig = OptimizerConfig()
-    mesh: MeshConfig = MeshConfig()
-    intervals: Intervals = Intervals(log=SIZE, evaluate=4 * SIZE, save=2 * SIZE, keep=10)
-    images: int = 8 * SIZE
-    """Budget."""
-    dispatch: int = 1
-    """Steps in one dispatch."""
-    seed: int = 0
-    """Seed."""
-
-
-class Hooks:
-    """What a test does at a step, from inside the run."""
-
-    def __init__(self):
-        self.at_batch = lambda step: None
-        self.at_evaluation = lambda step: None
-
-
-def make_build(hooks):
-    def loss(params, model_state, batch, *, key, step):
-        out = batch["x"] @ params["w"] + 0.01 * jax.random.normal(key, (SIZE,))
-        return jnp.square(out - batch["y"]).mean(), (model_state, {"size": jnp.abs(out).mean()})
-
-    def build(config):
-        optimizer = optax.adam(config.optimizer.lr)
-        step = averaged(gradient(loss, optimizer), {"long": 0.9})
-
-        def init(key):
-            return create_state(params={"w": jnp.zeros(3)}, optimizer=optimizer, key=key, ema={"long": None})
-
-        def batches(*, start_step, process_index, process_count):
-            step = start_step
-            while True:
-                hooks.at_batch(step)
-                x = np.random.default_rng((config.seed, step)).normal(size=(SIZE, 3)).astype(np.float32)
-                yield {"x": x, "y": x @ np.array([1.0, -2.0, 0.5], np.float32)}
-                step += 1
-
-        def evaluation(compiler):
-            def evaluate(state):
-                hooks.at_evaluation(int(jax.device_get(state.step)))
-                w = jax.device_get(state.ema["long"]["w"])
-                picture = np.full((4, 4, 3), 7, np.uint8)
-                return Evaluation(
-                    {"distance": float(np.abs(w - [1, -2, 0.5]).max())}, {"line": picture}, {"distance": "largest"}
-                )
-
-            return evaluate
-
-        def drawing(compiler):
-            return lambda state, count: (np.zeros((count, 4, 4, 3), np.uint8), ["a line"] * count)
-
-        return Experiment(
-            init=init,
-            step=step if config.dispatch == 1 else repeated(step, config.dispatch),
-            batches=batches,
-            batch={
-                "x": jax.ShapeDtypeStruct((SIZE, 3), jnp.float32),
-                "y": jax.ShapeDtypeStruct((SIZE,), jnp.float32),
-            },
-            images=config.images,
-            seed=config.seed,
-            evaluation=evaluation,
-            drawing=drawing,
-            mesh=config.mesh,
-            intervals=config.intervals,
-            dispatch=config.dispatch,
-        )
-
-    return build
 
 
 @pytest.fixture
@@ -123,7 +32,7 @@ def hooks():
 @pytest.fixture
 def command(hooks, monkeypatch, capsys, tmp_path):
     """Run the experiment with a command line on one device; gives (exit code, what it said)."""
-    monkeypatch.setattr(launcher, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+    monkeypatch.setattr(launcher, "make_mesh", lambda config, **more: make_mesh(config, jax.devices()[:1], **more))
     monkeypatch.chdir(tmp_path)
     build = make_build(hooks)
 
@@ -160,10 +69,11 @@ def assert_same_state(one, other):
 
 def lines(workdir):
     """The metrics without what the clock decides."""
-    return [
+    found = [
         {name: value for name, value in line.items() if not name.startswith("time")}
         for line in read_metrics(workdir / "metrics.jsonl")
     ]
+    return [line for line in found if line.keys() > {"step", "images"}]
 
 
 def tree(folder):
@@ -279,7 +189,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(command, hooks, tmp_path, monke
 
         return replace(experiment, batches=batches)
 
-    monkeypatch.setattr(launcher, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+    monkeypatch.setattr(launcher, "make_mesh", lambda config, **more: make_mesh(config, jax.devices()[:1], **more))
     text = io.StringIO()
     with contextlib.redirect_stderr(text):
         code = launcher.main(

@@ -9,16 +9,16 @@ from vision.train.interruption import EXIT_CODE, Interrupted, Interruption
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_becomes_a_request(number):
     with Interruption() as interruption:
-        assert not interruption.requested
+        assert not interruption.requested(1)
         os.kill(os.getpid(), number)
-        assert interruption.requested
+        assert interruption.requested(2)
 
 
 def test_a_second_ctrl_c_acts_at_once_and_a_second_sigterm_does_not():
     with Interruption() as interruption:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert interruption.requested
+        assert interruption.requested(2)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 

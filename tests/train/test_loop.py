@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vision.errors import UserError
+from vision.train.experiment import Member
 from vision.train.loop import Clock, Window, crosses
 from vision.train.progress import Progress
 
@@ -83,6 +84,35 @@ def test_before_the_first_checkpoint_there_is_none_to_name():
 def test_the_clock_starts_again():
     clock = Clock()
     clock.add("input", clock._started)
-    shares = clock.shares()
-    assert 0 <= shares["input"] <= shares["elapsed"]
-    assert clock.shares().keys() == {"elapsed"}
+    clock.compiled(100.0)
+    elapsed, spent = clock.restart()
+    assert spent.keys() == {"input_seconds", "step_seconds", "compilation_seconds"}
+    assert spent["input_seconds"] + spent["step_seconds"] == pytest.approx(elapsed)  # compilation counts apart
+    assert elapsed < 1
+    assert spent["compilation_seconds"] == 100
+    assert clock.restart()[1].keys() == {"step_seconds"}
+
+
+MEMBERS = (Member("seed-0", 0), Member("seed-1", 1))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_member_that_diverges_is_named_once_and_the_others_go_on():
+    window, here = Window(8, 0, MEMBERS), outputs()
+    for step, losses in enumerate(([1.0, 2.0], [1.0, np.nan], [3.0, np.nan]), start=1):
+        window.settle((step, {"loss": jnp.asarray(losses)}), here)
+    window.settle(None, here)
+    said = here.progress._stream.getvalue()
+    assert said.count("seed-1 diverged: loss became nan in step 2 (images 8 to 16)") == 1
+    assert "seed-0" not in said
+    means = window.means()["loss"]
+    assert means[0] == pytest.approx(5 / 3)
+    assert np.isnan(means[1])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_no_member_left_is_an_error():
+    window = Window(8, 0, MEMBERS)
+    window.settle((1, {"loss": jnp.asarray([np.inf, np.nan])}), outputs())
+    with pytest.raises(UserError, match="loss of all 2 members became inf"):
+        window.settle(None, outputs())

@@ -1,58 +1,153 @@
-"""``--dry-run``: what a configuration would do, without data, without a work directory, without a step."""
+"""``--dry-run``: what a configuration would do, without data, without a work directory, without a step.
+
+The mesh may be larger than the machine: its devices are then simulated on the CPU, which is enough to partition and
+compile the step, and so to say what it holds and moves.
+"""
 
 import math
 from collections.abc import Iterable
 from typing import Any
 
 import jax
+from jax.extend.backend import clear_backends
 
+from vision.errors import UserError
 from vision.launch.options import changes, flatten
+from vision.parallel.collectives import collectives, summary
 from vision.parallel.sharding import bytes_per_device, path_name
 from vision.train.compile import Compiler
 from vision.train.experiment import Experiment
+from vision.train.flops import count_flops
+
+COMPILE_LIMIT = 512
+"""Meshes of more devices are described without compiling the step."""
 
 
-def describe(experiment: Experiment, compiler: Compiler, *, config: Any, default: Any) -> str:
-    """The resolved configuration, every parameter with shape, sharding and bytes per device, FLOPs per step."""
+def simulate_devices(count: int) -> None:
+    """Make JAX see at least ``count`` devices: the machine's own where they are enough, else simulated ones.
+
+    The simulated ones are CPU devices, also on a machine with accelerators. Call it before arrays or compiled
+    functions exist: they would belong to devices that are gone.
+
+    Raises:
+      UserError: JAX is in use already, with fewer devices.
+    """
+    try:  # JAX refuses to set this once it is in use, even to what it is
+        jax.config.update("jax_num_cpu_devices", jax.config.jax_num_cpu_devices)  # pyright: ignore[reportAttributeAccessIssue]
+        in_use = False
+    except RuntimeError:
+        in_use = True
+    found = len(jax.devices())
+    if found >= count:
+        return
+    if in_use:
+        raise UserError(
+            f"{count} devices cannot be simulated: JAX is in use with {found}. Describe the configuration in a process "
+            "of its own, with --dry-run"
+        )
+    clear_backends()
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
+
+
+def describe(
+    experiment: Experiment, compiler: Compiler, *, config: Any, default: Any, compile_limit: int = COMPILE_LIMIT
+) -> str:
+    """The text of ``--dry-run``.
+
+    Args:
+      experiment: what would be run.
+      compiler: with the mesh it would run on, of real or simulated devices.
+      config: the resolved configuration.
+      default: what it is compared with.
+      compile_limit: on more devices the step is not compiled, and its activations and communication are left out.
+
+    Returns:
+      The configuration; every parameter with shape, sharding and bytes per device; bytes per device of each part of
+      the state and of the step's temporaries; operations; and what devices exchange.
+    """
     state, placed = compiler.state_shardings(experiment.init)
     changed = changes(config, default)
     lines = ["Configuration (* differs from the defaults)"]
     lines += [f"  {'*' if name in changed else ' '} {name} = {value}" for name, value in flatten(config).items()]
+    lines += ["", *_parameters(state.params, placed.params)]
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
+    runs = max(len(experiment.members), 1)
+    devices = compiler.mesh.devices.size
+    sizes = " x ".join(f"{axis} {size}" for axis, size in compiler.mesh.shape.items() if size > 1) or "one device"
+    lines += [
+        "",
+        f"Parameters: {count // runs:,}" + (f" in each of {runs} runs" if runs > 1 else ""),
+        f"Mesh: {sizes}" + (f" = {devices} devices" if devices > 1 else ""),
+        f"Step: {experiment.batch_size} images" + (f" of each of {runs} runs" if runs > 1 else ""),
+        f"Budget: {experiment.total_steps:,} steps to {experiment.images:,} images",
+    ]
 
+    batch = compiler.batch_shape(experiment.batch, dispatch=experiment.dispatch)
+    compiled = devices <= compile_limit
+    memory = {part: _bytes(getattr(state, part), getattr(placed, part)) for part in _PARTS}
+    rows, moved, notes = [], [], []
+    if compiled:
+        step = compiler.step(experiment.step, experiment.init, dispatch=experiment.dispatch)
+        program = step.program(state, batch)
+        analysis = program.memory_analysis()
+        if analysis is not None:
+            memory["activations"] = analysis.temp_size_in_bytes
+        moved = _moved(program.as_text(), experiment.dispatch)
+        if jax.default_backend() == "cpu":
+            notes = [
+                "Activations (with all temporaries) and exchange are of the step compiled for CPUs: estimates for others."
+            ]
+    else:
+        notes = [
+            f"Activations and exchange are not known: a step for more than {compile_limit} devices is not compiled here."
+        ]
+    memory["together"] = sum(memory.values())
+    rows = [(f"  {_PARTS.get(name, name)}", f"{size / 2**20:,.1f} MiB") for name, size in memory.items()]
+    lines += ["", "Memory per device", *_table(rows, right={1})]
+
+    flops = count_flops(experiment.step, state, batch)
+    images = experiment.batch_size * runs
+    each = flops.matrix / experiment.dispatch
+    lines += [
+        "",
+        f"Operations: {each / 1e9:,.2f} GFLOP per step, {each / images / 1e9:,.3f} per image, {flops.dtype} "
+        "(matrix products and convolutions, over all devices)",
+    ]
+    if flops.unknown:
+        lines.append(f"  and what is not known beforehand of {', '.join(sorted(flops.unknown))}")
+    return "\n".join([*lines, *moved, *([""] if notes else []), *notes])
+
+
+_PARTS = {"params": "parameters", "opt_state": "optimizer", "ema": "averages", "model_state": "model state"}
+
+
+def _parameters(params: Any, placed: Any) -> list[str]:
+    """A table with a line for each parameter."""
     rows = [("parameter", "shape", "dtype", "sharding", "bytes/device")]
-    leaves = jax.tree_util.tree_leaves_with_path(state.params)
-    for (path, leaf), where in zip(leaves, jax.tree.leaves(placed.params), strict=True):
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for (path, leaf), where in zip(leaves, jax.tree.leaves(placed), strict=True):
         spec = ", ".join("-" if axis is None else str(axis) for axis in where.spec) or "replicated"
         size = f"{bytes_per_device(leaf, where):,}"
         rows.append((path_name(path), "x".join(map(str, leaf.shape)) or "scalar", str(leaf.dtype), spec, size))
-    lines += ["", *_table(rows)]
+    return _table(rows, right={4})
 
-    count = sum(math.prod(leaf.shape) for _, leaf in leaves)
-    lines += ["", f"Parameters: {count:,}", f"Mesh: {dict(compiler.mesh.shape)}"]
-    for part in ("params", "opt_state", "ema", "model_state"):
-        size = _bytes(getattr(state, part), getattr(placed, part))
-        lines.append(f"  {part} {size / 2**20:,.1f} MiB per device")
 
-    step = compiler.step(experiment.step, experiment.init, dispatch=experiment.dispatch)
-    program = step.program(state, stacked_batch(experiment))
-    images = experiment.batch_size * experiment.dispatch
-    memory = program.memory_analysis()
-    flops = (program.cost_analysis() or {}).get("flops", float("nan")) * jax.device_count()
-    lines += [
-        f"Step: {experiment.batch_size} images, {experiment.total_steps:,} steps to {experiment.images:,} images",
-        f"  {flops / experiment.dispatch / 1e9:,.2f} GFLOP per step by XLA's count, "
-        f"{flops / images / 1e9:,.3f} per image",
-        "  (a loop's body is counted once, so a step with loops takes more)",
+def _moved(text: str, dispatch: int) -> list[str]:
+    """What devices exchange in a step, of a program that takes ``dispatch`` of them."""
+    kinds = summary(each for each in collectives(text) if each.group > 1)
+    if not kinds:
+        return ["", "Exchange: none"]
+    rows = [
+        (
+            f"  {kind}",
+            f"{traffic.count / dispatch:,.0f} times",
+            f"{traffic.moved_per_device / dispatch / 2**20:,.3f} MiB",
+            "" if traffic.exact else "or more: a loop's length is not known",
+        )
+        for kind, traffic in kinds.items()
     ]
-    if memory is not None:
-        lines.append(f"  {memory.temp_size_in_bytes / 2**20:,.1f} MiB per device for activations and temporaries")
-    return "\n".join(lines)
-
-
-def stacked_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
-    """The abstract batch of one dispatch."""
-    lead = () if experiment.dispatch == 1 else (experiment.dispatch,)
-    return {name: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype) for name, leaf in experiment.batch.items()}
+    return ["", "Exchange per step, sent by each device (ring algorithms)", *_table(rows, right={1, 2})]
 
 
 def _bytes(tree: Any, placed: Any) -> int:
@@ -60,7 +155,9 @@ def _bytes(tree: Any, placed: Any) -> int:
     return sum(bytes_per_device(leaf, where) for leaf, where in pairs)
 
 
-def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:
+def _table(rows: Iterable[tuple[str, ...]], *, right: set[int]) -> list[str]:
+    """Rows as aligned lines; the columns in ``right`` are numbers and end below each other."""
     rows = list(rows)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    align = lambda column, cell: cell.rjust(widths[column]) if column in right else cell.ljust(widths[column])
+    return ["  ".join(align(column, cell) for column, cell in enumerate(row)).rstrip() for row in rows]

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
 from vision.errors import UserError
+from vision.parallel.processes import ProcessOptions
 
 Config = TypeVar("Config")
 
@@ -34,6 +35,17 @@ class RunOptions:
     """Draw so many samples from the newest checkpoint of the work directory, then stop."""
     evaluate: bool = False
     """Evaluate the newest checkpoint of the work directory, then stop."""
+    seeds: int = 0
+    """Train so many runs as one program, with seeds counted up from the configuration's; 0 for a single run."""
+    sweep: tuple[str, ...] = ()
+    """Fields that are plain numbers, each followed by its values, as in "optimizer.lr 1e-4,3e-4,1e-3": one run for
+    every combination (and seed), all in one program."""
+    members_by: Literal["auto", "vmap", "turns"] = "auto"
+    """How the runs of --seeds and --sweep that share a device are computed: all at once, or in turn. By default what
+    the backend does best; changes rounding, nothing else."""
+    profile: bool = False
+    """Write a trace of a few steps to profile/ in the work directory."""
+    processes: ProcessOptions = ProcessOptions()
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,9 @@ def parse(prog: str, *, default: Config, quick: Config, description: str, argume
         raise UserError("--quick and --config both say where to start: choose one")
     if location is not None:
         base = default
-        stored = _as_arguments(_read(Path(location)), origin=Path(location), known=flatten(default))
+        content = _read(Path(location))
+        stored = _as_arguments(content["config"], origin=Path(location), known=flatten(default))
+        stored += _member_arguments(content.get("members", {}))
 
     @dataclass(frozen=True)
     class CommandLine:
@@ -163,7 +177,14 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise UserError(f"the configuration {path} cannot be read: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
         raise UserError(f"{path} is no config.json of a run: it has no object named 'config'")
-    return content["config"]
+    return content
+
+
+def _member_arguments(members: Mapping[str, Any]) -> list[str]:
+    """The options that a stored run of several members was started with."""
+    seeds = ["--seeds", str(members["seeds"])] if members.get("seeds") else []
+    sweep = [word for name, numbers in members.get("sweep", {}).items() for word in (name, ",".join(map(str, numbers)))]
+    return [*seeds, *(["--sweep", *sweep] if sweep else [])]
 
 
 def _as_arguments(content: Mapping[str, Any], *, origin: Path, known: Mapping[str, Any], prefix: str = "") -> list[str]:

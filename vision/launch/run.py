@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,15 +14,23 @@ import numpy as np
 
 from vision.errors import UserError
 from vision.launch import workdir as work
-from vision.launch.describe import describe
+from vision.launch.describe import describe, simulate_devices
+from vision.launch.members import MembersOptions, parse_sweep, together
 from vision.launch.options import Parsed, changes, command_line, nested, parse
-from vision.parallel.mesh import make_mesh
+from vision.parallel.agreement import check_equal, first_alone, from_first, is_first
+from vision.parallel.mesh import devices_needed, make_mesh
+from vision.parallel.processes import start
 from vision.report.grid import sample_grid, save_png
 from vision.train.checkpoint import Checkpoints
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluation, Experiment
+from vision.train.flops import count_flops
 from vision.train.interruption import EXIT_CODE, Interrupted, Interruption
-from vision.train.loop import Outputs, train
+from vision.train.loop import Outputs, Work, steps_taken, train
+from vision.train.members import FOLDER as MEMBERS
+from vision.train.members import MemberRecords, combined
+from vision.train.peaks import peak_flops
+from vision.train.profile import Profile
 from vision.train.progress import Progress
 from vision.train.records import Records, read_metrics
 from vision.train.state import TrainState
@@ -59,48 +68,97 @@ def main(
         )
         run(name, parsed, build, description)
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.code
+        return _stopped(f"error: {' '.join(str(error).split())}", error.code)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(
-            f"error: the disk (or your quota) is full{f' at {error.filename}' if error.filename else ''}: free some "
+        place = f" at {error.filename}" if error.filename else ""
+        return _stopped(
+            f"error: the disk (or your quota) is full{place}: free some "
             "space and run the same command again, which continues from the last checkpoint",
-            file=sys.stderr,
+            4,
         )
-        return 4
     except Interrupted as stop:
-        print(
-            f"{stop}; everything is saved. To continue, run the same command:\n  {command_line()}",
-            file=sys.stderr,
-        )
+        if is_first():
+            print(
+                f"{stop}; everything is saved. To continue, run the same command:\n  {command_line()}",
+                file=sys.stderr,
+            )
         return EXIT_CODE
     except KeyboardInterrupt:
-        print("stopped at once; the same command continues from the last checkpoint", file=sys.stderr)
-        return 130
+        return _stopped("stopped at once; the same command continues from the last checkpoint", 130)
     return 0
+
+
+def _stopped(message: str, code: int) -> int:
+    """Say why, and return the exit code; one of several processes leaves without waiting for the others.
+
+    JAX would let it wait at the exit for minutes for processes which themselves wait for it in a computation.
+    """
+    several = jax.distributed.is_initialized() and jax.process_count() > 1
+    print(f"process {jax.process_index()}: {message}" if several else message, file=sys.stderr, flush=True)
+    if several:
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def run(name: str, parsed: Parsed[Any], build: Callable[[Any], Experiment], description: str) -> None:
     """Do what the parsed command line asks for."""
     config, options = parsed.config, parsed.run
     use_compilation_cache()
-    experiment = build(config)
-    compiler = Compiler(make_mesh(experiment.mesh), experiment.rules)
+    members = MembersOptions(options.seeds, parse_sweep(options.sweep), options.members_by)
+    experiment = together(build, config, members) if members else build(config)
+    if options.dry_run:
+        simulate_devices(devices_needed(experiment.mesh))
+    elif options.seeds or options.sweep:
+        divide_cpu(len(experiment.members))
+    if not options.dry_run:
+        start(options.processes, os.environ)
+    compiler = Compiler(
+        make_mesh(experiment.mesh, members=max(len(experiment.members), 1)),
+        experiment.rules,
+        members=len(experiment.members),
+    )
     compiler.check_batch_size(experiment.batch_size, microbatches=experiment.microbatches)
     if options.dry_run:
         print(describe(experiment, compiler, config=config, default=parsed.default))
         return
-    folder = options.workdir or work.default_workdir(name, quick=options.quick, config=config, default=parsed.default)
+    folder = options.workdir or work.default_workdir(
+        name, quick=options.quick, config=config, default=parsed.default, members=members.stored()
+    )
     if options.sample is not None or options.evaluate:
-        look(name, experiment, compiler, folder, config, sample=options.sample, evaluate=options.evaluate)
+        look(
+            name,
+            experiment,
+            compiler,
+            folder,
+            config,
+            members=members.stored(),
+            sample=options.sample,
+            evaluate=options.evaluate,
+        )
         return
-    lock = work.claim(folder, name, config)
+    check_equal("what they were started with", (folder, nested(config), members))
+    locks: list[int] = []
+    first_alone(lambda: locks.append(work.claim(folder, name, config, members=members.stored())))
     try:
         fit(name, experiment, compiler, folder, parsed, description)
     finally:
-        os.close(lock)
+        for lock in locks:
+            os.close(lock)
+
+
+def divide_cpu(members: int) -> None:
+    """On a machine with nothing but CPUs, give every core, or as many as divide the members, a device of its own.
+
+    Members do not communicate, so one on each core keeps the cores busier than both on one. Leaves a number of devices
+    alone that was chosen by an option of JAX or XLA.
+    """
+    chosen = jax.config.jax_num_cpu_devices > 0 or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")  # pyright: ignore[reportAttributeAccessIssue]
+    if not chosen:
+        with contextlib.suppress(RuntimeError):  # JAX has found its devices already
+            jax.config.update("jax_num_cpu_devices", math.gcd(members, len(os.sched_getaffinity(0))))
 
 
 def use_compilation_cache() -> None:
@@ -120,24 +178,30 @@ def fit(
     name: str, experiment: Experiment, compiler: Compiler, folder: Path, parsed: Parsed[Any], description: str
 ) -> None:
     """Train in ``folder``, from where it stands."""
-    print(f"{name} in {folder}", file=sys.stderr)
-    environment = work.write_environment(folder)
+    first_process = is_first()
+    say = lambda text: print(text, file=sys.stderr) if first_process else None
+    say(f"{name} in {folder}")
+    environment = work.write_environment(folder) if first_process else {}
     steps_of = lambda images: max(1, images // experiment.batch_size) if images else 0
-    intervals = experiment.intervals
+    intervals, runs = experiment.intervals, max(len(experiment.members), 1)
     with contextlib.ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
         checkpoints = stack.enter_context(
             Checkpoints(folder / "checkpoints", keep=intervals.keep, keep_every_steps=steps_of(intervals.keep_every))
         )
-        say = lambda text: print(text, file=sys.stderr)
         state = checkpoints.restore(abstract_state(experiment, compiler), report=say)
         if state is None:
             state = compiler.init(experiment.init, key=jax.random.key(experiment.seed))
-        first = int(jax.device_get(state.step))
+        first = steps_taken(state)
         if first:
             say(f"resuming after step {first} ({first * experiment.batch_size:,} images)")
-        records = stack.enter_context(Records(folder, first, write=jax.process_index() == 0))
-        progress = Progress(experiment.total_steps * experiment.batch_size, first * experiment.batch_size)
+        records = stack.enter_context(open_records(experiment, folder, first, write=first_process))
+        evaluated = bool(from_first(np.asarray(first_process and first in evaluated_steps(folder), np.int32)))
+        progress = Progress(
+            experiment.total_steps * experiment.batch_size * runs,
+            first * experiment.batch_size * runs,
+            stream=None if first_process else stack.enter_context(open(os.devnull, "w")),  # noqa: PTH123
+        )
         stack.callback(progress.close)
         page = Page(name, folder, parsed, description, environment, experiment)
         step = compiler.step(
@@ -149,11 +213,35 @@ def fit(
             step=step,
             compiler=compiler,
             evaluate=lazily(lambda: experiment.evaluation(compiler)),
-            evaluated=evaluated_steps(folder),
-            outputs=Outputs(checkpoints, records, progress, interruption, page.write),
+            evaluated=evaluated,
+            work=work_of(experiment, compiler),
+            outputs=Outputs(
+                checkpoints,
+                records,
+                progress,
+                interruption,
+                Profile(folder / "profile" if parsed.run.profile else None),
+                page.write,
+            ),
         )
-    final = page.summary()
-    print(f"finished: {', '.join(f'{k} {v}' for k, v in final.items())}\nreport: {folder / 'report.html'}")
+    if first_process:
+        final = page.summary()
+        print(f"finished: {', '.join(f'{k} {v}' for k, v in final.items())}\nreport: {folder / 'report.html'}")
+
+
+def open_records(experiment: Experiment, folder: Path, first: int, *, write: bool) -> Records | MemberRecords:
+    """The records of a run that starts after step ``first``, or of its members."""
+    if experiment.members:
+        return MemberRecords(folder, first, write, members=experiment.members)
+    return Records(folder, first, write)
+
+
+def work_of(experiment: Experiment, compiler: Compiler) -> Work:
+    """Our own count of a dispatch's operations, and the peak of the devices in the precision that they compute in."""
+    state, _ = compiler.state_shardings(experiment.init)
+    batch = compiler.batch_shape(experiment.batch, dispatch=experiment.dispatch)
+    counted = count_flops(experiment.step, state, batch)
+    return Work(counted.matrix, peak_flops(jax.devices()[0], counted.dtype))
 
 
 def lazily(make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
@@ -198,16 +286,16 @@ class Page:
 
     def write(self, step: int, images: int, evaluation: Evaluation) -> None:
         """Keep the pictures of an evaluation and write the page anew."""
-        if jax.process_index() != 0:
+        if not is_first():
             return
         from vision.report.curves import save_curves  # matplotlib takes a second to import
         from vision.report.page import write_page
 
-        self._latest = evaluation.scalars
+        self._latest = combined(evaluation.scalars, self._experiment.members)
         samples = self._folder / "samples"
-        samples.mkdir(exist_ok=True)
-        for picture, pixels in evaluation.pictures.items():
-            save_png(samples / f"{picture}-{images:010d}.png", pixels)
+        save_pictures(samples, images, evaluation)
+        for member, own in zip(self._experiment.members, evaluation.members, strict=True):
+            save_pictures(self._folder / MEMBERS / member.name / "samples", images, own)
         metrics = read_metrics(self._folder / "metrics.jsonl")
         save_curves(self._folder / "curves.png", metrics)
         total = self._experiment.total_steps * self._experiment.batch_size
@@ -238,6 +326,13 @@ class Page:
         return {name: f"{value:.4g}" for name, value in self._latest.items()}
 
 
+def save_pictures(folder: Path, images: int, evaluation: Evaluation) -> None:
+    """Keep an evaluation's pictures, named by the number of images seen."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture, pixels in evaluation.pictures.items():
+        save_png(folder / f"{picture}-{images:010d}.png", pixels)
+
+
 def look(
     name: str,
     experiment: Experiment,
@@ -245,34 +340,39 @@ def look(
     folder: Path,
     config: Any,
     *,
+    members: Mapping[str, Any],
     sample: int | None,
     evaluate: bool,
 ) -> None:
     """Sample from, or evaluate, the newest checkpoint of a finished or running work directory; train nothing."""
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} is no work directory: train first, or name one with --workdir")
-    work.check_same(folder, name, config, free=(*work.BOOKKEEPING, *experiment.looking))
+    work.check_same(folder, name, config, members=members, free=(*work.BOOKKEEPING, *experiment.looking))
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         state = checkpoints.restore(
             abstract_state(experiment, compiler), report=lambda text: print(text, file=sys.stderr)
         )
     if state is None:
         raise UserError(f"{folder} has no checkpoint yet: wait for the run to save one")
-    images = int(jax.device_get(state.step)) * experiment.batch_size
+    images = steps_taken(state) * experiment.batch_size
     if evaluate:
         evaluation = experiment.evaluation(compiler)(state)
-        for key, value in evaluation.scalars.items():
-            print(f"{key} {value:.6g}  ({evaluation.protocol.get(key, 'no protocol stated')})")
+        for key, value in combined(evaluation.scalars, experiment.members).items():
+            if is_first():
+                print(f"{key} {value:.6g}  ({evaluation.protocol.get(key, 'no protocol stated')})")
     if sample is not None:
         if experiment.drawing is None:
             raise UserError(f"{name} does not generate images: --sample has nothing to draw")
         if sample < 1:
             raise UserError(f"--sample takes a positive number of images, not {sample}")
         pictures, captions = experiment.drawing(compiler)(state, sample)
+        if not is_first():
+            return
         out = folder / "samples" / f"drawn-{images:010d}"
         out.mkdir(parents=True, exist_ok=True)
         for index, picture in enumerate(pictures):
             save_png(out / f"{index:05d}.png", picture)
-        grid = sample_grid(pictures, columns=int(np.ceil(np.sqrt(sample))), captions=captions or None)
+        columns = sample if experiment.members else int(np.ceil(np.sqrt(sample)))  # one row a member
+        grid = sample_grid(pictures, columns=columns, captions=captions or None)
         save_png(out / "grid.png", grid)
-        print(f"{sample} samples after {images:,} images: {out / 'grid.png'}")
+        print(f"{len(pictures)} samples after {images:,} images: {out / 'grid.png'}")

@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,19 @@ def identity(config: Any, default: Any, *, free: tuple[str, ...] = BOOKKEEPING) 
     return {k: v for k, v in changes(config, default).items() if not k.startswith(free)}
 
 
-def default_workdir(name: str, *, quick: bool, config: Any, default: Any, free: tuple[str, ...] = BOOKKEEPING) -> Path:
-    """``runs/NAME/quick,model.width=64,seed=1``: the differences from the defaults, hashed where they are long."""
+def default_workdir(
+    name: str,
+    *,
+    quick: bool,
+    config: Any,
+    default: Any,
+    members: Mapping[str, Any] | None = None,
+    free: tuple[str, ...] = BOOKKEEPING,
+) -> Path:
+    """``runs/NAME/quick,model.width=64,seeds=8``: the differences from the defaults, hashed where they are long."""
     parts = ["quick"] if quick else []
-    for field, value in sorted(identity(config, default, free=free).items()):
+    several = {name: tuple(value) if isinstance(value, list) else value for name, value in flat(members or {}).items()}
+    for field, value in sorted({**identity(config, default, free=free), **several}.items()):
         shown = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
         parts.append(f"{field}={re.sub(r'[^A-Za-z0-9._+-]', '-', shown)}")
     folder = ",".join(parts) or "default"
@@ -43,8 +52,14 @@ def default_workdir(name: str, *, quick: bool, config: Any, default: Any, free: 
     return Path("runs") / name / folder
 
 
-def claim(workdir: Path, name: str, config: Any) -> int:
+def claim(workdir: Path, name: str, config: Any, *, members: Mapping[str, Any] | None = None) -> int:
     """Make ``workdir`` this run's: write config.json, or check that the one there is the same; lock it.
+
+    Args:
+      workdir: created when missing.
+      name: the experiment.
+      config: its configuration.
+      members: the runs that are trained together, as config.json keeps them; none for a single run.
 
     Returns the lock's file descriptor, which holds until the process ends.
 
@@ -66,10 +81,10 @@ def claim(workdir: Path, name: str, config: Any) -> int:
         raise UserError(
             f"another process is training in {workdir}: wait for it, stop it, or choose another --workdir"
         ) from error
-    content = {"experiment": name, "config": nested(config)}
+    content = {"experiment": name, "config": nested(config), **({"members": members} if members else {})}
     try:
         if path.exists():
-            check_same(workdir, name, config)
+            check_same(workdir, name, config, members=members)
         write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
     except BaseException:
         os.close(lock)
@@ -77,18 +92,25 @@ def claim(workdir: Path, name: str, config: Any) -> int:
     return lock
 
 
-def check_same(workdir: Path, name: str, config: Any, *, free: tuple[str, ...] = BOOKKEEPING) -> None:
-    """Raise ``UserError`` unless config.json in ``workdir`` is of this experiment and configuration."""
+def check_same(
+    workdir: Path,
+    name: str,
+    config: Any,
+    *,
+    members: Mapping[str, Any] | None = None,
+    free: tuple[str, ...] = BOOKKEEPING,
+) -> None:
+    """Raise ``UserError`` unless config.json in ``workdir`` is of this experiment, configuration and members."""
     try:
         stored = json.loads((workdir / "config.json").read_text())
-        other, before = stored["experiment"], _flat(stored["config"])
+        other, before = stored["experiment"], {**flat(stored["config"]), **flat(stored.get("members", {}))}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{workdir / 'config.json'} cannot be read ({error}): restore it, or choose another --workdir"
         ) from error
     if other != name:
         raise UserError(f"{workdir} belongs to the experiment {other}, not {name}: choose another --workdir")
-    now = _flat(nested(config))
+    now = {**flat(nested(config)), **flat(members or {})}
     different = [
         f"{key} is {before.get(key, 'absent')} there and {now.get(key, 'absent')} here"
         for key in sorted(before.keys() | now.keys())
@@ -102,14 +124,12 @@ def check_same(workdir: Path, name: str, config: Any, *, free: tuple[str, ...] =
         )
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names to values, of a configuration as JSON keeps it."""
+    found: dict[str, Any] = {}
     for name, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+        found.update(flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
+    return found
 
 
 def environment(

@@ -11,13 +11,15 @@ from jax.sharding import PartitionSpec as P
 
 from vision.errors import UserError
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("seeds", "data", "fsdp", "tensor")
 
 
 @dataclass(frozen=True)
 class MeshConfig:
     """Sizes of the mesh axes; their product is the number of devices."""
 
+    seeds: int = 0
+    """Groups of devices among which the members of --seeds or --sweep are divided; 0 for as many as fit."""
     data: int = -1
     """Devices that each take a share of the batch and hold whole parameters; -1 for all that remain."""
     fsdp: int = 1
@@ -26,29 +28,51 @@ class MeshConfig:
     """Devices that share the channels of a layer (tensor parallelism), by the model's sharding rules."""
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh over ``devices`` (all of them by default) with axes ``data``, ``fsdp``, ``tensor``.
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None, *, members: int = 1) -> Mesh:
+    """A mesh over ``devices`` (all of them by default) with axes ``seeds``, ``data``, ``fsdp``, ``tensor``.
 
-    Raises ``UserError`` when the sizes do not multiply to the number of devices.
+    Args:
+      config: sizes of the axes.
+      devices: what to build it of.
+      members: runs trained as one program, which the axis ``seeds`` divides. By default that axis is as long as
+        members and devices allow: members do not communicate, shares of a batch do.
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices, or the members cannot be divided.
     """
     devices = jax.devices() if devices is None else devices
-    fixed = config.fsdp * config.tensor
-    if config.fsdp < 1 or config.tensor < 1 or (config.data < 1 and config.data != -1):
-        raise UserError(f"mesh sizes are positive (or -1 for data), not {config}")
-    data = len(devices) // fixed if config.data == -1 else config.data
-    sizes = (data, config.fsdp, config.tensor)
-    if math.prod(sizes) != len(devices) or data == 0:
+    if config.fsdp < 1 or config.tensor < 1 or (config.data < 1 and config.data != -1) or config.seeds < 0:
+        raise UserError(f"mesh sizes are positive (or -1 for data, 0 for seeds), not {config}")
+    fixed = config.fsdp * config.tensor * (1 if config.data == -1 else config.data)
+    seeds = config.seeds or math.gcd(members, max(len(devices) // fixed, 1))
+    if members % seeds:
         raise UserError(
-            f"a mesh of data={config.data}, fsdp={config.fsdp}, tensor={config.tensor} does not fit "
+            f"{members} run{'s' if members > 1 else ''} cannot be divided among mesh.seeds={seeds} groups of devices: "
+            f"choose a divisor of {members}"
+        )
+    data = len(devices) // (fixed * seeds) if config.data == -1 else config.data
+    sizes = (seeds, data, config.fsdp, config.tensor)
+    if math.prod(sizes) != len(devices) or data == 0:
+        named = ", ".join(
+            f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True) if axis != "seeds" or size > 1
+        )
+        raise UserError(
+            f"a mesh of {named.replace('data=0', 'data=-1')} does not fit "
             f"{len(devices)} devices: the product must be {len(devices)}"
         )
     # Explicit axis types, the default of make_mesh, refuse convolution gradients and gathers; Auto lets XLA place them.
-    return jax.make_mesh(sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3, devices=list(devices))
+    return jax.make_mesh(sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES), devices=list(devices))
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis of a batch over every device that does not merely share channels."""
-    return NamedSharding(mesh, P(("data", "fsdp")))
+def devices_needed(config: MeshConfig) -> int:
+    """The fewest devices that the sizes ask for."""
+    return max(config.seeds, 1) * max(config.data, 1) * config.fsdp * config.tensor
+
+
+def undivided(mesh: Mesh) -> Mesh:
+    """The same devices for one run: the groups of ``seeds`` become shares of its batch."""
+    sizes = (1, mesh.shape["seeds"] * mesh.shape["data"], mesh.shape["fsdp"], mesh.shape["tensor"])
+    return Mesh(mesh.devices.reshape(sizes), AXES, axis_types=mesh.axis_types)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
 from vision.errors import UserError
+from vision.parallel.agreement import all_of, check_equal, first_alone
 from vision.parallel.sharding import path_name
 from vision.train.state import TrainState
 
@@ -112,9 +113,11 @@ class Checkpoints:
           UserError: if a sound checkpoint does not fit ``abstract``, or all that exist are damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
+        check_equal("the checkpoints they see", steps)  # such as hosts that do not share the file system
         damaged: list[int] = []
         wanted = _layout(abstract)  # outside of the try: a mistake of ours is no damage on disk
         for step in steps:
+            restored, problem = None, "it is damaged for another process"
             try:
                 self._check_fits(step, wanted)
                 restored = self._manager.restore(
@@ -123,11 +126,12 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as error:  # Orbax raises what its storage layers raise, of any type
-                report(f"checkpoint {self.folder / str(step)} is damaged and passed over: {_first_line(error)}")
-                damaged.append(step)
-            else:
+                problem = _first_line(error)
+            if all_of(restored is not None) and restored is not None:
                 self._set_aside(damaged)
                 return restored[ITEM]
+            report(f"checkpoint {self.folder / str(step)} is damaged and passed over: {problem}")
+            damaged.append(step)
         if steps:
             raise UserError(
                 f"all {len(steps)} checkpoints in {self.folder} are damaged; nothing was changed: "
@@ -140,11 +144,15 @@ class Checkpoints:
         if self._read_only or not steps:
             return
         self._manager.close()
-        aside = self.folder.with_name(f"{self.folder.name}-damaged")
-        aside.mkdir(exist_ok=True)
-        for step in steps:
-            taken = len(list(aside.glob(f"{step}-*")))
-            (self.folder / str(step)).rename(aside / f"{step}-{taken}")
+
+        def move() -> None:
+            aside = self.folder.with_name(f"{self.folder.name}-damaged")
+            aside.mkdir(exist_ok=True)
+            for step in steps:
+                taken = len(list(aside.glob(f"{step}-*")))
+                (self.folder / str(step)).rename(aside / f"{step}-{taken}")
+
+        first_alone(move)
         self._manager = self._open()
 
     def _check_fits(self, step: int, wanted: dict[str, str]) -> None:

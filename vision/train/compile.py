@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Key
+from jaxtyping import Array, Key, Num
 
 from vision.errors import UserError
-from vision.parallel.mesh import batch_sharding, batch_shards, replicated
+from vision.parallel.mesh import batch_shards, replicated, undivided
 from vision.parallel.sharding import Rules, shardings
 from vision.train.state import TrainState
 from vision.train.step import Batch, Scalars, Step
@@ -100,16 +102,27 @@ class Compiler:
 
     mesh: Mesh
     rules: Rules = ()
+    members: int = 0
+    """Runs trained as one program: state and batches have a leading axis of so many; 0 for a single run without one."""
+
+    def alone(self) -> "Compiler":
+        """The compiler for one member by itself, on the same devices."""
+        return self if not self.members else Compiler(undivided(self.mesh), self.rules)
 
     def state_shardings(self, init: Callable[..., TrainState]) -> tuple[TrainState, TrainState]:
         """(abstract state, shardings) of what ``init(key)`` makes, without making it."""
         shape = jax.eval_shape(init, jax.random.key(0))
-        return shape, shardings(shape, mesh=self.mesh, rules=self.rules)
+        if not self.members:
+            return shape, shardings(shape, mesh=self.mesh, rules=self.rules)
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shape)
+        placed = shardings(one, mesh=self.mesh, rules=self.rules)
+        return shape, jax.tree.map(lambda where: NamedSharding(self.mesh, P("seeds", *where.spec)), placed)
 
     def init(self, init: Callable[..., TrainState], *, key: Key[Array, ""]) -> TrainState:
         """``init(key)`` with every array born in its shards."""
         _, placed = self.state_shardings(init)
-        return jax.jit(init, out_shardings=placed)(jax.device_put(key, replicated(self.mesh)))
+        from_bits = lambda bits: init(jax.random.wrap_key_data(bits))
+        return jax.jit(from_bits, out_shardings=placed)(np.asarray(jax.random.key_data(key)))
 
     def step(self, step: Step, init: Callable[..., TrainState], *, dispatch: int = 1, shapes: int = 1) -> CompiledStep:
         """The compiled form of ``step`` for states made by ``init``; ``dispatch`` > 1 for a ``repeated`` step."""
@@ -123,24 +136,60 @@ class Compiler:
         """
         return jax.jit(function, out_shardings=replicated(self.mesh), compiler_options=compiler_options())
 
+    def member(self, init: Callable[..., TrainState]) -> Callable[[TrainState, int], TrainState]:
+        """A function (state of all, index) -> the state of one member, placed as :meth:`alone` would place it.
+
+        ``init`` makes the state of all.
+        """
+        shape, _ = self.state_shardings(init)
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shape)
+        placed = shardings(one, mesh=self.alone().mesh, rules=self.rules)
+        chosen = jax.jit(lambda state, index: jax.tree.map(lambda x: x[index], state), out_shardings=placed)
+        return lambda state, index: chosen(state, np.int32(index))
+
     def batch_placement(self, *, dispatch: int = 1) -> NamedSharding:
-        """Where a batch lives; with ``dispatch`` > 1 the sample axis is the second."""
-        return batch_sharding(self.mesh) if dispatch == 1 else NamedSharding(self.mesh, P(None, ("data", "fsdp")))
+        """Where a batch lives. Before the axis of samples come that of members and that of steps in a dispatch."""
+        lead = ("seeds",) if self.members else ()
+        steps = (None,) if dispatch > 1 else ()
+        return NamedSharding(self.mesh, P(*lead, *steps, ("data", "fsdp")))
+
+    def batch_shape(self, batch: Mapping[str, jax.ShapeDtypeStruct], *, dispatch: int = 1) -> dict:
+        """The abstract batch of one dispatch of all members, from that of one step of one run."""
+        lead = ((self.members,) if self.members else ()) + ((dispatch,) if dispatch > 1 else ())
+        return {name: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype) for name, leaf in batch.items()}
 
     def replicate(self, tree: Any) -> Any:
-        """Put host values on every device."""
-        return jax.device_put(tree, replicated(self.mesh))
+        """Put host values, the same on every process, on every device."""
+        everywhere = replicated(self.mesh)
+
+        def put(leaf: Any) -> Array:
+            if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                return jax.random.wrap_key_data(put(jax.random.key_data(leaf)))
+            host = np.asarray(leaf)
+            return jax.make_array_from_callback(host.shape, everywhere, lambda index: host[index])
+
+        return jax.tree.map(put, tree)
 
     def shard(self, batch: Mapping[str, Any], *, dispatch: int = 1) -> dict[str, Array]:
         """Put this process's share of a batch on its devices, as a part of the global batch."""
         placement = self.batch_placement(dispatch=dispatch)
         return {name: jax.make_array_from_process_local_data(placement, leaf) for name, leaf in batch.items()}
 
+    def spread(self, samples: Num[np.ndarray, "n ..."]) -> Num[Array, "padded ..."]:
+        """Divide ``samples``, the same on every process, among the devices that share a batch.
+
+        Repeats samples from the start where the number does not divide: whoever uses them drops the surplus.
+        """
+        shards = batch_shards(self.mesh)
+        rows = np.arange(-(-len(samples) // shards) * shards) % len(samples)
+        padded = samples[rows]
+        return jax.make_array_from_callback(padded.shape, self.batch_placement(), lambda index: padded[index])
+
     def check_batch_size(self, batch_size: int, *, microbatches: int = 1) -> None:
-        """Raise ``UserError`` unless every device gets an equal share of every microbatch."""
-        shards = batch_shards(self.mesh) * microbatches
-        if batch_size % shards:
-            raise UserError(
-                f"a batch of {batch_size} cannot be shared equally by {batch_shards(self.mesh)} devices "
-                f"in {microbatches} microbatches: choose a multiple of {shards}"
-            )
+        """Raise ``UserError`` unless every device gets an equal share of every microbatch, here and :meth:`alone`."""
+        for mesh, parts in ((self.mesh, microbatches), (self.alone().mesh, 1)):
+            if batch_size % (batch_shards(mesh) * parts):
+                raise UserError(
+                    f"a batch of {batch_size} cannot be shared equally by {batch_shards(mesh)} devices "
+                    f"in {parts} microbatches: choose a multiple of {batch_shards(mesh) * parts}"
+                )

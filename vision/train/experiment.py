@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Array, Key, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 
 from vision.parallel.mesh import MeshConfig
 from vision.parallel.sharding import Rules
@@ -19,12 +19,25 @@ from vision.train.step import Step
 class Evaluation:
     """What an evaluation found."""
 
-    scalars: Mapping[str, float] = field(default_factory=dict)
-    """Numbers by name."""
+    scalars: Mapping[str, float | Float[np.ndarray, " members"]] = field(default_factory=dict)
+    """Numbers by name; of several members, one array [members] each."""
     pictures: Mapping[str, UInt8[np.ndarray, "h w 3"]] = field(default_factory=dict)
     """Pictures by name; each is kept as a PNG."""
     protocol: Mapping[str, str] = field(default_factory=dict)
     """For each number, in words: on what, how many, how computed."""
+    members: tuple["Evaluation", ...] = ()
+    """What was found of each member, where several runs were trained as one program."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of several runs that are trained as one program."""
+
+    name: str
+    """Its folder below ``members/`` and its name in tables: "seed-3", or "optimizer.lr=0.0003,seed-3"."""
+    seed: int
+    group: str = ""
+    """What it shares with the members that differ from it in the seed alone: "optimizer.lr=0.0003"."""
 
 
 @runtime_checkable
@@ -32,9 +45,12 @@ class Batches(Protocol):
     """Where batches come from: a function of the step and of the process's share."""
 
     def __call__(
-        self, *, start_step: int, process_index: int, process_count: int
+        self, *, seed: int, start_step: int, process_index: int, process_count: int
     ) -> Iterator[Mapping[str, np.ndarray]]:
-        """The process's share of the batches of steps start_step, start_step + 1, ..., without end."""
+        """The process's share of the batches of steps start_step, start_step + 1, ..., without end.
+
+        ``seed`` numbers the order: runs that differ in it see the same samples in another one.
+        """
         ...
 
 
@@ -94,6 +110,9 @@ class Experiment:
     looking: tuple[str, ...] = ()
     """Prefixes of configuration fields that change what is drawn from or measured of a state, not the state: they may
     differ from the run's own when one samples from it or evaluates it."""
+    members: tuple[Member, ...] = ()
+    """The runs that this experiment trains as one program, see ``launch/members.py``; empty for a single run. States
+    and batches have a leading axis of members then; ``batch``, ``batch_size`` and ``images`` are of each."""
     batch_shapes: int = 1
     """How many different batch shapes may occur (multi-scale training)."""
 

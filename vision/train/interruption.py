@@ -1,8 +1,11 @@
 """SIGTERM and Ctrl-C become a request to stop that the loop answers between two steps."""
 
+import os
 import signal
 from types import FrameType
 from typing import Any
+
+import jax
 
 EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again."""
@@ -21,18 +24,22 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
 
 
 class Interruption:
-    """Catches SIGTERM and SIGINT while it is entered; ``requested`` tells whether one came.
+    """Catches SIGTERM and SIGINT while it is entered; :meth:`requested` tells whether one came.
+
+    With several processes SIGTERM is left to JAX, which tells the others and finds a step that none has passed yet;
+    a handler of ours would silently take the notice away from it. Ctrl-C becomes a SIGTERM then.
 
     A second Ctrl-C acts at once, as Python's own handler does. Works in the main thread only, where Python allows
     signal handlers.
     """
 
     def __init__(self):
-        self.requested = False
+        self._caught = False
         self._previous: dict[int, Any] = {}
+        self._several = jax.process_count() > 1
 
     def __enter__(self) -> "Interruption":
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGINT,) if self._several else (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._catch)
         return self
 
@@ -40,8 +47,22 @@ class Interruption:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def requested(self, dispatch: int) -> bool:
+        """Whether to save and stop now, before dispatch number ``dispatch``.
+
+        A collective operation: all processes call it before every dispatch, with the same numbers in a row, and all
+        get True at the same one.
+        """
+        if not self._several:
+            return self._caught
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(dispatch)
+
     def _catch(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self.requested and number == signal.SIGINT:
+        if self._caught and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
+        self._caught = True
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)

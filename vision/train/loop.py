@@ -3,9 +3,10 @@
 Between log lines and checkpoints the host does not wait for the device: the scalars of a step are fetched after the
 next one is dispatched, input is prefetched, checkpoints are written in the background, and inside the loop no transfer
 happens that is not written down (``jax.transfer_guard("disallow")``).
+
+Several processes run the same loop; all that decides its course (steps, notices to stop) is the same on each.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ from vision.data.pipeline import prefetch
 from vision.errors import UserError
 from vision.train.checkpoint import Checkpoints
 from vision.train.compile import CompiledStep, Compiler
-from vision.train.experiment import Evaluation, Experiment
+from vision.train.experiment import Evaluation, Experiment, Member
 from vision.train.interruption import Interrupted, Interruption
+from vision.train.members import MemberRecords, combined
+from vision.train.peaks import utilisation
+from vision.train.profile import Profile
 from vision.train.progress import Progress
 from vision.train.records import Records
 from vision.train.state import TrainState
@@ -29,15 +33,26 @@ class Outputs:
     """Where a run's results go, and who may stop it."""
 
     checkpoints: Checkpoints
-    records: Records
+    records: Records | MemberRecords
     progress: Progress
     interruption: Interruption
+    profile: Profile
     on_evaluation: Callable[[int, int, Evaluation], None]
     """(step, images, evaluation): keep pictures, renew curves and report."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a step costs and what the devices could do, for the utilisation in each log line."""
+
+    flops: float
+    """Floating-point operations of one dispatch, over all members and devices."""
+    peak: float | None
+    """Peak of one device, FLOP/s; None where it is not known."""
+
+
 class Clock:
-    """Seconds spent in each of the loop's activities since the last call of :meth:`shares`."""
+    """Seconds spent in each of the loop's activities since the last :meth:`restart`; what is left is the step's."""
 
     def __init__(self):
         self._spent: dict[str, float] = {}
@@ -47,11 +62,20 @@ class Clock:
         """Count the time since the moment ``since`` for ``activity``."""
         self._spent[activity] = self._spent.get(activity, 0.0) + time.monotonic() - since
 
-    def shares(self) -> dict[str, float]:
-        """Seconds by activity, and ``elapsed``; starts again from zero."""
-        shares = {**self._spent, "elapsed": time.monotonic() - self._started}
-        self.__init__()
-        return shares
+    def compiled(self, seconds: float) -> None:
+        """Count ``seconds`` that went into compiling before the last :meth:`restart`."""
+        self._spent["compilation"] = self._spent.get("compilation", 0.0) + seconds
+        self._started -= seconds
+
+    def restart(self) -> tuple[float, dict[str, float]]:
+        """(seconds since the last restart without compilation, seconds by activity); starts again from zero."""
+        now = time.monotonic()
+        spent = self._spent
+        elapsed = now - self._started - spent.get("compilation", 0.0)
+        others = sum(seconds for name, seconds in spent.items() if name != "compilation")
+        found = {"step": max(elapsed - others, 0.0), **spent}
+        self._spent, self._started = {}, now
+        return elapsed, {f"{name}_seconds": seconds for name, seconds in found.items()}
 
 
 def train(
@@ -61,7 +85,8 @@ def train(
     step: CompiledStep,
     compiler: Compiler,
     evaluate: Callable[[TrainState], Evaluation],
-    evaluated: frozenset[int],
+    evaluated: bool,
+    work: Work,
     outputs: Outputs,
 ) -> TrainState:
     """Run from ``state`` to the experiment's budget.
@@ -72,9 +97,10 @@ def train(
       step: the compiled step, of ``experiment.dispatch`` training steps.
       compiler: places batches on devices.
       evaluate: state -> evaluation.
-      evaluated: steps whose evaluation is on record already. A run that was killed between a checkpoint and its
-        evaluation makes up for it.
-      outputs: checkpoints, records, progress, interruption.
+      evaluated: whether an evaluation of ``state`` is on record already. A run that was killed between a checkpoint
+        and its evaluation makes up for it.
+      work: cost of a dispatch.
+      outputs: checkpoints, records, progress, interruption, profile.
 
     Returns:
       The final state, saved and evaluated.
@@ -84,9 +110,11 @@ def train(
       UserError: a scalar is not finite; the data, the disk or a checkpoint failed.
     """
     every, size, total = experiment.intervals, experiment.batch_size, experiment.total_steps
-    taken = int(jax.device_get(state.step))
+    members = experiment.members
+    runs = max(len(members), 1)
+    taken = steps_taken(state)
     clock = Clock()
-    window = Window(size, taken)
+    window = Window(size, taken, members)
 
     def due(interval: int, before: int, now: int) -> bool:
         return now >= total or crosses(interval, before * size, now * size)
@@ -96,8 +124,10 @@ def train(
         evaluation = evaluate(state)
         named = {f"eval/{name}": value for name, value in evaluation.scalars.items()}
         outputs.records.write_scalars(now, now * size, named)
-        outputs.records.write_images(now, now * size, dict(evaluation.pictures))
-        outputs.progress.log(now * size, named)
+        outputs.records.write_images(now, now * size, evaluation.pictures)
+        if isinstance(outputs.records, MemberRecords):
+            outputs.records.write_member_images(now, now * size, evaluation.members)
+        outputs.progress.log(now * size * runs, combined(named, members))
         outputs.on_evaluation(now, now * size, evaluation)
         clock.add("evaluation", since)
 
@@ -112,23 +142,31 @@ def train(
 
     def log(now: int) -> None:
         window.settle(None, outputs)
-        shares = clock.shares()
-        rate = window.images / max(shares["elapsed"] - shares.get("evaluation", 0.0), 1e-9)
-        timing = {
-            "time/images_per_second": rate,
-            **{f"time/{name}_share": s / shares["elapsed"] for name, s in shares.items() if name != "elapsed"},
-        }
+        elapsed, spent = clock.restart()
+        working = elapsed - spent.get("evaluation_seconds", 0.0)
+        dispatches = window.images / (size * experiment.dispatch)
+        timing = {"time/images_per_second": window.images * runs / max(working, 1e-9)}
+        if dispatches and work.peak is not None:
+            timing["time/utilisation"] = utilisation(
+                work.flops * dispatches, working, work.peak, compiler.mesh.devices.size
+            )
         means = {f"train/{name}": value for name, value in window.means().items()}
-        outputs.records.write_scalars(now, now * size, {**means, **timing})
-        outputs.progress.log(now * size, means)
+        outputs.records.write_scalars(now, now * size, {**means, **timing, **named_times(spent)})
+        outputs.progress.log(now * size * runs, {**combined(means, members), **timing})
 
-    if taken > 0 and taken not in evaluated and due(every.evaluate, taken - experiment.dispatch, taken):
+    def stop_clock(now: int) -> None:
+        _, spent = clock.restart()
+        if spent:
+            outputs.records.write_scalars(now, now * size, named_times(spent))
+
+    if taken > 0 and not evaluated and due(every.evaluate, taken - experiment.dispatch, taken):
         look(taken)
     if taken >= total:
         return state
     with _open_batches(experiment, compiler, taken) as batches, jax.transfer_guard("disallow"):
         while taken < total:
-            if outputs.interruption.requested:
+            if outputs.interruption.requested(taken // experiment.dispatch):
+                stop_clock(taken)
                 save(taken)
                 outputs.checkpoints.wait()
                 raise Interrupted(taken)
@@ -136,11 +174,15 @@ def train(
             batch = next(batches)
             clock.add("input", since)
             before, taken = taken, taken + experiment.dispatch
+            outputs.profile.before_dispatch()
             traces = step.traces
             state, scalars = step(state, batch)
             if step.traces > traces:
                 outputs.progress.message(f"compiled the step in {step.compile_seconds:.1f} s")
-                clock = Clock()
+                clock.restart()
+                clock.compiled(step.compile_seconds)
+            if traced := outputs.profile.after_dispatch(scalars):
+                outputs.progress.message(f"a trace of a few steps is in {traced}")
             window.settle((taken, scalars), outputs)
             if due(every.log, before, taken):
                 log(taken)
@@ -149,8 +191,21 @@ def train(
             if due(every.evaluate, before, taken):
                 with jax.transfer_guard("allow"):
                     look(taken)
+    since = time.monotonic()
     outputs.checkpoints.wait()
+    clock.add("checkpoint", since)
+    stop_clock(taken)
     return state
+
+
+def steps_taken(state: TrainState) -> int:
+    """Steps taken so far, by every member alike."""
+    return int(np.max(jax.device_get(state.step)))
+
+
+def named_times(spent: Mapping[str, float]) -> dict[str, float]:
+    """Seconds by activity under the names of metrics."""
+    return {f"time/{name}": seconds for name, seconds in spent.items()}
 
 
 def crosses(interval: int, before: int, now: int) -> bool:
@@ -161,65 +216,92 @@ def crosses(interval: int, before: int, now: int) -> bool:
 class Window:
     """The scalars since the last log line, with those of the newest step still on the device."""
 
-    def __init__(self, batch_size: int, start_step: int):
+    def __init__(self, batch_size: int, start_step: int, members: tuple[Member, ...] = ()):
         self._size = batch_size
-        self._since = start_step
-        self._last = start_step
-        self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
+        self._members = members
+        self._lost = np.zeros(max(len(members), 1), bool)
+        self._last = self._since = start_step
         self._values: list[Mapping[str, np.ndarray]] = []
+        self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
 
     @property
     def images(self) -> int:
-        """Images whose scalars have arrived since the last call of :meth:`means`."""
+        """Images of each run whose scalars were fetched since the last call of :meth:`means`."""
         return (self._last - self._since) * self._size
 
     def settle(self, newest: tuple[int, Mapping[str, jax.Array]] | None, outputs: Outputs) -> None:
         """Fetch the scalars of the step before ``newest``, which by then is at work; None fetches all.
 
-        Raises ``UserError`` when one of them is not finite.
+        Raises ``UserError`` when one of them is not finite. Of several members, those that diverge are named and the
+        others go on; it is an error when none is left.
         """
         pending, self._pending = self._pending, newest
         if pending is None:
             return
         step, on_device = pending
-        scalars = jax.device_get(dict(on_device))
-        bad = [name for name, value in scalars.items() if not math.isfinite(value)]
-        bad.sort(key=lambda name: "loss" not in name)  # the loss first: that is what everybody knows
-        if bad:
-            good = outputs.checkpoints.latest
-            first, last = self._last + 1, step
-            raise UserError(
-                f"{bad[0]} became {float(scalars[bad[0]])} in "
-                f"{f'step {last}' if first == last else f'steps {first} to {last}'} "
-                f"(images {(first - 1) * self._size} to {last * self._size}); the last good checkpoint is "
-                f"{good or 'none yet'}. The same command would take the same step again: lower the learning rate "
-                "or clip gradients, in another work directory",
-                code=3,
-            )
+        scalars = {name: np.asarray(value) for name, value in jax.device_get(dict(on_device)).items()}
+        self._check_finite(scalars, step, outputs)
         self._values.append(scalars)
         self._last = step
-        outputs.progress.update(step * self._size, {f"train/{k}": float(v) for k, v in scalars.items()})
+        runs = max(len(self._members), 1)
+        shown = {f"train/{name}": float(value.mean()) for name, value in scalars.items()}
+        outputs.progress.update(step * self._size * runs, shown)
 
-    def means(self) -> dict[str, float]:
-        """Means of all scalars since the last call; starts again."""
+    def _check_finite(self, scalars: Mapping[str, np.ndarray], step: int, outputs: Outputs) -> None:
+        finite = {name: np.isfinite(np.atleast_1d(value)) for name, value in scalars.items()}
+        lost = ~np.all(list(finite.values()), axis=0)
+        if not lost.any():
+            return
+        bad = [name for name, values in finite.items() if not values.all()]
+        bad.sort(key=lambda name: "loss" not in name)  # the loss first: that is what everybody knows
+        value = float(np.atleast_1d(scalars[bad[0]])[~finite[bad[0]]][0])
+        first, last = self._last + 1, step
+        when = (
+            f"in {f'step {last}' if first == last else f'steps {first} to {last}'} "
+            f"(images {(first - 1) * self._size} to {last * self._size})"
+        )
+        if lost.all():
+            whose = f" of all {len(self._members)} members" if self._members else ""
+            raise UserError(
+                f"{bad[0]}{whose} became {value} {when}; the last good checkpoint is "
+                f"{outputs.checkpoints.latest or 'none yet'}. The same command would take the same step again: lower "
+                "the learning rate or clip gradients, in another work directory",
+                code=3,
+            )
+        for index in np.flatnonzero(lost & ~self._lost):
+            name = self._members[index].name
+            outputs.progress.message(f"{name} diverged: {bad[0]} became {value} {when}; the other members go on")
+        self._lost |= lost
+
+    def means(self) -> dict[str, np.ndarray]:
+        """Means of all scalars since the last call, of each member; starts again."""
         names = self._values[-1].keys() if self._values else ()
-        means = {name: float(np.mean([v[name] for v in self._values], dtype=np.float64)) for name in names}
+        means = {name: np.mean([v[name] for v in self._values], axis=0, dtype=np.float64) for name in names}
         self._values, self._since = [], self._last
-        return means
+        return {name: np.asarray(value) for name, value in means.items()}
 
 
 def _open_batches(experiment: Experiment, compiler: Compiler, start_step: int):
-    host = experiment.batches(
-        start_step=start_step, process_index=jax.process_index(), process_count=jax.process_count()
-    )
     dispatch = experiment.dispatch
-    return prefetch(
-        host if dispatch == 1 else _stacked(host, dispatch),
-        lambda batch: compiler.shard(batch, dispatch=dispatch),
-    )
+    streams = [
+        experiment.batches(
+            seed=seed, start_step=start_step, process_index=jax.process_index(), process_count=jax.process_count()
+        )
+        for seed in ([member.seed for member in experiment.members] or [experiment.seed])
+    ]
+    streams = [stream if dispatch == 1 else _stacked(stream, dispatch) for stream in streams]
+    host = _abreast(streams) if experiment.members else streams[0]
+    return prefetch(host, lambda batch: compiler.shard(batch, dispatch=dispatch))
 
 
 def _stacked(batches: Iterator[Mapping[str, np.ndarray]], count: int) -> Iterator[dict[str, np.ndarray]]:
     while True:
         group = [next(batches) for _ in range(count)]
+        yield {name: np.stack([batch[name] for batch in group]) for name in group[0]}
+
+
+def _abreast(streams: list[Iterator[Mapping[str, np.ndarray]]]) -> Iterator[dict[str, np.ndarray]]:
+    """One batch of every member, stacked along a leading axis."""
+    while True:
+        group = [next(stream) for stream in streams]
         yield {name: np.stack([batch[name] for batch in group]) for name in group[0]}

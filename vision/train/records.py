@@ -74,7 +74,7 @@ class Records:
                 raise
 
     def write_scalars(self, step: int, images: int, scalars: Mapping[str, SupportsFloat]) -> None:
-        """Appends one line to ``metrics.jsonl`` and one event for each scalar at ``step`` to TensorBoard.
+        """Appends one line to ``metrics.jsonl`` and one event for each finite scalar at ``step`` to TensorBoard.
 
         Args:
             step: optimisation steps done.
@@ -96,7 +96,8 @@ class Records:
 
         with self._explained():
             _append(self._metrics, (json.dumps(line, allow_nan=False) + "\n").encode())
-            for name, x in values.items():
+            # TensorBoard cannot draw what is not finite, and its writer would warn of every one
+            for name, x in ((name, x) for name, x in values.items() if math.isfinite(x)):
                 self._write_event(_event(step=int(step), wall_time=now, summary=scalar(name, x)))
         self._flush_when_due()
 

@@ -1,8 +1,9 @@
 """The algebra of steps: a training step is a value, ``(TrainState, Batch) -> (TrainState, Scalars)``.
 
 A loss becomes a step by :func:`gradient`; steps are composed by :func:`alternate` (players), :func:`averaged` (EMA)
-and :func:`repeated` (several steps in one dispatch); losses by :func:`accumulate` (microbatches) and
-:func:`preprocessed` (augmentation on the device). Nothing here knows a model or a task.
+and :func:`repeated` (several steps in one dispatch), and mapped by :func:`over_seeds` (several runs as one program);
+losses by :func:`accumulate` (microbatches) and :func:`preprocessed` (augmentation on the device). Nothing here knows a
+model or a task.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,14 +11,17 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from einops import rearrange
+from jax.extend.core import jaxprs_in_params
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, Num
 
 from vision.train.state import Params, TrainState
 
 Batch = Mapping[str, Array]
-Scalars = Mapping[str, Num[Array, ""]]
+Scalars = Mapping[str, Num[Array, "..."]]  # one number each, or one for each member
 Step = Callable[[TrainState, Batch], tuple[TrainState, Scalars]]
 Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
 
@@ -199,6 +203,80 @@ def repeated(step: Step, count: int, *, unroll: bool | None = None) -> Step:
         return state, jax.tree.map(lambda x: x.mean(0), stacked)
 
     return steps
+
+
+def over_seeds(
+    step: Callable[..., tuple[TrainState, Scalars]],
+    count: int,
+    *,
+    numbers: Mapping[str, Float[np.ndarray, " n"]] | None = None,
+    mesh: Mesh | None = None,
+    unroll: bool | None = None,
+) -> Step:
+    """``count`` independent runs as one step: every leaf of state, batch and scalars has a leading axis of members.
+
+    Args:
+      step: the step of one member; with ``numbers``, a function (state, batch, numbers) whose last argument maps the
+        same names to the member's scalars.
+      count: number of members n.
+      numbers: hyperparameters in which the members differ, one value for each.
+      mesh: a mesh whose axis ``seeds``, when larger than 1, divides the members among its devices. The other axes
+        share the work on each member as they do for a single run.
+      unroll: write the members of a device out one after another instead of vmapping them. The default is to vmap,
+        but on CPUs only steps without convolutions: there a convolution vmapped over its weights is several times
+        slower than the same work in turn.
+
+    Returns:
+      The step of all. Member i computes what ``step`` alone would, to float32 rounding.
+    """
+    constants = {name: jnp.asarray(values, jnp.float32) for name, values in (numbers or {}).items()}
+    one = step if numbers else lambda state, batch, _: step(state, batch)
+    shards = 1 if mesh is None else mesh.shape["seeds"]
+    if count % shards:
+        raise ValueError(f"{count} members cannot be divided equally among {shards} groups of devices")
+    here = count // shards
+
+    def local(state: TrainState, batch: Batch, numbers: Mapping[str, Array]) -> tuple[TrainState, Scalars]:
+        def member(i: int) -> Any:
+            return jax.tree.map(lambda x: x[i], (state, dict(batch), dict(numbers)))
+
+        if here == 1:
+            return jax.tree.map(lambda x: x[None], one(*member(0)))
+        in_turn = unroll
+        if in_turn is None:
+            in_turn = jax.default_backend() == "cpu" and has_convolution(one, *member(0))
+        if not in_turn:
+            return jax.vmap(one)(state, dict(batch), dict(numbers))
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[one(*member(i)) for i in range(here)])
+
+    def steps(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
+        if mesh is None or shards == 1:
+            return local(state, batch, constants)
+        spec = PartitionSpec("seeds")
+        divided = jax.shard_map(
+            local,
+            mesh=mesh,
+            axis_names={"seeds"},
+            in_specs=(spec, spec, spec),
+            out_specs=(spec, spec),
+            check_vma=False,  # members never meet: there is nothing to sum over the axis
+        )
+        return divided(state, dict(batch), constants)
+
+    return steps
+
+
+def has_convolution(function: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether the program of ``function`` for arguments of these shapes has a convolution in it."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+
+    def search(jaxpr: Any) -> bool:
+        return any(
+            equation.primitive.name == "conv_general_dilated" or any(map(search, jaxprs_in_params(equation.params)))
+            for equation in jaxpr.eqns
+        )
+
+    return search(jax.make_jaxpr(function)(*shapes).jaxpr)
 
 
 def _microbatches(batch: Batch, count: int) -> list[Batch]:

@@ -1,0 +1,186 @@
+"""Several runs as one program: each member is the run it would be alone, however the axis is computed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vision.parallel.mesh import MeshConfig, make_mesh
+from vision.train.compile import Compiler
+from vision.train.state import create_state
+from vision.train.step import averaged, gradient, has_convolution, over_seeds, repeated
+
+OPTIMIZER = optax.sgd(0.2, momentum=0.9)
+MEMBERS, STEPS, SIZE = 4, 3, 8
+
+
+def init(key):
+    """A convolution and a dense layer, large enough for fsdp to divide the dense one."""
+    first, second, run = jax.random.split(key, 3)
+    params = {
+        "kernel": 0.3 * jax.random.normal(first, (3, 3, 2, 4)),
+        "dense": 0.3 * jax.random.normal(second, (4 * 36, 128)),
+    }
+    return create_state(params=params, optimizer=OPTIMIZER, key=run, ema={"long": None})
+
+
+def loss(params, model_state, batch, *, key, step):
+    del step
+    noisy = batch["x"] + 0.1 * jax.random.normal(key, batch["x"].shape)
+    hidden = jax.lax.conv_general_dilated(
+        noisy, params["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    out = jnp.tanh(hidden).reshape(hidden.shape[0], -1) @ params["dense"]
+    return jnp.square(out - 1).mean(), (model_state, {"mean": out.mean()})
+
+
+def dense_loss(params, model_state, batch, *, key, step):
+    del step, key
+    out = batch["x"].reshape(batch["x"].shape[0], -1) @ params["dense"][:72]
+    return jnp.square(out - 1).mean(), (model_state, {})
+
+
+STEP = averaged(gradient(loss, OPTIMIZER), {"long": 0.9})
+
+
+def batch(member, step, *, size=SIZE):
+    rng = np.random.default_rng([member, step])
+    return {"x": rng.normal(size=(size, 6, 6, 2)).astype(np.float32)}
+
+
+def stacked(parts):
+    return {"x": np.stack([part["x"] for part in parts])}
+
+
+def alone(member, *, step=STEP, one_device):
+    compiler = Compiler(one_device)
+    compiled, state = compiler.step(step, init), compiler.init(init, key=jax.random.key(member))
+    losses = []
+    for index in range(STEPS):
+        state, scalars = compiled(state, compiler.shard(batch(member, index)))
+        losses.append(float(scalars["loss"]))
+    return jax.device_get((state.params, state.ema, state.opt_state)), losses
+
+
+def members_init(key):
+    del key
+    return jax.vmap(init)(jax.vmap(jax.random.key)(jnp.arange(MEMBERS)))
+
+
+def trained(config, *, unroll, step=STEP, numbers=None):
+    mesh = make_mesh(config, members=MEMBERS)
+    compiler = Compiler(mesh, members=MEMBERS)
+    compiled = compiler.step(over_seeds(step, MEMBERS, numbers=numbers, mesh=mesh, unroll=unroll), members_init)
+    state, losses = compiler.init(members_init, key=jax.random.key(0)), []
+    for index in range(STEPS):
+        placed = compiler.shard(stacked([batch(member, index) for member in range(MEMBERS)]))
+        state, scalars = compiled(state, placed)
+        losses.append(np.asarray(scalars["loss"]))
+    assert compiled.traces == 1
+    return state, np.stack(losses), compiler
+
+
+@pytest.mark.parametrize(
+    ("config", "unroll"),
+    [
+        (MeshConfig(seeds=1), True),
+        (MeshConfig(seeds=1), False),
+        (MeshConfig(seeds=4), None),
+        (MeshConfig(seeds=2, fsdp=4), True),
+        (MeshConfig(seeds=2, fsdp=2), False),
+    ],
+    ids=["turns", "vmap", "divided", "divided, turns, fsdp", "divided, vmap, data and fsdp"],
+)
+def test_a_member_is_the_run_it_would_be_alone(config, unroll, one_device):
+    state, losses, compiler = trained(config, unroll=unroll)
+    member_of = compiler.member(members_init)
+    for member in range(MEMBERS):
+        expected, expected_losses = alone(member, one_device=one_device)
+        np.testing.assert_allclose(losses[:, member], expected_losses, rtol=2e-5)
+        own = member_of(state, member)
+        assert int(own.step) == STEPS
+        found = jax.device_get((own.params, own.ema, own.opt_state))
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-6)
+    assert len(np.unique(losses[0])) == MEMBERS  # they really differ
+
+
+def test_members_live_on_groups_of_devices_and_their_parameters_in_shards():
+    state, _, compiler = trained(MeshConfig(seeds=2, fsdp=4), unroll=True)
+    dense = state.params["dense"]
+    assert dense.sharding.shard_shape(dense.shape) == (2, 4 * 36 // 4, 128)
+    own = compiler.member(members_init)(state, 3)
+    assert own.params["dense"].sharding.shard_shape((4 * 36, 128)) == (4 * 36 // 4, 128)
+
+
+def test_the_same_program_gives_the_same_bits():
+    first, _, _ = trained(MeshConfig(seeds=4), unroll=None)
+    second, _, _ = trained(MeshConfig(seeds=4), unroll=None)
+    for one, other in zip(jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("config", [MeshConfig(seeds=1), MeshConfig(seeds=4)])
+@pytest.mark.parametrize("unroll", [True, False])
+def test_numbers_differ_between_members(config, unroll, one_device):
+    """Learning rates as an axis: each member takes the steps that its own rate gives alone."""
+    rates = np.asarray([0.01, 0.05, 0.1, 0.3], np.float32)
+
+    def with_rate(rate):
+        return averaged(gradient(loss, optax.sgd(rate, momentum=0.9)), {"long": 0.9})
+
+    swept = lambda state, batch, numbers: with_rate(numbers["rate"])(state, batch)
+    state, _, compiler = trained(config, unroll=unroll, step=swept, numbers={"rate": rates})
+    for member in range(MEMBERS):
+        expected, _ = alone(member, step=with_rate(float(rates[member])), one_device=one_device)
+        own = compiler.member(members_init)(state, member)
+        np.testing.assert_allclose(own.params["dense"], expected[0]["dense"], rtol=1e-4, atol=2e-6)
+
+
+def test_several_steps_in_one_dispatch_of_all_members(one_device):
+    mesh = make_mesh(MeshConfig(), members=MEMBERS)
+    compiler = Compiler(mesh, members=MEMBERS)
+    step = compiler.step(over_seeds(repeated(STEP, STEPS), MEMBERS, mesh=mesh), members_init, dispatch=STEPS)
+    batches = [stacked([batch(member, index) for index in range(STEPS)]) for member in range(MEMBERS)]
+    state, _ = step(
+        compiler.init(members_init, key=jax.random.key(0)), compiler.shard(stacked(batches), dispatch=STEPS)
+    )
+    expected, _ = alone(2, one_device=one_device)
+    np.testing.assert_allclose(state.params["dense"][2], expected[0]["dense"], rtol=1e-4, atol=2e-6)
+
+
+def convolutions_over_weights(unroll, step):
+    """Whether the program has a convolution of all members at once."""
+    one = jax.eval_shape(members_init, jax.random.key(0))
+    shape = {"x": jax.ShapeDtypeStruct((MEMBERS, SIZE, 6, 6, 2), jnp.float32)}
+    text = str(jax.make_jaxpr(over_seeds(step, MEMBERS, unroll=unroll))(one, shape))
+    return f"feature_group_count={MEMBERS}" in text or f"batch_group_count={MEMBERS}" in text
+
+
+def test_on_cpus_convolutions_go_in_turn_and_dense_layers_together():
+    assert not convolutions_over_weights(None, STEP)
+    assert convolutions_over_weights(False, STEP)
+    one = jax.eval_shape(members_init, jax.random.key(0))
+    shape = {"x": jax.ShapeDtypeStruct((MEMBERS, SIZE, 6, 6, 2), jnp.float32)}
+    dense = gradient(dense_loss, OPTIMIZER)
+    count = lambda unroll: str(jax.make_jaxpr(over_seeds(dense, MEMBERS, unroll=unroll))(one, shape)).count(
+        "dot_general"
+    )
+    assert count(None) == count(False) < count(True)
+
+
+def test_has_convolution_looks_into_what_is_called():
+    image, kernel = jnp.zeros((1, 4, 4, 1)), jnp.zeros((3, 3, 1, 1))
+    convolve = lambda x, k: jax.lax.conv_general_dilated(
+        x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    looped = lambda x, k: jax.lax.scan(lambda c, _: (convolve(c, k), None), x, length=2)[0]
+    assert has_convolution(convolve, image, kernel)
+    assert has_convolution(jax.jit(jax.checkpoint(looped)), image, kernel)
+    assert not has_convolution(lambda x, k: x.sum() * k.sum(), image, kernel)
+
+
+def test_members_must_divide_equally():
+    with pytest.raises(ValueError, match="3 members cannot be divided equally among 4"):
+        over_seeds(STEP, 3, mesh=make_mesh(MeshConfig(seeds=4), members=4))

@@ -1,0 +1,232 @@
+"""What a compiled program moves between devices, read from its text (``compiled.as_text()``).
+
+The text is that of one device's share of the work, after partitioning and optimization, so that the list is of what
+really runs, not of what the shardings suggest. Two things to know when reading it:
+
+- It is the program of the backend it was compiled for. XLA for CPUs has no reduce-scatter: where an accelerator sums a
+  gradient and keeps a share of it, a CPU's program sums it whole (all-reduce) and cuts the share out, which moves twice
+  as much. It also widens 16-bit sums to float32.
+- Bytes are those of ring algorithms, which are optimal in bandwidth (Patarasuk & Yuan 2009, "Bandwidth optimal
+  all-reduce algorithms for clusters of workstations"). What a library chooses instead may differ for small arrays.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+MOVED = {
+    "all-reduce": lambda n: 2 * (n - 1) / n,
+    "all-gather": lambda n: (n - 1) / n,
+    "reduce-scatter": lambda n: (n - 1) / n,
+    "all-to-all": lambda n: (n - 1) / n,
+    "ragged-all-to-all": lambda n: (n - 1) / n,
+    "collective-permute": lambda n: 1.0,
+    "collective-broadcast": lambda n: 1.0,
+}
+"""Bytes that each of n devices sends for one byte of :attr:`Collective.bytes`."""
+
+_BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One instruction in which devices exchange data."""
+
+    kind: str
+    """A key of :data:`MOVED`; asynchronous forms have the name of the synchronous one."""
+    name: str
+    """The instruction's name in the text."""
+    dtype: str
+    """XLA's name of the type of its operands ("f32"); several joined by "+"."""
+    bytes: int
+    """Of all operands together: the output of an all-gather, the input of a reduce-scatter; of the others both are
+    equal. For a device, not for all of them."""
+    group: int
+    """Number of devices that exchange with each other; of a permutation, the number of pairs."""
+    times: int = 1
+    """How often it runs in a call of the program."""
+    exact: bool = True
+    """Whether ``times`` is known; False inside a loop of unknown length, which counts as one turn."""
+
+    @property
+    def moved_per_device(self) -> float:
+        """Bytes that a device sends in a call of the program, by ring algorithms (see :data:`MOVED`)."""
+        return self.times * self.bytes * MOVED[self.kind](self.group)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """All collectives of a kind together."""
+
+    count: int
+    """Instructions run in a call of the program."""
+    moved_per_device: float
+    """Bytes that a device sends."""
+    exact: bool
+    """Whether every loop around them has a known length."""
+
+
+def collectives(text: str) -> list[Collective]:
+    """The collectives of a compiled program, in the order in which computations are reached.
+
+    Bodies of loops count as often as the text says they run (``known_trip_count``). Of a conditional's branches, those
+    of the one that moves most are listed.
+
+    Args:
+      text: an HLO module in text form with one entry computation.
+
+    Raises:
+      ValueError: the text has no entry computation, or groups or types in a form not known here.
+    """
+    entry, computations = _parse(text)
+    header = text[: text.find("\n")] if "\n" in text else text
+    devices = math.prod(int(number) for number in re.findall(r"(?:replica_count|num_partitions)=(\d+)", header))
+    return list(_visit(entry, computations, devices))
+
+
+def summary(found: Iterable[Collective]) -> dict[str, Traffic]:
+    """Totals by kind, the kind that moves most first."""
+    kinds: dict[str, Traffic] = {}
+    for each in found:
+        so_far = kinds.get(each.kind, Traffic(0, 0.0, True))
+        kinds[each.kind] = Traffic(
+            so_far.count + each.times,
+            so_far.moved_per_device + each.moved_per_device,
+            so_far.exact and each.exact,
+        )
+    return dict(sorted(kinds.items(), key=lambda item: -item[1].moved_per_device))
+
+
+@dataclass(frozen=True)
+class _Instruction:
+    name: str
+    type: str
+    opcode: str
+    attributes: str
+    """Without the contents of strings in double quotes, which may quote anything."""
+    trips: int | None
+    """The known length of a loop."""
+
+
+def _parse(text: str) -> tuple[str, Mapping[str, list[_Instruction]]]:
+    """(name of the entry computation, instructions of every computation)."""
+    computations: dict[str, list[_Instruction]] = {}
+    entry = current = None
+    for line in text.splitlines():
+        header = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$", line.rstrip())
+        if header:
+            current = computations.setdefault(header[2], [])
+            entry = header[2] if header[1] else entry
+        elif line.startswith("}"):
+            current = None
+        elif current is not None and (instruction := _instruction(line)) is not None:
+            current.append(instruction)
+    if entry is None:
+        raise ValueError("the text of a compiled program has no ENTRY computation")
+    return entry, computations
+
+
+def _instruction(line: str) -> _Instruction | None:
+    match = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)", line)
+    if not match:
+        return None
+    trips = re.search(r'known_trip_count\\?":\s*\{\\?"n\\?":\s*\\?"(\d+)', line)
+    rest = re.sub(r'"(?:[^"\\]|\\.)*"', '""', match[2])
+    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
+    kind, rest = rest[:end], rest[end:].lstrip()
+    opcode, _, _ = rest.partition("(")
+    attributes = rest[_closing(rest, len(opcode)) + 1 :]
+    return _Instruction(match[1], kind, opcode, attributes, int(trips[1]) if trips else None)
+
+
+def _visit(name: str, computations: Mapping[str, list[_Instruction]], devices: int) -> Iterator[Collective]:
+    for each in computations.get(name, ()):
+        kind = each.opcode.removesuffix("-start")
+        if kind in MOVED:
+            yield _collective(kind, each, devices)
+        elif each.opcode.endswith(("-done", "-update")):
+            continue  # belongs to a start, which may name the same computation
+        elif each.opcode == "conditional":
+            branches = [list(_visit(called, computations, devices)) for called in _called(each.attributes)]
+            yield from max(branches, key=lambda found: sum(one.moved_per_device for one in found), default=[])
+        else:
+            for called in _called(each.attributes):
+                for inner in _visit(called, computations, devices):
+                    yield _looped(inner, each.trips) if each.opcode == "while" else inner
+
+
+def _looped(each: Collective, trips: int | None) -> Collective:
+    times = each.times * (1 if trips is None else trips)
+    exact = each.exact and trips is not None
+    return Collective(each.kind, each.name, each.dtype, each.bytes, each.group, times, exact)
+
+
+def _called(attributes: str) -> list[str]:
+    """Computations that an instruction runs."""
+    names = r"calls|to_apply|body|condition|true_computation|false_computation|branch_computations|called_computations"
+    found = re.findall(rf"\b(?:{names})=(?:\{{([^}}]*)\}}|%?([\w.\-]+))", attributes)
+    return [name.strip().lstrip("%") for many, one in found for name in (many.split(",") if many else [one]) if name]
+
+
+def _collective(kind: str, instruction: _Instruction, devices: int) -> Collective:
+    result = instruction.type
+    if instruction.opcode.endswith("-start") and kind != "all-reduce":
+        result = _split(result[1:-1])[1]  # (operands, results, ...): an asynchronous all-reduce has its results alone
+    shapes = re.findall(r"\b([a-z]\w*)\[([^\]]*)\]", result)
+    group = _group(kind, instruction, devices)
+    size = sum(_bytes(dtype, sides) for dtype, sides in shapes) * (group if kind == "reduce-scatter" else 1)
+    dtypes = "+".join(dict.fromkeys(dtype for dtype, _ in shapes))
+    return Collective(kind, instruction.name, dtypes, size, group)
+
+
+def _group(kind: str, instruction: _Instruction, devices: int) -> int:
+    """How many devices exchange with each other, from any of the forms in which XLA writes groups."""
+    text = instruction.attributes
+    if kind == "collective-permute" and (pairs := re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", text)):
+        return pairs[1].count("{")
+    if listed := re.search(r"replica_groups=\{((?:\{[\d,]*\},?\s*)*)\}", text):  # {{0,1},{2,3}}; {} is all together
+        groups = re.findall(r"\{([\d,]*)\}", listed[1])
+        return max((len(group.split(",")) for group in groups), default=devices)
+    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]<=", text):  # [groups,size]<=[...]T(...)
+        return int(iota[1])
+    nested = r"\((?:[^()]|\([^()]*\))*\)"
+    # mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a','b':(1)2}: named axes of a mesh, or parts of them
+    if mesh := re.search(rf"replica_groups=\S*mesh\[([^\]]*)\](?:, device_ids={nested})? \{{([^}}]*)\}}", text):
+        sizes = {axis: int(size) for axis, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
+        axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", mesh[2])
+        return math.prod(int(part) if part else sizes[axis] for axis, part in axes)
+    raise ValueError(f"the groups of {instruction.name} are written in an unknown form: {text[:200]}")
+
+
+def _bytes(dtype: str, sides: str) -> int:
+    """Bytes of one array; a dynamic side ("<=8") counts whole."""
+    bits = _BITS.get(dtype)
+    if bits is None:
+        match = re.match(r"(?:f|bf|s|u)(\d+)", dtype)  # f32, bf16, s8, f8e4m3fn
+        if match is None:
+            raise ValueError(f"an array of unknown type {dtype}[{sides}]")
+        bits = int(match[1])
+    count = math.prod(int(side.strip().removeprefix("<=")) for side in sides.split(",") if side.strip())
+    return -(-count * bits // 8)
+
+
+def _closing(text: str, start: int) -> int:
+    """Position of the bracket that closes the one at ``start``."""
+    depth = 0
+    for position in range(start, len(text)):
+        depth += (text[position] in "([{") - (text[position] in ")]}")
+        if depth == 0:
+            return position
+    raise ValueError(f"a bracket is not closed: {text[start : start + 80]}")
+
+
+def _split(text: str) -> list[str]:
+    """Parts of a tuple type, by the commas outside brackets."""
+    parts, depth, start = [], 0, 0
+    for position, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            parts.append(text[start:position])
+            start = position + 1
+    return [*parts, text[start:]]
