@@ -141,3 +141,20 @@ def test_runs_that_have_little_to_show_are_drawn(tmp_path, metrics):
 def test_negative_smoothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="negative"):
         save_curves(tmp_path / "curves.png", [], smooth=-0.1)
+
+
+def test_groups_share_a_panel_and_intervals_and_activities_have_none():
+    names = ["train/loss[lr=1]", "train/loss_ci95[lr=1]", "eval/loss[lr=1]", "train/loss[lr=2]", "time/input_seconds"]
+    assert panels(names) == [Panel(title="loss", names=("train/loss[lr=1]", "train/loss[lr=2]", "eval/loss[lr=1]"))]
+
+
+def test_an_interval_is_drawn_as_a_band(tmp_path):
+    metrics = [{"step": i, "images": i, "eval/x": 0.0, "eval/x_ci95": 1.0} for i in range(1, 9)]
+    save_curves(tmp_path / "band.png", metrics)
+    save_curves(tmp_path / "line.png", [{k: v for k, v in line.items() if k != "eval/x_ci95"} for line in metrics])
+    drawn = {}
+    for name in ("band", "line"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            pixels = np.asarray(picture.convert("RGB")).astype(int)
+        drawn[name] = np.mean((pixels[..., 2] - pixels[..., 0] > 20) & (pixels[..., 0] > 120))  # pale blue
+    assert drawn["band"] > 0.3 > 0.02 > drawn["line"]

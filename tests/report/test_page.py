@@ -249,3 +249,20 @@ def test_the_docstring_keeps_its_paragraphs_and_commands(tmp_path):
 def test_summary_numbers_are_rounded_for_people(tmp_path):
     page = _page(tmp_path, summary={"FID": 3.14159, "images": 12_345_678, "wall time": "1h02m", "lost": math.nan})
     assert page.words["dd"] == "3.142" + "12.3M" + "1h02m" + "nan"
+
+
+def test_time_is_summed_over_all_starts_and_shown_as_shares(tmp_path):
+    metrics = [
+        {"step": 1, "images": 8, "time/step_seconds": 50.0, "time/input_seconds": 1.0},
+        {"step": 2, "images": 16, "time/step_seconds": 40.0, "time/evaluation_seconds": 9.0},
+    ]
+    page = _page(tmp_path, metrics=metrics)
+    assert page.row("step")[1][1:3] == ["1m30s", "90.0 %"]
+    assert page.row("evaluation")[1][2] == "9.0 %"
+    assert not any(cells[0].startswith("time/") for _, cells in page.rows)  # not among the results as well
+
+
+def test_members_have_a_row_each(tmp_path):
+    page = _page(tmp_path, members={"seed-0": {"accuracy": 0.5}, "seed-1": {"accuracy": 0.75, "loss": 2.0}})
+    assert page.row("seed-0")[1] == ["seed-0", "0.5", ""]
+    assert page.row("seed-1")[1] == ["seed-1", "0.75", "2"]

@@ -207,7 +207,7 @@ def fit(
         step = compiler.step(
             experiment.step, experiment.init, dispatch=experiment.dispatch, shapes=experiment.batch_shapes
         )
-        train(
+        state = train(
             state,
             experiment,
             step=step,
@@ -225,6 +225,7 @@ def fit(
             ),
         )
     if first_process:
+        page.finish(steps_taken(state), steps_taken(state) * experiment.batch_size)
         final = page.summary()
         print(f"finished: {', '.join(f'{k} {v}' for k, v in final.items())}\nreport: {folder / 'report.html'}")
 
@@ -283,19 +284,30 @@ class Page:
         self._name, self._folder, self._parsed = name, folder, parsed
         self._description, self._environment, self._experiment = description, environment, experiment
         self._latest: Mapping[str, float] = {}
+        self._last: Evaluation | None = None
 
     def write(self, step: int, images: int, evaluation: Evaluation) -> None:
         """Keep the pictures of an evaluation and write the page anew."""
         if not is_first():
             return
-        from vision.report.curves import save_curves  # matplotlib takes a second to import
-        from vision.report.page import write_page
-
+        self._last = evaluation
         self._latest = combined(evaluation.scalars, self._experiment.members)
         samples = self._folder / "samples"
         save_pictures(samples, images, evaluation)
         for member, own in zip(self._experiment.members, evaluation.members, strict=True):
             save_pictures(self._folder / MEMBERS / member.name / "samples", images, own)
+        self._render(step, images, evaluation)
+
+    def finish(self, step: int, images: int) -> None:
+        """Write the page once more, with the time of the last evaluation; where this process had none, it stands."""
+        if is_first() and self._last is not None:
+            self._render(step, images, self._last)
+
+    def _render(self, step: int, images: int, evaluation: Evaluation) -> None:
+        from vision.report.curves import save_curves  # matplotlib takes a second to import
+        from vision.report.page import write_page
+
+        samples = self._folder / "samples"
         metrics = read_metrics(self._folder / "metrics.jsonl")
         save_curves(self._folder / "curves.png", metrics)
         total = self._experiment.total_steps * self._experiment.batch_size
@@ -310,6 +322,10 @@ class Page:
             sample_paths=sorted(samples.glob("*-*.png"), key=images_of, reverse=True),
             curves_path=self._folder / "curves.png",
             summary=self.summary(),
+            members={
+                member.name: {name: float(value) for name, value in own.scalars.items()}
+                for member, own in zip(self._experiment.members, evaluation.members, strict=True)
+            },
             description=self._description,
             status=f"{'Finished' if images >= total else 'Running'}: step {step:,}, {images:,} of {total:,} images",
             changed=set(changes(self._parsed.config, self._parsed.default)),
@@ -323,7 +339,13 @@ class Page:
             for name, value in evaluations[-1].items() if evaluations else ():
                 if name.startswith("eval/"):
                     self._latest = {**self._latest, name.removeprefix("eval/"): value}
-        return {name: f"{value:.4g}" for name, value in self._latest.items()}
+        shown = {}
+        for name, value in self._latest.items():
+            if not name.partition("[")[0].endswith("_ci95"):
+                base, bracket, group = name.partition("[")
+                width = self._latest.get(f"{base}_ci95{bracket}{group}")
+                shown[name] = f"{value:.4g}" + ("" if width is None else f" ± {width:.2g}")
+        return shown
 
 
 def save_pictures(folder: Path, images: int, evaluation: Evaluation) -> None:

@@ -40,11 +40,16 @@ def panels(names: Iterable[str]) -> list[Panel]:
     ``train/``, ``eval/``, ``val/`` and ``test/`` are phases; names that are equal without them share a panel.
     Losses come first, then other quantities in the order they first appear, those with an evaluation before
     those without, and at the end what describes the run rather than the result: learning rate, gradient
-    norm, speeds and times.
+    norm, speeds.
+
+    ``NAME[GROUP]`` is the same quantity of a group of runs and shares the panel of NAME. ``NAME_ci95`` has no
+    panel: it is half the width of an interval around NAME, drawn there as a band. Nor have the seconds spent in
+    each activity, which are shares of a whole and belong in a table.
     """
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
-        groups.setdefault(_quantity(name), []).append(name)
+        if not (_is_half_width(name) or _is_activity(name)):
+            groups.setdefault(_quantity(name), []).append(name)
 
     def rank(quantity: str) -> int:
         if _is_timing(quantity):
@@ -192,7 +197,8 @@ def _draw_panel(
     for name, colour in zip(panel.names, _cycled(len(panel.names)), strict=True):
         images, values = series(metrics, name)
         everything.append(values)
-        label = _phase(name) or name
+        label = " ".join(filter(None, (_phase(name), _group(name)))) or name
+        _draw_band(axes, metrics, name, images, values, colour)
         if len(images) <= _FEW_POINTS:
             axes.plot(images, _finite(values), "o-", color=colour, markersize=3.5, linewidth=1.4, label=label)
         else:
@@ -246,6 +252,26 @@ def _draw_panel(
         axes.set_title(_phase(first), loc="right", fontsize=8, color="#777777")
 
 
+def _draw_band(
+    axes: Any,
+    metrics: Sequence[Mapping[str, Any]],
+    name: str,
+    images: Float[np.ndarray, "n"],
+    values: Float[np.ndarray, "n"],
+    colour: str,
+) -> None:
+    """The interval around a mean over runs, where one was logged."""
+    base, bracket, rest = name.partition("[")
+    places, widths = series(metrics, f"{base}_ci95{bracket}{rest}")
+    if len(places):
+        around = values[np.isin(images, places)]
+        widths = widths[np.isin(places, images)]
+        places = places[np.isin(places, images)]
+        axes.fill_between(
+            places, _finite(around - widths), _finite(around + widths), color=colour, alpha=0.18, linewidth=0
+        )
+
+
 def _tick(number: float) -> str:
     if abs(number) >= 1000:
         text = count(number)
@@ -285,7 +311,20 @@ def _phase(name: str) -> str:
 
 
 def _quantity(name: str) -> str:
+    name = name.partition("[")[0]
     return name[len(_phase(name)) + 1 :] if _phase(name) else name
+
+
+def _group(name: str) -> str:
+    return name.partition("[")[2].removesuffix("]")
+
+
+def _is_half_width(name: str) -> bool:
+    return name.partition("[")[0].endswith("_ci95")
+
+
+def _is_activity(name: str) -> bool:
+    return name.startswith("time/") and name.endswith("_seconds")
 
 
 def _is_learning_rate(quantity: str) -> bool:
@@ -297,7 +336,7 @@ def _is_gradient_norm(quantity: str) -> bool:
 
 
 def _is_timing(quantity: str) -> bool:
-    return quantity.endswith(("_per_second", "_seconds", "_milliseconds", "_ms", "mfu"))
+    return quantity.endswith(("_per_second", "_seconds", "_milliseconds", "_ms", "utilisation"))
 
 
 def _unit(quantity: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from vision.report.atomic import write_atomically
-from vision.report.units import count, value
+from vision.report.units import count, duration, value
 
 _NOT_SCALARS = ("step", "images", "time")
 # Bytes of encoded pictures; base64 adds a third, and 3 MB in all can still be sent by mail.
@@ -76,6 +76,9 @@ figcaption, .note { color: var(--soft); font-size: .84rem; margin-top: .4rem; ov
 .strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .75rem; }
 .strip figure { margin: 0; }
 .strip img { width: 100%; }
+.time { max-width: 44rem; }
+.share { width: 50%; }
+.share span { display: block; height: .8rem; margin-top: .3rem; background: var(--accent); border-radius: 2px; }
 footer { margin-top: 3rem; color: var(--faint); font-size: .82rem; }
 @media (max-width: 40rem) { main { padding: 1.5rem 1rem 3rem; } h1 { font-size: 1.4rem; }
   .values td:first-child, .values th:first-child { width: 50%; }
@@ -105,6 +108,7 @@ def write_page(
     curves_path: str | Path | None,
     summary: Mapping[str, float | str],
     description: str,
+    members: Mapping[str, Mapping[str, float]] | None = None,
     status: str = "",
     changed: Collection[str] = (),
 ) -> None:
@@ -126,6 +130,7 @@ def write_page(
         curves_path: the picture of the curves; None leaves it out.
         summary: a few numbers to be seen first, by what they are.
         description: the experiment's docstring. Paragraphs are set as such, indented ones as they stand.
+        members: where several runs were trained as one program, the latest numbers of each by its name.
         status: one line on where the run stands, such as ``Finished after 1h02m``.
         changed: dotted keys of ``config`` whose values differ from the defaults, which are marked.
 
@@ -144,8 +149,10 @@ def write_page(
         _description(description),
         f"<h2>Command</h2>\n<pre><code>{_command(command)}</code></pre>",
         _results(metrics, protocol),
+        _members(members or {}),
         _curves(curves_path),
         _samples([Path(sample) for sample in sample_paths]),
+        _time(metrics),
         _configuration(settings, changed),
         _environment(environment),
         f"<footer>Written {datetime.now().astimezone():%d %B %Y, %H:%M %Z}</footer>",
@@ -204,7 +211,7 @@ def _results(metrics: Sequence[Mapping[str, Any]], protocol: Mapping[str, str]) 
     finite: dict[str, list[float]] = {}
     for record in metrics:
         for name, x in record.items():
-            if name not in _NOT_SCALARS:
+            if name not in _NOT_SCALARS and _activity(name) is None:
                 last[name] = float(x), float(record["images"])
                 finite.setdefault(name, []).extend([float(x)] if math.isfinite(float(x)) else [])
     if not last:
@@ -229,6 +236,49 @@ def _results(metrics: Sequence[Mapping[str, Any]], protocol: Mapping[str, str]) 
         f'<h2>Results</h2>\n<div class="wide"><table class="results">\n<thead>{head}</thead>'
         f"\n<tbody>\n{body}\n</tbody>\n</table></div>"
     )
+
+
+def _members(members: Mapping[str, Mapping[str, float]]) -> str:
+    if not members:
+        return ""
+    names = list(dict.fromkeys(name for numbers in members.values() for name in numbers))
+    head = "".join(f'<th class="number">{_key(name)}</th>' for name in names)
+    rows = "\n".join(
+        f'<tr><th class="key" scope="row">{_key(member)}</th>'
+        + "".join(f'<td class="number">{value(numbers[name]) if name in numbers else ""}</td>' for name in names)
+        + "</tr>"
+        for member, numbers in members.items()
+    )
+    return (
+        f'<h2>Members</h2>\n<div class="wide"><table><thead><tr><th>run</th>{head}</tr></thead>'
+        f"\n<tbody>\n{rows}\n</tbody></table></div>"
+    )
+
+
+def _time(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """Where the time went, over all starts of the run."""
+    spent: dict[str, float] = {}
+    for record in metrics:
+        for name, seconds in record.items():
+            if (activity := _activity(name)) is not None:
+                spent[activity] = spent.get(activity, 0.0) + float(seconds)
+    total = sum(spent.values())
+    if total <= 0:
+        return ""
+    rows = "\n".join(
+        f'<tr><th scope="row">{html.escape(activity)}</th><td class="number">{duration(seconds)}</td>'
+        f'<td class="number">{100 * seconds / total:.1f} %</td>'
+        f'<td class="share"><span style="width:{100 * seconds / total:.1f}%"></span></td></tr>'
+        for activity, seconds in sorted(spent.items(), key=lambda item: -item[1])
+    )
+    return f'<h2>Time</h2>\n<table class="time"><tbody>\n{rows}\n</tbody></table>'
+
+
+def _activity(name: str) -> str | None:
+    """"input" of "time/input_seconds"."""
+    if name.startswith("time/") and name.endswith("_seconds"):
+        return name.removeprefix("time/").removesuffix("_seconds")
+    return None
 
 
 def _curves(curves_path: str | Path | None) -> str:
