@@ -32,22 +32,20 @@ def simulate_devices(count: int) -> None:
     Raises:
       UserError: JAX is in use already, with fewer devices.
     """
-    try:  # JAX refuses to set this once it is in use, even to what it is
-        jax.config.update("jax_num_cpu_devices", jax.config.jax_num_cpu_devices)  # pyright: ignore[reportAttributeAccessIssue]
-        in_use = False
-    except RuntimeError:
-        in_use = True
-    found = len(jax.devices())
-    if found >= count:
+    if count <= 1:
         return
-    if in_use:
+    try:  # JAX refuses to change this once it is in use
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError as error:
+        if len(jax.devices()) >= count:
+            return
         raise UserError(
-            f"{count} devices cannot be simulated: JAX is in use with {found}. Describe the configuration in a process "
-            "of its own, with --dry-run"
-        )
-    clear_backends()
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", count)
+            f"{count} devices cannot be simulated: JAX is in use with {len(jax.devices())}. Describe the configuration "
+            "in a process of its own, with --dry-run"
+        ) from error
+    if len(jax.devices()) < count:  # accelerators, but too few
+        clear_backends()
+        jax.config.update("jax_platforms", "cpu")
 
 
 def describe(
@@ -96,11 +94,12 @@ def describe(
         moved = _moved(program.as_text(), experiment.dispatch)
         if jax.default_backend() == "cpu":
             notes = [
-                "Activations (with all temporaries) and exchange are of the step compiled for CPUs: estimates for others."
+                "Activations (with all temporaries) and exchange are of the step compiled for CPUs, "
+                "estimates for other devices."
             ]
     else:
         notes = [
-            f"Activations and exchange are not known: a step for more than {compile_limit} devices is not compiled here."
+            f"Activations and exchange are not known: for more than {compile_limit} devices the step is not compiled."
         ]
     memory["together"] = sum(memory.values())
     rows = [(f"  {_PARTS.get(name, name)}", f"{size / 2**20:,.1f} MiB") for name, size in memory.items()]

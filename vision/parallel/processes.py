@@ -276,6 +276,7 @@ def wait_for(coordinator: str, *, seconds: float) -> None:
             if time.monotonic() > until:
                 raise UserError(
                     f"process 0 does not answer at {coordinator} after {seconds:g} seconds "
-                    f"({error.strerror or error}): check that it was started, with the same options, and that the port is free and open"
+                    f"({error.strerror or error}): check that it was started, with the same options, "
+                    "and that the port is free and open"
                 ) from error
         time.sleep(0.5)

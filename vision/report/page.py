@@ -275,7 +275,7 @@ def _time(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _activity(name: str) -> str | None:
-    """"input" of "time/input_seconds"."""
+    """ "input" of "time/input_seconds"."""
     if name.startswith("time/") and name.endswith("_seconds"):
         return name.removeprefix("time/").removesuffix("_seconds")
     return None

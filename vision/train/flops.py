@@ -94,20 +94,25 @@ def _equation(equation: JaxprEqn) -> Flops:
 
 
 def _operations(equation: JaxprEqn, multiply_adds: int) -> Flops:
-    dtype = max((operand.aval.dtype for operand in equation.invars), key=lambda dtype: dtype.itemsize)
+    dtype = max((_array(operand).dtype for operand in equation.invars), key=lambda dtype: dtype.itemsize)
     each = 8 if jnp.issubdtype(dtype, jnp.complexfloating) else 2
     return Flops({str(dtype): each * multiply_adds})
 
 
+def _array(variable: Any) -> Any:
+    """Shape and dtype of a variable, which in matrix work is always an array."""
+    return variable.aval
+
+
 def _dot_general(equation: JaxprEqn) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
-    lhs = equation.invars[0].aval.shape
-    return _product(equation.outvars[0].aval.shape) * _product(lhs[axis] for axis in contracted)
+    lhs = _array(equation.invars[0]).shape
+    return _product(_array(equation.outvars[0]).shape) * _product(lhs[axis] for axis in contracted)
 
 
 def _convolution(equation: JaxprEqn) -> int:
     params = equation.params
-    (lhs, rhs), out = (operand.aval.shape for operand in equation.invars), equation.outvars[0].aval.shape
+    (lhs, rhs), out = (_array(operand).shape for operand in equation.invars), _array(equation.outvars[0]).shape
     numbers = params["dimension_numbers"]
     # each output feature of a sample sums over the kernel's own input channels, whatever the groups are
     meetings = out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * rhs[numbers.rhs_spec[1]]

@@ -1,0 +1,92 @@
+"""Several seeds as one program against the same runs one after another: whole processes, compilation included.
+
+    python benchmarks/seeds.py                                  eight seeds of the quick experiment
+    python benchmarks/seeds.py --devices 8 --images 1600        the same on eight simulated devices
+
+Both ways start with an empty compilation cache of their own: of the runs one after another only the first compiles, as
+it is for people who type them. A last line compares the evaluations, which must agree to rounding.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to run."""
+
+    experiment: str = "diffusion_cifar"
+    """The experiment, with --quick."""
+    seeds: int = 8
+    """How many runs."""
+    images: int = 6_400
+    """Budget of each."""
+    devices: int = 0
+    """Simulated CPU devices for both ways; 0 leaves them to the program."""
+    options: tuple[str, ...] = ()
+    """Further options of the experiment, for both ways."""
+
+
+def timed(config: Config, workdir: Path, cache: Path, *arguments: str) -> float:
+    """Seconds that the experiment takes in a process of its own."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    if config.devices:
+        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={config.devices}"
+    command = [sys.executable, "-m", f"experiments.{config.experiment}", "--quick", "--images", str(config.images)]
+    started = time.monotonic()
+    subprocess.run(
+        [*command, "--workdir", str(workdir), *config.options, *arguments],
+        env=environment,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    return time.monotonic() - started
+
+
+def evaluation(workdir: Path) -> dict[str, float]:
+    """The last evaluation of a run or member."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {name: float(value) for name, value in line.items() if name.startswith("eval/")}
+        for line in lines
+        if any(name.startswith("eval/") for name in line)
+    ][-1]
+
+
+def main(config: Config) -> None:
+    """Measure both ways and print the table."""
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root)
+        alone = [
+            timed(config, folder / f"alone-{seed}", folder / "cache-alone", "--seed", str(seed))
+            for seed in range(config.seeds)
+        ]
+        memory_alone = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        together = timed(config, folder / "together", folder / "cache-together", "--seeds", str(config.seeds))
+        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        print(f"{config.seeds} runs of {config.experiment} --quick --images {config.images} {' '.join(config.options)}")
+        print(f"one after another  {sum(alone):7.1f} s  (first {alone[0]:.1f} s, then {min(alone[1:]):.1f} to "
+              f"{max(alone[1:]):.1f} s)  {memory_alone:,.0f} MiB")  # fmt: skip
+        print(f"as one program     {together:7.1f} s  {memory:,.0f} MiB at most of both")
+        print(f"ratio              {together / sum(alone):7.2f}")
+        largest = 0.0
+        for seed in range(config.seeds):
+            own = evaluation(folder / f"alone-{seed}")
+            member = evaluation(folder / "together" / "members" / f"seed-{seed}")
+            print(f"seed {seed}: " + ", ".join(f"{name} {own[name]:.6g} / {member[name]:.6g}" for name in own))
+            largest = max(largest, *(abs(own[n] - member[n]) / max(abs(own[n]), 1e-9) for n in own if "mse" in n))
+        print(f"largest relative difference of an error alone and together: {largest:.1e}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
