@@ -275,7 +275,7 @@ def _time(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _activity(name: str) -> str | None:
-    """ "input" of "time/input_seconds"."""
+    """The activity that a scalar's name counts the seconds of: time/input_seconds is of input."""
     if name.startswith("time/") and name.endswith("_seconds"):
         return name.removeprefix("time/").removesuffix("_seconds")
     return None
