@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +39,7 @@ from vision.metrics.shape_judge import compute, load_judge, merge
 from vision.models.unet import SHARDING_RULES, UNet, UNetConfig
 from vision.ops.pixels import to_float, to_uint8
 from vision.parallel.mesh import MeshConfig
+from vision.parallel.sharding import Rules
 from vision.report.grid import sample_grid
 from vision.tasks.diffusion import (
     DiffusionConfig,
@@ -159,21 +161,31 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 def build(config: Config) -> Experiment:
-    """Compose the recipe: model, loss, optimizer, schedule, data, evaluation, in that order."""
+    """The recipe with the UNet."""
+    if any(config.model.width * multiplier % config.model.heads for multiplier in config.model.multipliers):
+        raise UserError(f"model.heads {config.model.heads} must divide the channels of every level")
+    coarsest = config.model.patch * 2 ** (len(config.model.multipliers) - 1)
+    if config.data.resolution % coarsest:
+        raise UserError(
+            f"images of {config.data.resolution} pixels cannot be divided by {coarsest} (model.patch, and one halving "
+            f"a level): choose --data.resolution as a multiple of {coarsest}, or fewer levels"
+        )
+    return compose(config, UNet(config.model), rules=SHARDING_RULES)
+
+
+def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
+    """The recipe for any network: loss, optimizer, schedule, data, evaluation, in that order.
+
+    Args:
+      config: a ``Config``, or one like it whose ``model`` has ``classes`` and ``channels``.
+      model: takes (image, time, label, train=...) and predicts the target of diffusion.
+      rules: the model's sharding rules.
+    """
     check(config.diffusion, config.sampling, classes=config.model.classes)
     for name in ("images", "batch_size", "microbatches", "dispatch", "samples", "judged", "held_out"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} is at least 1, not {getattr(config, name)}")
-    if any(config.model.width * multiplier % config.model.heads for multiplier in config.model.multipliers):
-        raise UserError(f"model.heads {config.model.heads} must divide the channels of every level")
     side, channels = config.data.resolution, config.model.channels
-    coarsest = config.model.patch * 2 ** (len(config.model.multipliers) - 1)
-    if side % coarsest:
-        raise UserError(
-            f"images of {side} pixels cannot be divided by {coarsest} (model.patch, and one halving a level): "
-            f"choose --data.resolution as a multiple of {coarsest}, or fewer levels"
-        )
-    model = UNet(config.model)
     schedule = make_schedule(config.diffusion.schedule, config.diffusion.steps)
 
     def prepare(batch: Mapping[str, jax.Array], *, key: jax.Array) -> Mapping[str, jax.Array]:
@@ -318,7 +330,7 @@ def build(config: Config) -> Experiment:
         seed=config.seed,
         evaluation=evaluation,
         drawing=drawing,
-        rules=SHARDING_RULES,
+        rules=rules,
         looking=("sampling.", "samples", "judged", "held_out"),
         mesh=config.mesh,
         intervals=config.intervals,

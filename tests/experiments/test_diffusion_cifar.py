@@ -4,8 +4,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,14 +14,9 @@ import pytest
 from PIL import Image
 
 import experiments.diffusion_cifar as experiment
-from experiments.diffusion_cifar import ABLATIONS, QUICK, Config, build
+from experiments.diffusion_cifar import QUICK, Config, build
 from vision.errors import UserError
 from vision.launch import run as launcher
-from vision.launch.options import flatten
-from vision.parallel.mesh import make_mesh
-from vision.train.checkpoint import Checkpoints
-from vision.train.compile import Compiler
-from vision.train.records import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, SIZE = 12, 8
@@ -42,30 +35,9 @@ def run(*arguments):
     )
 
 
-def final_state(workdir):
-    config = launcher.parse("", default=Config(), quick=QUICK, description="", arguments=SMALL).config
-    built = build(config)
-    compiler = Compiler(make_mesh(built.mesh), built.rules)
-    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        return checkpoints.restore(launcher.abstract_state(built, compiler), report=print)
-
-
-def lines(workdir):
-    found = [
-        {name: value for name, value in line.items() if not name.startswith("time")}
-        for line in read_metrics(workdir / "metrics.jsonl")
-    ]
-    return [line for line in found if line.keys() > {"step", "images"}]
-
-
 def assert_same_run(one, other):
-    states = final_state(one), final_state(other)
-    for left, right in zip(*map(jax.tree.leaves, states), strict=True):
-        if jax.dtypes.issubdtype(left.dtype, jax.dtypes.prng_key):
-            left, right = jax.random.key_data(left), jax.random.key_data(right)
-        np.testing.assert_array_equal(left, right)
-    assert int(states[0].step) == STEPS
-    assert lines(one) == lines(other)
+    assert differences("diffusion_cifar", SMALL, one, other) == []
+    assert int(final_state("diffusion_cifar", SMALL, one).step) == STEPS
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +48,7 @@ def whole(tmp_path_factory):
 
 
 def test_a_whole_run(whole):
-    found = lines(whole)
+    found = logged(whole)
     assert [line["step"] for line in found if "train/loss" in line] == list(range(1, STEPS + 1))
     (evaluation,) = [line for line in found if any(name.startswith("eval/") for name in line)]
     assert evaluation.keys() == {
@@ -118,21 +90,19 @@ def test_resumed_equals_uninterrupted(whole, tmp_path, monkeypatch, capsys):
 
 
 def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path):
-    workdir = tmp_path / "run"
-    command = [sys.executable, "-m", "experiments.diffusion_cifar", *SMALL, "--workdir", str(workdir)]
-    log = (tmp_path / "log").open("w")
-    child = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+    """The short form of kill_loop.py: at a random moment of starting or compiling, and at one of training."""
+    workdir, log = tmp_path / "run", tmp_path / "log"
+    generator = np.random.default_rng()  # any moment will do
+    assert killed("diffusion_cifar", SMALL, workdir, log, [generator.uniform(1, 6)], finish=False) == 1
+    child = start("diffusion_cifar", SMALL, workdir, log)
     metrics, until = workdir / "metrics.jsonl", time.monotonic() + 200
-    moment = np.random.default_rng().integers(1, STEPS)  # any moment will do
+    moment = generator.integers(1, STEPS)
     while child.poll() is None and time.monotonic() < until:
         if metrics.exists() and metrics.read_bytes().count(b"\n") >= moment:
             break
         time.sleep(0.005)
     child.kill()
-    child.wait()
-    log.close()
-    assert metrics.exists(), (tmp_path / "log").read_text()
-    assert child.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()
+    assert child.wait() == -signal.SIGKILL, log.read_text()
     assert run("--workdir", str(workdir)) == 0
     assert_same_run(workdir, whole)
 
@@ -144,7 +114,7 @@ def test_looking_at_the_run(whole, capsys):
     capsys.readouterr()
     assert run("--workdir", str(whole), "--evaluate") == 0
     said = capsys.readouterr().out
-    last = lines(whole)[-1]
+    last = logged(whole)[-1]
     for name in ("long_mse", "short_mse", "class_accuracy"):
         assert f"{name} {last[f'eval/{name}']:.6g}  (" in said
     # another sampler may look at the same run, training may not go on with it
@@ -168,29 +138,6 @@ def test_the_published_network():
     state = jax.eval_shape(published.init, jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == 35_746_307
     assert (published.batch_size, published.total_steps) == (128, 800_000)
-
-
-def changed(config, dotted, value):
-    first, _, rest = dotted.partition(".")
-    assert first in {field.name for field in dataclasses.fields(config)}, dotted
-    return dataclasses.replace(config, **{first: changed(getattr(config, first), rest, value) if rest else value})
-
-
-@pytest.mark.parametrize("name", ABLATIONS)
-@pytest.mark.parametrize("base", [Config(), QUICK], ids=["published", "quick"])
-def test_ablations_apply_and_build(base, name):
-    config = base
-    for dotted, value in ABLATIONS[name].items():
-        assert dotted in flatten(base)
-        config = changed(config, dotted, value)
-    hash(config)
-    build(config)
-
-
-def test_every_ablation_changes_something():
-    for name, overrides in ABLATIONS.items():
-        bases = [flatten(Config()), flatten(QUICK)]
-        assert any(base[dotted] != value for base in bases for dotted, value in overrides.items()), name
 
 
 @pytest.mark.parametrize("decay", [True, False])

@@ -1,4 +1,4 @@
-"""One device equals eight, however they are arranged: losses, parameters, averages and samples of a diffusion UNet.
+"""One device equals eight, however they are arranged: losses, parameters, averages, samples of diffusion networks.
 
 The optimizer is gradient descent with momentum, not Adam: where a gradient is nearly zero, Adam divides its rounding
 error by its size, so that two correct programs part after one step. All else is the real thing: dropout, flips, class
@@ -16,7 +16,10 @@ import pytest
 
 from vision.data.augment import flipped
 from vision.diffusion.schedules import make_schedule
-from vision.models.unet import SHARDING_RULES, UNet, UNetConfig
+from vision.models.dit import SHARDING_RULES as DIT_RULES
+from vision.models.dit import DiT, DiTConfig
+from vision.models.unet import SHARDING_RULES as UNET_RULES
+from vision.models.unet import UNet, UNetConfig
 from vision.ops.pixels import to_float
 from vision.parallel import sharding
 from vision.parallel.mesh import MeshConfig, make_mesh
@@ -27,7 +30,13 @@ from vision.train.state import create_state
 from vision.train.step import accumulate, averaged, gradient, preprocessed, warmed_up
 
 STEPS, SIZE, SIDE = 4, 16, 16
-MODEL = UNetConfig(width=16, multipliers=(1, 2), blocks=1, attention=(), heads=2, dropout=0.1, classes=3, patch=4)
+UNET = UNetConfig(width=16, multipliers=(1, 2), blocks=1, attention=(), heads=2, dropout=0.1, classes=3, patch=4)
+NETWORKS = {
+    "UNet": (UNet(UNET), UNET_RULES),
+    # one level is enough for microbatches, and compiles in half the time
+    "small UNet": (UNet(replace(UNET, multipliers=(1,))), UNET_RULES),
+    "DiT": (DiT(DiTConfig(patch=4, width=16, depth=2, heads=2, classes=3)), DIT_RULES),
+}
 DECAYS = {"long": warmed_up(0.99), "short": 0.5}
 MESHES = {
     "8 data": MeshConfig(),
@@ -42,14 +51,13 @@ def tiny_arrays_are_sharded_too(monkeypatch):
 
 
 @functools.cache
-def trained(mesh_name, microbatches):
+def trained(network, mesh_name, microbatches):
     """(state on its devices, losses, samples) after a few steps on the same batches."""
     one = mesh_name == "one device"
     mesh = make_mesh(MeshConfig(), jax.devices()[:1]) if one else make_mesh(MESHES[mesh_name])
-    compiler = Compiler(mesh, SHARDING_RULES)
-    # one level is enough for microbatches, and compiles in half the time
-    config = MODEL if microbatches == 1 else replace(MODEL, multipliers=(1,))
-    model, process = UNet(config), DiffusionConfig(schedule="cosine", prediction="v")
+    model, rules = NETWORKS[network]
+    compiler = Compiler(mesh, rules)
+    process = DiffusionConfig(schedule="cosine", prediction="v")
     schedule = make_schedule(process.schedule, process.steps)
     prepare = lambda batch, *, key: flipped({**batch, "image": to_float(batch["image"])}, key=key)
     loss = accumulate(preprocessed(diffusion_loss(model, process, schedule), prepare), microbatches)
@@ -93,10 +101,18 @@ def assert_equal_up_to_rounding(found, expected):
         np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5 * scale + 1e-7, err_msg=path_name(path))
 
 
-@pytest.mark.parametrize(("mesh", "microbatches"), [*((name, 1) for name in MESHES), ("2 data x 2 fsdp x 2 tensor", 2)])
-def test_eight_devices_are_one(mesh, microbatches):
-    state, losses, samples = trained(mesh, microbatches)
-    one_state, one_losses, one_samples = trained("one device", microbatches)
+@pytest.mark.parametrize(
+    ("network", "mesh", "microbatches"),
+    [
+        *(("UNet", name, 1) for name in MESHES),
+        ("small UNet", "2 data x 2 fsdp x 2 tensor", 2),
+        ("DiT", "2 data x 4 fsdp", 1),
+        ("DiT", "2 data x 2 fsdp x 2 tensor", 1),
+    ],
+)
+def test_eight_devices_are_one(network, mesh, microbatches):
+    state, losses, samples = trained(network, mesh, microbatches)
+    one_state, one_losses, one_samples = trained(network, "one device", microbatches)
     assert_equal_up_to_rounding(losses, one_losses)
     for part in ("params", "ema", "opt_state"):
         assert_equal_up_to_rounding(
@@ -113,7 +129,7 @@ def test_eight_devices_are_one(mesh, microbatches):
 
 @pytest.mark.parametrize("mesh", ["2 data x 4 fsdp", "2 data x 2 fsdp x 2 tensor"])
 def test_parameters_live_in_shards(mesh):
-    state, _, _ = trained(mesh, 1)
+    state, _, _ = trained("UNet", mesh, 1)
     config = MESHES[mesh]
     shard = lambda leaf: leaf.sharding.shard_shape(leaf.shape)
 

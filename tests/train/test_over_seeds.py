@@ -9,7 +9,7 @@ import pytest
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.train.compile import Compiler
 from vision.train.state import create_state
-from vision.train.step import averaged, gradient, has_convolution, over_seeds, repeated
+from vision.train.step import OverSeeds, averaged, gradient, has_convolution, repeated
 
 OPTIMIZER = optax.sgd(0.2, momentum=0.9)
 MEMBERS, STEPS, SIZE = 4, 3, 8
@@ -68,10 +68,10 @@ def members_init(key):
     return jax.vmap(init)(jax.vmap(jax.random.key)(jnp.arange(MEMBERS)))
 
 
-def trained(config, *, unroll, step=STEP, numbers=None):
+def trained(config, *, in_turn, step=STEP, numbers=None):
     mesh = make_mesh(config, members=MEMBERS)
     compiler = Compiler(mesh, members=MEMBERS)
-    compiled = compiler.step(over_seeds(step, MEMBERS, numbers=numbers, mesh=mesh, unroll=unroll), members_init)
+    compiled = compiler.step(OverSeeds(step, MEMBERS, numbers, in_turn=in_turn), members_init)
     state, losses = compiler.init(members_init, key=jax.random.key(0)), []
     for index in range(STEPS):
         placed = compiler.shard(stacked([batch(member, index) for member in range(MEMBERS)]))
@@ -82,7 +82,7 @@ def trained(config, *, unroll, step=STEP, numbers=None):
 
 
 @pytest.mark.parametrize(
-    ("config", "unroll"),
+    ("config", "in_turn"),
     [
         (MeshConfig(seeds=1), True),
         (MeshConfig(seeds=1), False),
@@ -92,8 +92,8 @@ def trained(config, *, unroll, step=STEP, numbers=None):
     ],
     ids=["turns", "vmap", "divided", "divided, turns, fsdp", "divided, vmap, data and fsdp"],
 )
-def test_a_member_is_the_run_it_would_be_alone(config, unroll, one_device):
-    state, losses, compiler = trained(config, unroll=unroll)
+def test_a_member_is_the_run_it_would_be_alone(config, in_turn, one_device):
+    state, losses, compiler = trained(config, in_turn=in_turn)
     member_of = compiler.member(members_init)
     for member in range(MEMBERS):
         expected, expected_losses = alone(member, one_device=one_device)
@@ -107,7 +107,7 @@ def test_a_member_is_the_run_it_would_be_alone(config, unroll, one_device):
 
 
 def test_members_live_on_groups_of_devices_and_their_parameters_in_shards():
-    state, _, compiler = trained(MeshConfig(seeds=2, fsdp=4), unroll=True)
+    state, _, compiler = trained(MeshConfig(seeds=2, fsdp=4), in_turn=True)
     dense = state.params["dense"]
     assert dense.sharding.shard_shape(dense.shape) == (2, 4 * 36 // 4, 128)
     own = compiler.member(members_init)(state, 3)
@@ -115,15 +115,15 @@ def test_members_live_on_groups_of_devices_and_their_parameters_in_shards():
 
 
 def test_the_same_program_gives_the_same_bits():
-    first, _, _ = trained(MeshConfig(seeds=4), unroll=None)
-    second, _, _ = trained(MeshConfig(seeds=4), unroll=None)
+    first, _, _ = trained(MeshConfig(seeds=4), in_turn=None)
+    second, _, _ = trained(MeshConfig(seeds=4), in_turn=None)
     for one, other in zip(jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("config", [MeshConfig(seeds=1), MeshConfig(seeds=4)])
-@pytest.mark.parametrize("unroll", [True, False])
-def test_numbers_differ_between_members(config, unroll, one_device):
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_numbers_differ_between_members(config, in_turn, one_device):
     """Learning rates as an axis: each member takes the steps that its own rate gives alone."""
     rates = np.asarray([0.01, 0.05, 0.1, 0.3], np.float32)
 
@@ -131,7 +131,7 @@ def test_numbers_differ_between_members(config, unroll, one_device):
         return averaged(gradient(loss, optax.sgd(rate, momentum=0.9)), {"long": 0.9})
 
     swept = lambda state, batch, numbers: with_rate(numbers["rate"])(state, batch)
-    state, _, compiler = trained(config, unroll=unroll, step=swept, numbers={"rate": rates})
+    state, _, compiler = trained(config, in_turn=in_turn, step=swept, numbers={"rate": rates})
     for member in range(MEMBERS):
         expected, _ = alone(member, step=with_rate(float(rates[member])), one_device=one_device)
         own = compiler.member(members_init)(state, member)
@@ -141,7 +141,7 @@ def test_numbers_differ_between_members(config, unroll, one_device):
 def test_several_steps_in_one_dispatch_of_all_members(one_device):
     mesh = make_mesh(MeshConfig(), members=MEMBERS)
     compiler = Compiler(mesh, members=MEMBERS)
-    step = compiler.step(over_seeds(repeated(STEP, STEPS), MEMBERS, mesh=mesh), members_init, dispatch=STEPS)
+    step = compiler.step(OverSeeds(repeated(STEP, STEPS), MEMBERS), members_init, dispatch=STEPS)
     batches = [stacked([batch(member, index) for index in range(STEPS)]) for member in range(MEMBERS)]
     state, _ = step(
         compiler.init(members_init, key=jax.random.key(0)), compiler.shard(stacked(batches), dispatch=STEPS)
@@ -150,11 +150,11 @@ def test_several_steps_in_one_dispatch_of_all_members(one_device):
     np.testing.assert_allclose(state.params["dense"][2], expected[0]["dense"], rtol=1e-4, atol=2e-6)
 
 
-def convolutions_over_weights(unroll, step):
+def convolutions_over_weights(in_turn, step):
     """Whether the program has a convolution of all members at once."""
     one = jax.eval_shape(members_init, jax.random.key(0))
     shape = {"x": jax.ShapeDtypeStruct((MEMBERS, SIZE, 6, 6, 2), jnp.float32)}
-    text = str(jax.make_jaxpr(over_seeds(step, MEMBERS, unroll=unroll))(one, shape))
+    text = str(jax.make_jaxpr(OverSeeds(step, MEMBERS, in_turn=in_turn))(one, shape))
     return f"feature_group_count={MEMBERS}" in text or f"batch_group_count={MEMBERS}" in text
 
 
@@ -164,7 +164,7 @@ def test_on_cpus_convolutions_go_in_turn_and_dense_layers_together():
     one = jax.eval_shape(members_init, jax.random.key(0))
     shape = {"x": jax.ShapeDtypeStruct((MEMBERS, SIZE, 6, 6, 2), jnp.float32)}
     dense = gradient(dense_loss, OPTIMIZER)
-    count = lambda unroll: str(jax.make_jaxpr(over_seeds(dense, MEMBERS, unroll=unroll))(one, shape)).count(
+    count = lambda in_turn: str(jax.make_jaxpr(OverSeeds(dense, MEMBERS, in_turn=in_turn))(one, shape)).count(
         "dot_general"
     )
     assert count(None) == count(False) < count(True)
@@ -183,4 +183,4 @@ def test_has_convolution_looks_into_what_is_called():
 
 def test_members_must_divide_equally():
     with pytest.raises(ValueError, match="3 members cannot be divided equally among 4"):
-        over_seeds(STEP, 3, mesh=make_mesh(MeshConfig(seeds=4), members=4))
+        OverSeeds(STEP, 3, mesh=make_mesh(MeshConfig(seeds=4), members=4))

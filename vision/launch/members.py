@@ -1,7 +1,7 @@
 """``--seeds 8`` and ``--sweep optimizer.lr 1e-4,3e-4``: several runs of one configuration as one program.
 
 The members share everything but their seed and a few plain numbers: the shapes, the program, the data. Their states are
-stacked along a leading axis (``over_seeds``), so that one dispatch takes a step of all.
+stacked along a leading axis (``OverSeeds``), so that one program takes a step of all.
 """
 
 import itertools
@@ -14,11 +14,10 @@ import numpy as np
 
 from vision.errors import UserError
 from vision.launch.options import flatten, unknown_name
-from vision.parallel.mesh import make_mesh
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluation, Experiment, Member
 from vision.train.state import TrainState
-from vision.train.step import over_seeds
+from vision.train.step import OverSeeds
 
 By = Literal["auto", "vmap", "turns"]
 
@@ -129,13 +128,8 @@ def together(build: Callable[[Any], Experiment], config: Any, options: MembersOp
                 "values cannot share one program: compare them with 'python -m experiments.ablate' instead"
             ) from error
 
-    unroll = {"auto": None, "vmap": False, "turns": True}[options.by]
-
-    def step(state: TrainState, batch: Any) -> Any:
-        mesh = make_mesh(base.mesh, members=count)  # here, not above: to build an experiment touches no device
-        one = with_numbers if swept else base.step
-        return over_seeds(one, count, numbers=swept, mesh=mesh, unroll=unroll)(state, batch)
-
+    in_turn = {"auto": None, "vmap": False, "turns": True}[options.by]
+    step = OverSeeds(with_numbers if swept else base.step, count, swept, in_turn=in_turn)
     seeds = np.asarray([member.seed for member, _ in members], np.uint32)
 
     def init(key: jax.Array) -> TrainState:

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -111,8 +110,6 @@ def run(name: str, parsed: Parsed[Any], build: Callable[[Any], Experiment], desc
     experiment = together(build, config, members) if members else build(config)
     if options.dry_run:
         simulate_devices(devices_needed(experiment.mesh))
-    elif options.seeds or options.sweep:
-        divide_cpu(len(experiment.members))
     if not options.dry_run:
         start(options.processes, os.environ)
     compiler = Compiler(
@@ -147,18 +144,6 @@ def run(name: str, parsed: Parsed[Any], build: Callable[[Any], Experiment], desc
     finally:
         for lock in locks:
             os.close(lock)
-
-
-def divide_cpu(members: int) -> None:
-    """On a machine with nothing but CPUs, give every core, or as many as divide the members, a device of its own.
-
-    Members do not communicate, so one on each core keeps the cores busier than both on one. Leaves a number of devices
-    alone that was chosen by an option of JAX or XLA.
-    """
-    chosen = jax.config.jax_num_cpu_devices > 0 or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")  # pyright: ignore[reportAttributeAccessIssue]
-    if not chosen:
-        with contextlib.suppress(RuntimeError):  # JAX has found its devices already
-            jax.config.update("jax_num_cpu_devices", math.gcd(members, len(os.sched_getaffinity(0))))
 
 
 def use_compilation_cache() -> None:

@@ -1,4 +1,4 @@
-"""Self-attention over the positions of a feature map (Vaswani et al. 2017; Wang et al. 2018)."""
+"""Attention (Vaswani et al. 2017), and self-attention over the positions of a feature map (Wang et al. 2018)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +8,20 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
+
+
+def dot_product_attention(
+    query: Float[Array, "b q heads d"], key: Float[Array, "b k heads d"], value: Float[Array, "b k heads v"]
+) -> Float[Array, "b q heads v"]:
+    """For each query the mean of ``value``, weighted by the softmax of scaled products with ``key``, head by head.
+
+    Products are accumulated and the softmax computed in float32 whatever the type of the arrays, which the result has.
+    """
+    # Vaswani et al. 2017, eq. 1: softmax(q k^T / sqrt(d)) v
+    scale = 1.0 / jnp.sqrt(query.shape[-1]).astype(jnp.float32)
+    logits = jnp.einsum("bqnd,bknd->bnqk", query, key, preferred_element_type=jnp.float32) * scale
+    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+    return jnp.einsum("bnqk,bknd->bqnd", weights, value)
 
 
 class SelfAttention2d(nn.Module):
@@ -33,11 +47,6 @@ class SelfAttention2d(nn.Module):
         query = split(project("query", self.kernel_init)(hidden))
         key = split(project("key", self.kernel_init)(hidden))
         value = split(project("value", self.kernel_init)(hidden))
-        # Vaswani et al. 2017, eq. 1: softmax(q k^T / sqrt(d)) v
-        scale = 1.0 / jnp.sqrt(channels // self.heads).astype(jnp.float32)
-        logits = jnp.einsum("bqnd,bknd->bnqk", query, key, preferred_element_type=jnp.float32) * scale
-        weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-        mixed = rearrange(
-            jnp.einsum("bnqk,bknd->bqnd", weights, value), "b (h w) n d -> b h w (n d)", h=height, w=width
-        )
+        mixed = dot_product_attention(query, key, value)
+        mixed = rearrange(mixed, "b (h w) n d -> b h w (n d)", h=height, w=width)
         return features + project("out", self.out_init)(mixed)

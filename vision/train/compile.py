@@ -1,5 +1,6 @@
 """The one place that compiles: ``jax.jit`` with shardings and donation; a training step ahead of time, traced once."""
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from vision.errors import UserError
 from vision.parallel.mesh import batch_shards, replicated, undivided
 from vision.parallel.sharding import Rules, shardings
 from vision.train.state import TrainState
-from vision.train.step import Batch, Scalars, Step
+from vision.train.step import Batch, OverSeeds, Scalars, Step
 
 
 @functools.cache
@@ -49,7 +50,8 @@ def abstract(tree: Any) -> Any:
 class CompiledStep:
     """A step, compiled once for each shape of batch, at most ``shapes`` times.
 
-    Call it as the step itself; the state that goes in is donated and must not be used again.
+    Call it as the step itself; the state that goes in is donated and must not be used again. Members that go in turn
+    (:class:`OverSeeds`) share one program, dispatched once for each.
     """
 
     step: Step
@@ -60,6 +62,8 @@ class CompiledStep:
     """How often the step was traced."""
     compile_seconds: float = 0.0
     _programs: dict[Any, Any] = field(default_factory=dict)
+    _turns: list[Array] = field(default_factory=list)
+    _join: Callable[..., Scalars] | None = None
 
     def program(self, state: Any, batch: Any) -> Any:
         """The ``jax.stages.Compiled`` for these arrays or ShapeDtypeStructs; compiles at first sight.
@@ -75,25 +79,42 @@ class CompiledStep:
                 )
             started = time.monotonic()
 
-            def traced(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
+            turns = self.step.turns(state, batch) if isinstance(self.step, OverSeeds) else 1
+            everywhere = NamedSharding(self.batch_sharding.mesh, P())
+
+            def traced(state: TrainState, batch: Batch, *turn: Array) -> tuple[TrainState, Scalars]:
                 self.traces += 1
+                if turn and isinstance(self.step, OverSeeds):
+                    return self.step.turn(state, batch, *turn)
                 return self.step(state, batch)
 
-            mesh = self.batch_sharding.mesh
             jitted = jax.jit(
                 traced,
-                in_shardings=(self.state_shardings, self.batch_sharding),
-                out_shardings=(self.state_shardings, NamedSharding(mesh, P())),
+                in_shardings=(self.state_shardings, self.batch_sharding, *([everywhere] if turns > 1 else [])),
+                out_shardings=(self.state_shardings, everywhere),
                 donate_argnums=0,
             )
-            lowered = jitted.lower(abstract(state), abstract(batch))
+            index = [jax.ShapeDtypeStruct((), jnp.int32)] if turns > 1 else []
+            lowered = jitted.lower(abstract(state), abstract(batch), *index)
             self._programs[signature] = lowered.compile(compiler_options=compiler_options())
+            if turns > 1 and not self._turns:
+                self._turns = [jax.device_put(np.int32(turn), everywhere) for turn in range(turns)]
             self.compile_seconds += time.monotonic() - started
         return self._programs[signature]
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
         """Take a step; ``state`` is donated."""
-        return self.program(state, batch)(state, batch)
+        program = self.program(state, batch)
+        if not self._turns:
+            return program(state, batch)
+        assert isinstance(self.step, OverSeeds)
+        collected = []
+        for turn in self._turns:
+            state, scalars = program(state, batch, turn)
+            collected.append(scalars)
+        if self._join is None:
+            self._join = jax.jit(self.step.joined, out_shardings=NamedSharding(self.batch_sharding.mesh, P()))
+        return state, self._join(collected)
 
 
 @dataclass(frozen=True)
@@ -127,6 +148,8 @@ class Compiler:
     def step(self, step: Step, init: Callable[..., TrainState], *, dispatch: int = 1, shapes: int = 1) -> CompiledStep:
         """The compiled form of ``step`` for states made by ``init``; ``dispatch`` > 1 for a ``repeated`` step."""
         _, placed = self.state_shardings(init)
+        if isinstance(step, OverSeeds):
+            step = dataclasses.replace(step, mesh=self.mesh)
         return CompiledStep(step, placed, self.batch_placement(dispatch=dispatch), shapes=shapes)
 
     def function(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,12 +1,13 @@
 """The algebra of steps: a training step is a value, ``(TrainState, Batch) -> (TrainState, Scalars)``.
 
 A loss becomes a step by :func:`gradient`; steps are composed by :func:`alternate` (players), :func:`averaged` (EMA)
-and :func:`repeated` (several steps in one dispatch), and mapped by :func:`over_seeds` (several runs as one program);
+and :func:`repeated` (several steps in one dispatch), and mapped by :class:`OverSeeds` (several runs as one program);
 losses by :func:`accumulate` (microbatches) and :func:`preprocessed` (augmentation on the device). Nothing here knows a
 model or a task.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -205,65 +206,110 @@ def repeated(step: Step, count: int, *, unroll: bool | None = None) -> Step:
     return steps
 
 
-def over_seeds(
-    step: Callable[..., tuple[TrainState, Scalars]],
-    count: int,
-    *,
-    numbers: Mapping[str, Float[np.ndarray, " n"]] | None = None,
-    mesh: Mesh | None = None,
-    unroll: bool | None = None,
-) -> Step:
+@dataclass(frozen=True, eq=False)
+class OverSeeds:
     """``count`` independent runs as one step: every leaf of state, batch and scalars has a leading axis of members.
 
-    Args:
+    Member i computes what ``step`` alone would, to float32 rounding. On a device the members are vmapped, or go in
+    turn: the compiler then makes one program of :meth:`turn`, which is compiled once and dispatched for one member
+    after another, so that a member costs what it costs alone.
+
+    Attributes:
       step: the step of one member; with ``numbers``, a function (state, batch, numbers) whose last argument maps the
         same names to the member's scalars.
       count: number of members n.
       numbers: hyperparameters in which the members differ, one value for each.
-      mesh: a mesh whose axis ``seeds``, when larger than 1, divides the members among its devices. The other axes
-        share the work on each member as they do for a single run.
-      unroll: write the members of a device out one after another instead of vmapping them. The default is to vmap,
-        but on CPUs only steps without convolutions: there a convolution vmapped over its weights is several times
-        slower than the same work in turn.
+      mesh: a mesh whose axis ``seeds``, when larger than 1, divides the members among its devices, in order. The other
+        axes share the work on each member as they do for a single run.
+      in_turn: whether the members of one device go in turn. By default on CPUs, where the step has convolutions: a
+        convolution vmapped over its weights is several times slower there than the same work in turn.
 
-    Returns:
-      The step of all. Member i computes what ``step`` alone would, to float32 rounding.
+    Raises:
+      ValueError: the members cannot be divided equally.
     """
-    constants = {name: jnp.asarray(values, jnp.float32) for name, values in (numbers or {}).items()}
-    one = step if numbers else lambda state, batch, _: step(state, batch)
-    shards = 1 if mesh is None else mesh.shape["seeds"]
-    if count % shards:
-        raise ValueError(f"{count} members cannot be divided equally among {shards} groups of devices")
-    here = count // shards
 
-    def local(state: TrainState, batch: Batch, numbers: Mapping[str, Array]) -> tuple[TrainState, Scalars]:
-        def member(i: int) -> Any:
-            return jax.tree.map(lambda x: x[i], (state, dict(batch), dict(numbers)))
+    step: Callable[..., tuple[TrainState, Scalars]]
+    count: int
+    numbers: Mapping[str, Float[np.ndarray, " n"]] | None = None
+    mesh: Mesh | None = None
+    in_turn: bool | None = None
 
-        if here == 1:
-            return jax.tree.map(lambda x: x[None], one(*member(0)))
-        in_turn = unroll
-        if in_turn is None:
-            in_turn = jax.default_backend() == "cpu" and has_convolution(one, *member(0))
-        if not in_turn:
-            return jax.vmap(one)(state, dict(batch), dict(numbers))
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[one(*member(i)) for i in range(here)])
+    def __post_init__(self):
+        if self.count % self._shards:
+            raise ValueError(f"{self.count} members cannot be divided equally among {self._shards} groups of devices")
 
-    def steps(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
-        if mesh is None or shards == 1:
-            return local(state, batch, constants)
+    @property
+    def _shards(self) -> int:
+        return 1 if self.mesh is None else self.mesh.shape["seeds"]
+
+    def turns(self, state: TrainState, batch: Batch) -> int:
+        """Into how many calls of :meth:`turn` a step falls: members of a device that go in turn, or 1."""
+        here = self.count // self._shards
+        if here == 1 or self.in_turn is False:
+            return 1
+        if self.in_turn is None:
+            one = jax.eval_shape(lambda *of: self._member(0, *of), state, dict(batch), self._constants())
+            if jax.default_backend() != "cpu" or not has_convolution(self._one, *one):
+                return 1
+        return here
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
+        """A step of all."""
+        turns = self.turns(state, batch)
+        if turns == 1:
+            return self._divided(lambda *of: jax.vmap(self._one)(*of) if self._several else self._only(*of))(
+                state, dict(batch), self._constants()
+            )
+        collected = []
+        for index in range(turns):
+            state, scalars = self.turn(state, batch, jnp.int32(index))
+            collected.append(scalars)
+        return state, self.joined(collected)
+
+    def turn(self, state: TrainState, batch: Batch, index: Int[Array, ""]) -> tuple[TrainState, Scalars]:
+        """A step of the member ``index`` of every group of devices, (state of all, scalars [groups])."""
+
+        def local(state, batch, numbers):
+            new, scalars = self._one(*self._member(index, state, batch, numbers))
+            put = lambda all_, one: jax.lax.dynamic_update_index_in_dim(all_, one.astype(all_.dtype), index, 0)
+            return jax.tree.map(put, state, new), jax.tree.map(lambda x: x[None], scalars)
+
+        return self._divided(local)(state, dict(batch), self._constants())
+
+    def joined(self, collected: Sequence[Scalars]) -> Scalars:
+        """The scalars [members] of a step from those of its turns."""
+        return jax.tree.map(lambda *parts: jnp.stack(parts, axis=1).reshape(self.count), *collected)
+
+    @property
+    def _several(self) -> bool:
+        return self.count > self._shards
+
+    def _only(self, state: TrainState, batch: Batch, numbers: Any) -> tuple[TrainState, Scalars]:
+        return jax.tree.map(lambda x: x[None], self._one(*self._member(0, state, batch, numbers)))
+
+    def _constants(self) -> dict[str, Array]:
+        return {name: jnp.asarray(values, jnp.float32) for name, values in (self.numbers or {}).items()}
+
+    def _one(self, state: TrainState, batch: Batch, numbers: Mapping[str, Array]) -> tuple[TrainState, Scalars]:
+        return self.step(state, batch, numbers) if self.numbers else self.step(state, batch)
+
+    @staticmethod
+    def _member(index: int | Int[Array, ""], *trees: Any) -> Any:
+        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, 0, keepdims=False), trees)
+
+    def _divided(self, local: Callable[..., Any]) -> Callable[..., Any]:
+        """``local``, on the members of each group of devices."""
+        if self._shards == 1:
+            return local
         spec = PartitionSpec("seeds")
-        divided = jax.shard_map(
+        return jax.shard_map(
             local,
-            mesh=mesh,
+            mesh=self.mesh,
             axis_names={"seeds"},
             in_specs=(spec, spec, spec),
             out_specs=(spec, spec),
             check_vma=False,  # members never meet: there is nothing to sum over the axis
         )
-        return divided(state, dict(batch), constants)
-
-    return steps
 
 
 def has_convolution(function: Callable[..., Any], *arguments: Any) -> bool:

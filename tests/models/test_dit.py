@@ -1,0 +1,135 @@
+"""The diffusion transformer: its published sizes, its gradients, and what its blocks begin as."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vision.models.dit import DIT_B, DIT_L, DIT_S, DIT_XL, FREQUENCIES, DiT, DiTConfig, position_embedding
+from vision.models.unet import UNet, UNetConfig
+
+_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+TINY = DiTConfig(patch=2, width=16, depth=2, heads=2, classes=3)
+
+
+def inputs(config, side=8):
+    image = jax.random.normal(jax.random.key(0), (2, side, side, config.channels))
+    return image, jnp.array([3, 700]), jnp.array([1, config.classes]) if config.classes else None
+
+
+def shapes(config):
+    return jax.eval_shape(lambda key: DiT(config).init(key, *inputs(config), train=False), jax.random.key(0))["params"]
+
+
+def random_params(config, seed=0):
+    """Parameters none of which is zero, so that nothing hides behind closed gates."""
+    generator = np.random.default_rng(seed)
+    draw = lambda leaf: jnp.asarray(generator.normal(size=leaf.shape) / max(np.sqrt(leaf.shape[0]), 2), jnp.float32)
+    return jax.tree.map(draw, shapes(config))
+
+
+def added_up(config):
+    """The number of parameters, layer by layer."""
+    dense = lambda inputs, outputs: inputs * outputs + outputs
+    width, pixels = config.width, config.channels * config.patch**2
+    block = dense(width, 6 * width) + 4 * dense(width, width)
+    block += dense(width, config.expansion * width) + dense(config.expansion * width, width)
+    labels = (config.classes + 1) * width if config.classes else 0
+    embeddings = dense(FREQUENCIES, width) + dense(width, width) + labels
+    return config.depth * block + embeddings + dense(pixels, width) + dense(width, 2 * width) + dense(width, pixels)
+
+
+@pytest.mark.parametrize(
+    ("config", "published"), [(DIT_S, 33), (DIT_B, 130), (DIT_L, 458), (DIT_XL, 675)], ids=["S", "B", "L", "XL"]
+)
+def test_published_sizes(config, published):
+    """Peebles & Xie 2023, table 1, in millions: latents of four channels, 1,000 classes, the variance predicted too."""
+    config = dataclasses.replace(config, channels=4, classes=1000)
+    count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes(config)))
+    assert count == added_up(config)
+    with_variance = count + (config.width + 1) * config.channels * config.patch**2
+    assert round(with_variance / 1e6) == published
+    if config == dataclasses.replace(DIT_XL, channels=4, classes=1000):
+        positions = 256 * config.width  # published code counts the fixed table among its parameters
+        assert with_variance + positions == 675_129_632
+
+
+def test_every_parameter_has_a_gradient_and_remat_changes_nothing():
+    params, arguments = random_params(TINY), inputs(TINY)
+
+    def value(config, params):
+        return jnp.sum(jnp.sin(2 * DiT(config).apply({"params": params}, *arguments, train=True)))
+
+    remat = dataclasses.replace(TINY, remat=True)
+    assert "remat" in str(jax.make_jaxpr(partial(value, remat))(params))
+    plain, again = (_compiled(jax.value_and_grad(partial(value, config)))(params) for config in (TINY, remat))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), plain, again)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(plain[1]):
+        where, size = "/".join(key.key for key in path), float(jnp.abs(leaf).max())
+        if where.endswith("key/bias"):  # adds the same to every logit of a softmax
+            assert size < 1e-4, where
+        else:
+            assert size > 1e-4, where
+
+
+def test_a_new_network_predicts_zero_and_its_blocks_are_the_identity():
+    params = jax.jit(partial(DiT(TINY).init, train=False))(jax.random.key(0), *inputs(TINY))["params"]
+    closed = [params["head"]["kernel"], params["modulation"]["kernel"]]
+    closed += [params[f"block_{index}"]["modulation"]["kernel"] for index in range(TINY.depth)]
+    for leaf in closed:
+        np.testing.assert_array_equal(leaf, np.zeros(leaf.shape))
+
+
+def test_output_depends_on_image_time_and_label_of_the_same_sample():
+    params, (image, time, label) = random_params(TINY), inputs(TINY)
+    forward = _compiled(lambda *of: DiT(TINY).apply({"params": params}, *of, train=False))
+    out = forward(image, time, label)
+    assert (out.shape, out.dtype) == (image.shape, jnp.float32)
+    for changed in (
+        forward(image.at[1, 0, 0, 0].add(1.0), time, label),
+        forward(image, time.at[1].add(50), label),
+        forward(image, time, label.at[1].set(0)),
+    ):
+        np.testing.assert_array_equal(changed[0], out[0])
+        assert float(jnp.abs(changed[1] - out[1]).max()) > 1e-3
+
+
+def test_tokens_know_where_they_are():
+    """Every place has another code; the similarity of two depends on the way between them alone."""
+    code = position_embedding(4, 6, 32).reshape(4, 6, 32)
+    assert len(np.unique(code.reshape(24, 32).round(5), axis=0)) == 24
+    likeness = np.einsum("ijc,klc->ijkl", code, code)
+    np.testing.assert_allclose(likeness[0, 0, 1, 2], likeness[2, 3, 3, 5], rtol=1e-5)
+    np.testing.assert_allclose(likeness[1, 1, 1, 4], likeness[3, 2, 3, 5], rtol=1e-5)
+    assert likeness[0, 0, 0, 0] > likeness[0, 0, 0, 1] > likeness[0, 0, 1, 1]
+
+
+def test_bfloat16_is_close_to_float32():
+    params, arguments = random_params(TINY), inputs(TINY)
+    full, half = (
+        _compiled(lambda *of, c=config: DiT(c).apply({"params": params}, *of, train=False))(*arguments)
+        for config in (TINY, dataclasses.replace(TINY, dtype="bfloat16"))
+    )
+    assert half.dtype == jnp.float32
+    assert 0 < float(jnp.sqrt(jnp.mean((half - full) ** 2) / jnp.mean(full**2))) < 0.05
+
+
+def test_it_takes_what_the_unet_takes():
+    image, time, label = inputs(TINY)
+    config = UNetConfig(width=8, multipliers=(1,), blocks=1, attention=(), classes=3)
+    for model in (DiT(TINY), UNet(config)):
+        out = jax.eval_shape(
+            lambda model=model: model.init_with_output(jax.random.key(0), image, time, label, train=False)
+        )
+        assert out[0].shape == image.shape
+
+
+@pytest.mark.parametrize(("classes", "label"), [(0, jnp.zeros(2, jnp.int32)), (3, None)])
+def test_labels_where_none_belong_and_none_where_they_do(classes, label):
+    config = dataclasses.replace(TINY, classes=classes)
+    image, time, _ = inputs(config)
+    with pytest.raises(ValueError, match=f"a DiT with classes={classes}"):
+        jax.eval_shape(lambda: DiT(config).init(jax.random.key(0), image, time, label, train=False))

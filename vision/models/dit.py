@@ -1,0 +1,175 @@
+"""The diffusion transformer of Peebles & Xie 2023 ("Scalable Diffusion Models with Transformers", DiT).
+
+An image is cut into patches, each a token; blocks of self-attention and a dense network are told the time and the class
+by scales, shifts and gates of their layer normalisations (adaLN-Zero, section 3.2). It has no convolution, takes the
+same arguments as the UNet, and can stand in its place. It predicts the target alone, not the variance.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int, Num
+
+from vision.nn.attention import dot_product_attention
+from vision.nn.embeddings import sinusoidal_embedding
+from vision.nn.resample import depth_to_space, space_to_depth
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """The transformer's shape. The defaults are DiT-S for images of 32 x 32 pixels."""
+
+    patch: int = 2
+    """Side of the square of pixels that makes a token."""
+    width: int = 384
+    """Channels of a token."""
+    depth: int = 12
+    """Blocks."""
+    heads: int = 6
+    """Attention heads."""
+    expansion: int = 4
+    """Width of a block's dense network, as a multiple of the width."""
+    classes: int = 0
+    """Number of class labels; 0 for an unconditional network. Label ``classes`` means "no label"."""
+    channels: int = 3
+    """Channels of the image and of the prediction."""
+    remat: bool = False
+    """Recompute the inside of blocks in the backward pass: less memory, a third more compute."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of activations and matrix products; parameters, normalisation and softmax stay float32."""
+
+
+# Peebles & Xie 2023, table 1.
+DIT_S, DIT_B, DIT_L, DIT_XL = (
+    DiTConfig(width=width, depth=depth, heads=heads)
+    for width, depth, heads in ((384, 12, 6), (768, 12, 12), (1024, 24, 16), (1152, 28, 16))
+)
+
+# Shoeybi et al. 2019: of two layers, split the outputs of the first and the inputs of the second.
+SHARDING_RULES: tuple[tuple[str, P], ...] = (
+    (r"/(query|key|value|dense_in)/kernel$", P(None, "tensor")),
+    (r"/(query|key|value|dense_in)/bias$", P("tensor")),
+    (r"/(out|dense_out)/kernel$", P("tensor", None)),
+    (r"/modulation/kernel$", P(None, "tensor")),
+    (r"time_in/kernel$", P(None, "tensor")),
+    (r"time_out/kernel$", P("tensor", None)),
+)
+
+FREQUENCIES = 256  # of the sinusoidal code of the time
+
+
+def position_embedding(rows: int, columns: int, width: int) -> Float[np.ndarray, "tokens width"]:
+    """Fixed sines and cosines of each token's row (the first half of the channels) and column (the second half).
+
+    Peebles & Xie 2023, section 4, after Vaswani et al. 2017, section 3.5; ``width`` is a multiple of 4. Row by row.
+    """
+    # Vaswani et al. 2017: the frequencies 1 / 10000^(2i / d), here with d = width / 2 for each direction
+    frequency = 10_000.0 ** -(np.arange(width // 4) / (width // 4))
+    code = lambda places: np.concatenate([f(np.outer(places, frequency)) for f in (np.sin, np.cos)], axis=-1)
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    return np.concatenate([code(row), code(column)], axis=-1).astype(np.float32)
+
+
+def modulate(
+    tokens: Float[Array, "b n d"], shift: Float[Array, "b 1 d"], scale: Float[Array, "b 1 d"], *, dtype: Any
+) -> Float[Array, "b n d"]:
+    """(1 + scale) LayerNorm(tokens) + shift: normalised without parameters of its own, epsilon 1e-6, in float32."""
+    normalised = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=jnp.float32)(tokens)
+    return (normalised * (1.0 + scale) + shift).astype(dtype)
+
+
+class Block(nn.Module):
+    """Self-attention, then a dense network; both read modulated tokens and are added through gates that start at 0."""
+
+    heads: int
+    expansion: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "b n d"], condition: Float[Array, "b d"]) -> Float[Array, "b n d"]:
+        """Transform ``tokens`` as ``condition``, the sum of the embeddings of time and class, tells."""
+        width = tokens.shape[-1]
+        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
+        signals = nn.Dense(6 * width, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="modulation")(
+            nn.silu(condition)
+        )
+        shift_a, scale_a, gate_a, shift_b, scale_b, gate_b = jnp.split(signals[:, None, :], 6, axis=-1)
+        # Peebles & Xie 2023, figure 3, right: x + gate * f((1 + scale) LayerNorm(x) + shift)
+        hidden = modulate(tokens, shift_a, scale_a, dtype=self.dtype)
+        split = lambda x: rearrange(x, "b n (h d) -> b n h d", h=self.heads)
+        query, key, value = (split(dense(width, name=name)(hidden)) for name in ("query", "key", "value"))
+        mixed = rearrange(dot_product_attention(query, key, value), "b n h d -> b n (h d)")
+        tokens = tokens + gate_a * dense(width, name="out")(mixed)
+        hidden = modulate(tokens, shift_b, scale_b, dtype=self.dtype)
+        hidden = nn.gelu(dense(self.expansion * width, name="dense_in")(hidden), approximate=True)
+        return tokens + gate_b * dense(width, name="dense_out")(hidden)
+
+
+class DiT(nn.Module):
+    """Predict the target of diffusion (noise, image or velocity) from a noisy image and its time."""
+
+    config: DiTConfig = DiTConfig()
+
+    @nn.compact
+    def __call__(
+        self,
+        image: Float[Array, "b h w c"],
+        time: Num[Array, " b"],
+        label: Int[Array, " b"] | None = None,
+        *,
+        train: bool,
+    ) -> Float[Array, "b h w c"]:
+        """Run the network.
+
+        Args:
+          image: noisy images of about unit variance; sides must be multiples of the patch.
+          time: diffusion time in steps, 0 to 999 for the published schedule.
+          label: class labels in [0, classes], where ``classes`` means "no label"; needed if and only if
+            ``config.classes`` is not 0.
+          train: unused, since nothing here differs between training and use.
+
+        Returns:
+          The prediction in float32.
+
+        Raises:
+          ValueError: if labels are given to an unconditional network or withheld from a conditional one.
+        """
+        del train
+        config = self.config
+        dtype = jnp.dtype(config.dtype)
+        if (label is not None) != (config.classes > 0):
+            raise ValueError(f"a DiT with classes={config.classes} was given label={label!r}")
+        small = nn.initializers.normal(0.02)
+        embed = partial(nn.Dense, config.width, dtype=dtype, kernel_init=small)
+        condition = embed(name="time_in")(sinusoidal_embedding(time, FREQUENCIES))
+        condition = embed(name="time_out")(nn.silu(condition))
+        if label is not None:
+            table = nn.Embed(
+                config.classes + 1, config.width, dtype=dtype, embedding_init=small, name="label_embedding"
+            )
+            condition = condition + table(label)
+
+        patches = space_to_depth(image, config.patch)
+        rows, columns = patches.shape[1:3]
+        tokens = rearrange(patches, "b h w c -> b (h w) c")
+        xavier = nn.initializers.xavier_uniform()
+        tokens = nn.Dense(config.width, dtype=dtype, kernel_init=xavier, name="stem")(tokens)
+        tokens = tokens + position_embedding(rows, columns, config.width).astype(dtype)
+        block = nn.remat(Block) if config.remat else Block
+        for index in range(config.depth):
+            tokens = block(config.heads, config.expansion, dtype=dtype, name=f"block_{index}")(tokens, condition)
+
+        closed = nn.initializers.zeros
+        signals = nn.Dense(2 * config.width, dtype=dtype, kernel_init=closed, name="modulation")(nn.silu(condition))
+        shift, scale = jnp.split(signals[:, None, :], 2, axis=-1)
+        tokens = modulate(tokens, shift, scale, dtype=dtype)
+        size = config.channels * config.patch**2
+        out = nn.Dense(size, dtype=dtype, kernel_init=closed, name="head")(tokens)
+        out = rearrange(out, "b (h w) c -> b h w c", h=rows, w=columns)
+        return depth_to_space(out, config.patch).astype(jnp.float32)
