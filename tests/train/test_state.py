@@ -21,7 +21,7 @@ def test_an_optimizer_for_each_player_and_an_average_of_one():
         key=jax.random.key(0),
         model_state={"mean": jnp.zeros(2)},
         ema={"long": 0.99, "short": 0.9},
-        ema_part="player",
+        averaging=lambda state: state.params["player"],
     )
     assert state.opt_state.keys() == {"player"}
     assert jax.tree.structure(state.opt_state["player"][0].trace) == jax.tree.structure(PARAMS["player"])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.train.compile import Compiler
-from vision.train.state import create_state
+from vision.train.state import create_state, variables
 from vision.train.step import accumulate, alternate, averaged, gradient, preprocessed, repeated, warmed_up
 
 
@@ -262,9 +262,34 @@ def test_players_can_have_averages_of_their_own():
     params = {"one": {"w": jnp.ones(())}, "two": {"w": jnp.ones(()) * 2}}
     state = create_state(params=params, optimizer={}, key=jax.random.key(0))
     state = state.replace(ema={"one": {"w": jnp.zeros(())}, "two": {"w": jnp.zeros(())}})
-    step = averaged(averaged(still, {"one": 0.5}, part="one"), {"two": 0.75}, part="two")
+    step = averaged(
+        averaged(still, {"one": 0.5}, of=lambda s: s.params["one"]), {"two": 0.75}, of=lambda s: s.params["two"]
+    )
     after, _ = step(state, {})
     assert jax.tree.map(float, after.ema) == {"one": {"w": 0.5}, "two": {"w": 0.5}}
+
+
+def test_an_average_of_all_variables_has_statistics_too():
+    """Batch statistics are averaged with the parameters; a counter is copied."""
+
+    def counting(state, batch):
+        more = {"batch_stats": {"mean": state.model_state["batch_stats"]["mean"] + 4.0}, "seen": {"n": jnp.int32(7)}}
+        return state.replace(step=state.step + 1, params={"w": jnp.ones(()) * 3}, model_state=more), {}
+
+    state = create_state(
+        params={"w": jnp.ones(())},
+        optimizer=optax.identity(),
+        key=jax.random.key(0),
+        model_state={"batch_stats": {"mean": jnp.zeros(2)}, "seen": {"n": jnp.int32(0)}},
+        ema={"long": None},
+        averaging=variables,
+    )
+    after, _ = averaged(counting, {"long": 0.75}, of=variables)(state, {})
+    assert jax.tree.map(lambda x: x.tolist(), after.ema["long"]) == {
+        "params": {"w": 1.5},
+        "batch_stats": {"mean": [1.0, 1.0]},
+        "seen": {"n": 7},
+    }
 
 
 @pytest.mark.parametrize("unroll", [True, False])
@@ -337,19 +362,20 @@ def test_two_players_learn_a_distribution():
         fake = generated(params["generator"], key)
         return jax.nn.softplus(-logit(params["critic"], fake)).mean(), (model_state, {"spread": fake.std()})
 
+    generator = lambda state: state.params["generator"]
     params = {
         "generator": {"shift": jnp.zeros(()), "scale": jnp.ones(())},
         "critic": {"linear": jnp.zeros(()), "square": jnp.zeros(()), "bias": jnp.zeros(())},
     }
     optimizers = {"generator": optax.adam(0.01, b1=0.5), "critic": optax.adam(0.05, b1=0.5)}
     state = create_state(
-        params=params, optimizer=optimizers, key=jax.random.key(0), ema={"long": None}, ema_part="generator"
+        params=params, optimizer=optimizers, key=jax.random.key(0), ema={"long": None}, averaging=generator
     )
     rounds = alternate(
         gradient(critic_loss, optimizers["critic"], part="critic"),
         gradient(generator_loss, optimizers["generator"], part="generator"),
     )
-    step = jax.jit(repeated(averaged(rounds, {"long": 0.995}, part="generator"), 100, unroll=False))
+    step = jax.jit(repeated(averaged(rounds, {"long": 0.995}, of=generator), 100, unroll=False))
     for index in range(20):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(9), index), 100)
         state, scalars = step(state, {"x": jax.vmap(real)(keys)})

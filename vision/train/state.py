@@ -1,6 +1,6 @@
 """All that a run is: one pytree, and all that a checkpoint holds."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ class TrainState(struct.PyTreeNode):
       params: parameters; with several players, a mapping from player to its sub-tree.
       model_state: what the model carries besides (batch statistics, code books); ``{}`` for none.
       opt_state: Optax state; with several players, a mapping with the keys of ``params``.
-      ema: averaged copies of the parameters by name; ``{}`` for none.
+      ema: averaged copies by name, of the parameters or of all variables; ``{}`` for none.
       key: the run's key; each step uses ``fold_in(key, step)``, so that randomness is a function of the step.
     """
 
@@ -30,8 +30,21 @@ class TrainState(struct.PyTreeNode):
     params: Params
     model_state: Any
     opt_state: Any
-    ema: dict[str, Params]
+    ema: dict[str, Any]
     key: Any
+
+
+def parameters(state: TrainState) -> Params:
+    """The parameters, which are what most averages are of."""
+    return state.params
+
+
+def variables(state: TrainState) -> dict[str, Any]:
+    """What ``model.apply`` takes: the parameters and, beside them, what the model carries, as batch statistics.
+
+    A network with BatchNorm is averaged with its statistics: those of the newest parameters do not fit the average.
+    """
+    return {"params": state.params, **state.model_state}
 
 
 def create_state(
@@ -41,7 +54,7 @@ def create_state(
     key: Key[Array, ""],
     model_state: Any = None,
     ema: Mapping[str, Any] | None = None,
-    ema_part: str | None = None,
+    averaging: Callable[[TrainState], Any] = parameters,
 ) -> TrainState:
     """A state at step 0.
 
@@ -51,19 +64,19 @@ def create_state(
         without an optimizer is frozen.
       key: the run's key.
       model_state: initial model state.
-      ema: names (keys) of the averages to keep; each starts as a copy of the parameters. See ``step.averaged``.
-      ema_part: the player that is averaged; all parameters by default.
+      ema: names (keys) of the averages to keep; each starts as a copy. See ``step.averaged``.
+      averaging: state -> what is averaged: :func:`parameters`, :func:`variables`, or the sub-tree of one player.
     """
     if isinstance(optimizer, Mapping):
         opt_state = {part: each.init(params[part]) for part, each in optimizer.items()}
     else:
         opt_state = optimizer.init(params)
-    shadow = params if ema_part is None else params[ema_part]
-    return TrainState(
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         model_state={} if model_state is None else model_state,
         opt_state=opt_state,
-        ema={name: jax.tree.map(jnp.array, shadow) for name in (ema or {})},
+        ema={},
         key=key,
     )
+    return state.replace(ema={name: jax.tree.map(jnp.array, averaging(state)) for name in (ema or {})})

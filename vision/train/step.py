@@ -19,7 +19,7 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, Num
 
-from vision.train.state import Params, TrainState
+from vision.train.state import Params, TrainState, parameters
 
 Batch = Mapping[str, Array]
 Scalars = Mapping[str, Num[Array, "..."]]  # one number each, or one for each member
@@ -159,22 +159,28 @@ def preprocessed(loss: LossFn, transform: Callable[..., Batch]) -> LossFn:
     return transformed
 
 
-def averaged(step: Step, decays: Mapping[str, float | Schedule], *, part: str | None = None) -> Step:
-    """``step`` followed by exponential moving averages of the parameters, one for each name in ``decays``.
+def averaged(
+    step: Step, decays: Mapping[str, float | Schedule], *, of: Callable[[TrainState], Any] = parameters
+) -> Step:
+    """``step`` followed by exponential moving averages, one for each name in ``decays``.
 
-    ema <- decay * ema + (1 - decay) * params. A decay is a number or a function of the step counted from 0, such as
-    :func:`warmed_up`. With ``part``, only that player is averaged.
+    ema <- decay * ema + (1 - decay) * value. A decay is a number or a function of the step counted from 0, such as
+    :func:`warmed_up`. ``of`` names the values, as for ``create_state``: the parameters, with ``state.variables`` the
+    batch statistics too, or one player's sub-tree. Integers and random keys among them are copied.
     """
 
     def averaging(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
         taken = state.step
         state, scalars = step(state, batch)
-        params = state.params if part is None else state.params[part]
         ema = {}
         for name, decay in decays.items():
             keep = decay(taken) if callable(decay) else decay
-            # e + (1 - d)(p - e): exact when e = p, unlike d e + (1 - d) p
-            ema[name] = jax.tree.map(lambda e, p, k=keep: e + (1.0 - k) * (p - e), state.ema[name], params)
+
+            def moved(e: Array, p: Array, keep: Any = keep) -> Array:
+                # e + (1 - d)(p - e): exact when e = p, unlike d e + (1 - d) p
+                return e + (1.0 - keep) * (p - e) if jnp.issubdtype(p.dtype, jnp.floating) else p
+
+            ema[name] = jax.tree.map(moved, state.ema[name], of(state))
         return state.replace(ema={**state.ema, **ema}), scalars
 
     return averaging
