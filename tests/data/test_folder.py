@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from vision.data.folder import folder_source, rgb, square
+from vision.data.folder import check_images, folder_source, rgb, square
 from vision.data.pipeline import evaluation_batches
 from vision.errors import UserError
 
@@ -191,3 +191,122 @@ def test_an_unreadable_image_is_named(tmp_path):
             source[index]
     with pytest.raises(UserError, match=r"Sample 1 of 4 cannot be read: .*b.png cannot be decoded"):
         list(evaluation_batches(source, batch_size=4))
+
+
+def photograph(height, width):
+    """Smooth shades with a few edges, as photographs have: uint8 [height width 3]."""
+    y, x = np.mgrid[:height, :width]
+    shades = [np.sin(x / 37 + y / 53), np.cos(x / 61 - y / 29), np.sin((x + y) / 83)]
+    picture = 128 + 70 * np.stack(shades, axis=-1) + 40 * ((x // 90 + y // 70) % 2)[:, :, None]
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def test_images_at_their_own_size(tmp_path):
+    shapes = [(4, 9), (30, 20), (1, 1)]
+    for i, shape in enumerate(shapes):
+        save(tmp_path / "a" / f"{i}.png", noise(*shape, i))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path / "a" / "3.png", noise(6, 9), exif=exif)
+    source = folder_source(tmp_path, resolution=None)
+    for i, shape in enumerate(shapes):
+        np.testing.assert_array_equal(source[i]["image"], noise(*shape, i))
+    np.testing.assert_array_equal(source[3]["image"], np.rot90(noise(6, 9), -1))
+    assert source[0]["label"] == 0
+
+
+@pytest.mark.parametrize(("shorter_side", "reduction"), [(None, 1), (401, 1), (200, 2), (199, 2), (100, 4), (20, 8)])
+def test_large_jpegs_are_reduced_while_they_are_decoded(tmp_path, shorter_side, reduction):
+    save(tmp_path / "x.jpg", photograph(400, 640), quality=95)
+    save(tmp_path / "y.png", photograph(400, 640))
+    source = folder_source(tmp_path, resolution=None, shorter_side=shorter_side)
+    image = source[0]["image"]
+    assert image.shape == (400 // reduction, 640 // reduction, 3)
+    assert source[1]["image"].shape == (400, 640, 3)
+    with Image.open(tmp_path / "x.jpg") as full:
+        expected = full.resize((80, 50), Image.Resampling.BILINEAR)
+    resized = Image.fromarray(image).resize((80, 50), Image.Resampling.BILINEAR)
+    difference = np.abs(np.asarray(resized).astype(int) - np.asarray(expected))
+    assert difference.mean() < 1
+
+
+def test_sizes_that_cannot_hold(tmp_path):
+    save(tmp_path / "x.png")
+    for options in ({"resolution": 8, "shorter_side": 8}, {"resolution": None, "shorter_side": 0}):
+        with pytest.raises(UserError, match="shorter_side is a number of pixels for images at their own size"):
+            folder_source(tmp_path, **options)
+
+
+def test_modes_from_files(tmp_path):
+    """CMYK as Adobe writes it into JPEGs, 16-bit grey, palettes with and without transparency, and bilevel ones."""
+    colour = photograph(16, 16)
+    Image.fromarray(colour).convert("CMYK").save(tmp_path / "0.jpg", quality=100, subsampling=0)
+    save(tmp_path / "1.png", np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16))
+    Image.fromarray(colour).quantize(256).save(tmp_path / "2.png")
+    Image.fromarray(np.dstack([colour, np.full((16, 16), 255, np.uint8)])).save(tmp_path / "3.png")
+    Image.fromarray(colour[:, :, 0] > 128).save(tmp_path / "4.png")
+    save(tmp_path / "5.tiff", np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16))
+    expected = [
+        (colour, 12),
+        (np.repeat(np.arange(256).reshape(16, 16, 1), 3, axis=2), 0),
+        (colour, 24),
+        (colour, 0),
+        (np.repeat(255 * (colour[:, :, :1] > 128), 3, axis=2), 0),
+        (np.repeat(np.arange(256).reshape(16, 16, 1), 3, axis=2), 0),
+    ]
+    for resolution in (16, None):
+        source = folder_source(tmp_path, resolution=resolution)
+        for i, (picture, tolerance) in enumerate(expected):
+            image = source[i]["image"]
+            assert image.dtype == np.uint8
+            assert image.shape == (16, 16, 3)
+            assert np.abs(image.astype(int) - picture).max() <= tolerance, i
+
+
+def damaged_folder(path):
+    """Seven images in two classes, of which four cannot be decoded."""
+    for i in range(3):
+        save(path / "cat" / f"{i}.jpg", photograph(64, 64))
+    for name, data in (("3.jpg", lambda whole: whole[: len(whole) // 2]), ("4.png", lambda whole: b"")):
+        whole = save(path / "cat" / name, photograph(64, 64)).read_bytes()
+        (path / "cat" / name).write_bytes(data(whole))
+    (path / "dog").mkdir()
+    (path / "dog" / "0.jpg").write_text("not an image")
+    (path / "dog" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    return path
+
+
+def test_damaged_images_are_left_out_and_counted(tmp_path):
+    source = folder_source(damaged_folder(tmp_path), resolution=16)
+    good, report = check_images(source)
+    assert [file.name for file in good.files] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert good.class_names == ("cat", "dog")
+    assert [int(good[i]["label"]) for i in range(len(good))] == [0, 0, 0]
+    assert good.resolution == 16
+    assert report.checked == 7
+    assert [file.name for file, _ in report.damaged] == ["3.jpg", "4.png", "0.jpg", "1.png"]
+    assert all(reason for _, reason in report.damaged)
+    assert report.emptied == ("dog",)
+    text = str(report)
+    assert text.startswith("4 of 7 images cannot be decoded and are left out: ")
+    for part in ("3.jpg (", "4.png (", "0.jpg (", ", ....", "Classes without images now: dog."):
+        assert part in text
+    assert "1.png" not in text
+    stream = list(evaluation_batches(good, batch_size=3))
+    assert [batch["image"].shape for batch in stream] == [(3, 16, 16, 3)]
+
+
+def test_a_sound_folder_is_kept_and_a_hopeless_one_refused(tmp_path):
+    for i in range(3):
+        save(tmp_path / "good" / f"{i}.png", noise(4, 4, i))
+    source = folder_source(tmp_path / "good", resolution=4)
+    good, report = check_images(source)
+    assert good.files == source.files
+    assert good.labels is None
+    assert report.damaged == ()
+    assert report.emptied == ()
+    assert str(report) == "All 3 images can be decoded."
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "x.jpg").write_text("not an image")
+    with pytest.raises(UserError, match=r"None of the 1 images can be decoded, such as .*x\.jpg"):
+        check_images(folder_source(tmp_path / "bad", resolution=4))

@@ -13,12 +13,17 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vision.errors import UserError
-from vision.models.unet import SHARDING_RULES, UNet
+from vision.models.dit import DIT_B, DiT
+from vision.models.dit import SHARDING_RULES as DIT_RULES
+from vision.models.resnet import RESNET50, ResNet
+from vision.models.resnet import SHARDING_RULES as RESNET_RULES
+from vision.models.unet import SHARDING_RULES as UNET_RULES
+from vision.models.unet import UNet
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.parallel.sharding import FSDP_MIN_ELEMENTS, bytes_per_device, partition_spec, path_name, shardings
 from vision.train.state import create_state
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "unet_sharding.json"
+GOLDEN = Path(__file__).parents[1] / "golden"
 MESHES = {"8 data": MeshConfig(), "2 data x 4 fsdp": MeshConfig(fsdp=4), "2 x 2 x 2": MeshConfig(fsdp=2, tensor=2)}
 
 sides = st.sampled_from([1, 2, 3, 4, 6, 8, 16, 64, 128, 256])
@@ -155,24 +160,34 @@ def test_bytes_of_a_share():
     assert bytes_per_device(key, NamedSharding(mesh, P())) == 8
 
 
-def published_table():
-    """The spec of every parameter of the published UNet on three meshes, where it is not replicated."""
-    image, time = jnp.zeros((1, 32, 32, 3)), jnp.zeros((1,), jnp.int32)
-    params = jax.eval_shape(lambda key: UNet().init(key, image, time, train=False), jax.random.key(0))
+NETWORKS = {
+    "unet": (UNet(), UNET_RULES, (jnp.zeros((1, 32, 32, 3)), jnp.zeros((1,), jnp.int32))),
+    "dit": (DiT(DIT_B), DIT_RULES, (jnp.zeros((1, 32, 32, 3)), jnp.zeros((1,), jnp.int32))),
+    "resnet": (ResNet(RESNET50), RESNET_RULES, (jnp.zeros((1, 64, 64, 3)),)),
+}
+
+
+def published_table(network):
+    """The spec of every parameter of a published network on three meshes, where it is not replicated."""
+    model, rules, inputs = NETWORKS[network]
+    params = {"params": jax.eval_shape(lambda key: model.init(key, *inputs, train=False), jax.random.key(0))["params"]}
     table = {}
     for title, config in MESHES.items():
-        placed = shardings(params, mesh=make_mesh(config), rules=SHARDING_RULES)
+        placed = shardings(params, mesh=make_mesh(config), rules=rules)
         leaves = jax.tree_util.tree_leaves_with_path(placed)
         table[title] = {path_name(path): list(leaf.spec) for path, leaf in leaves if tuple(leaf.spec)}
     return table
 
 
-def test_the_published_network_is_sharded_as_ever():
-    assert published_table() == json.loads(GOLDEN.read_text()), (
-        f"if this is meant, write the table anew: python {Path(__file__).name} --write, and look at the difference"
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_published_networks_are_sharded_as_ever(network):
+    """Against unet_sharding.json, dit_sharding.json and resnet_sharding.json."""
+    assert published_table(network) == json.loads((GOLDEN / f"{network}_sharding.json").read_text()), (
+        f"if this is meant, write the tables anew: python {Path(__file__).name} --write, and look at the difference"
     )
 
 
 if __name__ == "__main__" and "--write" in sys.argv:
     # with JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=8 in the environment
-    GOLDEN.write_text(json.dumps(published_table(), indent=1) + "\n")
+    for name in NETWORKS:
+        (GOLDEN / f"{name}_sharding.json").write_text(json.dumps(published_table(name), indent=1) + "\n")

@@ -1,12 +1,17 @@
 """From a few options to a data set: the shapes world, a folder of images, or anything TFDS has prepared."""
 
+import functools
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from vision.data.folder import folder_source
+import numpy as np
+
+from vision.data.folder import FolderSource, check_images, folder_source
 from vision.data.shapes import ShapesConfig, ShapesSource
 from vision.data.source import ArraySource, Source, in_memory
+from vision.data.subset import Subset
 from vision.data.tfds import tfds_source
 from vision.errors import UserError
 
@@ -26,17 +31,28 @@ class DataConfig:
     train_split: str = "train"
     """TFDS split to train on."""
     test_split: str = "test"
-    """TFDS split to evaluate on. Every tenth image of a folder is held out instead."""
+    """TFDS split to evaluate on."""
+    test_dir: Path | None = None
+    """Folders: where the images to evaluate on are; without one, every tenth image is held out."""
+    skip_damaged: bool = False
+    """Folders: look through all files first, and leave out, with a count, those that cannot be decoded."""
     shapes: ShapesConfig = ShapesConfig()
     """The shapes world; its resolution is data.resolution."""
     shapes_count: int = 50_000
     """Number of training images of the shapes world."""
 
 
-def open_dataset(config: DataConfig, split: Split, *, seed: int = 0) -> Source:
+def open_dataset(config: DataConfig, split: Split, *, seed: int = 0, at_least: int | None = None) -> Source:
     """The source that ``config`` names; records have "image" uint8 and, where there are classes, "label".
 
-    ``seed`` numbers the shapes worlds. Raises ``UserError`` with what to do when the data is not there.
+    Args:
+      config: which.
+      split: of a folder, images are divided by their place alone, whatever the classes are.
+      seed: numbers the shapes worlds.
+      at_least: leave the images of a folder at their own size, or at a half, a quarter or an eighth of it whose shorter
+        side has at least so many pixels, to be cropped on the host. Those of TFDS are at their own size always.
+
+    Raises ``UserError`` with what to do when the data is not there.
     """
     if config.name == "shapes":
         size = config.shapes_count if split == "train" else 2_000
@@ -44,7 +60,10 @@ def open_dataset(config: DataConfig, split: Split, *, seed: int = 0) -> Source:
         return ShapesSource(config=shapes, seed=seed, size=size, split=split)
     directory = config.dir.expanduser()
     if config.name == "folder":
-        return _part(folder_source(directory, resolution=config.resolution), split)
+        apart = config.test_dir is not None
+        root = config.test_dir.expanduser() if config.test_dir is not None and split == "test" else directory
+        found = _folder(root, None if at_least else config.resolution, at_least, config.skip_damaged)
+        return found if apart else _part(found, split)
     name = config.train_split if split == "train" else config.test_split
     return tfds_source(config.name, name, data_dir=directory)
 
@@ -71,25 +90,20 @@ def load_dataset(config: DataConfig, split: Split, *, seed: int = 0, fields: tup
     return ArraySource({field: loaded.arrays[field] for field in fields}, loaded.class_names)
 
 
-class _Part:
-    """Every tenth sample, or the other nine: a split that does not depend on how many classes there are."""
-
-    def __init__(self, source: Source, indices: range | list[int]):
-        self._source, self._indices = source, indices
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self._source.class_names
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int):
-        return self._source[self._indices[index]]
+@functools.cache  # both splits are parts of one folder, whose files need not be looked through twice
+def _folder(root: Path, resolution: int | None, shorter_side: int | None, skip_damaged: bool) -> FolderSource:
+    source = folder_source(root, resolution=resolution, shorter_side=shorter_side)
+    if skip_damaged:
+        source, report = check_images(source)
+        if report.damaged:
+            print(report, file=sys.stderr)
+    return source
 
 
 def _part(source: Source, split: Split) -> Source:
-    held_out = range(9, len(source), 10)
-    if len(held_out) == 0:
+    """Every tenth sample, or the other nine: a split that does not depend on how many classes there are."""
+    held_out = np.arange(len(source)) % 10 == 9
+    if not held_out.any():
         raise UserError(f"a folder needs at least 10 images, so that one can be held out; it has {len(source)}")
-    return _Part(source, held_out if split == "test" else [i for i in range(len(source)) if i % 10 != 9])
+    indices = np.flatnonzero(held_out if split == "test" else ~held_out)
+    return Subset(source, indices, tuple(source.class_names))

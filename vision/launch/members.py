@@ -132,9 +132,9 @@ def together(build: Callable[[Any], Experiment], config: Any, options: MembersOp
     step = OverSeeds(with_numbers if swept else base.step, count, swept, in_turn=in_turn)
     seeds = np.asarray([member.seed for member, _ in members], np.uint32)
 
-    def init(key: jax.Array) -> TrainState:
+    def init(key: jax.Array, *given: Mapping[str, jax.Array]) -> TrainState:
         del key  # every member starts from the key of its own seed, as it would alone
-        return jax.vmap(lambda seed: base.init(jax.random.key(seed)))(seeds)
+        return jax.vmap(lambda seed: base.init(jax.random.key(seed), *given))(seeds)
 
     def evaluation(compiler: Compiler):
         member_of = compiler.member(init)

@@ -35,6 +35,9 @@ class RunOptions:
     """Draw so many samples from the newest checkpoint of the work directory, then stop."""
     evaluate: bool = False
     """Evaluate the newest checkpoint of the work directory, then stop."""
+    predict: tuple[str, ...] = ()
+    """Say what the newest checkpoint of the work directory sees in these files, folders or patterns ("*.png"), then
+    stop."""
     seeds: int = 0
     """Train so many runs as one program, with seeds counted up from the configuration's; 0 for a single run."""
     sweep: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -124,7 +125,7 @@ def run(name: str, parsed: Parsed[Any], build: Callable[[Any], Experiment], desc
     folder = options.workdir or work.default_workdir(
         name, quick=options.quick, config=config, default=parsed.default, members=members.stored()
     )
-    if options.sample is not None or options.evaluate:
+    if options.sample is not None or options.evaluate or options.predict:
         look(
             name,
             experiment,
@@ -134,6 +135,7 @@ def run(name: str, parsed: Parsed[Any], build: Callable[[Any], Experiment], desc
             members=members.stored(),
             sample=options.sample,
             evaluate=options.evaluate,
+            predict=options.predict,
         )
         return
     check_equal("what they were started with", (folder, nested(config), members))
@@ -151,6 +153,24 @@ def use_compilation_cache() -> None:
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vision-jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def files_of(patterns: Sequence[str]) -> list[Path]:
+    """Files that patterns name: each a file, a folder (all files in it), or a glob pattern with ``*``, ``?``, ``**``.
+
+    Raises ``UserError`` for a pattern that names no file.
+    """
+    found: list[Path] = []
+    for pattern in patterns:
+        names = glob.glob(str(Path(pattern).expanduser()), recursive=True)  # noqa: PTH207 - absolute patterns too
+        paths = [
+            inner for name in names for inner in (sorted(Path(name).iterdir()) if Path(name).is_dir() else [Path(name)])
+        ]
+        files = [path for path in sorted(paths) if path.is_file() and not path.name.startswith(".")]
+        if not files:
+            raise UserError(f"--predict {pattern} names no file")
+        found += files
+    return list(dict.fromkeys(found))
 
 
 def abstract_state(experiment: Experiment, compiler: Compiler) -> TrainState:
@@ -176,7 +196,8 @@ def fit(
         )
         state = checkpoints.restore(abstract_state(experiment, compiler), report=say)
         if state is None:
-            state = compiler.init(experiment.init, key=jax.random.key(experiment.seed))
+            given = experiment.given() if experiment.given is not None else None
+            state = compiler.init(experiment.init, key=jax.random.key(experiment.seed), given=given)
         first = steps_taken(state)
         if first:
             say(f"resuming after step {first} ({first * experiment.batch_size:,} images)")
@@ -350,8 +371,9 @@ def look(
     members: Mapping[str, Any],
     sample: int | None,
     evaluate: bool,
+    predict: tuple[str, ...],
 ) -> None:
-    """Sample from, or evaluate, the newest checkpoint of a finished or running work directory; train nothing."""
+    """Sample from, evaluate, or predict with the newest checkpoint of a work directory; train nothing."""
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} is no work directory: train first, or name one with --workdir")
     work.check_same(folder, name, config, members=members, free=(*work.BOOKKEEPING, *experiment.looking))
@@ -367,6 +389,14 @@ def look(
         for key, value in combined(evaluation.scalars, experiment.members).items():
             if is_first():
                 print(f"{key} {value:.6g}  ({evaluation.protocol.get(key, 'no protocol stated')})")
+    if predict:
+        if experiment.prediction is None or experiment.members:
+            why = "is a run of several members" if experiment.members else "has no predictions"
+            raise UserError(f"{name} {why}: --predict has nothing to say of files")
+        out = folder / "predictions" / f"{images:010d}"
+        lines = experiment.prediction(compiler)(state, files_of(predict), out)
+        if is_first():
+            print("\n".join(lines))
     if sample is not None:
         if experiment.drawing is None:
             raise UserError(f"{name} does not generate images: --sample has nothing to draw")

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
@@ -140,6 +141,26 @@ class Checkpoints:
             )
         return None
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays of the newest checkpoint by path ("params/head/kernel"), on the host, whatever state it is of.
+
+        Raises ``UserError`` when there is none, or it cannot be read.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            raise UserError(f"{self.folder} has no checkpoint yet: wait for the run to save one")
+        try:
+            metadata = self._manager.item_metadata(step)[ITEM]
+            shapes = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_first_device()),
+                metadata.tree if hasattr(metadata, "tree") else metadata,
+            )
+            found = self._manager.restore(step, args=ocp.args.Composite(**{ITEM: ocp.args.StandardRestore(shapes)}))
+        except Exception as error:  # as in restore
+            raise UserError(f"checkpoint {self.folder / str(step)} cannot be read: {_first_line(error)}") from error
+        leaves = jax.tree_util.tree_leaves_with_path(found[ITEM])
+        return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
+
     def _set_aside(self, steps: list[int]) -> None:
         if self._read_only or not steps:
             return
@@ -171,6 +192,10 @@ class Checkpoints:
             f"({len(differing)} such arrays): use the code and options that wrote it, or another --workdir",
             code=4,
         )
+
+
+def _first_device() -> jax.sharding.Sharding:
+    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
 def _layout(tree: Any) -> dict[str, str]:

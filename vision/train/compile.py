@@ -139,11 +139,14 @@ class Compiler:
         placed = shardings(one, mesh=self.mesh, rules=self.rules)
         return shape, jax.tree.map(lambda where: NamedSharding(self.mesh, P("seeds", *where.spec)), placed)
 
-    def init(self, init: Callable[..., TrainState], *, key: Key[Array, ""]) -> TrainState:
-        """``init(key)`` with every array born in its shards."""
+    def init(
+        self, init: Callable[..., TrainState], *, key: Key[Array, ""], given: Mapping[str, np.ndarray] | None = None
+    ) -> TrainState:
+        """``init(key)``, or ``init(key, given)``, with every array born in its shards."""
         _, placed = self.state_shardings(init)
-        from_bits = lambda bits: init(jax.random.wrap_key_data(bits))
-        return jax.jit(from_bits, out_shardings=placed)(np.asarray(jax.random.key_data(key)))
+        from_bits = lambda bits, *given: init(jax.random.wrap_key_data(bits), *given)
+        values = [dict(given)] if given else []
+        return jax.jit(from_bits, out_shardings=placed)(np.asarray(jax.random.key_data(key)), *values)
 
     def step(self, step: Step, init: Callable[..., TrainState], *, dispatch: int = 1, shapes: int = 1) -> CompiledStep:
         """The compiled form of ``step`` for states made by ``init``; ``dispatch`` > 1 for a ``repeated`` step."""

@@ -1,7 +1,8 @@
 """What an experiment is to everything that runs it: plain functions and a few numbers."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -58,10 +59,16 @@ class Batches(Protocol):
 class Init(Protocol):
     """How a run begins."""
 
-    def __call__(self, key: Key[Array, ""]) -> TrainState:
-        """The state at step 0; a pure function, so that it can be compiled and born in shards."""
+    def __call__(self, key: Key[Array, ""], given: Mapping[str, Array] = ..., /) -> TrainState:
+        """The state at step 0; a pure function, so that it can be compiled and born in shards.
+
+        ``given`` has values for some of the variables, by path (see ``state.with_given``), in place of random ones.
+        """
         ...
 
+
+Predict = Callable[[TrainState, Sequence[Path], Path], list[str]]
+"""(state, files, folder for what is written) -> lines for people."""
 
 Evaluate = Callable[[TrainState], Evaluation]
 Draw = Callable[[TrainState, int], tuple[UInt8[np.ndarray, "n h w c"], list[str]]]
@@ -99,6 +106,11 @@ class Experiment:
     """Compiles what evaluating needs; called once a run, before the first evaluation."""
     drawing: Callable[[Compiler], Draw] | None = None
     """Compiles (state, n) -> (n images, n captions), for experiments that generate."""
+    prediction: Callable[[Compiler], Predict] | None = None
+    """Compiles what ``--predict`` does with files, for experiments that say something of images."""
+    given: Callable[[], Mapping[str, np.ndarray]] | None = None
+    """Where a fresh run starts from in place of random variables, by path: weights from a file, statistics of the data.
+    Called once, on the host of every process, and not when a run is resumed or described."""
     rules: Rules = ()
     """Sharding rules, usually the model's."""
     mesh: MeshConfig = MeshConfig()

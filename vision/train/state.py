@@ -9,6 +9,8 @@ import optax
 from flax import struct
 from jaxtyping import Array, Key
 
+from vision.parallel.sharding import path_name
+
 Params = Any
 Optimizers = optax.GradientTransformation | Mapping[str, optax.GradientTransformation]
 
@@ -45,6 +47,28 @@ def variables(state: TrainState) -> dict[str, Any]:
     A network with BatchNorm is averaged with its statistics: those of the newest parameters do not fit the average.
     """
     return {"params": state.params, **state.model_state}
+
+
+def with_given(tree: Any, given: Mapping[str, Any]) -> Any:
+    """``tree`` with the leaves at the paths in ``given`` ("params/head/kernel") replaced by the arrays there.
+
+    This is how a run starts from published weights, from another run, or from statistics of its data.
+
+    Raises ``ValueError`` for a path that the tree lacks, or an array of another shape.
+    """
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    if unknown := sorted(set(given) - set(leaves)):
+        raise ValueError(f"there is no {unknown[0]} among the variables: {', '.join(sorted(leaves)[:3])}, ...")
+
+    def chosen(path: tuple[Any, ...], leaf: Any) -> Any:
+        if path_name(path) not in given:
+            return leaf
+        array = jnp.asarray(given[path_name(path)])
+        if array.shape != leaf.shape:
+            raise ValueError(f"{path_name(path)} has the shape {leaf.shape} and is given an array of {array.shape}")
+        return array.astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(chosen, tree)
 
 
 def create_state(

@@ -1,0 +1,228 @@
+"""The recipe that the classification experiments share: model, loss, optimizer, schedule, data, evaluation.
+
+An experiment gives a network and numbers: ``experiments.resnet_cifar`` is the shortest. This module is no experiment.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vision.data.augment import AugmentConfig, augment
+from vision.data.dataset import Split
+from vision.data.labelled import LabelledConfig, description, labelled_source, test_batches, training_batches
+from vision.data.mixing import mix
+from vision.data.source import Source
+from vision.errors import UserError
+from vision.evaluation.classification import TestSet, evaluator, predict_files
+from vision.launch.initial import initial_values
+from vision.ops.pixels import to_float
+from vision.ops.resize import IMAGENET_MEAN, IMAGENET_STD, normalise
+from vision.parallel.mesh import MeshConfig, batch_shards
+from vision.parallel.sharding import Rules
+from vision.pretrained.rules import Rules as PublishedRules
+from vision.tasks.classification import ClassificationConfig, check, classification_loss, predictor
+from vision.train.compile import Compiler
+from vision.train.experiment import Experiment, Intervals
+from vision.train.optimizer import OptimizerConfig, make_optimizer
+from vision.train.state import TrainState, create_state, variables, with_given
+from vision.train.step import accumulate, averaged, gradient, preprocessed, repeated, warmed_up
+
+HEAD = (r"^params/head/",)
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """Mixing of images and labels within a batch."""
+
+    mixup: float = 0.0
+    """Parameter of mixup's Beta distribution (Zhang et al. 2018); 0 for none."""
+    cutmix: float = 0.0
+    """Parameter of CutMix's (Yun et al. 2019); 0 for none."""
+    probability: float = 1.0
+    """Of an image to be mixed at all."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A classification recipe; experiments add ``model``."""
+
+    data: LabelledConfig = LabelledConfig()
+    imagenet_statistics: bool = False
+    """Normalise images by the mean and deviation of ImageNet, as published weights want it, instead of to [-1, 1]."""
+    augment: AugmentConfig = AugmentConfig()
+    mix: MixConfig = MixConfig()
+    loss: ClassificationConfig = ClassificationConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    intervals: Intervals = Intervals()
+    init_from: Path | None = None
+    """Start from these weights: a file of published ones, or the work directory of a run. The head stays random where
+    its classes are others."""
+    images: int = 10_000_000
+    """Budget of training images. A finished run is not prolonged: another budget is another run."""
+    batch_size: int = 128
+    """Images a step, over all devices."""
+    microbatches: int = 1
+    """Cut each batch into so many parts, one after another, to save memory."""
+    dispatch: int = 1
+    """Training steps in one dispatch to the device."""
+    ema: float = 0.999
+    """Decay of the averaged variables that are evaluated."""
+    mirror: bool = False
+    """Test-time augmentation: average what is said of an image and of its mirror image."""
+    evaluation_batch: int = 250
+    """Images at a time in evaluation, rounded up to a multiple of the devices."""
+    seed: int = 0
+    """Of initialisation, order, augmentation, and the choice of few labels."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the recipe must know of a model."""
+
+    model: nn.Module
+    """Takes (image, train=...) and gives logits."""
+    rules: Rules
+    """Its sharding rules."""
+    layer_of: Callable[[str], int]
+    """Path of a parameter -> its layer, for learning rates by layer."""
+    layers: int
+    """How many layers there are."""
+    published: PublishedRules = ()
+    """How published weights are named; empty if there are none."""
+    ignored: Sequence[str] = ()
+    """Regular expressions of published names that may be left unused."""
+    statistics: Callable[[jax.Array], Mapping[str, jax.Array]] | None = None
+    """Training images as the network gets them -> variables that are statistics of the data, by path."""
+
+
+def compose(config: Any, network: Network) -> Experiment:
+    """The experiment of a recipe, a ``Config`` whose ``model`` has ``classes`` and ``channels``, and a network."""
+    check(config.loss)
+    for name in ("images", "batch_size", "microbatches", "dispatch", "evaluation_batch"):
+        if getattr(config, name) < 1:
+            raise UserError(f"{name} is at least 1, not {getattr(config, name)}")
+    if not 0.0 <= config.ema < 1.0:
+        raise UserError(f"ema is a decay within [0, 1), not {config.ema}")
+    if config.imagenet_statistics and config.model.channels != 3:
+        raise UserError("imagenet_statistics are of three channels: leave them out for grey images")
+    model, classes, channels, side = network.model, config.model.classes, config.model.channels, config.data.resolution
+
+    def seen(image: jax.Array) -> jax.Array:
+        """Images in [-1, 1] as the network gets them."""
+        return normalise(image, IMAGENET_MEAN, IMAGENET_STD) if config.imagenet_statistics else image
+
+    def prepare(batch: Mapping[str, jax.Array], *, key: jax.Array) -> Mapping[str, jax.Array]:
+        augment_key, mix_key = jax.random.split(key)
+        image = seen(augment(to_float(batch["image"]), config.augment, key=augment_key))
+        target = jax.nn.one_hot(batch["label"], classes)
+        if config.mix.mixup or config.mix.cutmix:
+            alphas = {"mixup_alpha": config.mix.mixup, "cutmix_alpha": config.mix.cutmix}
+            image, target = mix(image, target, **alphas, probability=config.mix.probability, key=mix_key)
+        return {"image": image, "target": target}
+
+    loss = accumulate(preprocessed(classification_loss(model, config.loss), prepare), config.microbatches)
+
+    total = -(-config.images // (config.batch_size * config.dispatch)) * config.dispatch
+    optimizer = make_optimizer(
+        config.optimizer,
+        steps=total,
+        batch_size=config.batch_size,
+        layer_of=network.layer_of,
+        layers=network.layers,
+    )
+    step = averaged(gradient(loss, optimizer), {"long": warmed_up(config.ema)}, of=variables)
+    step = repeated(step, config.dispatch) if config.dispatch > 1 else step
+
+    def random_variables(key: jax.Array) -> Any:
+        return model.init(key, jnp.zeros((1, side, side, channels)), train=False)
+
+    def init(key: jax.Array, given: Mapping[str, jax.Array] | None = None) -> TrainState:
+        params_key, run_key = jax.random.split(key)
+        made = with_given(random_variables(params_key), given or {})
+        rest = {name: tree for name, tree in made.items() if name != "params"}
+        return create_state(
+            params=made["params"],
+            optimizer=optimizer,
+            key=run_key,
+            model_state=rest,
+            ema={"long": None},
+            averaging=variables,
+        )
+
+    @functools.cache
+    def data(split: Split) -> Source:
+        source = labelled_source(config.data, split, seed=config.seed)
+        if len(source.class_names) != classes:
+            raise UserError(
+                f"the data has {len(source.class_names)} classes and the model {classes}: "
+                f"set --model.classes {len(source.class_names)}"
+            )
+        found = source[0]["image"].shape[-1]
+        if found != channels:
+            raise UserError(f"the images have {found} channels and the model {channels}: set --model.channels {found}")
+        return source
+
+    def given() -> Mapping[str, np.ndarray]:
+        values: dict[str, np.ndarray] = {}
+        if network.statistics is not None:
+            first = next(training_batches(data("train"), config.data, batch_size=5_000, seed=0))
+            values.update(jax.device_get(network.statistics(seen(to_float(jnp.asarray(first["image"]))))))
+        if config.init_from is not None:
+            shapes = jax.eval_shape(random_variables, jax.random.key(0))
+            tables = {"published": network.published, "ignored": network.ignored, "replaced": HEAD}
+            values.update(initial_values(config.init_from, shapes, **tables))
+        return values
+
+    def train_batches(*, seed: int, start_step: int, process_index: int, process_count: int):
+        if data("train").class_names != data("test").class_names:
+            raise UserError("the classes of training and test images differ: their folders must have the same names")
+        share = {"process_index": process_index, "process_count": process_count}
+        return training_batches(
+            data("train"), config.data, batch_size=config.batch_size, seed=seed, start_step=start_step, **share
+        )
+
+    predict = predictor(model, mirror=config.mirror)
+    classify = lambda values, images: predict(values, seen(to_float(images)))
+
+    def evaluation(compiler: Compiler):
+        evaluate = evaluator(compiler, classify, classes=classes)
+        size = -(-config.evaluation_batch // batch_shards(compiler.mesh)) * batch_shards(compiler.mesh)
+        share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        how = f"{description(config.data, 'test')}, EMA {config.ema}{', mirrored too' if config.mirror else ''}"
+        test = TestSet(
+            lambda: test_batches(data("test"), config.data, batch_size=size, **share), data("test").class_names, how
+        )
+        return lambda state: evaluate(state.ema["long"], test)
+
+    def prediction(compiler: Compiler):
+        names = data("test").class_names
+        shape = {"resolution": config.data.test_side, "channels": channels}
+        predicted = predict_files(compiler, classify, class_names=names, **shape)
+        return lambda state, files, folder: predicted(state.ema["long"], files, folder)
+
+    image = jax.ShapeDtypeStruct((config.batch_size, side, side, channels), jnp.uint8)
+    return Experiment(
+        init=init,
+        step=step,
+        batches=train_batches,
+        batch={"image": image, "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)},
+        images=config.images,
+        seed=config.seed,
+        evaluation=evaluation,
+        prediction=prediction,
+        given=given if config.init_from is not None or network.statistics is not None else None,
+        rules=network.rules,
+        looking=("mirror", "evaluation_batch", "data.test_"),
+        mesh=config.mesh,
+        intervals=config.intervals,
+        microbatches=config.microbatches,
+        dispatch=config.dispatch,
+    )

@@ -1,0 +1,42 @@
+"""Max pooling by slices against Flax's by windows."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vision.nn.pooling import max_pool_2x2, max_pool_3x3
+
+WINDOWS = {
+    max_pool_2x2: partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2)),
+    max_pool_3x3: partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1))),
+}
+
+
+@pytest.mark.parametrize("pool", WINDOWS)
+def test_equals_windows_with_their_gradient(pool):
+    """For even and odd sides; with negative values, which a border of zeros would hide."""
+    generator = np.random.default_rng(0)
+    shapes = [(2, 6, 8, 3), (2, 7, 5, 3), (2, 2, 3, 3), (2, 8, 9, 3)]
+    images = [generator.normal(size=shape).astype(np.float32) - 3 for shape in shapes]
+
+    def weighted(pool, image):
+        out = pool(image)
+        return jnp.sum(out * jnp.sin(jnp.arange(out.size).reshape(out.shape))), out
+
+    run = lambda pool: [jax.grad(partial(weighted, pool), has_aux=True)(image) for image in images]
+    found, expected = jax.jit(lambda: (run(pool), run(WINDOWS[pool])))()
+    for (gradient, out), (gradient_expected, out_expected) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(out, out_expected)
+        np.testing.assert_allclose(gradient, gradient_expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pool", WINDOWS)
+def test_equal_maxima_share_the_gradient(pool):
+    gradient = jax.jit(jax.grad(lambda x: pool(x).sum()))(jnp.zeros((1, 6, 6, 1)))
+    assert gradient.sum() == 9
+    assert gradient.max() <= 1
+    assert jax.eval_shape(pool, jnp.zeros((1, 4, 4, 2), jnp.bfloat16)).dtype == jnp.bfloat16

@@ -1,0 +1,111 @@
+"""Random crops on the device: of a padded image, and of a rectangle that is resized; each sample has its own."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from vision.ops.resize import Method, pad, window_weights
+
+PadMode = Literal["zeros", "reflect", "edge"]
+
+# Rectangles drawn for each sample, of which the first that fits is taken; torchvision and timm draw ten, too.
+_ATTEMPTS = 10
+
+
+def pad_crop(
+    images: Float[Array, "b h w c"], margin: int, *, mode: PadMode = "zeros", key: Key[Array, ""]
+) -> Float[Array, "b h w c"]:
+    """Pad by ``margin`` pixels and cut the old size out at random (Krizhevsky et al. 2012; He et al. 2016 for CIFAR).
+
+    Args:
+      images: values in [-1, 1].
+      margin: pixels on every side; each of the (2 margin + 1)^2 shifts is equally likely.
+      mode: "zeros" pads with 0, mid-grey; "reflect" with the image mirrored without repeating its border; "edge" with
+        its border repeated.
+      key: one for the batch.
+
+    Raises:
+      UserError: the margin is too large for "reflect".
+    """
+    shift = jax.random.randint(key, (images.shape[0], 2), 0, 2 * margin + 1)
+    padded = pad(images, margin, mode="constant" if mode == "zeros" else mode)
+    cut = lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), images.shape[1:])
+    return jax.vmap(cut)(padded, shift)
+
+
+def random_resized_crop(
+    images: Float[Array, "b h w c"],
+    size: tuple[int, int],
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    method: Method = "bilinear",
+    key: Key[Array, ""],
+) -> Float[Array, "b H W c"]:
+    """Cut a rectangle of random area and ratio out and resize it to ``size`` (Szegedy et al. 2015, section 6).
+
+    Resampling is antialiased: two matrix products with matrices of each sample's own (see `vision.ops.resize`), which
+    every backend is quick at and whose shapes are static.
+
+    Args:
+      images: values in [-1, 1].
+      size: height and width of the result.
+      scale: smallest and largest area of the rectangle as a share of the image's, drawn evenly.
+      ratio: smallest and largest width over height, drawn evenly in its logarithm.
+      method: the filter.
+      key: one for the batch.
+
+    Returns:
+      images clipped to [-1, 1].
+    """
+    batch, height, width, _ = images.shape
+    box = random_rectangles(batch, height, width, scale=scale, ratio=ratio, key=key)
+    return crop_resize(images, box, size, method=method)
+
+
+def crop_resize(
+    images: Float[Array, "b h w c"], box: Int[Array, "b 4"], size: tuple[int, int], *, method: Method = "bilinear"
+) -> Float[Array, "b H W c"]:
+    """Each image's ``box`` (top, left, height, width in pixels) resized to ``size``, clipped to [-1, 1]."""
+    top, left, tall, wide = box.T.astype(jnp.float32)
+    rows = window_weights(top, tall, length=images.shape[1], size=size[0], method=method)
+    columns = window_weights(left, wide, length=images.shape[2], size=size[1], method=method)
+    precise = jax.lax.Precision.HIGHEST
+    out = jnp.einsum("bhy,byxc->bhxc", rows, images, precision=precise)
+    # Columns first in the result, so that each sample's product is one of two plain matrices; transposing is cheaper
+    out = jnp.einsum("bwx,bhxc->bwhc", columns, out, precision=precise)
+    return jnp.clip(jnp.swapaxes(out, 1, 2), -1.0, 1.0)
+
+
+def random_rectangles(
+    count: int,
+    height: int,
+    width: int,
+    *,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    key: Key[Array, ""],
+) -> Int[Array, "{count} 4"]:
+    """Rectangles (top, left, height, width) in pixels within an image, of random area, ratio and place.
+
+    The first of ten that fits into the image is taken. Should none fit, it is the largest centred rectangle whose ratio
+    is within bounds, as in torchvision.
+    """
+    area_key, ratio_key, place_key = jax.random.split(key, 3)
+    area = height * width * jax.random.uniform(area_key, (count, _ATTEMPTS), minval=scale[0], maxval=scale[1])
+    low, high = jnp.log(ratio[0]), jnp.log(ratio[1])
+    drawn = jnp.exp(jax.random.uniform(ratio_key, (count, _ATTEMPTS), minval=low, maxval=high))
+    tall = jnp.maximum(jnp.round(jnp.sqrt(area / drawn)), 1).astype(jnp.int32)
+    wide = jnp.maximum(jnp.round(jnp.sqrt(area * drawn)), 1).astype(jnp.int32)
+    fits = (tall <= height) & (wide <= width)
+    first = jnp.argmax(fits, axis=1)[:, None]
+    extent = jnp.concatenate([jnp.take_along_axis(of, first, axis=1) for of in (tall, wide)], axis=1)
+    middle = min(max(width / height, ratio[0]), ratio[1])
+    fallback = jnp.array([min(height, max(1, round(width / middle))), min(width, max(1, round(height * middle)))])
+    room = jnp.array([height, width])
+    found = jnp.any(fits, axis=1, keepdims=True)
+    place = jax.random.randint(place_key, (count, 2), 0, room - extent + 1)
+    corner = jnp.where(found, place, (room - fallback) // 2)
+    return jnp.concatenate([corner, jnp.where(found, extent, fallback)], axis=1)

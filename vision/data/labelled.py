@@ -1,0 +1,105 @@
+"""Labelled images for recognition: any data set, all of it or some classes or few labels, in memory or streamed."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from vision.data import crop
+from vision.data.dataset import DataConfig, Split, load_dataset, open_dataset
+from vision.data.pipeline import Transform, batches, evaluation_batches
+from vision.data.source import Record, Source
+from vision.data.subset import labels_per_class, of_classes
+from vision.errors import UserError
+
+FIELDS = ("image", "label")
+
+
+@dataclass(frozen=True)
+class LabelledConfig(DataConfig):
+    """Which images, and how they are read."""
+
+    classes: tuple[str, ...] = ()
+    """Names of the classes to keep, numbered in this order; all if there are none."""
+    labels_per_class: int = 0
+    """Train on so many images a class alone, chosen by the run's seed, the fewer among the more; 0 for all."""
+    stream: bool = False
+    """Decode images while training, with a random resized crop on the host, instead of holding the set in memory."""
+    workers: int = 0
+    """Streaming: processes that decode; 0 for threads of this one."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Streaming: smallest and largest share of the area that the crop keeps."""
+    test_resolution: int = 224
+    """Streaming: side in pixels of the images that are evaluated on."""
+    test_resize: int = 256
+    """Streaming: their shorter side before the centre is cut out."""
+
+    @property
+    def test_side(self) -> int:
+        """Side in pixels of the images that are evaluated on."""
+        return self.test_resolution if self.stream else self.resolution
+
+
+def labelled_source(config: LabelledConfig, split: Split, *, seed: int) -> Source:
+    """Samples with "image" uint8 and "label" int32; in memory, with nothing else, unless streamed.
+
+    Args:
+      config: which.
+      split: "train" or "test"; few labels are of the training split alone.
+      seed: of the choice of few labels.
+
+    Raises:
+      UserError: the data is not there, has no classes, or not enough labels of one.
+    """
+    if config.stream:
+        source: Source = open_dataset(config, split, at_least=max(config.test_resize, config.resolution))
+    else:
+        source = load_dataset(config, split, fields=FIELDS)
+    if not source.class_names:
+        raise UserError(f"the data set {config.name} in {config.dir} has no classes to learn")
+    if config.classes:
+        source = of_classes(source, config.classes)
+    if config.labels_per_class and split == "train":
+        source = labels_per_class(source, config.labels_per_class, seed=seed)
+    return source
+
+
+def training_batches(
+    source: Source, config: LabelledConfig, *, batch_size: int, **share: int
+) -> Iterator[Mapping[str, np.ndarray]]:
+    """Batches of :func:`vision.data.pipeline.batches`; streamed images are cropped on the host."""
+    if not config.stream:
+        return batches(source, batch_size=batch_size, **share)
+    transform = functools.partial(
+        _alone, transform=crop.random_resized_crop(config.resolution, scale=config.crop_scale)
+    )
+    return batches(source, batch_size=batch_size, transform=transform, workers=config.workers, **share)
+
+
+def test_batches(
+    source: Source, config: LabelledConfig, *, batch_size: int, **share: int
+) -> Iterator[Mapping[str, np.ndarray]]:
+    """Batches of :func:`vision.data.pipeline.evaluation_batches`; of streamed images the centre is cut out."""
+    if not config.stream:
+        return evaluation_batches(source, batch_size=batch_size, **share)
+    fitted = crop.resize_centre_crop(config.test_resolution, resize=config.test_resize)
+    transform = functools.partial(_alone, transform=fitted)
+    return evaluation_batches(source, batch_size=batch_size, transform=transform, workers=config.workers, **share)
+
+
+def description(config: LabelledConfig, split: Split) -> str:
+    """The data in words, for protocols: "cifar10 (test), 32x32"."""
+    where = f"{config.name} ({config.train_split if split == 'train' else config.test_split})"
+    if config.name == "folder":
+        where = f"{config.test_dir or config.dir}{'' if config.test_dir else ', every tenth image'}"
+    elif config.name == "shapes":
+        where = f"the shapes world ({split})"
+    how = f"shorter side to {config.test_resize} (bilinear, antialiased), centre " if config.stream else ""
+    some = f", classes {', '.join(config.classes)}" if config.classes else ""
+    return f"{where}, {how}{config.test_side}x{config.test_side}{some}"
+
+
+def _alone(record: Record, rng: np.random.Generator, *, transform: Transform) -> Record:
+    """Image and label alone, since whatever else a data set has may differ in shape from sample to sample."""
+    return transform({name: record[name] for name in FIELDS}, rng)

@@ -1,0 +1,46 @@
+"""Batch normalisation, with the defaults of the published networks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+def batch_norm(
+    *,
+    train: bool,
+    dtype: Any = jnp.float32,
+    name: str | None = None,
+    momentum: float = 0.9,
+    epsilon: float = 1e-5,
+    use_scale: bool = True,
+    scale_init: Callable[..., Array] = nn.initializers.ones,
+) -> nn.Module:
+    """A batch normalisation layer (Ioffe & Szegedy 2015) of [b, h, w, c] over all but the last axis.
+
+    What a ``norm`` argument of convolutional networks here looks like: called with ``train``, ``dtype``, ``name`` and
+    at times ``scale_init``, it returns a module. Statistics are float32 whatever ``dtype`` is. Under a jit over
+    the global batch they are those of the global batch, with no axis name.
+
+    Args:
+      train: whether to normalise by the batch, and to move the running statistics in the collection "batch_stats".
+      dtype: type of the result.
+      name: name of the module.
+      momentum: share of the running statistics that stays; PyTorch's momentum is one minus this.
+      epsilon: added to the variance.
+      use_scale: whether there is a trained scale.
+      scale_init: how it begins.
+
+    Running variances are those of the batch, with n and not n - 1 in the denominator as in PyTorch.
+    """
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=momentum,
+        epsilon=epsilon,
+        dtype=dtype,
+        use_scale=use_scale,
+        scale_init=scale_init,
+        name=name,
+    )

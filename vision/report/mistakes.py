@@ -1,0 +1,228 @@
+"""Sheets of images with what a classifier says of them: its worst mistakes, and its guesses for given files."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+_TILE = 160  # pixels: the side that an image is enlarged or reduced to at most
+_GAP = 12  # pixels between tiles and around all
+_FONT_SIZE, _LINE = 13, 17
+_BAR_HEIGHT, _GUESS_LINE = 4, 24
+_INK, _PALE, _TRUE, _WRONG = (34, 34, 34), (110, 110, 110), (0, 114, 178), (190, 70, 0)
+_BAR, _TRACK = (86, 150, 200), (232, 232, 232)
+
+_Font = ImageFont.FreeTypeFont
+_Piece = tuple[str, tuple[int, int, int]]  # a text and its RGB colour
+
+
+def worst_mistakes(
+    truths: Int[np.ndarray, " n"], predictions: Int[np.ndarray, " n"], confidences: Float[np.ndarray, " n"], most: int
+) -> Int[np.ndarray, " m"]:
+    """Places of the at most ``most`` mistakes of which the classifier was surest, the surest first.
+
+    Of equal confidences the first comes first. A caller with more images than memory reads these alone.
+    """
+    wrong = np.flatnonzero(truths != predictions)
+    return wrong[np.argsort(-confidences[wrong], kind="stable")[:most]]
+
+
+def mistakes_sheet(
+    images: Sequence[UInt8[np.ndarray, "_ _ _"]],
+    truths: Int[np.ndarray, " m"],
+    predictions: Int[np.ndarray, " m"],
+    confidences: Float[np.ndarray, " m"],
+    class_names: Sequence[str] = (),
+    *,
+    mistakes: int,
+    total: int,
+    columns: int = 8,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Mistakes, each with its true class (blue), the predicted one (orange) and the confidence.
+
+    Images are enlarged by a whole factor with nearest neighbour to at most 160 pixels a side; larger ones are reduced.
+    The caption is "truth → prediction 0.98", on up to four lines where it is too long for one, and then cut.
+
+    Args:
+        images: the mistakes to show, usually the `worst_mistakes`: uint8 [h w 3] or [h w 1] each.
+        truths: their true classes.
+        predictions: their predicted classes.
+        confidences: probabilities of the predicted classes, in [0, 1].
+        class_names: one for each class; numbers are shown if there are none.
+        mistakes: how many there are in all, for the title.
+        total: how many images were judged, for the title.
+        columns: images in a row.
+
+    Raises:
+        ValueError: the arrays differ in length, an image is no mistake, a class has no name, or the sheet has no room.
+    """
+    if not len(images) == len(truths) == len(predictions) == len(confidences):
+        raise ValueError(
+            f"{len(images)} images, {len(truths)} truths, {len(predictions)} predictions and {len(confidences)} "
+            "confidences: give one of each for every image."
+        )
+    if columns < 1:
+        raise ValueError(f"A sheet of {columns} columns is empty.")
+    if np.any(truths == predictions):
+        raise ValueError("An image on the sheet of mistakes is predicted right.")
+    font, bold = _font(), _font(bold=True)
+    if not len(images):
+        return _titled([], 1, f"no mistakes among {total:,} images", bold)
+    if class_names and max(truths.max(), predictions.max()) >= len(class_names):
+        raise ValueError(f"A class has no name: there are only {len(class_names)} names.")
+    names = list(class_names) or [str(label) for label in range(1 + int(max(truths.max(), predictions.max())))]
+    rows = list(zip(truths.tolist(), predictions.tolist(), confidences.tolist(), strict=True))
+    captions = [_mistake(names[truth], names[guess], f"{sure:.2f}", font) for truth, guess, sure in rows]
+    height = max(map(len, captions))
+    cells = [_captioned(_fitted(image), lines, height, font) for image, lines in zip(images, captions, strict=True)]
+    shown = f", the {len(images)} surest of them" if len(images) < mistakes else ""
+    title = f"{mistakes:,} of {total:,} images wrong{shown}: true class → predicted class, confidence"
+    return _titled(cells, columns, title, bold)
+
+
+def prediction_sheet(
+    images: Sequence[UInt8[np.ndarray, "_ _ _"]],
+    top: Sequence[Sequence[tuple[str, float]]],
+    titles: Sequence[str] = (),
+    *,
+    columns: int = 6,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Images of any sizes, each with its most likely classes and a bar for the probability of each.
+
+    Args:
+        images: uint8 [h w 3] or [h w 1] each; enlarged or reduced as in `mistakes_sheet`.
+        top: for each image, names and probabilities in [0, 1], the most likely first.
+        titles: one for each image, drawn above it, such as the file's name; none if empty.
+        columns: images in a row.
+
+    Raises:
+        ValueError: there are no images, or not one list of guesses, or title, for each.
+    """
+    if not len(images) or columns < 1:
+        raise ValueError(f"A sheet of {len(images)} images in {columns} columns is empty.")
+    if len(top) != len(images) or (titles and len(titles) != len(images)):
+        raise ValueError(f"{len(images)} images, {len(top)} lists of guesses and {len(titles)} titles do not match.")
+    font, bold = _font(), _font(bold=True)
+    guesses = max(map(len, top))
+    cells = [
+        _guessed(_fitted(image), list(of), titles[i] if titles else None, guesses, font, bold)
+        for i, (image, of) in enumerate(zip(images, top, strict=True))
+    ]
+    return _titled(cells, columns, "", bold)
+
+
+def _mistake(truth: str, guess: str, confidence: str, font: _Font) -> list[list[_Piece]]:
+    """The caption on one line if it fits, else the two names on lines of their own, at most two each."""
+    one = [(truth, _TRUE), (" → ", _PALE), (guess, _WRONG), (f" {confidence}", _PALE)]
+    if font.getlength("".join(text for text, _ in one)) <= _TILE:
+        return [one]
+    guesses = _broken(guess, font, _TILE - font.getlength(f"→  {confidence}"), 2)
+    lines = [[(line, _TRUE)] for line in _broken(truth, font, _TILE, 2)] + [[(line, _WRONG)] for line in guesses]
+    lines[-len(guesses)].insert(0, ("→ ", _PALE))
+    lines[-1].append((f" {confidence}", _PALE))
+    return lines
+
+
+def _captioned(tile: Image.Image, lines: list[list[_Piece]], height: int, font: _Font) -> Image.Image:
+    """An image in the middle of its cell and its caption below, with room for ``height`` lines."""
+    cell = Image.new("RGB", (_TILE, _TILE + 3 + height * _LINE), "white")
+    cell.paste(tile, ((_TILE - tile.width) // 2, _TILE - tile.height))
+    draw = ImageDraw.Draw(cell)
+    for k, line in enumerate(lines):
+        x = (_TILE - sum(font.getlength(text) for text, _ in line)) / 2
+        for text, colour in line:
+            draw.text((x, _TILE + 3 + k * _LINE), text, fill=colour, font=font)
+            x += font.getlength(text)
+    return cell
+
+
+def _guessed(
+    tile: Image.Image, guesses: list[tuple[str, float]], title: str | None, rows: int, font: _Font, bold: _Font
+) -> Image.Image:
+    """A title, an image, and a line and a bar for each guess."""
+    above = 0 if title is None else _LINE + 2
+    cell = Image.new("RGB", (_TILE, above + _TILE + 4 + rows * _GUESS_LINE), "white")
+    draw = ImageDraw.Draw(cell)
+    if title is not None:
+        draw.text((0, 0), _cut(title, font, _TILE, front=True), fill=_PALE, font=font)
+    cell.paste(tile, ((_TILE - tile.width) // 2, above + (_TILE - tile.height) // 2))
+    for k, (name, probability) in enumerate(guesses):
+        y = above + _TILE + 4 + k * _GUESS_LINE
+        style = bold if k == 0 else font
+        number = f"{probability:.2f}"
+        edge = _TILE - font.getlength(number)
+        draw.text((0, y), _cut(name, style, edge - 6), fill=_INK, font=style)
+        draw.text((edge, y), number, fill=_PALE, font=font)
+        bar = y + _GUESS_LINE - _BAR_HEIGHT - 3
+        draw.rectangle((0, bar, _TILE - 1, bar + _BAR_HEIGHT - 1), fill=_TRACK)
+        filled = round(_TILE * min(max(probability, 0.0), 1.0))
+        if filled:
+            draw.rectangle((0, bar, filled - 1, bar + _BAR_HEIGHT - 1), fill=_BAR)
+    return cell
+
+
+def _titled(cells: list[Image.Image], columns: int, title: str, bold: _Font) -> UInt8[np.ndarray, "H W 3"]:
+    """Cells of one size row by row below a title, which is broken to the width of the sheet."""
+    columns = min(columns, max(len(cells), 1))
+    width, height = cells[0].size if cells else (2 * _TILE, 0)
+    sheet_width = _GAP + columns * (width + _GAP)
+    lines = _broken(title, bold, sheet_width - 2 * _GAP) if title else []
+    top = _GAP + len(lines) * _LINE + (6 if lines and cells else 0)
+    rows = math.ceil(len(cells) / columns)
+    sheet = Image.new("RGB", (sheet_width, top + rows * (height + _GAP) + (0 if cells else _GAP)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for k, line in enumerate(lines):
+        draw.text((_GAP, _GAP - 2 + k * _LINE), line, fill=_INK, font=bold)
+    for i, cell in enumerate(cells):
+        row, column = divmod(i, columns)
+        sheet.paste(cell, (_GAP + column * (width + _GAP), top + row * (height + _GAP)))
+    return np.array(sheet)
+
+
+def _fitted(image: UInt8[np.ndarray, "h w c"]) -> Image.Image:
+    """Enlarged by a whole factor, pixels kept as squares, or reduced with antialiasing; its longer side fits a tile."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3) or 0 in image.shape:
+        raise ValueError(f"A sheet needs uint8 images [h, w, 1 or 3], not {image.dtype} {list(image.shape)}.")
+    picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).copy())
+    longer = max(picture.size)
+    if longer <= _TILE:
+        factor = _TILE // longer
+        return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    size = (max(1, round(side * _TILE / longer)) for side in picture.size)
+    return picture.resize((next(size), next(size)), Image.Resampling.LANCZOS)
+
+
+def _font(*, bold: bool = False) -> _Font:
+    """DejaVu Sans, which comes with matplotlib and, unlike Pillow's own font, has an arrow and most alphabets."""
+    import matplotlib
+
+    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
+    return ImageFont.truetype(str(file), _FONT_SIZE)
+
+
+def _broken(text: str, font: _Font, width: float, most: int = 4) -> list[str]:
+    """At most ``most`` lines of at most ``width`` pixels, broken at spaces; what is too long is cut."""
+    lines = [""]
+    words = text.split()
+    for i, word in enumerate(words):
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        elif len(lines) < most:
+            lines.append(word)
+        else:
+            lines[-1] = " ".join([lines[-1], *words[i:]])
+            break
+    return [_cut(line, font, width) for line in lines]
+
+
+def _cut(text: str, font: _Font, width: float, *, front: bool = False) -> str:
+    """The text, or as much of its start as fits with an ellipsis; of its end, where ``front`` is cut off."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[1:] if front else text[:-1]
+    return f"…{text.lstrip()}" if front else f"{text.rstrip()}…"

@@ -1,0 +1,107 @@
+"""Optimizers of recognition recipes, in plain Optax: the update rule, its schedule, and who is spared what."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import optax
+
+from vision.errors import UserError
+from vision.train.parameter_groups import frozen, layerwise, weights_alone
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer and its schedule."""
+
+    name: Literal["sgd", "adamw", "lamb", "muon"] = "sgd"
+    """SGD with Nesterov momentum; AdamW (Loshchilov & Hutter 2019); LAMB (You et al. 2020); Muon (Jordan et al. 2024) for
+    kernels with AdamW for vectors."""
+    lr: float = 0.1
+    """Peak learning rate."""
+    momentum: float = 0.9
+    """Of SGD and Muon."""
+    b2: float = 0.999
+    """Decay of the second moment, of AdamW and LAMB."""
+    weight_decay: float = 5e-4
+    """Added to the gradient for SGD; decoupled and scaled with the learning rate for the others."""
+    decay_vectors: bool = False
+    """Let weight decay act on biases and scales of normalisation too."""
+    warmup: int = 0
+    """Images over which the learning rate rises from 0."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls to 0 until the end of the budget."""
+    clip: float = 0.0
+    """Largest norm of the gradient; 0 for none."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate for every layer away from the head."""
+    frozen: tuple[str, ...] = ()
+    """Regular expressions: parameters in whose path one is found stay as they are ("stem|stage_[12]")."""
+
+
+def learning_rate(config: OptimizerConfig, *, steps: int, batch_size: int) -> optax.Schedule:
+    """Step -> learning rate: a warm-up, then the fall to 0 at ``steps``."""
+    warmup = config.warmup // batch_size
+    left = max(steps - warmup, 1)
+    falls = {
+        "cosine": optax.cosine_decay_schedule(config.lr, left),
+        "linear": optax.linear_schedule(config.lr, 0.0, left),
+        "constant": optax.constant_schedule(config.lr),
+    }
+    rate = falls[config.schedule]
+    # a linear schedule over no steps would stay at its start, 0
+    return optax.join_schedules([optax.linear_schedule(0.0, config.lr, warmup), rate], [warmup]) if warmup else rate
+
+
+def make_optimizer(
+    config: OptimizerConfig, *, steps: int, batch_size: int, layer_of: Callable[[str], int], layers: int
+) -> optax.GradientTransformation:
+    """The optimizer of a run.
+
+    Args:
+      config: which.
+      steps: length of the run.
+      batch_size: images a step, by which the warm-up is counted.
+      layer_of: path of a parameter -> its layer, 0 for the stem and ``layers - 1`` for the head.
+      layers: number of layers.
+
+    Raises:
+      UserError: a number is out of range, or, when its state is made, a pattern of ``frozen`` is found nowhere.
+    """
+    if config.lr < 0 or config.weight_decay < 0 or config.clip < 0 or config.warmup < 0:
+        raise UserError("optimizer.lr, weight_decay, clip and warmup must not be negative")
+    rate, decay = learning_rate(config, steps=steps, batch_size=batch_size), config.weight_decay
+    mask = None if config.decay_vectors else weights_alone
+    if config.name == "sgd":
+        # Sutskever et al. 2013, as every published ResNet recipe has it: the decay is part of the gradient
+        decayed = optax.add_decayed_weights(decay, mask=mask)
+        optimizer = optax.chain(decayed, optax.sgd(rate, momentum=config.momentum, nesterov=True))
+    elif config.name == "adamw":
+        optimizer = optax.adamw(rate, b2=config.b2, weight_decay=decay, mask=mask)
+    elif config.name == "lamb":
+        optimizer = optax.lamb(rate, b2=config.b2, weight_decay=decay, mask=mask)
+    else:
+        optimizer = muon(rate, momentum=config.momentum, weight_decay=decay, decay_vectors=config.decay_vectors)
+    clipped = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    by_layer = [layerwise(config.layer_decay, layer_of, layers - 1)] if config.layer_decay != 1.0 else []
+    return frozen(optax.chain(*clipped, optimizer, *by_layer), config.frozen)
+
+
+def muon(
+    rate: optax.Schedule, *, momentum: float, weight_decay: float, decay_vectors: bool
+) -> optax.GradientTransformation:
+    """Optax's Muon for kernels, as matrices from all inputs at all places to the outputs; vectors have AdamW."""
+
+    def matrices(params: Any) -> Any:
+        """Which axes of each kernel are inputs and outputs; None for vectors."""
+        kernel = lambda leaf: optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), (leaf.ndim - 1,))
+        return jax.tree.map(lambda leaf: kernel(leaf) if leaf.ndim > 1 else None, params)
+
+    return optax.contrib.muon(
+        rate,
+        beta=momentum,
+        weight_decay=weight_decay,
+        adam_weight_decay=weight_decay if decay_vectors else 0.0,
+        muon_weight_dimension_numbers=matrices,
+    )
