@@ -46,6 +46,10 @@ def abstract(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
+Running = TrainState | tuple[TrainState, ...]
+"""A state between two steps; of members that go in turn, one part for each turn."""
+
+
 @dataclass
 class CompiledStep:
     """A step, compiled once for each shape of batch, at most ``shapes`` times.
@@ -63,7 +67,6 @@ class CompiledStep:
     compile_seconds: float = 0.0
     _programs: dict[Any, Any] = field(default_factory=dict)
     _turns: list[Array] = field(default_factory=list)
-    _join: Callable[..., Scalars] | None = None
 
     def program(self, state: Any, batch: Any) -> Any:
         """The ``jax.stages.Compiled`` for these arrays or ShapeDtypeStructs; compiles at first sight.
@@ -79,42 +82,58 @@ class CompiledStep:
                 )
             started = time.monotonic()
 
-            turns = self.step.turns(state, batch) if isinstance(self.step, OverSeeds) else 1
             everywhere = NamedSharding(self.batch_sharding.mesh, P())
+            state = jax.eval_shape(self._join, list(state)) if isinstance(state, tuple) else abstract(state)
+            step, arguments, placed = self.step, [state, abstract(batch)], []
+            if isinstance(step, OverSeeds) and (turns := step.turns(state, batch)) > 1:
+                self._turns = [jax.device_put(np.int32(turn), everywhere) for turn in range(turns)]
+                part = jax.eval_shape(lambda state: step.split(state, turns)[0], arguments[0])
+                arguments, placed = [part, arguments[1], jax.ShapeDtypeStruct((), jnp.int32)], [everywhere]
+                step = step.turn
 
-            def traced(state: TrainState, batch: Batch, *turn: Array) -> tuple[TrainState, Scalars]:
+            def traced(*arguments: Any) -> tuple[TrainState, Scalars]:
                 self.traces += 1
-                if turn and isinstance(self.step, OverSeeds):
-                    return self.step.turn(state, batch, *turn)
-                return self.step(state, batch)
+                return step(*arguments)
 
             jitted = jax.jit(
                 traced,
-                in_shardings=(self.state_shardings, self.batch_sharding, *([everywhere] if turns > 1 else [])),
+                in_shardings=(self.state_shardings, self.batch_sharding, *placed),
                 out_shardings=(self.state_shardings, everywhere),
                 donate_argnums=0,
             )
-            index = [jax.ShapeDtypeStruct((), jnp.int32)] if turns > 1 else []
-            lowered = jitted.lower(abstract(state), abstract(batch), *index)
-            self._programs[signature] = lowered.compile(compiler_options=compiler_options())
-            if turns > 1 and not self._turns:
-                self._turns = [jax.device_put(np.int32(turn), everywhere) for turn in range(turns)]
+            self._programs[signature] = jitted.lower(*arguments).compile(compiler_options=compiler_options())
             self.compile_seconds += time.monotonic() - started
         return self._programs[signature]
 
-    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
-        """Take a step; ``state`` is donated."""
+    def __call__(self, state: Running, batch: Batch) -> tuple[Running, Scalars]:
+        """Take a step; ``state`` is donated. What comes out goes into the next call, or into :meth:`whole`."""
         program = self.program(state, batch)
         if not self._turns:
             return program(state, batch)
         assert isinstance(self.step, OverSeeds)
-        collected = []
-        for turn in self._turns:
-            state, scalars = program(state, batch, turn)
+        parts, collected = list(state if isinstance(state, tuple) else self._split(state)), []
+        for index, turn in enumerate(self._turns):
+            parts[index], scalars = program(parts[index], batch, turn)
             collected.append(scalars)
-        if self._join is None:
-            self._join = jax.jit(self.step.joined, out_shardings=NamedSharding(self.batch_sharding.mesh, P()))
-        return state, self._join(collected)
+        return tuple(parts), self._join_scalars(collected)
+
+    def whole(self, state: Running) -> TrainState:
+        """The state as a checkpoint holds it: members that go in turn are kept apart between steps."""
+        return self._join(list(state)) if isinstance(state, tuple) else state
+
+    @functools.cached_property
+    def _split(self) -> Callable[..., Any]:
+        apart = lambda state: self.step.split(state, len(self._turns))  # pyright: ignore[reportAttributeAccessIssue]
+        return jax.jit(apart, out_shardings=(self.state_shardings,) * len(self._turns))
+
+    @functools.cached_property
+    def _join(self) -> Callable[..., Any]:
+        return jax.jit(self.step.joined, out_shardings=self.state_shardings)  # pyright: ignore[reportAttributeAccessIssue]
+
+    @functools.cached_property
+    def _join_scalars(self) -> Callable[..., Any]:
+        everywhere = NamedSharding(self.batch_sharding.mesh, P())
+        return jax.jit(self.step.joined, out_shardings=everywhere)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @dataclass(frozen=True)

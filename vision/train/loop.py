@@ -17,7 +17,7 @@ import numpy as np
 from vision.data.pipeline import prefetch
 from vision.errors import UserError
 from vision.train.checkpoint import Checkpoints
-from vision.train.compile import CompiledStep, Compiler
+from vision.train.compile import CompiledStep, Compiler, Running
 from vision.train.experiment import Evaluation, Experiment, Member
 from vision.train.interruption import Interrupted, Interruption
 from vision.train.members import MemberRecords, combined
@@ -79,7 +79,7 @@ class Clock:
 
 
 def train(
-    state: TrainState,
+    state: Running,
     experiment: Experiment,
     *,
     step: CompiledStep,
@@ -112,7 +112,7 @@ def train(
     every, size, total = experiment.intervals, experiment.batch_size, experiment.total_steps
     members = experiment.members
     runs = max(len(members), 1)
-    taken = steps_taken(state)
+    taken = steps_taken(step.whole(state))
     clock = Clock()
     window = Window(size, taken, members)
 
@@ -121,7 +121,7 @@ def train(
 
     def look(now: int) -> None:
         since = time.monotonic()
-        evaluation = evaluate(state)
+        evaluation = evaluate(step.whole(state))
         named = {f"eval/{name}": value for name, value in evaluation.scalars.items()}
         outputs.records.write_scalars(now, now * size, named)
         outputs.records.write_images(now, now * size, evaluation.pictures)
@@ -137,7 +137,7 @@ def train(
         outputs.records.flush()
         # Orbax fetches by np.asarray, which accelerators count as an implicit transfer
         with jax.transfer_guard_device_to_host("allow"):
-            outputs.checkpoints.save(state, now)
+            outputs.checkpoints.save(step.whole(state), now)
         clock.add("checkpoint", since)
 
     def log(now: int) -> None:
@@ -162,7 +162,7 @@ def train(
     if taken > 0 and not evaluated and due(every.evaluate, taken - experiment.dispatch, taken):
         look(taken)
     if taken >= total:
-        return state
+        return step.whole(state)
     with _open_batches(experiment, compiler, taken) as batches, jax.transfer_guard("disallow"):
         while taken < total:
             if outputs.interruption.requested(taken // experiment.dispatch):
@@ -195,7 +195,7 @@ def train(
     outputs.checkpoints.wait()
     clock.add("checkpoint", since)
     stop_clock(taken)
-    return state
+    return step.whole(state)
 
 
 def steps_taken(state: TrainState) -> int:

@@ -16,14 +16,14 @@ class OptimizerConfig:
     """The optimizer and its schedule."""
 
     name: Literal["sgd", "adamw", "lamb", "muon"] = "sgd"
-    """SGD with Nesterov momentum; AdamW (Loshchilov & Hutter 2019); LAMB (You et al. 2020); Muon (Jordan et al. 2024) for
-    kernels with AdamW for vectors."""
+    """SGD with Nesterov momentum; AdamW (Loshchilov & Hutter 2019); LAMB (You et al. 2020); or Muon (Jordan et al.
+    2024), which is for kernels, with AdamW for vectors."""
     lr: float = 0.1
     """Peak learning rate."""
     momentum: float = 0.9
     """Of SGD and Muon."""
     b2: float = 0.999
-    """Decay of the second moment, of AdamW and LAMB."""
+    """Decay of the second moment, of AdamW, of LAMB, and of Muon's AdamW."""
     weight_decay: float = 5e-4
     """Added to the gradient for SGD; decoupled and scaled with the learning rate for the others."""
     decay_vectors: bool = False
@@ -69,8 +69,11 @@ def make_optimizer(
     Raises:
       UserError: a number is out of range, or, when its state is made, a pattern of ``frozen`` is found nowhere.
     """
-    if config.lr < 0 or config.weight_decay < 0 or config.clip < 0 or config.warmup < 0:
-        raise UserError("optimizer.lr, weight_decay, clip and warmup must not be negative")
+    # a number that is swept over members is traced here, and was checked when each member was built with its own
+    plain = {name: getattr(config, name) for name in ("lr", "weight_decay", "clip", "warmup")}
+    for name, value in plain.items():
+        if isinstance(value, int | float) and value < 0:
+            raise UserError(f"optimizer.{name} must not be negative, but is {value}")
     rate, decay = learning_rate(config, steps=steps, batch_size=batch_size), config.weight_decay
     mask = None if config.decay_vectors else weights_alone
     if config.name == "sgd":
@@ -82,16 +85,21 @@ def make_optimizer(
     elif config.name == "lamb":
         optimizer = optax.lamb(rate, b2=config.b2, weight_decay=decay, mask=mask)
     else:
-        optimizer = muon(rate, momentum=config.momentum, weight_decay=decay, decay_vectors=config.decay_vectors)
+        optimizer = muon(
+            rate, momentum=config.momentum, b2=config.b2, weight_decay=decay, decay_vectors=config.decay_vectors
+        )
     clipped = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     by_layer = [layerwise(config.layer_decay, layer_of, layers - 1)] if config.layer_decay != 1.0 else []
     return frozen(optax.chain(*clipped, optimizer, *by_layer), config.frozen)
 
 
 def muon(
-    rate: optax.Schedule, *, momentum: float, weight_decay: float, decay_vectors: bool
+    rate: optax.Schedule, *, momentum: float, b2: float, weight_decay: float, decay_vectors: bool
 ) -> optax.GradientTransformation:
-    """Optax's Muon for kernels, as matrices from all inputs at all places to the outputs; vectors have AdamW."""
+    """Optax's Muon for kernels, as matrices from all inputs at all places to the outputs; vectors have AdamW.
+
+    Both have Nesterov momentum: on vectors it is NAdam (Dozat 2016) with decoupled decay.
+    """
 
     def matrices(params: Any) -> Any:
         """Which axes of each kernel are inputs and outputs; None for vectors."""
@@ -102,6 +110,7 @@ def muon(
         rate,
         beta=momentum,
         weight_decay=weight_decay,
+        adam_b2=b2,
         adam_weight_decay=weight_decay if decay_vectors else 0.0,
         muon_weight_dimension_numbers=matrices,
     )

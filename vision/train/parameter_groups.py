@@ -29,8 +29,8 @@ def matching(params: PyTree, patterns: Sequence[str]) -> PyTree[bool]:
         except re.error as error:
             raise UserError(f"{pattern!r} is no regular expression: {error}") from error
         if not found:
-            shown = ", ".join(names[:3])
-            raise UserError(f"no parameter has {pattern!r} in its path; there are {shown} and {len(names) - 3} more")
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise UserError(f"no parameter has {pattern!r} in its path; there are {', '.join(names[:3])}{more}")
     chosen = [any(re.search(pattern, name) for pattern in patterns) for name in names]
     return jax.tree.unflatten(jax.tree.structure(params), chosen)
 

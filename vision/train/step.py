@@ -249,12 +249,12 @@ class OverSeeds:
         return 1 if self.mesh is None else self.mesh.shape["seeds"]
 
     def turns(self, state: TrainState, batch: Batch) -> int:
-        """Into how many calls of :meth:`turn` a step falls: members of a device that go in turn, or 1."""
+        """How many members of a device go in turn, or 1 where all are computed at once."""
         here = self.count // self._shards
         if here == 1 or self.in_turn is False:
             return 1
         if self.in_turn is None:
-            one = jax.eval_shape(lambda *of: self._member(0, *of), state, dict(batch), self._constants())
+            one = jax.eval_shape(lambda *of: _member(0, *of), state, dict(batch), self._constants())
             if jax.default_backend() != "cpu" or not has_convolution(self._one, *one):
                 return 1
         return here
@@ -263,45 +263,45 @@ class OverSeeds:
         """A step of all."""
         turns = self.turns(state, batch)
         if turns == 1:
-            return self._divided(lambda *of: jax.vmap(self._one)(*of) if self._several else self._only(*of))(
-                state, dict(batch), self._constants()
-            )
-        collected = []
+            at_once = jax.vmap(self._one) if self.count > self._shards else self._alone
+            return self._divided(at_once)(state, dict(batch), self._constants())
+        parts, collected = list(self.split(state, turns)), []
         for index in range(turns):
-            state, scalars = self.turn(state, batch, jnp.int32(index))
+            parts[index], scalars = self.turn(parts[index], batch, jnp.int32(index))
             collected.append(scalars)
-        return state, self.joined(collected)
+        return self.joined(parts), self.joined(collected)
 
-    def turn(self, state: TrainState, batch: Batch, index: Int[Array, ""]) -> tuple[TrainState, Scalars]:
-        """A step of the member ``index`` of every group of devices, (state of all, scalars [groups])."""
+    def split(self, tree: Any, turns: int) -> tuple[Any, ...]:
+        """Leaves [members ...] as one tree for each turn, of leaves [groups of devices ...]."""
+        return tuple(
+            jax.tree.map(lambda x, i=index: x.reshape(-1, turns, *x.shape[1:])[:, i], tree) for index in range(turns)
+        )
 
-        def local(state, batch, numbers):
-            new, scalars = self._one(*self._member(index, state, batch, numbers))
-            put = lambda all_, one: jax.lax.dynamic_update_index_in_dim(all_, one.astype(all_.dtype), index, 0)
-            return jax.tree.map(put, state, new), jax.tree.map(lambda x: x[None], scalars)
+    def joined(self, parts: Sequence[Any]) -> Any:
+        """The inverse of :meth:`split`."""
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1).reshape(-1, *leaves[0].shape[1:]), *parts)
 
-        return self._divided(local)(state, dict(batch), self._constants())
+    def turn(self, part: TrainState, batch: Batch, index: Int[Array, ""]) -> tuple[TrainState, Scalars]:
+        """A step of the member ``index`` of every group of devices.
 
-    def joined(self, collected: Sequence[Scalars]) -> Scalars:
-        """The scalars [members] of a step from those of its turns."""
-        return jax.tree.map(lambda *parts: jnp.stack(parts, axis=1).reshape(self.count), *collected)
+        ``part`` is of :meth:`split`, the batch of all members. Only the part is written: a stacked state would be
+        copied whole for every member.
+        """
 
-    @property
-    def _several(self) -> bool:
-        return self.count > self._shards
+        def local(part: Any, batch: Any, numbers: Any) -> Any:
+            own = (*_member(0, part), *_member(index, batch, numbers))
+            return jax.tree.map(lambda x: x[None], self._one(*own))
 
-    def _only(self, state: TrainState, batch: Batch, numbers: Any) -> tuple[TrainState, Scalars]:
-        return jax.tree.map(lambda x: x[None], self._one(*self._member(0, state, batch, numbers)))
+        return self._divided(local)(part, dict(batch), self._constants())
+
+    def _alone(self, *trees: Any) -> tuple[TrainState, Scalars]:
+        return jax.tree.map(lambda x: x[None], self._one(*_member(0, *trees)))
 
     def _constants(self) -> dict[str, Array]:
         return {name: jnp.asarray(values, jnp.float32) for name, values in (self.numbers or {}).items()}
 
     def _one(self, state: TrainState, batch: Batch, numbers: Mapping[str, Array]) -> tuple[TrainState, Scalars]:
         return self.step(state, batch, numbers) if self.numbers else self.step(state, batch)
-
-    @staticmethod
-    def _member(index: int | Int[Array, ""], *trees: Any) -> Any:
-        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, 0, keepdims=False), trees)
 
     def _divided(self, local: Callable[..., Any]) -> Callable[..., Any]:
         """``local``, on the members of each group of devices."""
@@ -316,6 +316,10 @@ class OverSeeds:
             out_specs=(spec, spec),
             check_vma=False,  # members never meet: there is nothing to sum over the axis
         )
+
+
+def _member(index: int | Int[Array, ""], *trees: Any) -> Any:
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, 0, keepdims=False), trees)
 
 
 def has_convolution(function: Callable[..., Any], *arguments: Any) -> bool:
