@@ -1,8 +1,7 @@
 """Speed and memory of the CIFAR-10 diffusion UNet against diffusers' ``UNet2DModel`` under PyTorch.
 
 The same network (35,746,307 parameters, checked on both sides), the same batch, the same machine, one run. Two
-worker processes, one a framework, are measured in turn, pair by pair, while the other sleeps, so that a drift of
-the machine's speed hits both alike; reported are medians and the median of the ratios of pairs.
+worker processes, one a framework, are measured in pairs (``pairs.py``).
 
     pip install -e .                                                     # this project
     python -m venv torch-env && torch-env/bin/pip install torch diffusers   # the measuring stick, kept apart
@@ -13,16 +12,11 @@ eta 0, batch 8. Both use all cores. PyTorch runs eagerly, in channels-last or in
 faster for it in a first try. Peak memory is the largest resident set of each process.
 """
 
-import argparse
-import json
-import platform
-import resource
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from pairs import Job, compare
 
 PARAMETERS = 35_746_307
 TRAIN_BATCH, SAMPLE_BATCH, STEPS = 16, 8, 50
@@ -67,7 +61,7 @@ def ours() -> dict[str, Callable[[], None]]:
         jax.block_until_ready(state)
 
     def sample() -> None:
-        jax.block_until_ready(compiled(state.params, labels, jax.random.key(0)))
+        jax.block_until_ready(compiled(step.whole(state).params, labels, jax.random.key(0)))
 
     return {"train": train, "sample": sample}
 
@@ -131,75 +125,11 @@ def theirs() -> dict[str, Callable[[], None]]:
     return {"train": train, "sample": sample}
 
 
-def serve(side: str) -> None:
-    """Worker: for each job named on standard input, run it once and print its seconds and the peak memory."""
-    jobs = ours() if side == "ours" else theirs()
-    for line in sys.stdin:
-        started = time.perf_counter()
-        jobs[line.strip()]()
-        seconds = time.perf_counter() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"RESULT {json.dumps([seconds, peak])}", flush=True)
-
-
-def ask(worker: subprocess.Popen, job: str) -> tuple[float, float]:
-    """One measurement: (seconds, peak MiB so far)."""
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    worker.stdin.write(f"{job}\n")
-    worker.stdin.flush()
-    for line in worker.stdout:
-        if line.startswith("RESULT "):
-            seconds, peak = json.loads(line.removeprefix("RESULT "))
-            return seconds, peak
-    raise SystemExit("a worker ended early: see its error above")
-
-
-def main() -> None:
-    """Measure in pairs and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--torch-python", help="interpreter of an environment with torch and diffusers")
-    parser.add_argument("--pairs", type=int, default=7, help="measurements of each side for training; 3/7 for sampling")
-    parser.add_argument("--serve", choices=("ours", "theirs"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve:
-        serve(options.serve)
-        return
-    if not options.torch_python:
-        parser.error("--torch-python is needed: the interpreter of an environment with torch and diffusers")
-    workers = {
-        side: subprocess.Popen(
-            [interpreter, str(Path(__file__).resolve()), "--serve", side],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for side, interpreter in (("ours", sys.executable), ("theirs", options.torch_python))
-    }
-    print(f"{platform.machine()}, {platform.platform()}, batch {TRAIN_BATCH} training, {SAMPLE_BATCH} sampling")
-    print("| job | ours, images/s | PyTorch, images/s | ratio | ours, peak MiB | PyTorch, peak MiB |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for job, images, pairs in (
-        ("train", TRAIN_BATCH, options.pairs),
-        ("sample", SAMPLE_BATCH, max(3, options.pairs * 3 // 7)),
-    ):
-        times: dict[str, list[float]] = {side: [] for side in workers}
-        peaks = dict.fromkeys(workers, 0.0)
-        for index in range(pairs + 1):
-            for side, worker in workers.items():
-                seconds, peaks[side] = ask(worker, job)
-                if index:  # the first compiles and warms caches
-                    times[side].append(seconds)
-        ratio = statistics.median(b / a for a, b in zip(times["ours"], times["theirs"], strict=True))
-        rates = {side: images / statistics.median(values) for side, values in times.items()}
-        print(
-            f"| {job} | {rates['ours']:.2f} | {rates['theirs']:.2f} | {ratio:.2f} "
-            f"| {peaks['ours']:,.0f} | {peaks['theirs']:,.0f} |",
-            flush=True,
-        )
-    for worker in workers.values():
-        worker.terminate()
-
-
 if __name__ == "__main__":
-    main()
+    compare(
+        str(Path(__file__).resolve()),
+        __doc__ or "",
+        ours=ours,
+        theirs=theirs,
+        jobs=[Job("train", TRAIN_BATCH, 7), Job("sample", SAMPLE_BATCH, 3)],
+    )

@@ -1,7 +1,8 @@
 """Several seeds as one program against the same runs one after another: whole processes, compilation included.
 
     python benchmarks/seeds.py                                  eight seeds of the quick experiment
-    python benchmarks/seeds.py --devices 8 --images 1600        the same on eight simulated devices
+    python benchmarks/seeds.py --devices 8 --images 800         the same on eight simulated devices
+    python benchmarks/seeds.py --experiment dit_cifar --images 1600 --options="--model.width 64 --model.depth 2"
 
 Both ways start with an empty compilation cache of their own: of the runs one after another only the first compiles, as
 it is for people who type them. A last line compares the evaluations, which must agree to rounding.
@@ -10,6 +11,7 @@ it is for people who type them. A last line compares the evaluations, which must
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -32,8 +34,8 @@ class Config:
     """Budget of each."""
     devices: int = 0
     """Simulated CPU devices for both ways; 0 leaves them to the program."""
-    options: tuple[str, ...] = ()
-    """Further options of the experiment, for both ways."""
+    options: str = ""
+    """Further options of the experiment, for both ways, as one quoted word: "--model.width 64 --judged 72"."""
 
 
 def timed(config: Config, workdir: Path, cache: Path, *arguments: str) -> float:
@@ -44,7 +46,7 @@ def timed(config: Config, workdir: Path, cache: Path, *arguments: str) -> float:
     command = [sys.executable, "-m", f"experiments.{config.experiment}", "--quick", "--images", str(config.images)]
     started = time.monotonic()
     subprocess.run(
-        [*command, "--workdir", str(workdir), *config.options, *arguments],
+        [*command, "--workdir", str(workdir), *shlex.split(config.options), *arguments],
         env=environment,
         check=True,
         stdout=subprocess.DEVNULL,
@@ -74,7 +76,7 @@ def main(config: Config) -> None:
         memory_alone = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         together = timed(config, folder / "together", folder / "cache-together", "--seeds", str(config.seeds))
         memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        print(f"{config.seeds} runs of {config.experiment} --quick --images {config.images} {' '.join(config.options)}")
+        print(f"{config.seeds} runs of {config.experiment} --quick --images {config.images} {config.options}")
         print(f"one after another  {sum(alone):7.1f} s  (first {alone[0]:.1f} s, then {min(alone[1:]):.1f} to "
               f"{max(alone[1:]):.1f} s)  {memory_alone:,.0f} MiB")  # fmt: skip
         print(f"as one program     {together:7.1f} s  {memory:,.0f} MiB at most of both")

@@ -16,7 +16,14 @@ import numpy as np
 
 from vision.data.augment import AugmentConfig, augment
 from vision.data.dataset import Split
-from vision.data.labelled import LabelledConfig, description, labelled_source, test_batches, training_batches
+from vision.data.labelled import (
+    LabelledConfig,
+    description,
+    fitted,
+    labelled_source,
+    test_batches,
+    training_batches,
+)
 from vision.data.mixing import mix
 from vision.data.source import Source
 from vision.errors import UserError
@@ -65,6 +72,8 @@ class Config:
     init_from: Path | None = None
     """Start from these weights: a file of published ones, or the work directory of a run. The head stays random where
     its classes are others."""
+    new_head: bool = False
+    """Keep the head random with init_from even where it fits: other classes of the same number."""
     images: int = 10_000_000
     """Budget of training images. A finished run is not prolonged: another budget is another run."""
     batch_size: int = 128
@@ -109,10 +118,12 @@ def compose(config: Any, network: Network) -> Experiment:
     for name in ("images", "batch_size", "microbatches", "dispatch", "evaluation_batch"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} is at least 1, not {getattr(config, name)}")
-    if not 0.0 <= config.ema < 1.0:
+    if isinstance(config.ema, float) and not 0.0 <= config.ema < 1.0:  # else swept over members, and traced
         raise UserError(f"ema is a decay within [0, 1), not {config.ema}")
     if config.imagenet_statistics and config.model.channels != 3:
         raise UserError("imagenet_statistics are of three channels: leave them out for grey images")
+    if config.new_head and config.init_from is None:
+        raise UserError("new_head is for runs that start from weights: name them with --init-from")
     model, classes, channels, side = network.model, config.model.classes, config.model.channels, config.data.resolution
 
     def seen(image: jax.Array) -> jax.Array:
@@ -158,8 +169,8 @@ def compose(config: Any, network: Network) -> Experiment:
         )
 
     @functools.cache
-    def data(split: Split) -> Source:
-        source = labelled_source(config.data, split, seed=config.seed)
+    def data(split: Split, seed: int) -> Source:
+        source = labelled_source(config.data, split, seed=seed)
         if len(source.class_names) != classes:
             raise UserError(
                 f"the data has {len(source.class_names)} classes and the model {classes}: "
@@ -170,24 +181,28 @@ def compose(config: Any, network: Network) -> Experiment:
             raise UserError(f"the images have {found} channels and the model {channels}: set --model.channels {found}")
         return source
 
+    def training(seed: int) -> Source:
+        """All images, which the members of a run share; or the few labels of one member, as it would have alone."""
+        return data("train", seed if config.data.labels_per_class else config.seed)
+
+    test = lambda: data("test", config.seed)
+
     def given() -> Mapping[str, np.ndarray]:
         values: dict[str, np.ndarray] = {}
         if network.statistics is not None:
-            first = next(training_batches(data("train"), config.data, batch_size=5_000, seed=0))
+            first = next(training_batches(training(config.seed), config.data, batch_size=5_000, seed=0))
             values.update(jax.device_get(network.statistics(seen(to_float(jnp.asarray(first["image"]))))))
         if config.init_from is not None:
             shapes = jax.eval_shape(random_variables, jax.random.key(0))
             tables = {"published": network.published, "ignored": network.ignored, "replaced": HEAD}
-            values.update(initial_values(config.init_from, shapes, **tables))
+            values.update(initial_values(config.init_from, shapes, **tables, fresh=HEAD if config.new_head else ()))
         return values
 
     def train_batches(*, seed: int, start_step: int, process_index: int, process_count: int):
-        if data("train").class_names != data("test").class_names:
-            raise UserError("the classes of training and test images differ: their folders must have the same names")
+        test()  # images to evaluate on that are not there, or of other classes, are better known now
         share = {"process_index": process_index, "process_count": process_count}
-        return training_batches(
-            data("train"), config.data, batch_size=config.batch_size, seed=seed, start_step=start_step, **share
-        )
+        more = {"seed": seed, "start_step": start_step, **share}
+        return training_batches(training(seed), config.data, batch_size=config.batch_size, **more)
 
     predict = predictor(model, mirror=config.mirror)
     classify = lambda values, images: predict(values, seen(to_float(images)))
@@ -197,15 +212,13 @@ def compose(config: Any, network: Network) -> Experiment:
         size = -(-config.evaluation_batch // batch_shards(compiler.mesh)) * batch_shards(compiler.mesh)
         share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         how = f"{description(config.data, 'test')}, EMA {config.ema}{', mirrored too' if config.mirror else ''}"
-        test = TestSet(
-            lambda: test_batches(data("test"), config.data, batch_size=size, **share), data("test").class_names, how
-        )
-        return lambda state: evaluate(state.ema["long"], test)
+        judged = lambda: test_batches(test(), config.data, batch_size=size, **share)
+        test_set = TestSet(judged, test().class_names, how)
+        return lambda state: evaluate(state.ema["long"], test_set)
 
     def prediction(compiler: Compiler):
-        names = data("test").class_names
-        shape = {"resolution": config.data.test_side, "channels": channels}
-        predicted = predict_files(compiler, classify, class_names=names, **shape)
+        fit = functools.partial(fitted, config=config.data)
+        predicted = predict_files(compiler, classify, fitted=fit, class_names=test().class_names, channels=channels)
         return lambda state, files, folder: predicted(state.ema["long"], files, folder)
 
     image = jax.ShapeDtypeStruct((config.batch_size, side, side, channels), jnp.uint8)

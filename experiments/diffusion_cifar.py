@@ -19,6 +19,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -34,6 +35,7 @@ from vision.data.shapes import ShapesConfig
 from vision.data.source import ArraySource
 from vision.diffusion.schedules import make_schedule
 from vision.errors import UserError
+from vision.launch.initial import initial_values
 from vision.launch.run import main
 from vision.metrics.shape_judge import compute, load_judge, merge
 from vision.models.unet import SHARDING_RULES, UNet, UNetConfig
@@ -51,7 +53,7 @@ from vision.tasks.diffusion import (
 )
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluation, Experiment, Intervals
-from vision.train.state import TrainState, create_state
+from vision.train.state import TrainState, create_state, with_given
 from vision.train.step import accumulate, averaged, gradient, preprocessed, repeated, warmed_up
 
 
@@ -82,6 +84,8 @@ class Config:
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     intervals: Intervals = Intervals()
+    init_from: Path | None = None
+    """Start from the averages of another run, or from a file of our variables, instead of random weights."""
     images: int = 102_400_000
     """Budget of training images. A finished run is not prolonged: another budget is another run."""
     batch_size: int = 128
@@ -208,12 +212,18 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
     step = averaged(gradient(loss, optimizer), averages)
     step = repeated(step, config.dispatch) if config.dispatch > 1 else step
 
-    def init(key: jax.Array) -> TrainState:
-        params_key, run_key = jax.random.split(key)
+    def random_variables(key: jax.Array) -> Any:
         image, time = jnp.zeros((1, side, side, channels)), jnp.zeros((1,), jnp.int32)
-        labels = time if config.model.classes else None
-        params = model.init(params_key, image, time, labels, train=False)["params"]
+        return model.init(key, image, time, time if config.model.classes else None, train=False)
+
+    def init(key: jax.Array, given: Mapping[str, jax.Array] | None = None) -> TrainState:
+        params_key, run_key = jax.random.split(key)
+        params = with_given(random_variables(params_key), given or {})["params"]
         return create_state(params=params, optimizer=optimizer, key=run_key, ema=averages)
+
+    def given() -> Mapping[str, np.ndarray]:
+        assert config.init_from is not None
+        return initial_values(config.init_from, jax.eval_shape(random_variables, jax.random.key(0)))
 
     fields = ("image", "label") if config.model.classes else ("image",)
 
@@ -330,6 +340,7 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
         seed=config.seed,
         evaluation=evaluation,
         drawing=drawing,
+        given=given if config.init_from is not None else None,
         rules=rules,
         looking=("sampling.", "samples", "judged", "held_out"),
         mesh=config.mesh,

@@ -167,7 +167,7 @@ def train(config: Config, *, mesh: Mesh) -> ShapeJudge:
         if index % 250 == 0 or index == config.steps - 1:
             numbers = ", ".join(f"{name} {float(value):.4f}" for name, value in scalars.items())
             print(f"step {index}, {time.monotonic() - started:.0f} s: {numbers}", flush=True)
-    return ShapeJudge(config.version, SHAPES, COLOURS, jax.tree.map(np.asarray, state.ema["slow"]))
+    return ShapeJudge(config.version, SHAPES, COLOURS, jax.tree.map(np.asarray, step.whole(state).ema["slow"]))
 
 
 def held_out_accuracy(judge: ShapeJudge, *, size: int, seed: int, mesh: Mesh) -> dict[str, float]:

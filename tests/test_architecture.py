@@ -22,7 +22,8 @@ ALLOWED = {
     "vision.pretrained": {"vision.models", "vision.nn", "vision.ops"},
     "vision.tasks": {"vision.models", "vision.nn", "vision.diffusion", "vision.ops"},
     "vision.train": {"vision.parallel", "vision.report", "vision.data.pipeline"},
-    "vision.launch": {"vision.train", "vision.parallel", "vision.report"},
+    "vision.evaluation": {"vision.data", "vision.metrics", "vision.ops", "vision.report", "vision.train"},
+    "vision.launch": {"vision.train", "vision.parallel", "vision.pretrained", "vision.report"},
     "vision.ablation": {"vision.launch", "vision.train.records", "vision.parallel.processes", "vision.report"},
 }
 

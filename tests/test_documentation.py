@@ -1,5 +1,6 @@
 """What the documents tell people to type is typed here."""
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import experiments.diffusion_cifar as diffusion_cifar
 from vision.launch.options import parse
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "experiments" / "diffusion_cifar.py"]
+EXPERIMENTS = [path for path in sorted((ROOT / "experiments").glob("*.py")) if "QUICK" in path.read_text()]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *EXPERIMENTS]
+NAMES = {f"experiments.{path.stem}": path.stem for path in EXPERIMENTS}
 
 
 def commands(path):
@@ -26,13 +28,12 @@ def commands(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_options_in_documents_exist(path):
-    """Every command of the experiment parses, so that no document names an option that is gone."""
+    """Every command of an experiment parses, so that no document names an option that is gone."""
     for command in commands(path):
         words = shlex.split(command)
-        if words[:3] == ["python", "-m", "experiments.diffusion_cifar"]:
-            parse(
-                "", default=diffusion_cifar.Config(), quick=diffusion_cifar.QUICK, description="", arguments=words[3:]
-            )
+        if words[:2] == ["python", "-m"] and words[2] in NAMES:
+            module = importlib.import_module(words[2])
+            parse("", default=module.Config(), quick=module.QUICK, description="", arguments=words[3:])
 
 
 def test_readme_names_the_two_commands():
@@ -57,22 +58,28 @@ def test_links_lead_somewhere():
 
 
 def test_bring_your_own_data(tmp_path):
-    """From a folder of pictures to samples, by the commands of the document, made short by further options."""
+    """From a folder of pictures to samples and to a classifier, by the commands of the document, made short."""
     rng = np.random.default_rng(0)
     for kind in ("cats", "dogs"):
         (tmp_path / "my_pictures" / kind).mkdir(parents=True)
         for index in range(12):
             pixels = rng.integers(0, 256, (20 + index, 31, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / "my_pictures" / kind / f"{index}.png")
-    short = (
-        "--model.width 8 --model.multipliers 1 --data.resolution 16 --batch-size 8 --images 16 "
-        "--samples 4 --diffusion.steps 20 --sampling.steps 2"
-    )
-    lines = commands(ROOT / "docs" / "bring_your_own_data.md")
-    assert len(lines) == 2
-    for line in lines:
-        words = [sys.executable, *shlex.split(line)[1:], *shlex.split(short)]
+    short = "--model.width 8 --data.resolution 16 --batch-size 8 --images 16"
+    more = {
+        "experiments.diffusion_cifar": "--model.multipliers 1 --samples 4 --diffusion.steps 20 --sampling.steps 2",
+        "experiments.finetune": "--model.depths 1",
+    }
+    lines = [shlex.split(line) for line in commands(ROOT / "docs" / "bring_your_own_data.md")]
+    typed = [words for words in lines if not any(word.endswith(".safetensors") for word in words)]
+    assert [len(lines), len(typed)] == [5, 4]
+    said = []
+    for words in typed:
+        words = [sys.executable, *words[1:], *short.split(), *more[words[2]].split()]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
     assert (tmp_path / "runs" / "mine" / "report.html").exists()
     assert len(list((tmp_path / "runs" / "mine" / "samples").glob("drawn-*/0*.png"))) == 16
+    assert said[-1].count("my_pictures/cats/") == 12
+    assert len(list((tmp_path / "runs" / "classifier" / "predictions").glob("*/predictions.png"))) == 1

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from scipy import stats
 
 from vision.data.augment import AugmentConfig, alternating_flip, augment, flipped, random_flip
@@ -15,6 +17,8 @@ from vision.data.augment_crop import pad_crop, random_resized_crop
 from vision.data.augment_erase import cutout, random_erasing
 from vision.data.augment_policy import randaugment, trivialaugment
 from vision.errors import UserError
+from vision.parallel.collectives import collectives
+from vision.parallel.mesh import MeshConfig, make_mesh
 
 # Half the time to compile; speed is no matter here.
 _compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -143,6 +147,19 @@ def test_a_sample_depends_on_no_other():
     changed = run(PICTURES.at[1:].set(-PICTURES[1:]))
     np.testing.assert_allclose(changed[0], out[0], atol=1e-6)
     assert (np.abs(np.asarray(changed - out))[1:].max((1, 2, 3)) > 0.01).all()
+
+
+def test_a_sharded_batch_is_augmented_without_exchange_between_devices():
+    """Each device augments its own samples, as one device alone would."""
+    config = AugmentConfig(
+        flip=True, pad_crop=2, policy="randaugment", operations=1, saturation=0.5, erasing=0.5, cutout=3
+    )
+    run = lambda x: augment(x, config, key=jax.random.key(2))
+    mesh = make_mesh(MeshConfig(), jax.devices()[:2])
+    sharding = NamedSharding(mesh, P("data"))
+    program = _compiled(run, in_shardings=sharding, out_shardings=sharding).lower(PICTURES).compile()
+    assert collectives(program.as_text()) == []
+    np.testing.assert_allclose(program(jax.device_put(PICTURES, sharding)), _compiled(run)(PICTURES), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,11 @@ SHAPES = (
 DIFFUSION = f"{SHAPES} --model.classes 4 --diffusion.steps 20 --sampling.steps 2 --samples 4 --judged 4 --held-out 8"
 SMALL = {
     "diffusion_cifar": f"{DIFFUSION} --model.width 16 --model.multipliers 1",
+    "finetune": f"{SHAPES} --model.width 8 --model.depths 1 --model.classes 4",
+    "resnet_cifar": f"{SHAPES} --model.width 8 --model.depths 1 --model.classes 4",
+    "resnet_imagenet": f"{SHAPES} --model.width 8 --model.depths 1 --model.classes 4",
+    "resnet_mnist": f"{SHAPES} --model.width 8 --model.depths 1 --model.classes 4",
+    "speedrun_cifar": f"{SHAPES} --model.widths 8 --model.classes 4",
     "dit_cifar": f"{DIFFUSION} --model.width 16 --model.depth 1 --model.heads 2",
 }
 BUDGET = "--batch-size 8 --images 16 --intervals.log 8 --intervals.evaluate 16 --intervals.save 16"
@@ -29,7 +34,8 @@ MODULES = {name: importlib.import_module(f"experiments.{name}") for name in SMAL
 
 def test_all_are_here():
     files = {path.stem for path in (ROOT / "experiments").glob("*.py")}
-    programs = {"__init__", "ablate", "shape_judge"}  # what runs other experiments, and what trains the judge
+    # what runs other experiments, the recipe of several, and what trains the judge
+    programs = {"__init__", "ablate", "shape_judge", "classification", "probe"}
     assert files - programs == set(SMALL)
 
 

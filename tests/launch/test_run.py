@@ -313,6 +313,9 @@ def test_looking_at_a_run(command, hooks, tmp_path):
     code, said = command("--workdir", run, "--sample", 0)
     assert code == 2
     assert "positive number" in said
+    code, said = command("--workdir", run, "--predict", run / "report.html")
+    assert code == 2
+    assert said == "error: line has no predictions: --predict has nothing to say of files\n"
 
 
 @pytest.mark.parametrize(
@@ -325,6 +328,7 @@ def test_looking_at_a_run(command, hooks, tmp_path):
         (["--config", "nowhere.json"], ["nowhere.json cannot be read"]),
         (["--sample", "4"], ["is no work directory"]),
         (["--evaluate"], ["is no work directory"]),
+        (["--predict", "x.png"], ["is no work directory"]),
     ],
 )
 def test_mistakes_are_one_line(command, tmp_path, arguments, words):

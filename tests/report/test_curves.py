@@ -158,3 +158,10 @@ def test_an_interval_is_drawn_as_a_band(tmp_path):
             pixels = np.asarray(picture.convert("RGB")).astype(int)
         drawn[name] = np.mean((pixels[..., 2] - pixels[..., 0] > 20) & (pixels[..., 0] > 120))  # pale blue
     assert drawn["band"] > 0.3 > 0.02 > drawn["line"]
+
+
+def test_parts_of_a_measurement_have_no_panel():
+    found = panels(
+        ["eval/top1_accuracy", "eval/class_accuracy/cat", "eval/class_accuracy/dog", "time/images_per_second"]
+    )
+    assert [panel.title for panel in found] == ["top1 accuracy", "time/images per second"]

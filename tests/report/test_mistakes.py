@@ -29,6 +29,14 @@ def _enlarged(image, factor):
     return np.broadcast_to(image, (*image.shape[:2], 3)).repeat(factor, 0).repeat(factor, 1)
 
 
+def _worst(images, truths, predictions, confidences, names=(), *, most=32, columns=8):
+    """The sheet of the worst mistakes among images that are right and wrong."""
+    shown = worst_mistakes(truths, predictions, confidences, most)
+    counts = {"mistakes": int((truths != predictions).sum()), "total": len(truths)}
+    judged = truths[shown], predictions[shown], confidences[shown]
+    return mistakes_sheet([images[i] for i in shown], *judged, names, columns=columns, **counts)
+
+
 @given(n=st.integers(0, 20), most=st.integers(1, 8), seed=st.integers(0, 999))
 def test_the_worst_are_the_surest(n, most, seed):
     generator = np.random.default_rng(seed)
@@ -43,7 +51,7 @@ def test_mistakes_lie_in_order_and_are_enlarged_by_whole_pixels():
     images = _images(6, 32, 32)
     truths, predictions = np.array([0, 1, 2, 0, 1, 2]), np.array([1, 1, 0, 2, 0, 2])
     confidences = np.array([0.5, 0.99, 0.7, 0.9, 0.6, 0.98])
-    sheet = mistakes_sheet(images, truths, predictions, confidences, ("cat", "dog", "bird"), columns=2)
+    sheet = _worst(images, truths, predictions, confidences, ("cat", "dog", "bird"), columns=2)
     places = [_find(sheet, _enlarged(image, 5)) for image in images]
     assert [len(of) for of in places] == [1, 0, 1, 1, 1, 0]
     # 3 (0.9), 2 (0.7) in the first row, 4 (0.6), 0 (0.5) in the second
@@ -58,14 +66,14 @@ def test_mistakes_lie_in_order_and_are_enlarged_by_whole_pixels():
         assert (caption[..., 2] - caption[..., 0] > 100).any()
         assert (caption[..., 0] - caption[..., 2] > 100).any()
     assert (sheet[y3:, GAP + TILE : GAP + TILE + GAP] == 255).all()
-    few = mistakes_sheet(images, truths, predictions, confidences, most=1, columns=2)
+    few = _worst(images, truths, predictions, confidences, most=1, columns=2)
     assert [len(_find(few, _enlarged(image, 5))) for image in images] == [0, 0, 0, 1, 0, 0]
 
 
 def test_long_names_stay_in_their_own_column():
     images = _images(4, 16, 16, 1)
     names = ["a name of very many words that nobody will ever read to the end " * 2, "x" * 90]
-    sheet = mistakes_sheet(images, np.array([0, 1, 0, 1]), np.array([1, 0, 1, 0]), np.ones(4), names, columns=4)
+    sheet = _worst(images, np.array([0, 1, 0, 1]), np.array([1, 0, 1, 0]), np.ones(4), names, columns=4)
     assert all(_find(sheet, _enlarged(image, 10)) for image in images)
     top = _find(sheet, _enlarged(images[0], 10))[0][0]
     for column in range(5):
@@ -77,7 +85,7 @@ def test_long_names_stay_in_their_own_column():
 
 
 def test_no_mistakes_are_said_in_words():
-    sheet = mistakes_sheet(_images(3, 8, 8), np.arange(3), np.arange(3), np.ones(3))
+    sheet = _worst(_images(3, 8, 8), np.arange(3), np.arange(3), np.ones(3))
     assert sheet.min() < 100
     assert len(sheet) < 60
 
@@ -118,16 +126,18 @@ def test_a_title_keeps_its_end_since_files_differ_there():
 
 @pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_drawn_is_refused():
-    images, two = _images(2, 8, 8), np.array([0, 1])
+    images, two, counts = list(_images(2, 8, 8)), np.array([0, 1]), {"mistakes": 2, "total": 9}
     with pytest.raises(ValueError, match="2 images, 3 truths"):
-        mistakes_sheet(images, np.zeros(3, int), two, np.ones(2))
+        mistakes_sheet(images, np.zeros(3, int), two, np.ones(2), **counts)
     with pytest.raises(ValueError, match="only 1 names"):
-        mistakes_sheet(images, two, two[::-1], np.ones(2), ("cat",))
+        mistakes_sheet(images, two, two[::-1], np.ones(2), ("cat",), **counts)
     with pytest.raises(ValueError, match="0 columns is empty"):
-        mistakes_sheet(images, two, two, np.ones(2), columns=0)
+        mistakes_sheet(images, two, two[::-1], np.ones(2), columns=0, **counts)
+    with pytest.raises(ValueError, match="predicted right"):
+        mistakes_sheet(images, two, np.array([1, 1]), np.ones(2), **counts)
     with pytest.raises(ValueError, match="sheet of 0 images"):
         prediction_sheet([], [])
     with pytest.raises(ValueError, match="2 images, 1 lists of guesses and 0 titles"):
-        prediction_sheet(list(images), [[("cat", 1.0)]])
+        prediction_sheet(images, [[("cat", 1.0)]])
     with pytest.raises(ValueError, match="uint8 images"):
         prediction_sheet([np.zeros((4, 4, 4), np.uint8)], [[("cat", 1.0)]])

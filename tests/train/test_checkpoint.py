@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from vision.errors import UserError
 from vision.parallel.mesh import MeshConfig, make_mesh
+from vision.parallel.sharding import path_name
 from vision.train.checkpoint import Checkpoints
 from vision.train.compile import Compiler
 from vision.train.state import create_state
@@ -215,6 +216,33 @@ def test_a_damaged_checkpoint_is_reported_set_aside_and_passed_over(copy, damage
     again, said = restored(folder, abstract)
     assert not said
     assert int(again.step) == 3
+
+
+def test_all_arrays_by_path_whatever_state_it_is(copy):
+    """As starting from another run takes them; a random key as its words."""
+    folder, found, abstract = copy
+    before = listing(folder.parent)
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        arrays = checkpoints.arrays()
+    assert {"step", "key", "params/w", "model_state/mean", "ema/long/b"} <= arrays.keys()
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract)]
+    assert_same([arrays[name] for name in names], found[3])
+    assert len(arrays) == len(names)
+    assert listing(folder.parent) == before
+
+
+@pytest.mark.parametrize("damage", [flip_bits, delete_metadata, delete_everything])
+def test_arrays_that_cannot_be_read_are_one_line(copy, damage):
+    folder, _, _ = copy
+    damage(folder / "3")
+    before = listing(folder.parent)
+    with (
+        Checkpoints(folder, read_only=True) as checkpoints,
+        pytest.raises(UserError, match=r"checkpoint .*3 cannot be read: ") as error,
+    ):
+        checkpoints.arrays()
+    assert "\n" not in str(error.value)
+    assert listing(folder.parent) == before
 
 
 def test_an_empty_newer_folder_is_passed_over(copy):

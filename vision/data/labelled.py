@@ -3,11 +3,15 @@
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
 
 from vision.data import crop
 from vision.data.dataset import DataConfig, Split, load_dataset, open_dataset
+from vision.data.folder import rgb, square
 from vision.data.pipeline import Transform, batches, evaluation_batches
 from vision.data.source import Record, Source
 from vision.data.subset import labels_per_class, of_classes
@@ -50,14 +54,20 @@ def labelled_source(config: LabelledConfig, split: Split, *, seed: int) -> Sourc
       seed: of the choice of few labels.
 
     Raises:
-      UserError: the data is not there, has no classes, or not enough labels of one.
+      UserError: the data is not there, has no classes, or not enough labels of one; the folders of test images are
+        others than those of training images; or the sides of streamed test images cannot hold.
     """
+    at_least = None
     if config.stream:
-        source: Source = open_dataset(config, split, at_least=max(config.test_resize, config.resolution))
-    else:
-        source = load_dataset(config, split, fields=FIELDS)
+        crop.resize_centre_crop(config.test_resolution, resize=config.test_resize)  # better refused before training
+        at_least = max(config.test_resize, config.resolution)
+    source = open_dataset(config, split, at_least=at_least)
     if not source.class_names:
         raise UserError(f"the data set {config.name} in {config.dir} has no classes to learn")
+    if config.name == "folder" and split == "test" and not config.classes:
+        _check_folders(config, tuple(source.class_names))
+    if not config.stream:
+        source = load_dataset(config, split, fields=FIELDS)
     if config.classes:
         source = of_classes(source, config.classes)
     if config.labels_per_class and split == "train":
@@ -66,7 +76,7 @@ def labelled_source(config: LabelledConfig, split: Split, *, seed: int) -> Sourc
 
 
 def training_batches(
-    source: Source, config: LabelledConfig, *, batch_size: int, **share: int
+    source: Source, config: LabelledConfig, *, batch_size: int, **share: Any
 ) -> Iterator[Mapping[str, np.ndarray]]:
     """Batches of :func:`vision.data.pipeline.batches`; streamed images are cropped on the host."""
     if not config.stream:
@@ -78,7 +88,7 @@ def training_batches(
 
 
 def test_batches(
-    source: Source, config: LabelledConfig, *, batch_size: int, **share: int
+    source: Source, config: LabelledConfig, *, batch_size: int, **share: Any
 ) -> Iterator[Mapping[str, np.ndarray]]:
     """Batches of :func:`vision.data.pipeline.evaluation_batches`; of streamed images the centre is cut out."""
     if not config.stream:
@@ -88,16 +98,48 @@ def test_batches(
     return evaluation_batches(source, batch_size=batch_size, transform=transform, workers=config.workers, **share)
 
 
+def fitted(image: Image.Image, config: LabelledConfig) -> UInt8[np.ndarray, "h w 3"]:
+    """An image of any size and kind as those of a folder are evaluated on: RGB, ``config.test_side`` pixels a side."""
+    if not config.stream:
+        return square(image, config.resolution)
+    transform = crop.resize_centre_crop(config.test_resolution, resize=config.test_resize)
+    return transform({"image": np.asarray(rgb(image))}, np.random.default_rng(0))["image"]
+
+
 def description(config: LabelledConfig, split: Split) -> str:
     """The data in words, for protocols: "cifar10 (test), 32x32"."""
-    where = f"{config.name} ({config.train_split if split == 'train' else config.test_split})"
-    if config.name == "folder":
-        where = f"{config.test_dir or config.dir}{'' if config.test_dir else ', every tenth image'}"
-    elif config.name == "shapes":
+    side = config.test_side if split == "test" else config.resolution
+    how, few = "", ""
+    if config.name == "shapes":
         where = f"the shapes world ({split})"
-    how = f"shorter side to {config.test_resize} (bilinear, antialiased), centre " if config.stream else ""
+    elif config.name != "folder":
+        where = f"{config.name} ({config.test_split if split == 'test' else config.train_split})"
+    elif config.test_dir is not None:
+        where = f"{config.test_dir if split == 'test' else config.dir}"
+    else:
+        where = f"{config.dir}, {'every tenth image' if split == 'test' else 'all but every tenth image'}"
+    if config.stream and split == "test":
+        how = f"shorter side to {config.test_resize} (bilinear, antialiased), centre "
+    elif config.stream:
+        how = "random resized crops of "
+    if config.labels_per_class and split == "train":
+        few = f", {config.labels_per_class} images a class"
     some = f", classes {', '.join(config.classes)}" if config.classes else ""
-    return f"{where}, {how}{config.test_side}x{config.test_side}{some}"
+    return f"{where}, {how}{side}x{side}{some}{few}"
+
+
+def _check_folders(config: LabelledConfig, found: tuple[str, ...]) -> None:
+    """Whether the test folder has the classes of the training folder, as far as that is at hand."""
+    root = config.dir.expanduser()
+    if config.test_dir is None or not root.is_dir():
+        return
+    known = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+    if known != found:
+        odd = sorted(set(known) ^ set(found))
+        where = config.dir if odd[0] in known else config.test_dir
+        raise UserError(
+            f"the folders of classes in {config.dir} and {config.test_dir} differ: {odd[0]} is in {where} alone"
+        )
 
 
 def _alone(record: Record, rng: np.random.Generator, *, transform: Transform) -> Record:

@@ -1,5 +1,6 @@
 """How classifiers are evaluated and shown: all numbers and pictures of a test set, and what is said of files."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,11 @@ Classify = Callable[[Mapping[str, Any], Array], Array]
 """(variables, images uint8 [b h w c]) -> logits [b k]."""
 
 MOST_MISTAKES = 32
+"""On the sheet of mistakes."""
+MOST_SHOWN = 60
+"""On the sheet of predictions."""
+THUMBNAIL = 320
+"""Pixels of the longer side of images kept for that sheet, which shows them at half of it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class TestSet:
 def evaluator(compiler: Compiler, classify: Classify, *, classes: int) -> Callable[[Any, TestSet], Evaluation]:
     """(variables, test set) -> accuracies, calibration, confusion matrix, reliability diagram and worst mistakes.
 
-    The counts are sums over the global batch, computed on the devices; padding is masked.
+    The counts are sums over the global batch, computed on the devices; padding is masked. Of up to 20 classes, the
+    accuracy of each that has images is a number of its own.
     """
 
     def update(sums: Any, variables: Any, batch: Mapping[str, Array]) -> Any:
@@ -57,109 +64,138 @@ def evaluator(compiler: Compiler, classify: Classify, *, classes: int) -> Callab
 
     def evaluate(variables: Any, test: TestSet) -> Evaluation:
         sums = compiler.replicate((classification.init(classes), calibration.init()))
-        truths, predictions, confidences, images = [], [], [], []
+        worst: list[_Mistake] = []
         for batch in test.batches():
             fields = {name: batch[name] for name in ("image", "label", "mask")}
-            sums, (predicted, confidence) = compiled(sums, variables, compiler.shard(fields))
+            sums, said = compiled(sums, variables, compiler.shard(fields))
             if jax.process_count() == 1:  # the sheet of mistakes wants images, which other processes do not have here
-                real = fields["mask"]
-                predictions.append(jax.device_get(predicted)[real])
-                confidences.append(jax.device_get(confidence)[real])
-                truths.append(fields["label"][real])
-                wrong = worst_mistakes(truths[-1], predictions[-1], confidences[-1], MOST_MISTAKES)
-                images.append({int(place): fields["image"][real][place] for place in wrong})
-        marks, bins = (
-            part.compute(jax.device_get(own)) for part, own in zip((classification, calibration), sums, strict=True)
-        )
+                predicted, confidence = (of[fields["mask"]] for of in jax.device_get(said))
+                worst = _surest([*worst, *_mistakes(fields, predicted, confidence)])
+        marks, bins = classification.compute(jax.device_get(sums[0])), calibration.compute(jax.device_get(sums[1]))
         scalars = {**marks.scalars(), **bins.scalars()}
         protocol = {**marks.protocol(test.description), **bins.protocol(test.description)}
-        few = len(test.class_names) <= 20
-        if few:
-            for name, accuracy in zip(test.class_names, marks.class_accuracy, strict=True):
-                scalars[f"class_accuracy/{name}"] = float(accuracy)
-                protocol[f"class_accuracy/{name}"] = (
-                    f"share of the images of {name} that are recognised, {test.description}"
-                )
+        if len(test.class_names) <= 20:
+            for name, accuracy in zip(test.class_names, marks.class_accuracy.tolist(), strict=True):
+                if not math.isnan(accuracy):  # a class of which there are no images
+                    scalars[f"class_accuracy/{name}"] = accuracy
+                    protocol[f"class_accuracy/{name}"] = (
+                        f"share of the images of {name} that are recognised, {test.description}"
+                    )
         pictures = {
             "confusion": confusion_picture(marks.confusion, test.class_names),
             "reliability": reliability_picture(bins),
         }
-        if truths:
-            pictures["mistakes"] = _mistakes(truths, predictions, confidences, images, test.class_names)
+        if jax.process_count() == 1:
+            pictures["mistakes"] = mistakes_sheet(
+                [each.image for each in worst],
+                np.array([each.truth for each in worst], np.int32),
+                np.array([each.predicted for each in worst], np.int32),
+                np.array([each.confidence for each in worst], np.float32),
+                test.class_names,
+                mistakes=marks.count - int(np.trace(marks.confusion)),
+                total=marks.count,
+            )
         return Evaluation(scalars, pictures, protocol)
 
     return evaluate
 
 
-def _mistakes(
-    truths: list[np.ndarray],
-    predictions: list[np.ndarray],
-    confidences: list[np.ndarray],
-    images: list[dict[int, np.ndarray]],
-    class_names: Sequence[str],
-) -> UInt8[np.ndarray, "h w 3"]:
-    """The sheet of the surest mistakes. Of each batch only the images of its own surest ones were kept."""
-    starts = np.cumsum([0, *map(len, truths)])
-    kept = {int(at) + place: image for at, own in zip(starts, images, strict=False) for place, image in own.items()}
-    truth, predicted, confidence = (np.concatenate(parts) for parts in (truths, predictions, confidences))
-    shown = worst_mistakes(truth, predicted, confidence, MOST_MISTAKES)
-    return mistakes_sheet(
-        [kept[place] for place in shown.tolist()],
-        truth[shown],
-        predicted[shown],
-        confidence[shown],
-        class_names,
-        mistakes=int(np.sum(truth != predicted)),
-        total=len(truth),
-    )
+@dataclass(frozen=True, eq=False)
+class _Mistake:
+    """An image that was taken for another class."""
+
+    image: UInt8[np.ndarray, "h w c"]
+    truth: int
+    predicted: int
+    confidence: float
+
+
+def _mistakes(batch: Mapping[str, np.ndarray], predicted: np.ndarray, confidence: np.ndarray) -> list[_Mistake]:
+    """The surest mistakes of a batch; ``predicted`` and ``confidence`` are of its real images."""
+    truth = batch["label"][batch["mask"]]
+    images = batch["image"][batch["mask"]]
+    places = worst_mistakes(truth, predicted, confidence, MOST_MISTAKES).tolist()
+    # copies, which do not keep their batch in memory
+    return [_Mistake(images[i].copy(), int(truth[i]), int(predicted[i]), float(confidence[i])) for i in places]
+
+
+def _surest(mistakes: list[_Mistake]) -> list[_Mistake]:
+    """As many as are shown, the surest first; of equally sure ones the first."""
+    return sorted(mistakes, key=lambda each: -each.confidence)[:MOST_MISTAKES]
 
 
 def predict_files(
     compiler: Compiler,
     classify: Classify,
     *,
+    fitted: Callable[[Image.Image], UInt8[np.ndarray, "h w 3"]],
     class_names: Sequence[str],
-    resolution: int,
     channels: int,
     batch_size: int = 64,
     most: int = 5,
 ) -> Callable[[Any, Sequence[Path], Path], list[str]]:
     """(variables, files, folder) -> a line a file with its likeliest classes; writes the sheet ``predictions.png``.
 
-    Files that are no images are left out and named. Images are brought to the resolution as a folder's are: shorter
-    side resized, centre cut out.
+    Files that are no images are left out and named, in their place. Raises ``UserError`` where none is an image.
+
+    Args:
+      compiler: of the model's mesh.
+      classify: the model.
+      fitted: an image of any size and kind -> RGB as the model was tested on, of one size.
+      class_names: one for each class.
+      channels: of the model's images: 3, or 1 for grey.
+      batch_size: images at a time; no more are in memory, but small ones of those on the sheet.
+      most: how many classes a line names.
     """
     compiled = compiler.function(lambda variables, images: jax.nn.softmax(classify(variables, images)))
 
+    def opened(file: Path) -> tuple[np.ndarray, np.ndarray] | str:
+        """The image as the model gets it, and small for the sheet; or why it cannot be decoded."""
+        try:
+            with Image.open(file) as image:
+                upright = rgb(ImageOps.exif_transpose(image))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return " ".join(str(error).split()) or type(error).__name__
+        pixels = fitted(upright)
+        upright.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+        if channels == 1:
+            pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+        return pixels, np.asarray(upright)
+
+    def likeliest(variables: Any, images: list[np.ndarray]) -> list[list[tuple[str, float]]]:
+        """The first classes of each image; the batch is filled up, so that one program does for all."""
+        if not images:
+            return []
+        padded = np.resize(np.stack(images), (batch_size, *images[0].shape))
+        rows = jax.device_get(compiled(variables, compiler.spread(padded)))[: len(images)]
+        best = np.argsort(-rows, axis=-1, kind="stable")[:, :most]
+        return [[(class_names[int(i)], float(row[i])) for i in of] for row, of in zip(rows, best, strict=True)]
+
     def predict(variables: Any, files: Sequence[Path], folder: Path) -> list[str]:
-        shown, inputs, names, lines = [], [], [], []
-        for file in files:
-            try:
-                with Image.open(file) as image:
-                    upright = rgb(ImageOps.exif_transpose(image))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                lines.append(f"{file}: left out, it cannot be decoded ({' '.join(str(error).split())})")
-                continue
-            shown.append(np.asarray(upright))
-            fitted = ImageOps.fit(upright, (resolution, resolution), Image.Resampling.LANCZOS)
-            inputs.append(np.asarray(fitted.convert("L"))[..., None] if channels == 1 else np.asarray(fitted))
-            names.append(str(file))
-        if not inputs:
-            raise UserError(f"none of the {len(files)} files is an image that can be decoded: {files[0]}, ...")
-        probabilities = []
-        for start in range(0, len(inputs), batch_size):
-            part = np.stack(inputs[start : start + batch_size])
-            padded = np.resize(part, (batch_size, *part.shape[1:]))
-            probabilities.append(jax.device_get(compiled(variables, compiler.spread(padded)))[: len(part)])
-        top = []
-        for name, row in zip(names, np.concatenate(probabilities), strict=True):
-            best = np.argsort(-row)[: min(most, len(row))]
-            top.append([(class_names[index], float(row[index])) for index in best])
-            lines.append(f"{name}: " + ", ".join(f"{label} {p:.3f}" for label, p in top[-1]))
+        lines: list[str] = []
+        shown: list[tuple[np.ndarray, list[tuple[str, float]], str]] = []
+        seen = 0
+        for start in range(0, len(files), batch_size):
+            part = files[start : start + batch_size]
+            found = [opened(file) for file in part]
+            guesses = iter(likeliest(variables, [each[0] for each in found if not isinstance(each, str)]))
+            for file, each in zip(part, found, strict=True):
+                if isinstance(each, str):
+                    lines.append(f"{file}: left out, it cannot be decoded ({each})")
+                    continue
+                top = next(guesses)
+                lines.append(f"{file}: " + ", ".join(f"{label} {p:.3f}" for label, p in top))
+                seen += 1
+                if len(shown) < MOST_SHOWN:
+                    shown.append((each[1], top, file.name))
+        if not shown:
+            rest = f" and {len(files) - 1} more" if len(files) > 1 else ""
+            raise UserError(f"there is nothing to predict: {files[0]}{rest} cannot be decoded as images")
         sheet = folder / "predictions.png"
-        folder.mkdir(parents=True, exist_ok=True)
-        save_png(sheet, prediction_sheet(shown[:60], top[:60], [Path(name).name for name in names[:60]]))
-        more = f", the first 60 of {len(shown)} images" if len(shown) > 60 else ""
+        if jax.process_index() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_png(sheet, prediction_sheet(*(list(column) for column in zip(*shown, strict=True))))
+        more = f", the first {len(shown)} of {seen} images" if seen > len(shown) else ""
         return [*lines, f"sheet: {sheet}{more}"]
 
     return predict

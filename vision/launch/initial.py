@@ -4,6 +4,7 @@ A file of published weights (safetensors, or a PyTorch state dict), one of our o
 another run, of which the averaged variables are taken. A run that has a checkpoint of its own goes on from that.
 """
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 
 from vision.errors import UserError
+from vision.parallel.agreement import is_first
 from vision.pretrained.rules import Rule, Rules, from_published, named
 from vision.pretrained.state_dict import read_state_dict
 from vision.train.checkpoint import Checkpoints
@@ -25,6 +27,7 @@ def initial_values(
     published: Rules = (),
     ignored: Sequence[str] = (),
     replaced: Sequence[str] = (),
+    fresh: Sequence[str] = (),
     average: str = "long",
 ) -> dict[str, np.ndarray]:
     """Values for the variables of a network, by path ("params/head/kernel"), read from ``path``; says what it did.
@@ -36,6 +39,7 @@ def initial_values(
       ignored: regular expressions of published names that may be left unused.
       replaced: regular expressions of our paths that keep their random values where the file has none that fit, as the
         head does for other classes.
+      fresh: regular expressions of our paths that keep their random values whatever the file has.
       average: the name of the averages to take of a run that has them.
 
     Raises:
@@ -55,9 +59,13 @@ def initial_values(
         raise UserError(f"{path} has none of our names, and there are no published weights of this network to compare")
     placeholders = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
     found, left = from_published(tensors, placeholders, rules=published, ignored=ignored, replaced=replaced)
+    values = {name: np.asarray(value) for name, value in named(found).items() if name not in left}
+    chosen = [name for name in values if any(re.search(expression, name) for expression in fresh)]
     kept = f"; {', '.join(left)} stay random, since there is nothing that fits" if left else ""
-    print(f"starting from {origin} in {path}{kept}", file=sys.stderr)
-    return {name: np.asarray(value) for name, value in named(found).items() if name not in left}
+    kept += f"; {', '.join(chosen)} stay random, as asked for" if chosen else ""
+    if is_first():
+        print(f"starting from {origin} in {path}{kept}", file=sys.stderr)
+    return {name: value for name, value in values.items() if name not in chosen}
 
 
 def _of_run(folder: Path, average: str) -> tuple[Mapping[str, np.ndarray], str]:

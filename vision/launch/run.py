@@ -156,20 +156,22 @@ def use_compilation_cache() -> None:
 
 
 def files_of(patterns: Sequence[str]) -> list[Path]:
-    """Files that patterns name: each a file, a folder (all files in it), or a glob pattern with ``*``, ``?``, ``**``.
+    """Files that patterns name: each a file, a folder (the files in it), or a glob pattern with ``*``, ``?``, ``**``.
 
     Raises ``UserError`` for a pattern that names no file.
     """
     found: list[Path] = []
     for pattern in patterns:
-        names = glob.glob(str(Path(pattern).expanduser()), recursive=True)  # noqa: PTH207 - absolute patterns too
-        paths = [
-            inner for name in names for inner in (sorted(Path(name).iterdir()) if Path(name).is_dir() else [Path(name)])
-        ]
-        files = [path for path in sorted(paths) if path.is_file() and not path.name.startswith(".")]
+        path = Path(pattern).expanduser()
+        # a name may have brackets, which a pattern would read as a set of letters
+        named = [path] if path.exists() else map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - absolute too
+        files: list[Path] = []
+        for each in named:
+            inside = (inner for inner in each.iterdir() if not inner.name.startswith(".")) if each.is_dir() else [each]
+            files += [file for file in inside if file.is_file()]
         if not files:
             raise UserError(f"--predict {pattern} names no file")
-        found += files
+        found += sorted(files)
     return list(dict.fromkeys(found))
 
 
@@ -347,8 +349,8 @@ class Page:
                     self._latest = {**self._latest, name.removeprefix("eval/"): value}
         shown = {}
         for name, value in self._latest.items():
-            if not name.partition("[")[0].endswith("_ci95"):
-                base, bracket, group = name.partition("[")
+            base, bracket, group = name.partition("[")
+            if not base.endswith("_ci95") and "/" not in base:  # parts of a measurement are in the table below
                 width = self._latest.get(f"{base}_ci95{bracket}{group}")
                 shown[name] = f"{value:.4g}" + ("" if width is None else f" ± {width:.2g}")
         return shown

@@ -28,7 +28,6 @@ class ClassificationSums(struct.PyTreeNode):
       count: int32 [], images judged.
       top1: int32 [], images whose label is among the top 1.
       top5: int32 [], images whose label is among the top min(5, k).
-      tied: int32 [], images whose label shares the largest logit with another class.
       confusion: int32 [k k], rows the true class, columns the first class with the largest logit.
       nats: `running_sum.RunningSum` [], cross-entropies in nats.
       not_finite: int32 [], images refused because a logit is not finite.
@@ -39,7 +38,6 @@ class ClassificationSums(struct.PyTreeNode):
     count: Any
     top1: Any
     top5: Any
-    tied: Any
     confusion: Any
     nats: running_sum.RunningSum
     not_finite: Any
@@ -66,9 +64,6 @@ class Classification:
     """Fraction of the images of each class for which it is predicted; nan for a class without images."""
     confusion: Int[np.ndarray, "k k"]
     """int64, images by true class (row) and predicted class (column)."""
-    tied: int
-    """Images whose label shares the largest logit with another class. They count as right in ``top1_accuracy``, while
-    their column in ``confusion`` is the first of these classes."""
 
     def scalars(self) -> dict[str, float]:
         """The numbers for the record; top 5 is left out where there are at most five classes and it is always 1."""
@@ -79,10 +74,9 @@ class Classification:
     def protocol(self, data: str) -> dict[str, str]:
         """For each of the scalars, in words, how it was computed; ``data`` says on which images."""
         on = f"on {self.count:,} images of {data}, {len(self.class_accuracy)} classes"
-        ties = f"; {self.tied:,} images whose label ties for the largest logit count as right" if self.tied else ""
         said = {
-            "top1_accuracy": f"label has the largest logit, {on}{ties}",
-            "top5_accuracy": f"fewer than 5 classes have a larger logit than the label, {on}",
+            "top1_accuracy": f"label has the largest logit, or is the first class of those that have, {on}",
+            "top5_accuracy": f"label is among the 5 largest logits, of equal ones the first classes, {on}",
             "cross_entropy": f"mean -log p(label) in nats, {on}",
             "macro_accuracy": f"mean over classes of the fraction predicted right, {on}",
             "macro_f1": f"mean F1 over classes that are a label or a prediction, {on}",
@@ -96,7 +90,7 @@ def init(classes: int) -> ClassificationSums:
         raise UserError(f"a classifier is judged on at least 2 classes, not {classes}")
     none = jnp.zeros((), jnp.int32)
     matrix = jnp.zeros((classes, classes), jnp.int32)
-    return ClassificationSums(none, none, none, none, matrix, running_sum.zero(), none, none)
+    return ClassificationSums(none, none, none, matrix, running_sum.zero(), none, none)
 
 
 def update(
@@ -107,8 +101,8 @@ def update(
 ) -> ClassificationSums:
     """The sums and a batch more; compiles, and vmaps over members.
 
-    A label is within the top n if fewer than n classes have a strictly larger logit. A label that ties is thus granted;
-    a network that says the same of every class would be right always, which ``tied`` and the confusion matrix show.
+    Classes are ranked by their logits, and by their numbers, the lower first, where logits are equal. So top 1 is what
+    argmax says, and the accuracy is the share of the confusion matrix on its diagonal.
 
     Args:
       sums: of k classes.
@@ -133,15 +127,14 @@ def update(
     labels = jnp.where(valid, labels, 0)
 
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    larger = jnp.sum(logits > own, axis=-1)
-    tied = (larger == 0) & (jnp.sum(logits == own, axis=-1) > 1)
+    earlier = (logits == own) & (jnp.arange(classes) < labels[:, None])
+    rank = jnp.sum((logits > own) | earlier, axis=-1)
     predicted = jnp.argmax(logits, axis=-1)
     count = lambda rows: jnp.sum(rows, dtype=jnp.int32)
     return ClassificationSums(
         count=sums.count + count(valid),
-        top1=sums.top1 + count(valid & (larger < 1)),
-        top5=sums.top5 + count(valid & (larger < min(_TOP, classes))),
-        tied=sums.tied + count(valid & tied),
+        top1=sums.top1 + count(valid & (rank < 1)),
+        top5=sums.top5 + count(valid & (rank < min(_TOP, classes))),
         confusion=sums.confusion.at[labels, predicted].add(valid.astype(jnp.int32)),
         nats=running_sum.plus(sums.nats, jnp.sum(jnp.where(valid, _cross_entropy(logits, own[:, 0], predicted), 0.0))),
         not_finite=sums.not_finite + count(counted & ~finite),
@@ -151,7 +144,7 @@ def update(
 
 def merge(one: ClassificationSums, other: ClassificationSums) -> ClassificationSums:
     """The sums of two disjoint sets of images together."""
-    names = ("count", "top1", "top5", "tied", "confusion", "not_finite", "unknown")
+    names = ("count", "top1", "top5", "confusion", "not_finite", "unknown")
     added = {name: getattr(one, name) + getattr(other, name) for name in names}
     return ClassificationSums(nats=running_sum.together(one.nats, other.nats), **added)
 
@@ -189,7 +182,6 @@ def compute(sums: ClassificationSums) -> Classification:
         macro_f1=float(np.mean(f1)),
         class_accuracy=class_accuracy,
         confusion=confusion,
-        tied=int(sums.tied),
     )
 
 

@@ -255,6 +255,11 @@ class ResNet(nn.Module):
                 f"basic blocks have neither groups nor another group_width (groups={config.groups}, "
                 f"group_width={config.group_width}): choose block='bottleneck', or change width"
             )
+        if config.block == "bottleneck" and config.width * config.group_width < 64:
+            raise UserError(
+                f"groups of width {config.group_width} have no channels in a network of width {config.width}: "
+                f"choose a width of at least {-(-64 // config.group_width)}"
+            )
         hidden = self._stem(image, train, dtype)
         levels = {"c1": hidden}
         if config.stem != "cifar":

@@ -8,11 +8,9 @@ Their weights into ours:
     variables, left = from_published(tensors, target, rules=resnet_rules(RESNET50), ignored=IGNORED)
 
 and ours into theirs: ``write_state_dict(path, to_published(variables, rules=resnet_rules(RESNET50)))``, which PyTorch's
-``load_state_dict(..., strict=True)`` takes. For other classes, ``replaced=HEAD`` and a ``target`` of arrays.
+``load_state_dict(..., strict=True)`` takes. For other classes, ``replaced=HEAD`` and a ``target`` of arrays. Weights of
+ImageNet want images under ``vision.ops.resize.normalise`` with ``IMAGENET_MEAN`` and ``IMAGENET_STD``.
 """
-
-import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from vision.models.resnet import ResNetConfig
 from vision.pretrained.rules import POINTWISE, Rule, batch_norm_rules, conv_rules, dense_rules
@@ -21,15 +19,6 @@ IGNORED = (r"num_batches_tracked$",)
 """What published state dicts have and we do not: how many batches PyTorch has seen."""
 HEAD = (r"^params/head/",)
 """What is replaced for other classes."""
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Mean of ImageNet's red, green and blue in [0, 1], as the published weights have it."""
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Standard deviation of the same."""
-
-
-def imagenet_normalized(image: Float[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
-    """Images in [-1, 1] as the published ImageNet weights want them: zero mean and unit variance over ImageNet."""
-    return ((image + 1.0) / 2.0 - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
 
 
 def resnet_rules(config: ResNetConfig) -> tuple[Rule, ...]:

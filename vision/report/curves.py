@@ -44,11 +44,12 @@ def panels(names: Iterable[str]) -> list[Panel]:
 
     ``NAME[GROUP]`` is the same quantity of a group of runs and shares the panel of NAME. ``NAME_ci95`` has no
     panel: it is half the width of an interval around NAME, drawn there as a band. Nor have the seconds spent in
-    each activity, which are shares of a whole and belong in a table.
+    each activity, which are shares of a whole and belong in a table, nor the parts of a measurement, such as
+    ``eval/class_accuracy/cat``.
     """
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
-        if not (_is_half_width(name) or _is_activity(name)):
+        if not (_is_half_width(name) or _is_activity(name) or _is_part(name)):
             groups.setdefault(_quantity(name), []).append(name)
 
     def rank(quantity: str) -> int:
@@ -321,6 +322,10 @@ def _group(name: str) -> str:
 
 def _is_half_width(name: str) -> bool:
     return name.partition("[")[0].endswith("_ci95")
+
+
+def _is_part(name: str) -> bool:
+    return bool(_phase(name)) and "/" in _quantity(name)
 
 
 def _is_activity(name: str) -> bool:

@@ -32,8 +32,8 @@ class ClassificationConfig:
 
 
 def check(config: ClassificationConfig) -> None:
-    """Raise ``UserError`` where a value is out of range or has no effect."""
-    if not 0.0 <= config.smoothing < 1.0:
+    """Raise ``UserError`` where a value is out of range or has no effect; traced numbers pass."""
+    if isinstance(config.smoothing, float) and not 0.0 <= config.smoothing < 1.0:
         raise UserError(f"loss.smoothing is a share within [0, 1), not {config.smoothing}")
     if config.threshold >= 0.0 and config.loss != "binary":
         raise UserError("loss.threshold is for the binary loss alone: set --loss.loss binary")
@@ -80,6 +80,7 @@ def classification_loss(model: nn.Module, config: ClassificationConfig) -> Calla
     def loss(params, model_state, batch, *, key, step):
         del step
         variables = {"params": params, **model_state}
+        logits: Any
         if config.running_statistics:
             logits = model.apply(variables, batch["image"], train=False)
         else:
@@ -87,7 +88,7 @@ def classification_loss(model: nn.Module, config: ClassificationConfig) -> Calla
                 variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key}
             )
             model_state = {**model_state, **new}
-        losses = image_losses(logits, batch["target"], config)  # pyright: ignore[reportArgumentType]
+        losses = image_losses(logits, batch["target"], config)
         right = jnp.argmax(logits, -1) == jnp.argmax(batch["target"], -1)
         return jnp.mean(losses), (model_state, {"accuracy": jnp.mean(right.astype(jnp.float32))})
 

@@ -144,6 +144,8 @@ class Checkpoints:
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays of the newest checkpoint by path ("params/head/kernel"), on the host, whatever state it is of.
 
+        A random key is the array of its words.
+
         Raises ``UserError`` when there is none, or it cannot be read.
         """
         step = self._manager.latest_step()
@@ -158,8 +160,9 @@ class Checkpoints:
             found = self._manager.restore(step, args=ocp.args.Composite(**{ITEM: ocp.args.StandardRestore(shapes)}))
         except Exception as error:  # as in restore
             raise UserError(f"checkpoint {self.folder / str(step)} cannot be read: {_first_line(error)}") from error
+        is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         leaves = jax.tree_util.tree_leaves_with_path(found[ITEM])
-        return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
+        return {path_name(p): np.asarray(jax.random.key_data(x) if is_key(x) else x) for p, x in leaves}
 
     def _set_aside(self, steps: list[int]) -> None:
         if self._read_only or not steps:

@@ -87,7 +87,7 @@ class CompiledStep:
             step, arguments, placed = self.step, [state, abstract(batch)], []
             if isinstance(step, OverSeeds) and (turns := step.turns(state, batch)) > 1:
                 self._turns = [jax.device_put(np.int32(turn), everywhere) for turn in range(turns)]
-                part = jax.eval_shape(lambda state: step.split(state, turns)[0], arguments[0])
+                part = jax.eval_shape(functools.partial(step.split, turns=turns), state)[0]
                 arguments, placed = [part, arguments[1], jax.ShapeDtypeStruct((), jnp.int32)], [everywhere]
                 step = step.turn
 

@@ -1,0 +1,107 @@
+"""Two frameworks measured in turn: worker processes, pair by pair, one asleep while the other works.
+
+A drift of the machine's speed then hits both alike; reported are medians, and the median of the ratios of pairs. A
+benchmark is a script with ``jobs`` for each side; it runs itself as the workers, ours under its own interpreter, theirs
+under that of an environment with the other framework.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Jobs = Mapping[str, Callable[[], None]]
+"""What a side does, by name; each call does it once and waits until it is done."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One line of the table."""
+
+    name: str
+    """A name in ``Jobs``."""
+    images: int
+    """Images that one call works on."""
+    pairs: int
+    """Measurements of each side."""
+
+
+def serve(jobs: Jobs) -> None:
+    """Worker: for each job named on standard input, run it once and print its seconds and the peak memory."""
+    for line in sys.stdin:
+        started = time.perf_counter()
+        jobs[line.strip()]()
+        seconds = time.perf_counter() - started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"RESULT {json.dumps([seconds, peak])}", flush=True)
+
+
+def ask(worker: subprocess.Popen, job: str) -> tuple[float, float]:
+    """One measurement: (seconds, peak MiB so far)."""
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    worker.stdin.write(f"{job}\n")
+    worker.stdin.flush()
+    for line in worker.stdout:
+        if line.startswith("RESULT "):
+            seconds, peak = json.loads(line.removeprefix("RESULT "))
+            return seconds, peak
+    raise SystemExit("a worker ended early: see its error above")
+
+
+def compare(
+    script: str, description: str, *, ours: Callable[[], Jobs], theirs: Callable[[], Jobs], jobs: list[Job]
+) -> None:
+    """The command line of a benchmark: measure both sides in pairs and print a table.
+
+    Args:
+      script: path of the benchmark's own file.
+      description: its docstring.
+      ours: makes our jobs, in a process of our own.
+      theirs: makes the other framework's.
+      jobs: lines of the table, in order.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torch-python", help="interpreter of an environment with the other framework")
+    parser.add_argument("--only", nargs="*", help="jobs to measure, of: " + ", ".join(job.name for job in jobs))
+    parser.add_argument("--serve", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(ours() if options.serve == "ours" else theirs())
+        return
+    if not options.torch_python:
+        parser.error("--torch-python is needed: the interpreter of an environment with the other framework")
+    workers = {
+        side: subprocess.Popen(
+            [interpreter, script, "--serve", side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for side, interpreter in (("ours", sys.executable), ("theirs", options.torch_python))
+    }
+    print(f"{platform.machine()}, {platform.platform()}")
+    print("| job | batch | ours, images/s | PyTorch, images/s | ratio | ours, peak MiB | PyTorch, peak MiB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for job in jobs:
+        if options.only and job.name not in options.only:
+            continue
+        times: dict[str, list[float]] = {side: [] for side in workers}
+        peaks = dict.fromkeys(workers, 0.0)
+        for index in range(job.pairs + 1):
+            for side, worker in workers.items():
+                seconds, peaks[side] = ask(worker, job.name)
+                if index:  # the first compiles and warms caches
+                    times[side].append(seconds)
+        ratio = statistics.median(b / a for a, b in zip(times["ours"], times["theirs"], strict=True))
+        rates = {side: job.images / statistics.median(values) for side, values in times.items()}
+        print(
+            f"| {job.name} | {job.images} | {rates['ours']:.2f} | {rates['theirs']:.2f} | {ratio:.2f} "
+            f"| {peaks['ours']:,.0f} | {peaks['theirs']:,.0f} |",
+            flush=True,
+        )
+    for worker in workers.values():
+        worker.terminate()

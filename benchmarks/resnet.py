@@ -1,0 +1,176 @@
+"""Speed and memory of ResNets against torchvision's under PyTorch, and of reading JPEGs against its DataLoader.
+
+The same networks (parameter counts checked on both sides), the same batches, the same machine, one run, in pairs
+(``pairs.py``). Both use all cores; PyTorch runs eagerly in channels-last. Peak memory is the largest resident set of
+each process, over all jobs so far.
+
+    pip install -e .                                                          # this project
+    python -m venv torch-env && torch-env/bin/pip install torch torchvision   # the measuring stick, kept apart
+    python benchmarks/resnet.py --torch-python torch-env/bin/python
+
+Training: forward, backward, SGD with Nesterov momentum, float32. ResNet-18 in its CIFAR form on 32x32, batch 64;
+ResNet-50 on 224x224, batch 8. Reading: a folder of 256 JPEGs of 500x375, random resized crop to 224, by threads here
+and by two worker processes with a flip there, 512 images.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from pairs import Job, compare
+
+CIFAR_BATCH, BATCH, FILES, READ = 64, 8, 256, 512
+
+
+def folder_of_jpegs() -> Path:
+    """256 pictures with the spectrum of photographs (amplitude 1 / frequency), the same for both sides."""
+    import numpy as np
+    from PIL import Image
+
+    folder = Path(tempfile.gettempdir()) / "benchmark-jpegs"
+    if not (folder / "done").exists():
+        generator = np.random.default_rng(0)
+        height, width = 375, 500
+        frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]) + 1 / width
+        for index in range(FILES):
+            noise = np.fft.rfft2(generator.normal(size=(3, height, width)))
+            picture = np.fft.irfft2(noise / frequency, (height, width)).transpose(1, 2, 0)
+            pixels = np.clip(128 + 60 * picture / picture.std(), 0, 255).astype(np.uint8)
+            place = folder / str(index % 2)
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(place / f"{index}.jpg", quality=90)
+        (folder / "done").touch()
+    return folder
+
+
+def ours() -> dict[str, Callable[[], None]]:
+    """Our jobs."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import optax
+
+    from vision.data.crop import random_resized_crop
+    from vision.data.folder import folder_source
+    from vision.data.pipeline import batches
+    from vision.models.resnet import CIFAR_RESNET18, RESNET50, ResNet
+    from vision.parallel.mesh import MeshConfig, make_mesh
+    from vision.tasks.classification import ClassificationConfig, classification_loss
+    from vision.train.compile import Compiler
+    from vision.train.state import create_state
+    from vision.train.step import gradient
+
+    compiler = Compiler(make_mesh(MeshConfig()))
+    optimizer = optax.sgd(0.01, momentum=0.9, nesterov=True)
+
+    def jobs(config, side, count, parameters):
+        model = ResNet(config)
+
+        def init(key):
+            made = model.init(key, jnp.zeros((1, side, side, 3)), train=False)
+            rest = {"batch_stats": made["batch_stats"]}
+            return create_state(params=made["params"], optimizer=optimizer, key=key, model_state=rest)
+
+        state = compiler.init(init, key=jax.random.key(0))
+        assert sum(x.size for x in jax.tree.leaves(state.params)) == parameters
+        step = compiler.step(gradient(classification_loss(model, ClassificationConfig()), optimizer), init)
+        images = np.random.default_rng(0).normal(size=(count, side, side, 3)).astype(np.float32)
+        target = np.eye(config.classes, dtype=np.float32)[np.arange(count) % config.classes]
+        batch = compiler.shard({"image": images, "target": target})
+        forward = compiler.function(
+            lambda state, x: model.apply({"params": state.params, **state.model_state}, x, train=False)
+        )
+
+        def train():
+            nonlocal state
+            state, _ = step(state, batch)
+            jax.block_until_ready(state)
+
+        return train, lambda: jax.block_until_ready(forward(state, batch["image"]))
+
+    small, small_use = jobs(CIFAR_RESNET18, 32, CIFAR_BATCH, 11_173_962)
+    large, large_use = jobs(RESNET50, 224, BATCH, 25_557_032)
+    source = folder_source(folder_of_jpegs(), resolution=None, shorter_side=None)
+
+    def read():
+        stream = batches(source, batch_size=64, seed=0, transform=random_resized_crop(224))
+        for _ in range(READ // 64):
+            batch = next(stream)["image"]
+            jax.block_until_ready(jnp.asarray(batch))
+        stream.close()
+
+    return {
+        "ResNet-18 (CIFAR) training": small,
+        "ResNet-18 (CIFAR) inference": small_use,
+        "ResNet-50 training": large,
+        "ResNet-50 inference": large_use,
+        "reading JPEGs": read,
+    }
+
+
+def theirs() -> dict[str, Callable[[], None]]:
+    """The same with torchvision."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    library = torch.library.Library("torchvision", "DEF")  # its compiled operators may be missing, and are not used
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
+    import torchvision  # pyright: ignore[reportMissingImports]
+    from torchvision import transforms  # pyright: ignore[reportMissingImports]
+
+    def jobs(model, side, count, parameters):
+        assert sum(p.numel() for p in model.parameters()) == parameters
+        model = model.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
+        images = torch.randn(count, 3, side, side).contiguous(memory_format=torch.channels_last)
+        labels = torch.arange(count) % model.fc.out_features
+
+        def train():
+            model.train()
+            loss = torch.nn.functional.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        @torch.no_grad()
+        def use():
+            model.eval()
+            model(images)
+
+        return train, use
+
+    cifar = torchvision.models.resnet18(num_classes=10)
+    cifar.conv1, cifar.maxpool = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()
+    small, small_use = jobs(cifar, 32, CIFAR_BATCH, 11_173_962)
+    large, large_use = jobs(torchvision.models.resnet50(), 224, BATCH, 25_557_032)
+    steps = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
+    files = torchvision.datasets.ImageFolder(str(folder_of_jpegs()), transforms.Compose(steps))
+
+    def read():
+        loader = torch.utils.data.DataLoader(torch.utils.data.ConcatDataset([files, files]), 64, True, num_workers=2)
+        for _ in loader:
+            pass
+
+    return {
+        "ResNet-18 (CIFAR) training": small,
+        "ResNet-18 (CIFAR) inference": small_use,
+        "ResNet-50 training": large,
+        "ResNet-50 inference": large_use,
+        "reading JPEGs": read,
+    }
+
+
+if __name__ == "__main__":
+    compare(
+        str(Path(__file__).resolve()),
+        __doc__ or "",
+        ours=ours,
+        theirs=theirs,
+        jobs=[
+            Job("ResNet-18 (CIFAR) training", CIFAR_BATCH, 7),
+            Job("ResNet-18 (CIFAR) inference", CIFAR_BATCH, 7),
+            Job("ResNet-50 training", BATCH, 5),
+            Job("ResNet-50 inference", BATCH, 7),
+            Job("reading JPEGs", READ, 3),
+        ],
+    )
