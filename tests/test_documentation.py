@@ -14,7 +14,7 @@ from PIL import Image
 from vision.launch.options import parse
 
 ROOT = Path(__file__).resolve().parents[1]
-EXPERIMENTS = [path for path in sorted((ROOT / "experiments").glob("*.py")) if "QUICK" in path.read_text()]
+EXPERIMENTS = [path for path in sorted((ROOT / "experiments").glob("*.py")) if "\nQUICK = " in path.read_text()]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *EXPERIMENTS]
 NAMES = {f"experiments.{path.stem}": path.stem for path in EXPERIMENTS}
 

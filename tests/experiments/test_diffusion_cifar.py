@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from kill_loop import differences, final_state, killed, logged, start
 from PIL import Image
 
 import experiments.diffusion_cifar as experiment
