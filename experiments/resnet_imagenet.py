@@ -1,7 +1,7 @@
 """Recognise ImageNet with a ResNet-50: the 90-epoch baseline, and the recipes of Wightman et al. 2021 as deltas.
 
 Baseline (He et al. 2016; Goyal et al. 2017): Nesterov SGD 0.1 for each 256 images, 5 epochs of warm-up, a cosine,
-weight decay 1e-4, random resized crops and flips; usually 76 to 76.5 % top 1 at 224 pixels, 160 V100-hours. "ResNet
+weight decay 1e-4, random resized crops and flips; usually 76 to 76.5 % top 1 at 224 pixels. "ResNet
 strikes back" (Wightman et al. 2021) at 224 pixels: A3 78.1 %, A2 79.8 %, A1 80.4 %, after 60, 220 and 440 V100-hours.
 This code has not been run to those lengths.
 

@@ -38,6 +38,8 @@ from vision.parallel.mesh import MeshConfig, make_mesh
 def pytest_configure(config):
     """Two workers may write the same compiled program at once; the one that reads half of it compiles anew."""
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry")
+    # Orbax makes the coroutine of a save's folders ahead and drops it where the save never comes to that.
+    config.addinivalue_line("filterwarnings", "ignore:coroutine '_create_paths' was never awaited:RuntimeWarning")
     # beartype looks at a random element of each container, which hypothesis notices.
     config.addinivalue_line("filterwarnings", "ignore:Do not use the `random` module inside strategies")
 

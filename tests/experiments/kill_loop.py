@@ -41,7 +41,7 @@ class Config:
     """A module of experiments/; it is run with --quick."""
     images: int = 12_800
     """Budget of the run."""
-    interval: int = 640
+    interval: int = 320
     """Images between two checkpoints, and between two log lines, whose means a kill would otherwise cut."""
     evaluate: int = 3_200
     """Images between two evaluations."""
@@ -94,25 +94,26 @@ def start(name: str, options: list[str], workdir: Path, log: Path) -> subprocess
         return subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
 
 
-def killed(name: str, options: list[str], workdir: Path, log: Path, moments: list[float], *, finish: bool) -> int:
-    """Start the run once for every moment and kill it after so many seconds; then, with ``finish``, let it finish.
+def lines_of(workdir: Path) -> int:
+    """Lines in metrics.jsonl so far."""
+    path = workdir / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
-    Returns how many kills found it alive.
-    """
-    alive = 0
-    for moment in moments:
-        process = start(name, options, workdir, log)
-        try:
-            process.wait(moment)
-        except subprocess.TimeoutExpired:
+
+def killed(name: str, options: list[str], workdir: Path, log: Path, *, seconds: float, lines: int = 0) -> bool:
+    """Start the run; kill it ``seconds`` after metrics.jsonl has had ``lines`` lines. Whether that found it alive."""
+    process, reached = start(name, options, workdir, log), None
+    while process.poll() is None:
+        if reached is None and lines_of(workdir) >= lines:
+            reached = time.monotonic()
+        if reached is not None and time.monotonic() >= reached + seconds:
             process.kill()
-        code = process.wait()
-        alive += code == -signal.SIGKILL
-        if code not in (0, -signal.SIGKILL):
-            raise RuntimeError(f"the run ended by itself with code {code}:\n{log.read_text()}")
-    if finish and start(name, options, workdir, log).wait() != 0:
-        raise RuntimeError(f"the run did not finish:\n{log.read_text()}")
-    return alive
+            break
+        time.sleep(0.005)
+    code = process.wait()
+    if code not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"the run ended by itself with code {code}:\n{log.read_text()}")
+    return code == -signal.SIGKILL
 
 
 def main(config: Config) -> int:
@@ -122,20 +123,20 @@ def main(config: Config) -> int:
     options += ["--intervals.evaluate", str(config.evaluate)]
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
-        start(config.experiment, options, folder / "first", folder / "log").wait()  # fills the compilation cache
         began = time.monotonic()
-        process = start(config.experiment, options, folder / "whole", folder / "log")
-        while process.poll() is None and not (folder / "whole" / "checkpoints" / "20").exists():
-            time.sleep(0.01)
-        to_first_save = time.monotonic() - began
-        process.wait()
-        whole = time.monotonic() - began
-        print(f"left alone: {whole:.1f} s, {to_first_save:.1f} s of them until the first checkpoint")
-        # late enough for some progress on the whole, and not so late that the run ends before the last kill
-        reach = 2.0 * (whole - to_first_save) / config.kills
-        generator = random.Random(config.seed)
-        moments = [generator.uniform(0.5 * to_first_save, to_first_save + reach) for _ in range(config.kills)]
-        alive = killed(config.experiment, options, folder / "run", folder / "log", moments, finish=True)
+        start(config.experiment, options, folder / "whole", folder / "log").wait()
+        print(f"left alone, with an empty compilation cache or not: {time.monotonic() - began:.1f} s", flush=True)
+        total, generator, alive = lines_of(folder / "whole"), random.Random(config.seed), 0
+        for left in range(config.kills, 0, -1):
+            # half of them while the program starts, restores and compiles; the others some log lines further on, so few
+            # that the run does not end before the last of them
+            now = lines_of(folder / "run")
+            further = generator.randint(1, max(1, (total - now - 1) // left)) if generator.random() < 0.5 else None
+            moment = {"seconds": generator.uniform(0, 8)} if further is None else {"seconds": generator.uniform(0, 0.5)}
+            moment["lines"] = 0 if further is None else now + further
+            alive += killed(config.experiment, options, folder / "run", folder / "log", **moment)
+        if start(config.experiment, options, folder / "run", folder / "log").wait() != 0:
+            raise RuntimeError(f"the run did not finish:\n{(folder / 'log').read_text()}")
         resumptions = (folder / "log").read_text().count("resuming after step")
         print(f"{alive} of {config.kills} kills found it alive; it resumed from a checkpoint {resumptions} times")
         found = differences(config.experiment, options, folder / "whole", folder / "run")

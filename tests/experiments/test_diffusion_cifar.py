@@ -4,14 +4,13 @@ import dataclasses
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import optax
 import pytest
-from kill_loop import differences, final_state, killed, logged, start
+from kill_loop import differences, final_state, killed, logged
 from PIL import Image
 
 import experiments.diffusion_cifar as experiment
@@ -94,16 +93,8 @@ def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path):
     """The short form of kill_loop.py: at a random moment of starting or compiling, and at one of training."""
     workdir, log = tmp_path / "run", tmp_path / "log"
     generator = np.random.default_rng()  # any moment will do
-    assert killed("diffusion_cifar", SMALL, workdir, log, [generator.uniform(1, 6)], finish=False) == 1
-    child = start("diffusion_cifar", SMALL, workdir, log)
-    metrics, until = workdir / "metrics.jsonl", time.monotonic() + 200
-    moment = generator.integers(1, STEPS)
-    while child.poll() is None and time.monotonic() < until:
-        if metrics.exists() and metrics.read_bytes().count(b"\n") >= moment:
-            break
-        time.sleep(0.005)
-    child.kill()
-    assert child.wait() == -signal.SIGKILL, log.read_text()
+    assert killed("diffusion_cifar", SMALL, workdir, log, seconds=generator.uniform(1, 6))
+    assert killed("diffusion_cifar", SMALL, workdir, log, seconds=0.0, lines=int(generator.integers(1, STEPS)))
     assert run("--workdir", str(workdir)) == 0
     assert_same_run(workdir, whole)
 
