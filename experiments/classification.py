@@ -33,6 +33,7 @@ from vision.ops.pixels import to_float
 from vision.ops.resize import IMAGENET_MEAN, IMAGENET_STD, normalise
 from vision.parallel.mesh import MeshConfig, batch_shards
 from vision.parallel.sharding import Rules
+from vision.pretrained.resnet import HEAD
 from vision.pretrained.rules import Rules as PublishedRules
 from vision.tasks.classification import ClassificationConfig, check, classification_loss, predictor
 from vision.train.compile import Compiler
@@ -40,8 +41,6 @@ from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig, make_optimizer
 from vision.train.state import TrainState, create_state, variables, with_given
 from vision.train.step import accumulate, averaged, gradient, preprocessed, repeated, warmed_up
-
-HEAD = (r"^params/head/",)
 
 
 @dataclass(frozen=True)

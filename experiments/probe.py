@@ -26,6 +26,7 @@ from vision.metrics.linear_probe import linear_probe
 from vision.ops.pixels import to_float
 from vision.ops.resize import IMAGENET_MEAN, IMAGENET_STD, normalise
 from vision.parallel.mesh import batch_shards, make_mesh
+from vision.pretrained.resnet import HEAD
 from vision.train.compile import Compiler
 from vision.train.state import with_given
 
@@ -43,8 +44,7 @@ def features_of(config: Any, network: Any, compiler: Compiler) -> dict[str, tupl
         first = next(test_batches(sources["train"], config.data, batch_size=min(5_000, len(sources["train"]))))
         variables = with_given(variables, network.statistics(seen(jnp.asarray(first["image"]))))
     if config.init_from is not None:
-        head = (r"^params/head/",)
-        tables = {"published": network.published, "ignored": network.ignored, "replaced": head, "fresh": head}
+        tables = {"published": network.published, "ignored": network.ignored, "replaced": HEAD, "fresh": HEAD}
         variables = with_given(variables, initial_values(config.init_from, variables, **tables))
     variables = compiler.replicate(variables)
     compute = compiler.function(lambda v, x: model.apply(v, seen(x), train=False, method="features")["pooled"])

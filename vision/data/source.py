@@ -5,7 +5,7 @@ epochs, batches and shares of processes are not its business; see `vision.data.p
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -15,7 +15,7 @@ import numpy as np
 from vision.errors import UserError
 
 # How many consecutive samples a thread reads at a time.
-_BLOCK = 256
+BLOCK = 256
 
 Record = Mapping[str, np.ndarray]
 """One sample: "image" uint8 [h w c], "label" int32 [] where there is one, and whatever else the set has."""
@@ -122,7 +122,7 @@ def in_memory(source: Source, *, limit_bytes: int = 2 * 2**30) -> ArraySource:
     arrays = {name: np.empty((len(source), *value.shape), value.dtype) for name, value in first.items()}
 
     def fill(start: int) -> None:
-        block = range(start, min(start + _BLOCK, len(source)))
+        block = range(start, min(start + BLOCK, len(source)))
         for index, record in zip(block, _read_block(source, block), strict=True):
             record = {name: np.asarray(value) for name, value in record.items()}
             if not same_layout(record, first):
@@ -133,14 +133,19 @@ def in_memory(source: Source, *, limit_bytes: int = 2 * 2**30) -> ArraySource:
             for name, value in record.items():
                 arrays[name][index] = value
 
+    in_blocks(len(source), fill)
+    return ArraySource(arrays, tuple(source.class_names))
+
+
+def in_blocks(count: int, fill: Callable[[int], None]) -> None:
+    """Call ``fill`` with the start of every block of ``BLOCK`` samples, by a few threads; the first error ends all."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         try:
-            for _ in pool.map(fill, range(0, len(source), _BLOCK)):
+            for _ in pool.map(fill, range(0, count, BLOCK)):
                 pass
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return ArraySource(arrays, tuple(source.class_names))
 
 
 def _read_block(source: Source, indices: range) -> Iterable[Record]:

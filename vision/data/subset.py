@@ -4,9 +4,7 @@ What to keep is decided by the labels alone. `labels_of` finds them without deco
 otherwise it reads every sample once. Arrays in memory are cut; any other source is read through a list of indices.
 """
 
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +12,8 @@ from jaxtyping import Int
 
 from vision.data.folder import FolderSource
 from vision.data.shapes import ShapesSource
-from vision.data.source import ArraySource, BlockSource, Record, Source, read
+from vision.data.source import BLOCK, ArraySource, BlockSource, Record, Source, in_blocks, read
 from vision.errors import UserError
-
-# How many consecutive samples a thread reads at a time, when labels are looked for.
-_BLOCK = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +183,7 @@ def _scanned(source: Source) -> Int[np.ndarray, " n"]:
     labels = np.empty(len(source), np.int32)
 
     def fill(start: int) -> None:
-        for index in range(start, min(start + _BLOCK, len(source))):
+        for index in range(start, min(start + BLOCK, len(source))):
             record = read(source, index)
             if "label" not in record:
                 raise UserError(
@@ -197,11 +192,5 @@ def _scanned(source: Source) -> Int[np.ndarray, " n"]:
                 )
             labels[index] = record["label"]
 
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        try:
-            for _ in pool.map(fill, range(0, len(source), _BLOCK)):
-                pass
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    in_blocks(len(source), fill)
     return labels
