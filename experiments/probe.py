@@ -30,7 +30,7 @@ from vision.pretrained.resnet import HEAD
 from vision.train.compile import Compiler
 from vision.train.state import with_given
 
-EXPERIMENTS = ("speedrun_cifar", "resnet_cifar", "resnet_mnist", "resnet_imagenet", "finetune")
+EXPERIMENTS = ("speedrun_cifar", "speedrun_mnist", "resnet_cifar", "resnet_mnist", "resnet_imagenet", "finetune")
 
 
 def features_of(config: Any, network: Any, compiler: Compiler) -> dict[str, tuple[np.ndarray, np.ndarray]]:

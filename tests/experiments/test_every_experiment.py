@@ -26,6 +26,7 @@ SMALL = {
     "resnet_imagenet": f"{SHAPES} --model.width 8 --model.depths 1 --model.classes 4",
     "resnet_mnist": f"{SHAPES} --model.width 8 --model.depths 1 --model.classes 4",
     "speedrun_cifar": f"{SHAPES} --model.widths 8 --model.classes 4",
+    "speedrun_mnist": f"{SHAPES} --model.widths 8 --model.classes 4",
     "dit_cifar": f"{DIFFUSION} --model.width 16 --model.depth 1 --model.heads 2",
 }
 BUDGET = "--batch-size 8 --images 16 --intervals.log 8 --intervals.evaluate 16 --intervals.save 16"
