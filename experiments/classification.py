@@ -70,9 +70,7 @@ class Config:
     intervals: Intervals = Intervals()
     init_from: Path | None = None
     """Start from these weights: a file of published ones, or the work directory of a run. The head stays random where
-    its classes are others."""
-    new_head: bool = False
-    """Keep the head random with init_from even where it fits: other classes of the same number."""
+    its classes are others, by number, or by the names that a run kept."""
     images: int = 10_000_000
     """Budget of training images. A finished run is not prolonged: another budget is another run."""
     batch_size: int = 128
@@ -111,6 +109,17 @@ class Network:
     """Training images as the network gets them -> variables that are statistics of the data, by path."""
 
 
+def as_seen(config: Config, image: jax.Array) -> jax.Array:
+    """Images in [-1, 1] as the network gets them."""
+    return normalise(image, IMAGENET_MEAN, IMAGENET_STD) if config.imagenet_statistics else image
+
+
+def evaluation_batch(config: Config, compiler: Compiler) -> int:
+    """Images at a time in evaluation, as many for each device."""
+    shards = batch_shards(compiler.mesh)
+    return -(-config.evaluation_batch // shards) * shards
+
+
 def compose(config: Any, network: Network) -> Experiment:
     """The experiment of a recipe, a ``Config`` whose ``model`` has ``classes`` and ``channels``, and a network."""
     check(config.loss)
@@ -121,13 +130,9 @@ def compose(config: Any, network: Network) -> Experiment:
         raise UserError(f"ema is a decay within [0, 1), not {config.ema}")
     if config.imagenet_statistics and config.model.channels != 3:
         raise UserError("imagenet_statistics are of three channels: leave them out for grey images")
-    if config.new_head and config.init_from is None:
-        raise UserError("new_head is for runs that start from weights: name them with --init-from")
     model, classes, channels, side = network.model, config.model.classes, config.model.channels, config.data.resolution
 
-    def seen(image: jax.Array) -> jax.Array:
-        """Images in [-1, 1] as the network gets them."""
-        return normalise(image, IMAGENET_MEAN, IMAGENET_STD) if config.imagenet_statistics else image
+    seen = functools.partial(as_seen, config)
 
     def prepare(batch: Mapping[str, jax.Array], *, key: jax.Array) -> Mapping[str, jax.Array]:
         augment_key, mix_key = jax.random.split(key)
@@ -185,6 +190,7 @@ def compose(config: Any, network: Network) -> Experiment:
         return data("train", seed if config.data.labels_per_class else config.seed)
 
     test = lambda: data("test", config.seed)
+    names = lambda: test().class_names
 
     def given() -> Mapping[str, np.ndarray]:
         values: dict[str, np.ndarray] = {}
@@ -194,7 +200,7 @@ def compose(config: Any, network: Network) -> Experiment:
         if config.init_from is not None:
             shapes = jax.eval_shape(random_variables, jax.random.key(0))
             tables = {"published": network.published, "ignored": network.ignored, "replaced": HEAD}
-            values.update(initial_values(config.init_from, shapes, **tables, fresh=HEAD if config.new_head else ()))
+            values.update(initial_values(config.init_from, shapes, **tables, class_names=names()))
         return values
 
     def train_batches(*, seed: int, start_step: int, process_index: int, process_count: int):
@@ -208,16 +214,16 @@ def compose(config: Any, network: Network) -> Experiment:
 
     def evaluation(compiler: Compiler):
         evaluate = evaluator(compiler, classify, classes=classes)
-        size = -(-config.evaluation_batch // batch_shards(compiler.mesh)) * batch_shards(compiler.mesh)
+        size = evaluation_batch(config, compiler)
         share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         how = f"{description(config.data, 'test')}, EMA {config.ema}{', mirrored too' if config.mirror else ''}"
         judged = lambda: test_batches(test(), config.data, batch_size=size, **share)
         test_set = TestSet(judged, test().class_names, how)
         return lambda state: evaluate(state.ema["long"], test_set)
 
-    def prediction(compiler: Compiler):
+    def prediction(compiler: Compiler, class_names: Sequence[str]):
         fit = functools.partial(fitted, config=config.data)
-        predicted = predict_files(compiler, classify, fitted=fit, class_names=test().class_names, channels=channels)
+        predicted = predict_files(compiler, classify, fitted=fit, class_names=class_names, channels=channels)
         return lambda state, files, folder: predicted(state.ema["long"], files, folder)
 
     image = jax.ShapeDtypeStruct((config.batch_size, side, side, channels), jnp.uint8)
@@ -230,6 +236,7 @@ def compose(config: Any, network: Network) -> Experiment:
         seed=config.seed,
         evaluation=evaluation,
         prediction=prediction,
+        class_names=names,
         given=given if config.init_from is not None or network.statistics is not None else None,
         rules=network.rules,
         looking=("mirror", "evaluation_batch", "data.test_"),

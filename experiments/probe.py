@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.classification import as_seen, evaluation_batch
 from vision.data.labelled import description, labelled_source, test_batches
 from vision.errors import UserError
 from vision.launch.initial import initial_values
@@ -24,8 +25,7 @@ from vision.launch.options import parse
 from vision.metrics import neighbours
 from vision.metrics.linear_probe import linear_probe
 from vision.ops.pixels import to_float
-from vision.ops.resize import IMAGENET_MEAN, IMAGENET_STD, normalise
-from vision.parallel.mesh import batch_shards, make_mesh
+from vision.parallel.mesh import make_mesh
 from vision.pretrained.resnet import HEAD
 from vision.train.compile import Compiler
 from vision.train.state import with_given
@@ -39,20 +39,19 @@ def features_of(config: Any, network: Any, compiler: Compiler) -> dict[str, tupl
     fresh = lambda key: model.init(key, jnp.zeros((1, side, side, config.model.channels)), train=False)
     variables = jax.jit(fresh)(jax.random.key(config.seed))
     sources = {split: labelled_source(config.data, split, seed=config.seed) for split in ("train", "test")}
-    seen = lambda x: normalise(to_float(x), IMAGENET_MEAN, IMAGENET_STD) if config.imagenet_statistics else to_float(x)
+    seen = lambda image: as_seen(config, to_float(image))
     if network.statistics is not None:
         first = next(test_batches(sources["train"], config.data, batch_size=min(5_000, len(sources["train"]))))
         variables = with_given(variables, network.statistics(seen(jnp.asarray(first["image"]))))
     if config.init_from is not None:
-        tables = {"published": network.published, "ignored": network.ignored, "replaced": HEAD, "fresh": HEAD}
+        tables = {"published": network.published, "ignored": network.ignored, "replaced": HEAD}
         variables = with_given(variables, initial_values(config.init_from, variables, **tables))
     variables = compiler.replicate(variables)
     compute = compiler.function(lambda v, x: model.apply(v, seen(x), train=False, method="features")["pooled"])
-    size = -(-config.evaluation_batch // batch_shards(compiler.mesh)) * batch_shards(compiler.mesh)
     found = {}
     for split, source in sources.items():
         features, labels = [], []
-        for batch in test_batches(source, config.data, batch_size=size):
+        for batch in test_batches(source, config.data, batch_size=evaluation_batch(config, compiler)):
             computed = jax.device_get(compute(variables, compiler.shard({"image": batch["image"]})["image"]))
             features.append(computed[batch["mask"]])
             labels.append(batch["label"][batch["mask"]])

@@ -9,6 +9,7 @@ import pytest
 import scipy.special
 from PIL import Image
 
+import experiments.classification
 from experiments import finetune
 from vision.data import labelled
 from vision.data.folder import square
@@ -18,6 +19,7 @@ from vision.data.source import ArraySource
 from vision.errors import UserError
 from vision.evaluation import classification as evaluation
 from vision.launch import run as launcher
+from vision.launch.workdir import class_names
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.report.mistakes import mistakes_sheet, worst_mistakes
 from vision.train.compile import Compiler
@@ -271,6 +273,14 @@ def test_predictions_of_files_folders_and_patterns(run, files, capsys, monkeypat
             assert known != line.split(": ")[1].startswith("left out, it cannot be decoded (")
         assert lines[-1] == f"sheet: {run / 'predictions' / '0000000008' / 'predictions.png'}"
         assert (run / "predictions" / "0000000008" / "predictions.png").exists()
+
+
+def test_predictions_need_no_data(run, files, capsys, monkeypatch):
+    """The names of the classes are those that the run kept."""
+    monkeypatch.setattr(experiments.classification, "labelled_source", lambda *_, **__: pytest.fail("data was read"))
+    assert finetuning(run, "--predict", files[0]) == 0
+    names = [part.rsplit(" ", 1)[0] for part in capsys.readouterr().out.splitlines()[0].split(": ")[1].split(", ")]
+    assert sorted(names) == sorted(class_names(run) or ())
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from experiments import finetune
 from vision.errors import UserError
 from vision.launch import run as launcher
 from vision.launch.initial import initial_values
+from vision.launch.workdir import class_names
 from vision.models.resnet import CIFAR_RESNET18, ResNet
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.pretrained.resnet import IGNORED, cifar_resnet_rules
@@ -173,10 +174,16 @@ def test_the_head_stays_random_for_other_classes_and_it_is_said(source, tmp_path
         initial_values(path, wanted, **tables)
 
 
-def test_a_head_that_fits_is_left_out_when_asked_for(source, capsys):
-    values = initial_values(source, shapes(), replaced=("^params/head/",), fresh=("^params/head/",))
-    assert_same(values, below(stored(source), "ema/long/"), but=HEAD)
-    assert f"; {', '.join(HEAD)} stay random, as asked for\n" in capsys.readouterr().err
+@pytest.mark.parametrize("place", ["", "checkpoints"])
+def test_a_head_that_fits_is_left_out_where_the_classes_are_others(source, capsys, place):
+    names = class_names(source)
+    assert names == ("red circle", "blue circle", "red star", "blue star")
+    averages = below(stored(source), "ema/long/")
+    assert_same(initial_values(source / place, shapes(), replaced=("^params/head/",), class_names=names), averages)
+    assert "stay random" not in capsys.readouterr().err
+    others = initial_values(source / place, shapes(), replaced=("^params/head/",), class_names=names[::-1])
+    assert_same(others, averages, but=HEAD)
+    assert f"; {', '.join(HEAD)} stay random, since the classes are others\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -275,7 +282,7 @@ def test_a_run_begins_with_exactly_these_values_and_reads_them_once(source, tmp_
 def test_several_seeds_begin_with_the_same_values_and_heads_of_their_own(source, tmp_path, capsys):
     """As each would alone: the head is drawn from the member's own seed."""
     run, given = tmp_path / "run", below(stored(source), "ema/long/")
-    options = (STILL, "--init-from", source, "--new-head --seeds 2")
+    options = (STILL, "--init-from", source, "--data.shapes.shapes star circle --seeds 2")
     assert finetuning(run, *options) == 0
     assert capsys.readouterr().err.count("starting from the long averages") == 1
     both = below(stored(run), "ema/long/")
@@ -314,7 +321,6 @@ def small_config(seed):
         ("--init-from nowhere", "there is no nowhere to start from: --init-from takes a file of weights or a work"),
         ("--init-from .", "is no work directory of a run: it has no folder checkpoints/"),
         ("--init-from SOURCE --model.depths 2", "these weights are not of this network, or the configuration is"),
-        ("--new-head", "new_head is for runs that start from weights: name them with --init-from"),
     ],
 )
 def test_mistakes_are_one_line(source, tmp_path, capsys, monkeypatch, options, words):

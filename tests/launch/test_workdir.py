@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from vision.errors import UserError
+from vision.launch import workdir
 from vision.launch.workdir import check_same, claim, default_workdir, identity, write_environment
 from vision.train.experiment import Intervals
 
@@ -124,3 +125,16 @@ def test_every_start_is_on_record(tmp_path):
     assert json.loads((tmp_path / "environment.json").read_text()) == first
     assert first["devices"].startswith("8 x cpu")
     assert {"jax", "flax", "optax"} <= first["packages"].keys()
+
+
+def test_class_names_are_kept_and_must_stay(tmp_path):
+    assert workdir.class_names(tmp_path) is None
+    workdir.keep_class_names(tmp_path, ("Hund", "Käfer"))
+    assert workdir.class_names(tmp_path) == ("Hund", "Käfer")
+    workdir.keep_class_names(tmp_path, ("Hund", "Käfer"))
+    for names, said in ((("Hund",), "class 1 was 'Käfer' and is missing now"), (("a", "b"), "class 0 was 'Hund'")):
+        with pytest.raises(UserError, match=said):
+            workdir.keep_class_names(tmp_path, names)
+    (tmp_path / "class_names.json").write_text("[")
+    with pytest.raises(UserError, match="cannot be read"):
+        workdir.class_names(tmp_path)

@@ -154,3 +154,12 @@ def test_what_cannot_be_judged_is_refused():
         compute(init())
     with pytest.raises(UserError, match="at least 1 bin"):
         init(0)
+
+
+def test_a_decision_is_of_the_logits_where_probabilities_are_rounded_equal():
+    """As top-1 accuracy counts it: e^1e-8 is 1 in float32."""
+    logits = jnp.array([[0.0, 1e-8, -5.0]], jnp.float32)
+    probabilities = jax.nn.softmax(logits)[0]
+    assert probabilities[0] == probabilities[1]
+    result = compute(update(init(2), logits, jnp.array([1])))
+    np.testing.assert_array_equal(result.accuracy, [1.0, np.nan])

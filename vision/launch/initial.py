@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from vision.errors import UserError
+from vision.launch import workdir as work
 from vision.parallel.agreement import is_first
 from vision.pretrained.rules import Rule, Rules, from_published, named
 from vision.pretrained.state_dict import read_state_dict
@@ -27,7 +28,7 @@ def initial_values(
     published: Rules = (),
     ignored: Sequence[str] = (),
     replaced: Sequence[str] = (),
-    fresh: Sequence[str] = (),
+    class_names: Sequence[str] | None = None,
     average: str = "long",
 ) -> dict[str, np.ndarray]:
     """Values for the variables of a network, by path ("params/head/kernel"), read from ``path``; says what it did.
@@ -38,8 +39,9 @@ def initial_values(
       published: how names of published weights are ours; none if there are no published weights of this network.
       ignored: regular expressions of published names that may be left unused.
       replaced: regular expressions of our paths that keep their random values where the file has none that fit, as the
-        head does for other classes.
-      fresh: regular expressions of our paths that keep their random values whatever the file has.
+        head does for another number of classes.
+      class_names: of the data; where those that a run kept are others, or in another order, ``replaced`` stays random
+        whether it fits or not.
       average: the name of the averages to take of a run that has them.
 
     Raises:
@@ -60,9 +62,11 @@ def initial_values(
     placeholders = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
     found, left = from_published(tensors, placeholders, rules=published, ignored=ignored, replaced=replaced)
     values = {name: np.asarray(value) for name, value in named(found).items() if name not in left}
-    chosen = [name for name in values if any(re.search(expression, name) for expression in fresh)]
+    before = work.class_names(path.parent if path.name == "checkpoints" else path) if path.is_dir() else None
+    others = None not in (before, class_names) and before != tuple(class_names or ())
+    chosen = [name for name in values if others and any(re.search(expression, name) for expression in replaced)]
     kept = f"; {', '.join(left)} stay random, since there is nothing that fits" if left else ""
-    kept += f"; {', '.join(chosen)} stay random, as asked for" if chosen else ""
+    kept += f"; {', '.join(chosen)} stay random, since the classes are others" if chosen else ""
     if is_first():
         print(f"starting from {origin} in {path}{kept}", file=sys.stderr)
     return {name: value for name, value in values.items() if name not in chosen}

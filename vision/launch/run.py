@@ -189,6 +189,9 @@ def fit(
     say = lambda text: print(text, file=sys.stderr) if first_process else None
     say(f"{name} in {folder}")
     environment = work.write_environment(folder) if first_process else {}
+    if experiment.class_names is not None:
+        names = experiment.class_names()
+        first_alone(lambda: work.keep_class_names(folder, names))
     steps_of = lambda images: max(1, images // experiment.batch_size) if images else 0
     intervals, runs = experiment.intervals, max(len(experiment.members), 1)
     with contextlib.ExitStack() as stack:
@@ -396,7 +399,10 @@ def look(
             why = "is a run of several members" if experiment.members else "has no predictions"
             raise UserError(f"{name} {why}: --predict has nothing to say of files")
         out = folder / "predictions" / f"{images:010d}"
-        lines = experiment.prediction(compiler)(state, files_of(predict), out)
+        names = work.class_names(folder)
+        if names is None:  # a run from before they were kept
+            names = experiment.class_names() if experiment.class_names is not None else ()
+        lines = experiment.prediction(compiler, names)(state, files_of(predict), out)
         if is_first():
             print("\n".join(lines))
     if sample is not None:

@@ -22,6 +22,8 @@ from vision.report.atomic import write_atomically
 # Fields that change where and how often, never what is computed: a run may come back with others.
 BOOKKEEPING = ("mesh.", "intervals.")
 
+CLASS_NAMES = "class_names.json"
+
 # All that a run leaves which is killed before it has written config.json.
 LEFT_BY_A_KILL = (".lock", ".config.json.tmp")
 
@@ -122,6 +124,38 @@ def check_same(
             f"{workdir} belongs to another configuration: {'; '.join(different[:3])}{more}: "
             "choose another --workdir, or none"
         )
+
+
+def keep_class_names(workdir: Path, names: Sequence[str]) -> None:
+    """Write class_names.json, or check that the one there, of an earlier start of the run, is the same.
+
+    Raises ``UserError`` where the data has other classes now, or in another order.
+    """
+    before = class_names(workdir)
+    if before is None:
+        write_atomically(workdir / CLASS_NAMES, (json.dumps(list(names), ensure_ascii=False) + "\n").encode())
+    elif before != tuple(names):
+        pairs = zip(before, names, strict=False)
+        at = next((i for i, (old, new) in enumerate(pairs) if old != new), min(len(before), len(names)))
+        old, new = (repr(of[at]) if at < len(of) else "missing" for of in (before, names))
+        raise UserError(
+            f"the classes of the data are not those that the run in {workdir} began with: class {at} was {old} and is "
+            f"{new} now: put the data back, or choose another --workdir"
+        )
+
+
+def class_names(workdir: Path) -> tuple[str, ...] | None:
+    """The names of the classes that the run in ``workdir`` is trained on; None where it has kept none.
+
+    Raises ``UserError`` where the file cannot be read.
+    """
+    path = workdir / CLASS_NAMES
+    try:
+        return tuple(map(str, json.loads(path.read_text())))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): restore it, a list of names") from error
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -106,10 +106,11 @@ def update(
     counted = jnp.ones(labels.shape, bool) if mask is None else mask
     usable = jnp.isfinite(logits).all(-1) & (labels >= 0) & (labels < classes)
     valid = counted & usable
-    probabilities = jax.nn.softmax(jnp.where(valid[:, None], logits.astype(jnp.float32), 0.0))
+    logits = jnp.where(valid[:, None], logits.astype(jnp.float32), 0.0)
+    probabilities = jax.nn.softmax(logits)
     labels = jnp.where(valid, labels, 0)
     confidence = jnp.max(probabilities, axis=-1)
-    right = jnp.argmax(probabilities, axis=-1) == labels
+    right = jnp.argmax(logits, axis=-1) == labels  # not of the probabilities, which rounding makes equal
     # Guo et al. 2017, section 2: bin i of m holds confidences in ((i - 1) / m, i / m]
     place = jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
     # Brier 1950: the sum over classes of (p - y)^2

@@ -106,8 +106,11 @@ class Experiment:
     """Compiles what evaluating needs; called once a run, before the first evaluation."""
     drawing: Callable[[Compiler], Draw] | None = None
     """Compiles (state, n) -> (n images, n captions), for experiments that generate."""
-    prediction: Callable[[Compiler], Predict] | None = None
-    """Compiles what ``--predict`` does with files, for experiments that say something of images."""
+    prediction: Callable[[Compiler, Sequence[str]], Predict] | None = None
+    """Compiles what ``--predict`` does with files, for experiments that say something of images; is given the names of
+    the classes that the run was trained on."""
+    class_names: Callable[[], Sequence[str]] | None = None
+    """Reads the names of the data's classes, where there are classes to tell apart; kept in the work directory."""
     given: Callable[[], Mapping[str, np.ndarray]] | None = None
     """Where a fresh run starts from in place of random variables, by path: weights from a file, statistics of the data.
     Called once, on the host of every process, and not when a run is resumed or described."""
