@@ -30,6 +30,8 @@ class Job:
     """Images that one call works on."""
     pairs: int
     """Measurements of each side."""
+    alone: bool = False
+    """Whether the other framework has nothing like it, and ours is measured alone."""
 
 
 def serve(jobs: Jobs) -> None:
@@ -91,17 +93,21 @@ def compare(
             continue
         times: dict[str, list[float]] = {side: [] for side in workers}
         peaks = dict.fromkeys(workers, 0.0)
+        sides = {side: worker for side, worker in workers.items() if side == "ours" or not job.alone}
         for index in range(job.pairs + 1):
-            for side, worker in workers.items():
+            for side, worker in sides.items():
                 seconds, peaks[side] = ask(worker, job.name)
                 if index:  # the first compiles and warms caches
                     times[side].append(seconds)
-        ratio = statistics.median(b / a for a, b in zip(times["ours"], times["theirs"], strict=True))
-        rates = {side: job.images / statistics.median(values) for side, values in times.items()}
-        print(
-            f"| {job.name} | {job.images} | {rates['ours']:.2f} | {rates['theirs']:.2f} | {ratio:.2f} "
-            f"| {peaks['ours']:,.0f} | {peaks['theirs']:,.0f} |",
-            flush=True,
-        )
+        rates = {side: job.images / statistics.median(times[side]) for side in sides}
+        if job.alone:
+            line = f"| {job.name} | {job.images} | {rates['ours']:.2f} | - | - | {peaks['ours']:,.0f} | - |"
+        else:
+            ratio = statistics.median(b / a for a, b in zip(times["ours"], times["theirs"], strict=True))
+            line = (
+                f"| {job.name} | {job.images} | {rates['ours']:.2f} | {rates['theirs']:.2f} | {ratio:.2f} "
+                f"| {peaks['ours']:,.0f} | {peaks['theirs']:,.0f} |"
+            )
+        print(line, flush=True)
     for worker in workers.values():
         worker.terminate()

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vision.nn.pooling import max_pool_2x2, max_pool_3x3
+from vision.nn.pooling import max_pool_2x2, max_pool_3x3, max_pool_5x5
 
 WINDOWS = {
     max_pool_2x2: partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2)),
     max_pool_3x3: partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1))),
+    max_pool_5x5: partial(nn.max_pool, window_shape=(5, 5), padding=((2, 2), (2, 2))),
 }
 
 
@@ -37,6 +38,6 @@ def test_equals_windows_with_their_gradient(pool):
 @pytest.mark.parametrize("pool", WINDOWS)
 def test_equal_maxima_share_the_gradient(pool):
     gradient = jax.jit(jax.grad(lambda x: pool(x).sum()))(jnp.zeros((1, 6, 6, 1)))
-    assert gradient.sum() == 9
-    assert gradient.max() <= 1
+    assert gradient.sum() == pool(jnp.zeros((1, 6, 6, 1))).size
+    assert (gradient > 0).sum() > 9  # no one of equals takes it all
     assert jax.eval_shape(pool, jnp.zeros((1, 4, 4, 2), jnp.bfloat16)).dtype == jnp.bfloat16

@@ -20,6 +20,8 @@ from jaxtyping import Array, Float
 
 from vision.errors import UserError
 from vision.nn.batch_norm import batch_norm
+from vision.nn.convolution import PointwiseConv
+from vision.nn.initializers import fan_in_uniform, he_fan_out
 from vision.nn.pooling import max_pool_3x3
 from vision.nn.squeeze_excite import SqueezeExcite
 from vision.nn.stochastic_depth import linear_rates, stochastic_depth
@@ -100,10 +102,7 @@ SHARDING_RULES: tuple[tuple[str, P], ...] = (
 
 Norm = Callable[..., nn.Module]
 
-he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# U(-1/sqrt(n), 1/sqrt(n)) for n inputs
-fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-Conv1x1 = partial(nn.Conv, kernel_size=(1, 1), padding=0, use_bias=False, kernel_init=he_fan_out)
+Conv1x1 = partial(PointwiseConv, kernel_init=he_fan_out)
 Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=1, use_bias=False, kernel_init=he_fan_out)
 
 

@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vision.nn.batch_norm import batch_norm
+from vision.nn.initializers import fan_in_uniform
 from vision.nn.pooling import max_pool_2x2
 
 
@@ -53,9 +54,6 @@ SHARDING_RULES: tuple[tuple[str, P], ...] = (
 # Statistics that follow within a few steps, and no trained scale (Jordan 2024, section 3.1 and listing). The paper's
 # epsilon of 1e-12 would turn the rounding of a channel that is constant into noise of unit size.
 speedrun_norm = partial(batch_norm, momentum=0.6, use_scale=False)
-
-# U(-1/sqrt(n), 1/sqrt(n)) for n inputs
-fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def whitening_kernel(images: Float[Array, "n h w c"], eps: float = 5e-4) -> Float[Array, "2 2 c {8*images.shape[3]}"]:

@@ -1,0 +1,68 @@
+"""Batch normalisation folded into the convolution before it, for inference: one multiplication less a pixel.
+
+In use, normalisation is affine in its input: gamma (x - mu) / sqrt(var + eps) + beta. The factor goes into the kernel,
+and what is left is a bias (Jacob et al. 2018, "Quantization and Training of Neural Networks", section 3.2).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vision.errors import UserError
+
+
+class Bias(nn.Module):
+    """Adds a bias: what is left of a normalisation after folding."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """``features`` plus the parameter "bias" [c]."""
+        bias = self.param("bias", nn.initializers.zeros, (features.shape[-1],))
+        return features + bias.astype(self.dtype)
+
+
+def folded_norm(*, train: bool, dtype: Any = jnp.float32, name: str | None = None, **how: Any) -> nn.Module:
+    """What a ``norm`` argument of a network is whose normalisations are folded (see ``nn/batch_norm.py``).
+
+    Raises ``UserError`` when asked to train: the statistics of batches are gone.
+    """
+    del how
+    if train:
+        raise UserError("a network whose normalisations are folded is for inference: train the one that it was made of")
+    return Bias(dtype=dtype, name=name)
+
+
+def fold(variables: Mapping[str, Any], *, epsilon: float) -> dict[str, Any]:
+    """Variables of the same network with ``norm=folded_norm``: {"params": ...}, without statistics.
+
+    Args:
+      variables: "params" and "batch_stats". A normalisation is a module with statistics; the convolution before it is
+        the one beside it whose name has "conv" where its own has "norm".
+      epsilon: of the normalisations.
+
+    Raises:
+      UserError: a normalisation has no such convolution.
+    """
+
+    def folded(params: Mapping[str, Any], stats: Mapping[str, Any], path: str) -> dict[str, Any]:
+        made = {name: value for name, value in params.items() if name not in stats}
+        for name, own in stats.items():
+            if "mean" not in own:
+                made[name] = folded(params[name], own, f"{path}{name}/")
+                continue
+            conv = name.replace("norm", "conv")
+            if conv == name or "kernel" not in made.get(conv, {}):
+                raise UserError(f"the normalisation {path}{name} has no convolution {conv} beside it to be folded into")
+            norm = params.get(name, {})
+            factor = norm.get("scale", 1.0) / jnp.sqrt(own["var"] + epsilon)
+            before = made[conv].get("bias", 0.0)
+            made[conv] = {"kernel": made[conv]["kernel"] * factor}
+            made[name] = {"bias": norm.get("bias", 0.0) + (before - own["mean"]) * factor}
+        return made
+
+    return {"params": folded(variables["params"], variables.get("batch_stats", {}), "")}
