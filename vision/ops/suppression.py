@@ -1,0 +1,253 @@
+"""Which of many overlapping boxes to keep: greedy non-maximum suppression, matrix NMS and soft-NMS.
+
+All three compile, with shapes that depend on shapes alone, and can be vmapped over images. They take n boxes with
+scores and return indices in the order of falling scores; among equal scores the lower index goes first. Scores that
+are NaN, -inf or below the threshold are never kept. With labels, boxes of different labels leave each other alone.
+Memory is O(n), never O(n^2). No boxes (n = 0) and n < ``most`` are fine.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from vision.ops.boxes import iou, pairwise_iou
+
+# Boxes looked at together. Larger blocks mean fewer rounds and more work inside one; measured on CPU.
+_BLOCK = 256
+
+Number = float | Float[Array, ""]
+Decay = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+"""From an IoU to what a score is multiplied by: 1 at an IoU of 0, falling, never negative."""
+
+
+class Kept(NamedTuple):
+    """What is left, by falling scores; the valid slots come first."""
+
+    index: Int[Array, " most"]
+    """Into the boxes; 0 where not valid."""
+    valid: Bool[Array, " most"]
+    """Whether the slot holds a box."""
+
+
+class Rescored(NamedTuple):
+    """What is left after scores have decayed, by falling decayed scores; the valid slots come first."""
+
+    index: Int[Array, " most"]
+    """Into the boxes; 0 where not valid."""
+    score: Float[Array, " most"]
+    """The decayed score; 0 where not valid."""
+    valid: Bool[Array, " most"]
+    """Whether the slot holds a box."""
+
+
+def gaussian_decay(overlap: Float[Array, "*b"], *, sigma: Number = 0.5) -> Float[Array, "*b"]:
+    """exp(-IoU^2 / sigma): Bodla et al. 2017, section 3, and Wang et al. 2020, "Matrix NMS"."""
+    return jnp.exp(-(overlap**2) / sigma)
+
+
+def linear_decay(overlap: Float[Array, "*b"], *, threshold: Number = 0.0) -> Float[Array, "*b"]:
+    """1 - IoU from the threshold on, 1 below it.
+
+    Bodla et al. 2017, section 3, has a threshold (0.3 in its experiments), Wang et al. 2020 none.
+    """
+    return jnp.where(overlap >= threshold, 1.0 - overlap, 1.0)
+
+
+def non_maximum_suppression(
+    boxes: Float[Array, "n 4"],
+    scores: Float[Array, " n"],
+    *,
+    labels: Int[Array, " n"] | None = None,
+    iou_threshold: Number,
+    score_threshold: Number,
+    most: int,
+) -> Kept:
+    """Greedy suppression: take the best box that is left, drop those that overlap it too much, until none is left.
+
+    The result is that of the sequential algorithm. It is found in blocks of falling scores: a block drops what boxes
+    kept earlier suppress, then settles the rest by itself. Blocks beyond the last box kept are not looked at.
+
+    Args:
+      boxes: corners (x0, y0, x1, y1).
+      scores: larger is better.
+      labels: boxes suppress those of their own label alone; None if all are alike.
+      iou_threshold: boxes with an IoU above it with a kept one are dropped; in [0, 1].
+      score_threshold: boxes with a score below it are dropped.
+      most: how many to keep.
+    """
+    boxes, scores, labels = _candidates(boxes, scores, labels, score_threshold)
+    size = min(_BLOCK, len(scores))
+    slots = jnp.arange(most)
+
+    def unfinished(carry):
+        left, count, *_ = carry
+        return (count < most) & (jnp.max(left) > -jnp.inf)
+
+    def block(carry):
+        left, count, index = carry
+        score, at = lax.top_k(left, size)
+        suppressed = _overlap(boxes[index], labels[index], boxes[at], labels[at]) > iou_threshold
+        alive = (score > -jnp.inf) & ~jnp.any(suppressed & (slots < count)[:, None], axis=0)
+        within = _overlap(boxes[at], labels[at], boxes[at], labels[at]) > iou_threshold
+        kept = _greedy(alive, jnp.triu(within, 1))
+        # those that are not kept, or too many, fall behind the end of the slots
+        slot = jnp.where(kept, count + jnp.cumsum(kept) - 1, most)
+        left = left.at[at].set(-jnp.inf)
+        return left, count + jnp.sum(kept), index.at[slot].set(at, mode="drop")
+
+    _, count, index = lax.while_loop(unfinished, block, (scores, jnp.int32(0), jnp.zeros(most, jnp.int32)))
+    return Kept(index, slots < count)
+
+
+def matrix_nms(
+    boxes: Float[Array, "n 4"],
+    scores: Float[Array, " n"],
+    *,
+    labels: Int[Array, " n"] | None = None,
+    decay: Decay = gaussian_decay,
+    score_threshold: Number,
+    most: int,
+) -> Rescored:
+    """Matrix NMS (Wang et al. 2020, "SOLOv2", the section of that name): all scores decay at once.
+
+    A score falls by the overlap with each better box, less so if that box is itself overlapped by a better one. The
+    work is O(n^2) for the n boxes above the threshold; the paper looks at the best 500.
+
+    Args:
+      boxes: corners (x0, y0, x1, y1).
+      scores: larger is better; those from the threshold on are finite and not negative.
+      labels: boxes decay by those of their own label alone; None if all are alike.
+      decay: f of the paper, :func:`gaussian_decay` or :func:`linear_decay` or the like.
+      score_threshold: boxes with a decayed score below it are dropped.
+      most: how many to keep.
+    """
+    boxes, scores, labels = _candidates(boxes, scores, labels, score_threshold, multiple=_BLOCK)
+    n = len(scores)
+    ranked, order = lax.top_k(scores, n)
+    boxes, labels = boxes[order], labels[order]
+    cut = lambda x, block: lax.dynamic_slice_in_dim(x, block * _BLOCK, _BLOCK)
+    put = lambda x, block, part: lax.dynamic_update_slice_in_dim(x, part, block * _BLOCK, axis=0)
+    overlap = lambda i, j: _overlap(cut(boxes, i), cut(labels, i), cut(boxes, j), cut(labels, j))
+
+    def smallest(overlap, own):
+        # Wang et al. 2020: decay_j = min over better i of f(iou_ij) / f(iou_.i). A box i that has lost its whole score
+        # to others, f(iou_.i) = 0, takes nothing from j: those others do.
+        share = decay(overlap) / jnp.where(own > 0, own, 1.0)[:, None]
+        return jnp.min(jnp.where((own > 0)[:, None], share, 1.0), axis=0)
+
+    def column(j, carry):
+        """Settle block j by all blocks i <= j, of which those before it are settled."""
+        own, factor = carry
+
+        def tile(i, carry):
+            largest, least = carry
+            part = overlap(i, j)
+            return jnp.maximum(largest, jnp.max(part, axis=0)), jnp.minimum(least, smallest(part, cut(own, i)))
+
+        largest, least = lax.fori_loop(0, j, tile, (jnp.zeros(_BLOCK), jnp.ones(_BLOCK)))
+        within = jnp.triu(overlap(j, j), 1)
+        # Wang et al. 2020: f(iou_.j) = min over better k of f(iou_kj), which is f of the largest, since f falls
+        settled = decay(jnp.maximum(largest, jnp.max(within, axis=0)))
+        least = jnp.minimum(least, smallest(within, settled))
+        return put(own, j, settled), put(factor, j, least)
+
+    blocks = -(-jnp.sum(ranked > -jnp.inf) // _BLOCK)
+    _, factor = lax.fori_loop(0, blocks, column, (jnp.ones(n), jnp.ones(n)))
+    decayed = _eligible(ranked * factor, score_threshold)
+    # back in the order of the boxes, where top_k breaks ties by the lower index
+    score, index = lax.top_k(jnp.zeros_like(decayed).at[order].set(decayed), min(most, n))
+    return _rescored(index, score, most)
+
+
+def soft_nms(
+    boxes: Float[Array, "n 4"],
+    scores: Float[Array, " n"],
+    *,
+    labels: Int[Array, " n"] | None = None,
+    decay: Decay = gaussian_decay,
+    score_threshold: Number,
+    most: int,
+) -> Rescored:
+    """Soft-NMS (Bodla et al. 2017, figure 2): take the best box that is left and let the scores of the others decay.
+
+    ``most`` rounds at most, each of O(n).
+
+    Args:
+      boxes: corners (x0, y0, x1, y1).
+      scores: larger is better; those from the threshold on are finite and not negative.
+      labels: boxes decay by those of their own label alone; None if all are alike.
+      decay: f of the paper, :func:`gaussian_decay` or :func:`linear_decay` or the like.
+      score_threshold: boxes whose score falls below it are dropped.
+      most: how many to keep.
+    """
+    boxes, scores, labels = _candidates(boxes, scores, labels, score_threshold)
+
+    def unfinished(carry):
+        left, count, *_ = carry
+        return (count < most) & (jnp.max(left) > -jnp.inf)
+
+    def pick(carry):
+        left, count, index, score = carry
+        best = jnp.max(left)
+        # the first of the best; on CPU twice as fast as argmax
+        at = jnp.min(jnp.where(left == best, jnp.arange(len(left)), len(left)))
+        factor = jnp.where(labels == labels[at], decay(iou(boxes, boxes[at])), 1.0)
+        left = _eligible(left * factor, score_threshold).at[at].set(-jnp.inf)
+        return left, count + 1, index.at[count].set(at), score.at[count].set(best)
+
+    empty = (jnp.int32(0), jnp.zeros(most, jnp.int32), jnp.full(most, -jnp.inf))
+    _, _, index, score = lax.while_loop(unfinished, pick, (scores, *empty))
+    return _rescored(index, score, most)
+
+
+def _candidates(
+    boxes: Float[Array, "n 4"],
+    scores: Float[Array, " n"],
+    labels: Int[Array, " n"] | None,
+    threshold: Number,
+    multiple: int = 1,
+) -> tuple[Float[Array, "m 4"], Float[Array, " m"], Int[Array, " m"]]:
+    """Boxes, scores with -inf for those that are never kept, and labels, padded to a multiple above 0 by such ones."""
+    n = len(scores)
+    padding = max(-n % multiple, multiple if n == 0 else 0)
+    labels = jnp.zeros(n, jnp.int32) if labels is None else labels
+    return (
+        jnp.pad(boxes, ((0, padding), (0, 0))),
+        jnp.pad(_eligible(scores, threshold), (0, padding), constant_values=-jnp.inf),
+        jnp.pad(labels, (0, padding)),
+    )
+
+
+def _eligible(scores: Float[Array, " n"], threshold: Number) -> Float[Array, " n"]:
+    """Scores, -inf where NaN or below the threshold."""
+    # top_k puts -0 below 0, which are equal
+    return jnp.where(scores >= threshold, jnp.where(scores == 0, 0.0, scores), -jnp.inf)
+
+
+def _overlap(
+    a: Float[Array, "n 4"], label_a: Int[Array, " n"], b: Float[Array, "m 4"], label_b: Int[Array, " m"]
+) -> Float[Array, "n m"]:
+    """IoU of boxes with the same label, 0 otherwise."""
+    return jnp.where(label_a[:, None] == label_b, pairwise_iou(a, b), 0.0)
+
+
+def _greedy(alive: Bool[Array, " n"], suppresses: Bool[Array, "n n"]) -> Bool[Array, " n"]:
+    """Which are kept if each one kept drops those it suppresses, which all come after it.
+
+    Repeats "kept if alive and not suppressed by one kept" until nothing changes. The first k boxes are settled after k
+    rounds at the latest, so this ends, and at the sequential algorithm's answer, since by induction only one set is
+    left unchanged. The rounds are as many as the longest chain of suppressions, usually few.
+    """
+    step = lambda kept: alive & ~jnp.any(suppresses & kept[:, None], axis=0)
+    carry = (alive, step(alive))
+    return lax.while_loop(lambda pair: jnp.any(pair[0] != pair[1]), lambda pair: (pair[1], step(pair[1])), carry)[1]
+
+
+def _rescored(index: Int[Array, " k"], score: Float[Array, " k"], most: int) -> Rescored:
+    """``most`` slots from k <= ``most``; a score of -inf is no box."""
+    valid = score > -jnp.inf
+    filled = Rescored(jnp.where(valid, index, 0), jnp.where(valid, score, 0.0), valid)
+    return Rescored(*(jnp.pad(x, (0, most - len(score))) for x in filled))
