@@ -19,6 +19,10 @@ SHAPES = (
     "--data.shapes.min-size 0.4"
 )
 DIFFUSION = f"{SHAPES} --model.classes 4 --diffusion.steps 20 --sampling.steps 2 --samples 4 --judged 4 --held-out 8"
+BOXES = (
+    "--data.resolution 32 --data.shapes-count 16 --data.slots 4 --data.shapes.max-objects 2 --data.shapes.min-size 0.4 "
+    "--data.shapes.max-size 0.6 --model.width 0.125"
+)
 SMALL = {
     "diffusion_cifar": f"{DIFFUSION} --model.width 16 --model.multipliers 1",
     "finetune": f"{SHAPES} --model.width 8 --model.depths 1 --model.classes 4",
@@ -27,6 +31,10 @@ SMALL = {
     "resnet_mnist": f"{SHAPES} --model.width 8 --model.depths 1 --model.classes 4",
     "speedrun_cifar": f"{SHAPES} --model.widths 8 --model.classes 4",
     "speedrun_mnist": f"{SHAPES} --model.widths 8 --model.classes 4",
+    "yolo_bccd": BOXES,
+    "yolo_coco": BOXES,
+    "yolo_folder": BOXES,
+    "yolo_voc": BOXES,
     "dit_cifar": f"{DIFFUSION} --model.width 16 --model.depth 1 --model.heads 2",
 }
 BUDGET = "--batch-size 8 --images 16 --intervals.log 8 --intervals.evaluate 16 --intervals.save 16"
@@ -35,8 +43,8 @@ MODULES = {name: importlib.import_module(f"experiments.{name}") for name in SMAL
 
 def test_all_are_here():
     files = {path.stem for path in (ROOT / "experiments").glob("*.py")}
-    # what runs other experiments, the recipe of several, and what trains the judge
-    programs = {"__init__", "ablate", "shape_judge", "classification", "probe"}
+    # what runs other experiments, the recipes of several, what trains the judge, what looks at data
+    programs = {"__init__", "ablate", "shape_judge", "classification", "probe", "detection", "fit_anchors"}
     assert files - programs == set(SMALL)
 
 

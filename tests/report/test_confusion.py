@@ -107,3 +107,11 @@ def test_what_cannot_be_drawn_is_refused():
         confusion_picture(np.array([[3, -1], [0, 2]]))
     with pytest.raises(ValueError, match="3 class names for 2 classes"):
         confusion_picture(np.eye(2, dtype=int), ("a", "b", "c"))
+
+
+def test_another_title_changes_nothing_else():
+    matrix = np.array([[8, 2], [3, 7]])
+    usual, other = confusion_picture(matrix), confusion_picture(matrix, title="another\ntitle")
+    assert other.shape[0] > usual.shape[0]
+    assert _count(usual, _RIGHT) == _count(other, _RIGHT)
+    np.testing.assert_array_equal(usual, confusion_picture(matrix, title="75.00 % of 20 images right"))

@@ -38,7 +38,9 @@ def most_confused(matrix: Int[np.ndarray, "k k"], most: int) -> Int[np.ndarray, 
     return np.array(sorted(chosen), np.int64)
 
 
-def confusion_picture(matrix: Int[np.ndarray, "k k"], class_names: Sequence[str] = ()) -> UInt8[np.ndarray, "h w 3"]:
+def confusion_picture(
+    matrix: Int[np.ndarray, "k k"], class_names: Sequence[str] = (), *, title: str | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
     """Draws a confusion matrix; cells are coloured by their share of the row, that is of the images of a class.
 
     What is right (the diagonal, blue) and what is wrong (orange) have scales of their own, since errors of a good
@@ -48,6 +50,7 @@ def confusion_picture(matrix: Int[np.ndarray, "k k"], class_names: Sequence[str]
     Args:
         matrix: images by true class (row) and predicted class (column), not negative.
         class_names: one for each class; numbers are shown if there are none. Long ones are cut.
+        title: what stands above; by default the share of images that are right.
 
     Raises:
         ValueError: the matrix has no images or negative counts, or there are names for another number of classes.
@@ -59,7 +62,7 @@ def confusion_picture(matrix: Int[np.ndarray, "k k"], class_names: Sequence[str]
         raise ValueError(f"{len(class_names)} class names for {classes} classes: give one for each, or none.")
     names = [_shortened(name) for name in class_names] or [str(label) for label in range(classes)]
     total, right = int(matrix.sum()), int(np.trace(matrix))
-    title = f"{100 * right / total:.2f} % of {total:,} images right"
+    title = f"{100 * right / total:.2f} % of {total:,} images right" if title is None else title
     # Rows are normalised before they are cut: a cell is a share of all images of its class
     sizes = matrix.sum(1, keepdims=True)
     shares = np.divide(matrix, sizes, out=np.full(matrix.shape, np.nan), where=sizes > 0)

@@ -1,0 +1,229 @@
+"""Speed of the detector n against a detector of like size under PyTorch, and against its own input pipeline.
+
+YOLOv5 n (1.8 M parameters for three classes) and torchvision's SSDLite with MobileNetV3 (2.2 M): both about 0.6
+billion multiplications an image of 320 pixels. The same batches, the same machine, one run, in pairs (``pairs.py``).
+Inference is with decoding and suppression of the 900 surest candidates to 300; where torchvision's compiled
+suppression is missing, one of vectorised PyTorch operations takes its place. A training step is forward, loss,
+backward and SGD, eight boxes an image.
+
+    pip install -e .                                                          # this project
+    python -m venv torch-env && torch-env/bin/pip install torch torchvision   # the measuring stick, kept apart
+    python benchmarks/yolo.py --torch-python torch-env/bin/python
+
+Ours alone: reading 416x312 JPEGs with their boxes (decoded, letterboxed to 320, by threads), and mosaics on the
+device. Both must be faster than a training step.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from pairs import Job, compare
+
+CLASSES, BOXES, CANDIDATES, MOST, FILES = 3, 8, 900, 300, 128
+SIZES = ((320, 1), (320, 16), (640, 1), (640, 16))
+
+
+def folder_of_pictures() -> Path:
+    """128 pictures of 416x312 with the spectrum of photographs, and eight boxes each in COCO's form."""
+    import numpy as np
+    from PIL import Image
+
+    folder = Path(tempfile.gettempdir()) / "benchmark-boxes"
+    if not (folder / "train.json").exists():
+        generator = np.random.default_rng(0)
+        height, width = 312, 416
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]) + 1 / width
+        pictures, boxes = [], []
+        for index in range(1, FILES + 1):
+            noise = np.fft.rfft2(generator.normal(size=(3, height, width)))
+            picture = np.fft.irfft2(noise / frequency, (height, width)).transpose(1, 2, 0)
+            pixels = np.clip(128 + 60 * picture / picture.std(), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / f"{index}.jpg", quality=90)
+            pictures.append({"id": index, "file_name": f"{index}.jpg", "width": width, "height": height})
+            for _ in range(BOXES):
+                x, y = generator.uniform(0, width - 90), generator.uniform(0, height - 90)
+                w, h = generator.uniform(20, 90, 2)
+                fields = {"image_id": index, "category_id": 1 + len(boxes) % CLASSES, "iscrowd": 0, "area": w * h}
+                boxes.append({"id": len(boxes) + 1, "bbox": [x, y, w, h], **fields})
+        categories = [{"id": k + 1, "name": f"class {k}"} for k in range(CLASSES)]
+        content = {"images": pictures, "annotations": boxes, "categories": categories}
+        (folder / "train.json").write_text(json.dumps(content))
+    return folder
+
+
+def drawn(side: int, count: int):
+    """Random images [count side side 3] and boxes [count 8 4] in pixels, the same for both sides."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    corner = generator.uniform(0, 0.7 * side, (count, BOXES, 2))
+    boxes = np.concatenate([corner, corner + generator.uniform(0.05 * side, 0.3 * side, (count, BOXES, 2))], -1)
+    return generator.uniform(size=(count, side, side, 3)).astype(np.float32), boxes.astype(np.float32)
+
+
+def ours() -> dict[str, Callable[[], None]]:
+    """Our jobs."""
+    from dataclasses import replace
+
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import optax
+
+    from vision.data.box_augment import BoxAugmentConfig, box_augment
+    from vision.data.detection import DetectionConfig, detection_source
+    from vision.data.pipeline import batches
+    from vision.models.yolo import YOLO_N, Yolo
+    from vision.ops.pixels import to_float
+    from vision.parallel.mesh import MeshConfig, make_mesh
+    from vision.tasks.detection import DetectionLossConfig, DetectorConfig, detection_loss, detector
+    from vision.train.compile import Compiler
+    from vision.train.state import create_state
+    from vision.train.step import gradient
+
+    compiler = Compiler(make_mesh(MeshConfig()))
+    model = replace(YOLO_N, classes=CLASSES)
+    network, optimizer = Yolo(model), optax.sgd(1e-4, momentum=0.9, nesterov=True)
+    chosen = DetectorConfig(confidence=0.0, iou=0.55, most=MOST, candidates=CANDIDATES)
+
+    def init(key):
+        made = network.init(key, jnp.zeros((1, 64, 64, 3)), train=False)
+        rest = {"batch_stats": made["batch_stats"]}
+        return create_state(params=made["params"], optimizer=optimizer, key=key, model_state=rest)
+
+    step = compiler.step(gradient(detection_loss(network, model, DetectionLossConfig()), optimizer), init, shapes=4)
+    detect = detector(network, model, chosen)
+    find = compiler.function(lambda state, x: detect({"params": state.params, **state.model_state}, x))
+
+    def jobs(side, count):
+        state = compiler.init(init, key=jax.random.key(0))
+        images, boxes = drawn(side, count)
+        labels = np.arange(count * BOXES, dtype=np.int32).reshape(count, BOXES) % CLASSES
+        fields = {"image": 2 * images - 1, "boxes": boxes, "labels": labels, "valid": np.ones((count, BOXES), bool)}
+        batch = compiler.shard(fields)
+
+        def train():
+            nonlocal state
+            state, _ = step(state, batch)
+            jax.block_until_ready(state)
+
+        return {
+            f"inference, {side} pixels, batch {count}": lambda: jax.block_until_ready(find(state, batch["image"])),
+            f"training, {side} pixels, batch {count}": train,
+        }
+
+    config = DetectionConfig(
+        name="coco",
+        dir=folder_of_pictures(),
+        train_json="train.json",
+        train_images="images",
+        resolution=320,
+        stream=True,
+    )
+    source = detection_source(config, "train")
+    stream = batches(detection_source(replace(config, stream=False), "train"), batch_size=16, seed=0)
+    sample = {name: jnp.asarray(value) for name, value in next(stream).items() if name != "index"}
+    augmented = compiler.function(
+        lambda batch, key: box_augment({**batch, "image": to_float(batch["image"])}, BoxAugmentConfig(), key=key)
+    )
+
+    def read():
+        found = batches(source, batch_size=16, seed=0)
+        for _ in range(FILES // 16):
+            jax.block_until_ready(jnp.asarray(next(found)["image"]))
+        found.close()
+
+    made: dict[str, Callable[[], None]] = {}
+    for side, count in SIZES:
+        made.update(jobs(side, count))
+    made["reading JPEGs and boxes"] = read
+    made["mosaics, 320 pixels, batch 16"] = lambda: jax.block_until_ready(augmented(sample, jax.random.key(0)))
+    return made
+
+
+def theirs() -> dict[str, Callable[[], None]]:
+    """The same with torchvision."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    def suppress(boxes, scores, threshold):
+        """Greedy suppression with vectorised overlaps."""
+        order = scores.argsort(descending=True)
+        area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        kept = []
+        while len(order):
+            first, order = order[0], order[1:]
+            kept.append(first)
+            low, high = (
+                torch.maximum(boxes[first, :2], boxes[order, :2]),
+                torch.minimum(boxes[first, 2:], boxes[order, 2:]),
+            )
+            shared = (high - low).clamp(min=0).prod(1)
+            order = order[shared / (area[first] + area[order] - shared) <= threshold]
+        return torch.stack(kept) if kept else torch.zeros(0, dtype=torch.int64)
+
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
+    library.impl("nms", suppress, "CPU")
+    from torchvision.models.detection import ssdlite320_mobilenet_v3_large  # pyright: ignore[reportMissingImports]
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform  # pyright: ignore[reportMissingImports]
+
+    def jobs(side, count):
+        model = ssdlite320_mobilenet_v3_large(
+            weights=None,
+            weights_backbone=None,
+            num_classes=1 + CLASSES,
+            score_thresh=0.0,
+            topk_candidates=CANDIDATES // CLASSES,
+            detections_per_img=MOST,
+        )
+        model.transform = GeneralizedRCNNTransform(
+            side, side, [0.5] * 3, [0.5] * 3, size_divisible=1, fixed_size=(side, side)
+        )
+        model = model.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, nesterov=True)
+        images, boxes = drawn(side, count)
+        pictures = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
+        labels = 1 + torch.arange(BOXES) % CLASSES
+        targets = [{"boxes": torch.from_numpy(each), "labels": labels} for each in boxes]
+
+        def train():
+            model.train()
+            loss = sum(model(pictures, targets).values())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        @torch.no_grad()
+        def use():
+            model.eval()
+            model(pictures)
+
+        return {f"inference, {side} pixels, batch {count}": use, f"training, {side} pixels, batch {count}": train}
+
+    made: dict[str, Callable[[], None]] = {}
+    for side, count in SIZES:
+        made.update(jobs(side, count))
+    return made
+
+
+if __name__ == "__main__":
+    measured = {1: 9, 16: 4}
+    compare(
+        str(Path(__file__).resolve()),
+        __doc__ or "",
+        ours=ours,
+        theirs=theirs,
+        jobs=[
+            *(
+                Job(f"{kind}, {side} pixels, batch {count}", count, measured[count])
+                for kind in ("inference", "training")
+                for side, count in SIZES
+            ),
+            Job("reading JPEGs and boxes", FILES, 5, alone=True),
+            Job("mosaics, 320 pixels, batch 16", 16, 9, alone=True),
+        ],
+    )

@@ -1,0 +1,60 @@
+"""Detect things of one's own with YOLOv5 n: a folder of pictures, a text of boxes beside each, a list of classes.
+
+The recipe of ``experiments.yolo_coco`` (Redmon & Farhadi 2018; Bochkovskiy et al. 2020) at 416 pixels. What to expect
+depends on the data; blood cells in docs/results.md are a measured example (``experiments.yolo_bccd``), in an hour of
+two CPU cores.
+
+    python -m experiments.yolo_folder --quick                           the shapes world, six minutes on a laptop
+    python -m experiments.yolo_folder --data.dir my_data --model.classes 5
+    python -m experiments.yolo_folder --data.dir my_data --model.classes 5 --init-from runs/yolo_coco/default \
+        --optimizer.frozen backbone --running-statistics                fine-tuning on few pictures
+    python -m experiments.yolo_folder --data.dir my_data --model.classes 5 --predict new_pictures/
+
+``my_data`` has ``images/train`` and ``images/val``, ``labels/train`` and ``labels/val`` with a text file a picture (a
+line a box: class number, centre and size as shares of the picture's sides), and ``classes.txt`` with a name on each
+line.
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+
+from experiments import detection, yolo_coco
+from experiments.detection import SgdConfig, compose
+from vision.data.detection import DetectionConfig
+from vision.launch.run import main
+from vision.models.yolo import YOLO_N, YoloConfig, scaled_anchors
+from vision.train.experiment import Experiment, Intervals
+
+
+@dataclass(frozen=True)
+class Config(detection.Config):
+    """The recipe."""
+
+    model: YoloConfig = replace(YOLO_N, anchors=scaled_anchors(416))
+    data: DetectionConfig = DetectionConfig(
+        name="text", train_images="images/train", test_images="images/val", resolution=416
+    )
+    optimizer: SgdConfig = SgdConfig(warmup=2_000)
+    intervals: Intervals = Intervals(log=500, evaluate=5_000, save=2_500)
+    images: int = 50_000
+    batch_size: int = 16
+    ema: float = 0.999
+
+
+QUICK = replace(yolo_coco.QUICK)
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    **yolo_coco.ABLATIONS,
+    "frozen_backbone": {"optimizer.frozen": ("backbone",)},
+    "running_statistics": {"running_statistics": True},
+}
+
+
+def build(config: Config) -> Experiment:
+    """Compose the recipe."""
+    return compose(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main("yolo_folder", config=Config(), quick=QUICK, build=build, description=__doc__ or ""))

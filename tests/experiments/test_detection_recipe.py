@@ -1,0 +1,164 @@
+"""The recipe of the detection experiments: optimizer, sizes of several scales, classes, anchors, a whole small run."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import detection, fit_anchors, yolo_folder
+from experiments.detection import SgdConfig, make_optimizer, side_of_step
+from vision.launch import run as launcher
+from vision.train.records import read_metrics
+
+OPTIONS = (
+    "--quick --data.resolution 32 --data.shapes-count 16 --data.slots 4 --data.shapes.max-objects 2 "
+    "--data.shapes.min-size 0.4 --data.shapes.max-size 0.6 --model.width 0.125 --batch-size 8 --images 16 "
+    "--intervals.log 8 --intervals.evaluate 16 --intervals.save 16"
+)
+SMALL = OPTIONS.split()
+
+
+def run(*options):
+    return launcher.main(
+        "yolo_folder",
+        config=yolo_folder.Config(),
+        quick=yolo_folder.QUICK,
+        build=yolo_folder.build,
+        description="",
+        arguments=[str(word) for word in options],
+    )
+
+
+def test_the_optimizer_is_that_of_a_loop():
+    """Sutskever et al. 2013 with the warm-up of the published recipe, against plain numpy."""
+    config = SgdConfig(
+        lr=0.1, final=0.1, momentum=0.9, weight_decay=0.5, warmup=12, warmup_bias=0.3, warmup_momentum=0.5
+    )
+    steps, batch = 8, 4
+    optimizer = make_optimizer(config, steps=steps, batch_size=batch)
+    params = {"conv": {"kernel": jnp.ones((1, 2)), "bias": jnp.ones(2)}, "norm": {"scale": jnp.ones(2)}}
+    state = optimizer.init(params)
+    expected = {"kernel": 1.0, "bias": 1.0, "scale": 1.0}
+    trace = dict.fromkeys(expected, 0.0)
+    update = jax.jit(optimizer.update)
+    for step in range(steps):
+        part = min(step / 3, 1)  # 12 images are three batches
+        momentum = 0.5 + part * 0.4
+        for name in expected:
+            start = 0.3 if name == "bias" else 0.0
+            rate = start + part * (0.1 - start) if step < 3 else 0.1 - 0.09 * (step - 3) / 5
+            gradient = batch * 0.25 + (0.5 * batch / 64 * expected[name] if name == "kernel" else 0.0)
+            trace[name] = momentum * trace[name] + gradient
+            expected[name] -= rate * (gradient + momentum * trace[name])
+        gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.25), params)
+        updates, state = update(gradients, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        found = {"kernel": params["conv"]["kernel"], "bias": params["conv"]["bias"], "scale": params["norm"]["scale"]}
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=f"{name} after step {step}")
+
+
+def test_sides_stay_for_ten_steps_and_are_all_drawn():
+    sides = (64, 96, 128)
+    drawn = [side_of_step(sides, step, seed=0) for step in range(400)]
+    assert all(len(set(drawn[start : start + 10])) == 1 for start in range(0, 400, 10))
+    assert set(drawn) == set(sides)
+    assert drawn != [side_of_step(sides, step, seed=1) for step in range(400)]
+
+
+@pytest.fixture(scope="module")
+def several_scales(tmp_path_factory):
+    """A run of two steps whose batches may have either of two sides."""
+    workdir = tmp_path_factory.mktemp("yolo") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detection, "side_of_step", lambda sides, step, seed: sides[step % 2])
+        assert run(*SMALL, "--sides", 32, 64, "--workdir", workdir) == 0
+    return workdir
+
+
+def test_training_at_several_scales(several_scales):
+    lines = [line for line in read_metrics(several_scales / "metrics.jsonl") if "train/loss" in line]
+    assert len(lines) == 2
+    assert all(np.isfinite(line["train/loss"]) for line in lines)
+    # the gain of the objectness goes with the area, and all cells begin equally unsure
+    assert lines[1]["train/objectness"] == pytest.approx(4 * lines[0]["train/objectness"], rel=0.2)
+    assert json.loads((several_scales / "class_names.json").read_text()) == ["circle", "square", "star"]
+
+
+def test_another_run_starts_from_it_with_new_classes(several_scales, tmp_path, capsys):
+    more = ["--init-from", several_scales, "--workdir", tmp_path / "run", "--optimizer.frozen", "backbone"]
+    classes = ["--data.shapes.shapes", "circle", "star", "--model.classes", 2, "--running-statistics"]
+    assert run(*SMALL, *more, *classes) == 0
+    said = capsys.readouterr().err
+    assert "params/detect_3/bias" in said
+    assert "stay random, since there is nothing that fits" in said
+    assert "backbone" not in said.split("stay random")[0].split("starting from")[1]
+
+
+def test_what_is_found_in_files(several_scales, tmp_path, capsys):
+    Image.new("RGB", (50, 40), (255, 0, 0)).save(tmp_path / "red.png")
+    code = run(
+        *SMALL,
+        "--sides",
+        32,
+        64,
+        "--workdir",
+        several_scales,
+        "--predict.confidence",
+        0.0001,
+        "--predict",
+        tmp_path / "red.png",
+    )
+    assert code == 0, capsys.readouterr().err
+    [listed] = (several_scales / "predictions").rglob("detections.json")
+    for each in json.loads(listed.read_text()):
+        x, y, w, h = each["bbox"]
+        assert 0 <= x <= x + w <= 50.001
+        assert 0 <= y <= y + h <= 40.001
+    code = run(
+        *SMALL,
+        "--sides",
+        32,
+        64,
+        "--workdir",
+        several_scales,
+        "--predict.only",
+        "dog",
+        "--predict",
+        tmp_path / "red.png",
+    )
+    assert code == 2
+    assert "there is no class 'dog' to look for" in capsys.readouterr().err
+
+
+def test_anchors_are_fitted(capsys):
+    assert fit_anchors.main(["yolo_folder", *SMALL]) == 0
+    said = capsys.readouterr().out
+    assert said.count("9 anchors, ") == 2
+    option = said.splitlines()[-1].split()
+    assert option[0] == "--model.anchors"
+    assert len([float(side) for side in option[1:]]) == 18
+    assert fit_anchors.main(["finetune"]) == 2
+    assert "there is no detection experiment finetune" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model.classes", 4], "the data has 3 classes and the model 4: set --model.classes 3"),
+        (["--sides", 32, 48], "a detector takes sides that are multiples of 32, not 48"),
+        (["--sides", 32, 64, "--dispatch", 2], "steps of one dispatch have one side"),
+        (["--batch-size", 0], "batch_size is at least 1, not 0"),
+        (["--ema", 1.0], "ema is a decay within [0, 1), not 1.0"),
+        (["--data.name", "coco", "--data.dir", "nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_are_one_line(options, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(*SMALL, *options) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: ")
+    assert words in said

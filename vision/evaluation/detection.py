@@ -1,0 +1,278 @@
+"""How detectors are evaluated and shown: all numbers and pictures of a test set, and what is found in files."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Array, UInt8
+from PIL import Image, ImageOps
+
+from vision.data.annotations import Annotations
+from vision.data.folder import rgb
+from vision.data.letterbox import Letterbox, letterboxed
+from vision.errors import UserError
+from vision.evaluation.detection_files import Predicted, said_of, unique_stems, write_picture, write_results
+from vision.evaluation.detection_pictures import ReadPicture, plots, read_files, sheets
+from vision.metrics.average_precision import CocoScores, Found, coco_scores
+from vision.metrics.detection_matching import CONFIDENCES, IOU, ConfidenceCurves, confidence_curves, matching
+from vision.train.compile import Compiler
+from vision.train.experiment import Evaluation
+
+MOST_CLASSES = 20
+"""Up to so many, each has numbers of its own."""
+
+Detect = Callable[[Mapping[str, Any], Array], Any]
+"""(variables, images uint8 [b s s 3]) -> detections, a `vision.tasks.detection.Detections` in pixels of the square."""
+
+
+@runtime_checkable
+class Chosen(Protocol):
+    """The part of a `vision.tasks.detection.DetectorConfig` that the protocol names."""
+
+    @property
+    def confidence(self) -> float:
+        """Below it nothing is a detection."""
+        ...
+
+    @property
+    def iou(self) -> float:
+        """Of the suppression."""
+        ...
+
+    @property
+    def most(self) -> int:
+        """Detections in an image."""
+        ...
+
+
+@dataclass(frozen=True)
+class DetectionSet:
+    """What a detector is judged on."""
+
+    batches: Callable[[], Iterable[Mapping[str, np.ndarray]]]
+    """This process's share of the batches, the same number on each: "image" uint8 [b s s 3], letterboxed, "index" int32
+    [b], places in the truth, and "mask" bool [b]."""
+    truth: Callable[[], Annotations]
+    """Reads the annotation, in pixels of the original pictures."""
+    resolution: int
+    """Side s of the squares in pixels."""
+    description: str
+    """In words, for the protocol: "the shapes world (test), 128x128"."""
+
+
+def evaluator(compiler: Compiler, detect: Detect, config: Chosen) -> Callable[[Any, DetectionSet], Evaluation]:
+    """(variables, test set) -> COCO's numbers, precision and recall at the best F1, curves, confusions, and pictures.
+
+    Every process gets all detections. Boxes are brought back to the original pictures and clipped to them; what has no
+    area then, since it lies in the padding, is no detection. Of up to 20 classes, AP and AP50 of each that has boxes
+    are numbers of their own. Pictures themselves are read by a single process alone.
+    """
+
+    def found_in(variables: Any, batch: Mapping[str, Array]) -> Any:
+        # what is replicated is the global batch, in the order of its processes' shares
+        return detect(variables, batch["image"]), batch["index"], batch["mask"]
+
+    compiled = compiler.function(found_in)
+
+    def evaluate(variables: Any, test: DetectionSet) -> Evaluation:
+        truth = test.truth()
+        found: dict[int, Found] = {}
+        for batch in test.batches():
+            fields = {name: batch[name] for name in ("image", "index", "mask")}
+            detections, index, mask = jax.device_get(compiled(variables, compiler.shard(fields)))
+            for row in np.flatnonzero(mask).tolist():
+                picture = truth.pictures[int(index[row])]
+                box = Letterbox(picture.width, picture.height, test.resolution)
+                found[int(index[row])] = original(detections, row, box)
+        missing = len(truth.pictures) - len(found)
+        if missing:
+            raise ValueError(f"{missing} pictures of the truth were in no batch.")
+        everything = [found[place] for place in range(len(truth.pictures))]
+        scores, matches = coco_scores(truth, everything), matching(truth, everything)
+        curves = confidence_curves(matches)
+        scalars, protocol = _numbers(scores, curves, test.description, config)
+        pictures = plots(truth, everything, scores, curves)
+        if (
+            jax.process_count() == 1
+        ):  # pictures without files are in the batches, which other processes do not have here
+            pictures |= sheets(
+                truth,
+                everything,
+                matches,
+                confidence=float(CONFIDENCES[curves.best]),
+                read_pictures=lambda places: _reader(test, truth, places),
+            )
+        return Evaluation(scalars, pictures, protocol)
+
+    return evaluate
+
+
+def _numbers(
+    scores: CocoScores, curves: ConfidenceCurves, data: str, config: Chosen
+) -> tuple[dict[str, float], dict[str, str]]:
+    """All scalars and their protocol."""
+    how = (
+        f"detections of confidence {config.confidence:g} or more, suppressed at an IoU above {config.iou:g}, "
+        f"at most {config.most} in a picture"
+    )
+    scalars, protocol = scores.scalars(), scores.protocol(data, how)
+    on = f"on {scores.pictures:,} pictures of {data}; {how}"
+    at = f"matched as COCO does at IoU {IOU:g}, at the confidence of the best mean F1 on these pictures"
+    marks = {
+        name: float(values[curves.best])
+        for name, values in zip(("precision", "recall", "f1"), curves.mean, strict=True)
+    }
+    words = {name: f"mean of {name} over the classes that have boxes, {at}, {on}" for name in marks}
+    marks["best_confidence"] = float(CONFIDENCES[curves.best])
+    words["best_confidence"] = f"where the mean F1 over classes is best, of 0, 0.001, ..., 1, {on}"
+    if len(scores.class_names) <= MOST_CLASSES:
+        for name, (precision, ap50) in scores.per_class.items():
+            marks |= {f"class_average_precision/{name}": precision, f"class_ap50/{name}": ap50}
+            words[f"class_average_precision/{name}"] = f"COCO's AP@[.50:.95] of {name}, {on}"
+            words[f"class_ap50/{name}"] = f"COCO's AP@.50 of {name}, {on}"
+    for name, value in marks.items():
+        if not math.isnan(value):  # without boxes, or without detections
+            scalars[name], protocol[name] = value, words[name]
+    return scalars, protocol
+
+
+def _reader(test: DetectionSet, truth: Annotations, places: set[int]) -> ReadPicture:
+    """Pictures from their files; those that were drawn are taken from the batches, once more, and kept."""
+    wanted = {place for place in places if truth.pictures[place].file is None}
+    kept: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
+    for batch in test.batches() if wanted else ():
+        for row, place in enumerate(batch["index"].tolist()):
+            if place in wanted and batch["mask"][row]:
+                picture = truth.pictures[place]
+                kept[place] = _unboxed(batch["image"][row], Letterbox(picture.width, picture.height, test.resolution))
+        if kept.keys() == wanted:
+            break
+    from_file = read_files(truth)
+    return lambda place: kept[place] if place in kept else from_file(place)
+
+
+def _unboxed(square: UInt8[np.ndarray, "s s 3"], box: Letterbox) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture of a letterboxed square at its own size."""
+    (x, y), (width, height) = box.offset, box.size
+    part = Image.fromarray(square[y : y + height, x : x + width])
+    return np.array(part.resize((box.width, box.height), Image.Resampling.BICUBIC))
+
+
+def original(detections: Any, row: int, box: Letterbox) -> Found:
+    """The detections of one image of a batch in pixels of its picture, clipped to it, those without area left out."""
+    valid = detections.valid[row]
+    boxes = box.from_square(np.asarray(detections.boxes[row][valid], np.float32))
+    boxes = np.clip(boxes, 0, np.array([box.width, box.height] * 2, np.float32))
+    # what is not finite stays: it stops the evaluation
+    seen = ~np.any(boxes[:, 2:] <= boxes[:, :2], axis=1)
+    scores, labels = (np.asarray(of[row][valid][seen]) for of in (detections.scores, detections.labels))
+    return Found(boxes[seen], scores.astype(np.float32), labels.astype(np.int32))
+
+
+@dataclass(frozen=True)
+class PredictionConfig:
+    """What is looked for in files, and what is written of it."""
+
+    confidence: float = 0.25
+    """Detections with less are left out."""
+    iou: float = 0.45
+    """Of two boxes that overlap more than this, the less sure one is left out."""
+    most: int = 300
+    """Largest number of detections in a picture."""
+    only: tuple[str, ...] = ()
+    """Names of the classes to look for; all if none."""
+    crops: bool = False
+    """Also write each detection as a picture of its own."""
+    text: bool = True
+    """Also write a text for each picture: class, centre, size (shares of the picture's sides) and confidence."""
+
+    def choose(self, class_names: Sequence[str]) -> list[int] | None:
+        """Places of the classes to look for; None for all.
+
+        Raises:
+          UserError: a name is not among ``class_names``.
+        """
+        unknown = [name for name in self.only if name not in class_names]
+        if unknown:
+            known = ", ".join(class_names)
+            raise UserError(f"there is no class {unknown[0]!r} to look for: the classes are {known}")
+        return [list(class_names).index(name) for name in self.only] or None
+
+
+def predict_files(
+    compiler: Compiler,
+    detect: Detect,
+    config: PredictionConfig,
+    *,
+    class_names: Sequence[str],
+    resolution: int,
+    batch_size: int = 8,
+) -> Callable[[Any, Sequence[Path], Path], list[str]]:
+    """(variables, files, folder) -> a line a file with what was found in it; writes pictures and results to the folder.
+
+    The folder gets, for each file, a picture under the same name with the boxes drawn (JPEG of a JPEG, else PNG), and a
+    text and crops if configured, see `PredictionConfig`; and for all together ``detections.json`` in COCO's format of
+    results, and ``images.json``, which says what its numbers of images and categories are. Both are counted from 1.
+    Files of one name get numbers: ``cell``, ``cell-2``. Pictures are taken upright, as their EXIF data says.
+
+    Files that are no images are left out and named, in their place. Raises ``UserError`` where none is an image.
+
+    Args:
+      compiler: of the model's mesh.
+      detect: the model; its detections are already chosen by confidence, IoU and class.
+      config: what is written.
+      class_names: one for each class.
+      resolution: side of the squares that files are letterboxed into, each at its own size.
+      batch_size: images at a time; no more are in memory.
+    """
+    compiled = compiler.function(detect)
+
+    def found_in(variables: Any, images: list[Image.Image]) -> list[Found]:
+        """The batch is filled up, so that one program does for all."""
+        if not images:
+            return []
+        squares = np.stack([letterboxed(image, resolution) for image in images])
+        padded = np.resize(squares, (batch_size, *squares.shape[1:]))
+        detections = jax.device_get(compiled(variables, compiler.spread(padded)))
+        boxes = [Letterbox(image.width, image.height, resolution) for image in images]
+        return [original(detections, row, box) for row, box in enumerate(boxes)]
+
+    def predict(variables: Any, files: Sequence[Path], folder: Path) -> list[str]:
+        lines: list[str] = []
+        predicted: list[Predicted] = []
+        stems = unique_stems(files)
+        for start in range(0, len(files), batch_size):
+            part = files[start : start + batch_size]
+            opened = [_opened(file) for file in part]
+            everything = iter(found_in(variables, [each for each in opened if not isinstance(each, str)]))
+            for file, stem, each in zip(part, stems[start : start + batch_size], opened, strict=True):
+                if isinstance(each, str):
+                    lines.append(f"{file}: left out, it cannot be decoded ({each})")
+                    continue
+                one = Predicted(file, each.width, each.height, next(everything))
+                predicted.append(one)
+                lines.append(f"{file}: {said_of(one.found, class_names)}")
+                if jax.process_index() == 0:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    write_picture(folder, stem, each, one, class_names, crops=config.crops, text=config.text)
+        if not predicted:
+            rest = f" and {len(files) - 1} more" if len(files) > 1 else ""
+            raise UserError(f"there is nothing to predict: {files[0]}{rest} cannot be decoded as images")
+        if jax.process_index() == 0:
+            write_results(folder, predicted, class_names)
+        return [*lines, f"pictures with boxes, and detections.json: {folder}"]
+
+    return predict
+
+
+def _opened(file: Path) -> Image.Image | str:
+    """The picture, upright and in RGB; or why it cannot be decoded."""
+    try:
+        with Image.open(file) as image:
+            return rgb(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return " ".join(str(error).split()) or type(error).__name__

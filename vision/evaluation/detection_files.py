@@ -1,0 +1,145 @@
+"""What is written of detections in files: pictures with boxes, crops, lines of text, and results as COCO has them."""
+
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vision.metrics.average_precision import Found
+from vision.report.atomic import write_atomically
+from vision.report.boxes import Marked, boxes_picture
+
+_JPEG = frozenset({".jpg", ".jpeg"})
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """A file and what was found in it."""
+
+    file: Path
+    """As it was given."""
+    width: int
+    """Of the upright picture in pixels."""
+    height: int
+    """In pixels."""
+    found: Found
+    """In pixels of the upright picture."""
+
+
+def unique_stems(files: Sequence[Path]) -> list[str]:
+    """A name for what is written of each file: its own without suffix, with a number where another has it already.
+
+    Names that differ in upper and lower case alone are the same to some disks, and here.
+    """
+    taken: set[str] = set()
+    stems = []
+    for file in files:
+        stem, number = file.stem, 1
+        while stem.casefold() in taken:
+            number += 1
+            stem = f"{file.stem}-{number}"
+        taken.add(stem.casefold())
+        stems.append(stem)
+    return stems
+
+
+def said_of(found: Found, class_names: Sequence[str]) -> str:
+    """A line for people: "3 RBC (0.62 to 0.97), 1 WBC (0.91)", the most frequent class first."""
+    parts = []
+    labels, counts = np.unique(found.labels, return_counts=True)
+    for place in np.argsort(-counts, kind="stable"):
+        scores = found.scores[found.labels == labels[place]]
+        low, high = f"{scores.min():.2f}", f"{scores.max():.2f}"
+        parts.append(
+            f"{counts[place]} {class_names[int(labels[place])]} ({low if low == high else f'{low} to {high}'})"
+        )
+    return ", ".join(parts) or "nothing found"
+
+
+def write_picture(
+    folder: Path, stem: str, image: Image.Image, one: Predicted, class_names: Sequence[str], *, crops: bool, text: bool
+) -> None:
+    """Writes what there is of one file: STEM.jpg of a JPEG, else STEM.png, with the boxes drawn.
+
+    With ``crops`` also crops/CLASS/STEM-1 and so on, the surest first; with ``text`` also STEM.txt, see `text_lines`.
+
+    Args:
+      folder: is there already.
+      stem: see `unique_stems`.
+      image: upright, in RGB.
+      one: what was found in it.
+      class_names: one for each class.
+      crops: also write crops.
+      text: also write a text.
+    """
+    pixels, found = np.asarray(image), one.found
+    jpeg = one.file.suffix.lower() in _JPEG
+    suffix = ".jpg" if jpeg else ".png"
+    order = np.argsort(-found.scores, kind="stable")
+    marked = Marked(
+        image=pixels,
+        found=found.boxes[order],
+        found_labels=found.labels[order],
+        scores=found.scores[order],
+        true=np.zeros((0, 4), np.float32),
+        true_labels=np.zeros(0, np.int32),
+    )
+    _save(folder / f"{stem}{suffix}", boxes_picture(marked, class_names), jpeg)
+    if text:
+        write_atomically(folder / f"{stem}.txt", "".join(f"{line}\n" for line in text_lines(one)).encode())
+    if not crops:
+        return
+    for number, place in enumerate(order.tolist(), start=1):
+        x0, y0 = np.floor(found.boxes[place, :2]).astype(int)
+        x1, y1 = np.ceil(found.boxes[place, 2:]).astype(int)
+        # a class may have any name, a folder may not
+        name = re.sub(r"[^\w -]", "_", class_names[int(found.labels[place])]).strip() or "_"
+        (folder / "crops" / name).mkdir(parents=True, exist_ok=True)
+        _save(folder / "crops" / name / f"{stem}-{number}{suffix}", pixels[y0:y1, x0:x1], jpeg)
+
+
+def text_lines(one: Predicted) -> list[str]:
+    """For each detection its class, counted from 0, centre x and y, width, height and confidence.
+
+    Centre and size are shares of the picture's width and height: what `vision.data.box_text` reads, and the confidence.
+    """
+    boxes = one.found.boxes.astype(np.float64) / ([one.width, one.height] * 2)
+    rows = zip(boxes.tolist(), one.found.labels.tolist(), one.found.scores.tolist(), strict=True)
+    return [
+        f"{label} {(x0 + x1) / 2:.6f} {(y0 + y1) / 2:.6f} {x1 - x0:.6f} {y1 - y0:.6f} {score:.6f}"
+        for (x0, y0, x1, y1), label, score in rows
+    ]
+
+
+def write_results(folder: Path, predicted: Sequence[Predicted], class_names: Sequence[str]) -> None:
+    """Writes ``detections.json`` in COCO's format of results, and ``images.json``, an annotation without boxes.
+
+    Images and categories are numbered from 1, in their order here. Boxes are [x, y, width, height] in pixels.
+    """
+    results = [
+        {"image_id": number, "category_id": label + 1, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
+        for number, one in enumerate(predicted, start=1)
+        for (x0, y0, x1, y1), label, score in zip(
+            one.found.boxes.tolist(), one.found.labels.tolist(), one.found.scores.tolist(), strict=True
+        )
+    ]
+    images = [
+        {"id": number, "file_name": str(one.file), "width": one.width, "height": one.height}
+        for number, one in enumerate(predicted, start=1)
+    ]
+    categories = [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)]
+    named = {"images": images, "categories": categories, "annotations": []}
+    for name, content in (("detections.json", results), ("images.json", named)):
+        write_atomically(folder / name, json.dumps(content, ensure_ascii=False, indent=1).encode())
+
+
+def _save(path: Path, pixels: np.ndarray, jpeg: bool) -> None:
+    encoded = io.BytesIO()
+    options = {"format": "JPEG", "quality": 92} if jpeg else {"format": "PNG"}
+    Image.fromarray(pixels).save(encoded, **options)
+    write_atomically(path, encoded.getvalue())

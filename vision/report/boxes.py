@@ -1,0 +1,267 @@
+"""Pictures with boxes: what a detector found and what is there, one by one or on a sheet.
+
+What is found has a solid frame in the colour of its class and a tag with its name and how sure the detector is. What is
+true has a thin frame, dashed in white and that colour, so that it shows on any ground.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+# Okabe and Ito (2008) without black: told apart with any colour vision
+_PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0), (86, 180, 233), (204, 121, 167), (240, 228, 66))
+_INK, _PALE = (34, 34, 34), (110, 110, 110)
+_SMALLEST = 320  # pixels of the longer side: smaller pictures are enlarged, since no tag would fit
+_SMALLEST_FONT = 11
+_GAP = 12  # pixels between the tiles of a sheet and around all
+_CAPTION_FONT, _LINE = 13, 17
+_MOST_IN_LEGEND = 20
+
+_Font = ImageFont.FreeTypeFont
+_Area = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Marked:
+    """A picture and what is drawn on it. Boxes are (x0, y0, x1, y1) in its pixels."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    found: Float32[np.ndarray, "n 4"]
+    """What a detector found; the first ones get the best places for their tags."""
+    found_labels: Int32[np.ndarray, " n"]
+    """Classes."""
+    scores: Float32[np.ndarray, " n"]
+    """Confidences, in [0, 1]."""
+    true: Float32[np.ndarray, "m 4"]
+    """What is there."""
+    true_labels: Int32[np.ndarray, " m"]
+    """Classes."""
+    caption: tuple[str, ...] = ()
+    """Lines to stand below the picture on a sheet, the first one bold."""
+
+
+def class_colours(classes: int) -> UInt8[np.ndarray, "{classes} 3"]:
+    """A colour (RGB) for each class, all different: seven that the colour-blind tell apart, then lighter and darker."""
+    rounds = math.ceil(classes / len(_PALETTE))
+    # 0, then alternately towards black and white, the nearer the sooner
+    steps = [(-1 if turn % 2 else 1) * 0.65 * ((turn + 1) // 2) / max(rounds // 2, 1) for turn in range(rounds)]
+    colours = [
+        [channel + ((255 - channel) * step if step > 0 else channel * step) for channel in colour]
+        for step in steps
+        for colour in _PALETTE
+    ]
+    return np.array(colours[:classes]).round().astype(np.uint8).reshape(classes, 3)
+
+
+def boxes_picture(marked: Marked, class_names: Sequence[str]) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture with its boxes drawn.
+
+    It keeps its size, but one with a longer side of less than 320 pixels is enlarged by a whole factor, pixels kept as
+    squares. Lines and letters grow with the picture. A tag stands above its box, below or in it, within the picture
+    and beside other tags; where it has no room it shows the number alone, and where that has none, it is left out.
+    """
+    factor = max(1, math.ceil(_SMALLEST / max(marked.image.shape[:2])))
+    image = np.repeat(np.repeat(marked.image, factor, 0), factor, 1)
+    return np.array(_drawn(Image.fromarray(image), marked, factor, class_names))
+
+
+def context(
+    image: UInt8[np.ndarray, "h w 3"], box: Float32[np.ndarray, " 4"]
+) -> tuple[UInt8[np.ndarray, "s t 3"], Float32[np.ndarray, " 2"]]:
+    """The part of a picture around a box, twice as wide as its longer side and of at least 48 pixels, and its corner.
+
+    Returns:
+        the square, or what of it is in the picture, moved inwards where it reaches outside; and the (x, y) of its
+        upper left corner in pixels of the picture.
+    """
+    height, width = image.shape[:2]
+    side = math.ceil(max(48.0, 2 * float(max(box[2] - box[0], box[3] - box[1]))))
+    corner = []
+    for low, high, limit in ((box[0], box[2], width), (box[1], box[3], height)):
+        corner.append(min(max(round(float(low + high) / 2 - side / 2), 0), max(limit - side, 0)))
+    x, y = corner
+    return image[y : y + side, x : x + side].copy(), np.array([x, y], np.float32)
+
+
+def boxes_sheet(
+    sections: Sequence[tuple[str, Sequence[Marked]]], class_names: Sequence[str], *, columns: int, tile: int
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Pictures with boxes in rows, below a legend of frames and colours; one block of rows with a heading a section.
+
+    Pictures are enlarged or reduced so that the longer side has ``tile`` pixels. Up to 20 classes are in the legend.
+
+    Args:
+        sections: heading, and pictures; a section without pictures is its heading alone.
+        class_names: one for each class.
+        columns: pictures in a row.
+        tile: pixels of their longer side.
+
+    Raises:
+        ValueError: there is no section, column or pixel.
+    """
+    if not sections or columns < 1 or tile < 1:
+        raise ValueError(f"A sheet of {len(sections)} sections in {columns} columns of {tile} pixels is empty.")
+    font, bold = _font(_CAPTION_FONT), _font(_CAPTION_FONT, bold=True)
+    columns = max(1, min(columns, max(len(pictures) for _, pictures in sections)))
+    width = max(_GAP + columns * (tile + _GAP), 480)
+    blocks = [_legend(class_names, width, font)]
+    for heading, pictures in sections:
+        blocks.append(_heading(heading, width, bold))
+        cells = [_cell(each, class_names, tile, font, bold) for each in pictures]
+        for start in range(0, len(cells), columns):
+            row = cells[start : start + columns]
+            block = Image.new("RGB", (width, max(cell.height for cell in row) + _GAP), "white")
+            for column, cell in enumerate(row):
+                block.paste(cell, (_GAP + column * (tile + _GAP), 0))
+            blocks.append(block)
+    sheet = Image.new("RGB", (width, sum(block.height for block in blocks)), "white")
+    y = 0
+    for block in blocks:
+        sheet.paste(block, (0, y))
+        y += block.height
+    return np.array(sheet)
+
+
+def _drawn(image: Image.Image, marked: Marked, scale: float, class_names: Sequence[str]) -> Image.Image:
+    """Draws on ``image``, which is the marked one at another scale."""
+    draw = ImageDraw.Draw(image)
+    longer = max(image.size)
+    line = max(2, round(longer / 320))
+    font = _font(max(_SMALLEST_FONT, round(longer / 42)))
+    colours = [(*colour,) for colour in class_colours(len(class_names)).tolist()]
+    for box, label in zip((marked.found * scale).tolist()[::-1], marked.found_labels.tolist()[::-1], strict=True):
+        draw.rectangle(_inside(box, image.size), outline=colours[label], width=line)
+    for box, label in zip((marked.true * scale).tolist(), marked.true_labels.tolist(), strict=True):
+        _dashed(draw, _inside(box, image.size), colours[label], max(1, line // 2), 3 * line)
+    placed: list[_Area] = []
+    rows = zip((marked.found * scale).tolist(), marked.found_labels.tolist(), marked.scores.tolist(), strict=True)
+    for box, label, score in rows:
+        _tag(draw, image.size, box, (f"{class_names[label]} {score:.2f}", f"{score:.2f}"), colours[label], font, placed)
+    return image
+
+
+def _inside(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The first and last pixels of a box, all in the picture."""
+    width, height = size
+    x0, y0 = (min(max(round(low), 0), side - 1) for low, side in zip(box[:2], size, strict=True))
+    return x0, y0, max(x0, min(round(box[2]) - 1, width - 1)), max(y0, min(round(box[3]) - 1, height - 1))
+
+
+def _dashed(
+    draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: tuple[int, ...], line: int, dash: int
+) -> None:
+    """A frame of dashes that are white and coloured in turn."""
+    x0, y0, x1, y1 = box
+    draw.rectangle(box, outline=colour, width=line)
+    for x in range(x0, x1 + 1, 2 * dash):
+        for y in (y0, y1 - line + 1):
+            draw.rectangle((x, y, min(x + dash - 1, x1), y + line - 1), fill="white")
+    for y in range(y0, y1 + 1, 2 * dash):
+        for x in (x0, x1 - line + 1):
+            draw.rectangle((x, y, x + line - 1, min(y + dash - 1, y1)), fill="white")
+
+
+def _tag(
+    draw: ImageDraw.ImageDraw,
+    size: tuple[int, int],
+    box: Sequence[float],
+    texts: Sequence[str],
+    colour: tuple[int, ...],
+    font: _Font,
+    placed: list[_Area],
+) -> None:
+    """The first text that has room at its box, on a filled ground, clear of the tags that are ``placed``."""
+    ascent, descent = font.getmetrics()
+    pad = max(1, font.size // 6)
+    height = ascent + descent + pad
+    for text in texts:
+        width = font.getlength(text) + 2 * pad
+        x = min(max(round(box[0]), 0), size[0] - math.ceil(width))
+        for y in (round(box[1]) - height, round(box[3]), round(box[1]), round(box[3]) - height):
+            area = (x, y, x + width, y + height)
+            if x < 0 or y < 0 or area[3] > size[1] or any(_touch(area, other) for other in placed):
+                continue
+            draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
+            draw.text((x + pad, y + pad // 2), text, fill=_readable(colour), font=font)
+            placed.append(area)
+            return
+
+
+def _touch(one: _Area, other: _Area) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _readable(colour: Sequence[int]) -> tuple[int, int, int]:
+    """White or black, whichever has more contrast (relative luminance of WCAG 2.1)."""
+    linear = [(c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for c in (v / 255 for v in colour)]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return (0, 0, 0) if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else (255, 255, 255)
+
+
+def _cell(marked: Marked, class_names: Sequence[str], tile: int, font: _Font, bold: _Font) -> Image.Image:
+    """A picture with its boxes, and its caption below."""
+    height, width = marked.image.shape[:2]
+    scale = tile / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    kind = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+    picture = _drawn(Image.fromarray(marked.image).resize(size, kind), marked, scale, class_names)
+    cell = Image.new("RGB", (tile, size[1] + (4 + len(marked.caption) * _LINE if marked.caption else 0)), "white")
+    cell.paste(picture, ((tile - size[0]) // 2, 0))
+    draw = ImageDraw.Draw(cell)
+    for number, text in enumerate(marked.caption):
+        style, colour = (bold, _INK) if number == 0 else (font, _PALE)
+        draw.text((0, size[1] + 3 + number * _LINE), _cut(text, style, tile), fill=colour, font=style)
+    return cell
+
+
+def _legend(class_names: Sequence[str], width: int, font: _Font) -> Image.Image:
+    """Which frame is what, and, of few classes, which colour."""
+    pieces: list[tuple[str, tuple[int, ...], str]] = [("found", _PALE, "solid"), ("true", _PALE, "dashed")]
+    if len(class_names) <= _MOST_IN_LEGEND:
+        colours = class_colours(len(class_names)).tolist()
+        pieces += [(name, (*colour,), "filled") for name, colour in zip(class_names, colours, strict=True)]
+    places, x, y = [], _GAP, 0
+    for text, _, _ in pieces:
+        wide = 26 + math.ceil(font.getlength(text)) + 16
+        if x > _GAP and x + wide > width:
+            x, y = _GAP, y + _LINE + 3
+        places.append((x, y + _GAP))
+        x += wide
+    legend = Image.new("RGB", (width, y + 2 * _GAP + _LINE), "white")
+    draw = ImageDraw.Draw(legend)
+    for (text, colour, kind), (x, y) in zip(pieces, places, strict=True):
+        swatch = (x, y + 2, x + 19, y + 14)
+        if kind == "dashed":
+            _dashed(draw, swatch, colour, 1, 4)
+        else:
+            draw.rectangle(swatch, outline=colour, fill=colour if kind == "filled" else None, width=2)
+        draw.text((x + 26, y), _cut(text, font, width - x - 26 - _GAP), fill=_INK, font=font)
+    return legend
+
+
+def _heading(text: str, width: int, bold: _Font) -> Image.Image:
+    heading = Image.new("RGB", (width, _LINE + 10), "white")
+    ImageDraw.Draw(heading).text((_GAP, 2), _cut(text, bold, width - 2 * _GAP), fill=_INK, font=bold)
+    return heading
+
+
+def _cut(text: str, font: _Font, width: float) -> str:
+    """The text, or as much of its start as fits with an ellipsis."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text.rstrip()}…"
+
+
+def _font(size: int, *, bold: bool = False) -> _Font:
+    """DejaVu Sans, which comes with matplotlib and has most alphabets."""
+    import matplotlib
+
+    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
+    return ImageFont.truetype(str(file), size)

@@ -1,0 +1,275 @@
+"""Object detection with anchors: from a network to a loss, and to the boxes that it finds.
+
+What the raw predictions mean, and the loss, follow the published description of YOLOv5: boxes by CIoU (Zheng et al.
+2020), objectness by a binary cross-entropy whose target is the IoU of what is predicted, classes by one each.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vision.models.yolo import STRIDES, YoloConfig
+from vision.ops.boxes import ciou, iou
+from vision.ops.resize import resize
+from vision.ops.suppression import non_maximum_suppression
+from vision.tasks.anchor_assignment import Assignment, assign
+
+Raw = Sequence[Float[Array, "b _ _ a _"]]
+"""Raw predictions of each level, as the network gives them: x, y, width, height, objectness, classes."""
+
+
+@dataclass(frozen=True)
+class DetectionLossConfig:
+    """The loss; the defaults are the published ones."""
+
+    box: float = 0.05
+    """Gain of the boxes' loss."""
+    objectness: float = 1.0
+    """Gain of the objectness, for images of 640x640; it goes with the area."""
+    classes: float = 0.5
+    """Gain of the classes, for 80 of them; it goes with their number."""
+    balance: tuple[float, float, float] = (4.0, 1.0, 0.4)
+    """Gains of the objectness at strides 8, 16 and 32."""
+    ratio: float = 4.0
+    """Anchors match boxes whose sides are less than so many times theirs, and more than the inverse."""
+    smoothing: float = 0.0
+    """Share of a class target that is spread over yes and no (Szegedy et al. 2016)."""
+    focal: float = 0.0
+    """Exponent of the focal loss for objectness and classes (Lin et al. 2017); 0 for none, 1.5 is usual here."""
+    focal_alpha: float = 0.25
+    """The focal loss's weight of positives."""
+
+
+class Detections(NamedTuple):
+    """What was found in each image: the surest first, in slots, of which the ``valid`` ones hold something."""
+
+    boxes: Float[Array, "b m 4"]
+    """Corners in pixels of the image as the network got it."""
+    scores: Float[Array, "b m"]
+    """Objectness times the class's probability, in [0, 1]."""
+    labels: Int[Array, "b m"]
+    """Class."""
+    valid: Bool[Array, "b m"]
+    """Whether the slot holds a detection."""
+
+
+def boxes_of(
+    raw: Float[Array, "*n 4"], column: Array, row: Array, anchors: Float[Array, "*#n 2"], stride: int
+) -> Float[Array, "*n 4"]:
+    """Corners in pixels that raw predictions of these cells mean, with s the sigmoid.
+
+    (x, y) = (2 s(t) - 0.5 + cell) stride: a centre within half a cell of its cell; (w, h) = (2 s(t))^2 anchor: sides
+    up to four times the anchor's.
+    """
+    squashed = 2.0 * jax.nn.sigmoid(raw)
+    centre = (squashed[..., :2] - 0.5 + jnp.stack([column, row], axis=-1)) * stride
+    half = squashed[..., 2:] ** 2 * anchors / 2
+    return jnp.concatenate([centre - half, centre + half], axis=-1)
+
+
+def decode(raw: Raw, config: YoloConfig) -> tuple[Float[Array, "b n 4"], Float[Array, "b n k"]]:
+    """All boxes, corners in pixels, and their scores in [0, 1]: objectness times probability of each class.
+
+    n is the number of anchors of all cells. Of a single class, the score is the objectness.
+    """
+    boxes, scores = [], []
+    for level, stride, anchors in zip(raw, STRIDES, config.anchor_levels, strict=True):
+        batch, rows, columns = level.shape[:3]
+        row, column = jnp.meshgrid(jnp.arange(rows), jnp.arange(columns), indexing="ij")
+        shape = level.shape[:4]
+        place = lambda x, shape=shape: jnp.broadcast_to(x[None, :, :, None], shape)
+        found = boxes_of(level[..., :4], place(column), place(row), jnp.asarray(anchors), stride)
+        sure = jax.nn.sigmoid(level[..., 4:5])
+        boxes.append(found.reshape(batch, -1, 4))
+        scores.append(
+            (sure if config.classes == 1 else sure * jax.nn.sigmoid(level[..., 5:])).reshape(batch, -1, config.classes)
+        )
+    return jnp.concatenate(boxes, 1), jnp.concatenate(scores, 1)
+
+
+def binary_cross_entropy(
+    logits: Float[Array, "*n"], targets: Float[Array, "*n"], *, focal: float = 0.0, alpha: float = 0.25
+) -> Float[Array, "*n"]:
+    """-q log s - (1 - q) log(1 - s) in nats, s the logit's sigmoid; with ``focal``, the focal loss of soft targets."""
+    # log s(x) = -softplus(-x), log(1 - s(x)) = -softplus(x)
+    losses = targets * jax.nn.softplus(-logits) + (1.0 - targets) * jax.nn.softplus(logits)
+    if isinstance(focal, float) and focal == 0.0:
+        return losses
+    # Lin et al. 2017, equation 5: -alpha_t (1 - p_t)^gamma log(p_t), with p_t and alpha_t linear in the target
+    probability = jax.nn.sigmoid(logits)
+    right = targets * probability + (1.0 - targets) * (1.0 - probability)
+    weight = targets * alpha + (1.0 - targets) * (1.0 - alpha)
+    return weight * jnp.maximum(1.0 - right, 1e-9) ** focal * losses
+
+
+def level_losses(
+    raw: Float[Array, "b h w a c"],
+    batch: Mapping[str, Array],
+    assignment: Assignment,
+    *,
+    anchors: Float[Array, "a 2"],
+    stride: int,
+    config: DetectionLossConfig,
+) -> dict[str, Float[Array, ""]]:
+    """The three losses of a level before their gains, each a mean: "box" and "class" over the valid candidates.
+
+    "objectness" is over all anchors of all cells. Where several boxes have one anchor of one cell, all count for box
+    and class, and the largest IoU is the target of the objectness. A level without candidates has losses of 0 for box
+    and class.
+    """
+    size, rows, columns, count, width = raw.shape
+    row, column, anchor, box, valid = assignment
+    place = (jnp.clip(row, 0, rows - 1) * columns + jnp.clip(column, 0, columns - 1)) * count + anchor
+    chosen = jnp.take_along_axis(raw.reshape(size, -1, width), place[..., None], axis=1)
+    predicted = boxes_of(chosen[..., :4], column, row, anchors[anchor], stride)
+    wanted = jnp.take_along_axis(batch["boxes"], box[..., None], axis=1)
+    number = jnp.maximum(jnp.sum(valid), 1)
+    mean = lambda losses: jnp.sum(jnp.where(valid, losses, 0.0)) / number
+
+    overlap = jax.lax.stop_gradient(jnp.where(valid, iou(predicted, wanted), 0.0))
+    # no candidate, no object; a candidate that is not valid adds a 0, wherever it is
+    best = jax.vmap(lambda at, value: jnp.zeros(rows * columns * count).at[at].max(value))(place, overlap)
+    objectness = binary_cross_entropy(
+        raw[..., 4], best.reshape(raw.shape[:4]), focal=config.focal, alpha=config.focal_alpha
+    )
+    losses = {"box": mean(1.0 - ciou(predicted, wanted)), "objectness": jnp.mean(objectness)}
+    classes = width - 5
+    if classes == 1:  # the objectness says it all
+        return {**losses, "class": jnp.zeros(())}
+    labels = jnp.take_along_axis(batch["labels"], box, axis=1)
+    target = jax.nn.one_hot(labels, classes)
+    target = (1.0 - config.smoothing) * target + config.smoothing / 2
+    of_class = binary_cross_entropy(chosen[..., 5:], target, focal=config.focal, alpha=config.focal_alpha)
+    return {**losses, "class": mean(jnp.mean(of_class, axis=-1))}
+
+
+def detection_losses(
+    raw: Raw, batch: Mapping[str, Array], *, model: YoloConfig, config: DetectionLossConfig
+) -> dict[str, Float[Array, ""]]:
+    """The "loss", its three parts with their gains, and "answered", the share of boxes that some anchor matches.
+
+    Args:
+      raw: what the network predicts.
+      batch: "image", of whose size the gain of the objectness is, "boxes" [b n 4], "labels" [b n], "valid" [b n].
+      model: whose anchors and classes.
+      config: gains.
+    """
+    height, width = batch["image"].shape[1:3]
+    parts = {"box": jnp.zeros(()), "objectness": jnp.zeros(()), "class": jnp.zeros(())}
+    answered = jnp.zeros(batch["valid"].shape, bool)
+    for level, stride, sides, balance in zip(raw, STRIDES, model.anchor_levels, config.balance, strict=True):
+        anchors = jnp.asarray(sides)
+        grid = (level.shape[1], level.shape[2])
+        found = assign(batch["boxes"], batch["valid"], anchors=anchors, stride=stride, grid=grid, ratio=config.ratio)
+        losses = level_losses(level, batch, found, anchors=anchors, stride=stride, config=config)
+        parts["box"] += losses["box"]
+        parts["objectness"] += balance * losses["objectness"]
+        parts["class"] += losses["class"]
+        answered |= jax.vmap(lambda n, at, is_valid: n.at[at].max(is_valid))(answered, found.box, found.valid)
+    # The published gains are those of three levels, 80 classes and 640x640 pixels
+    levels = 3 / len(STRIDES)
+    parts["box"] *= config.box * levels
+    parts["objectness"] *= config.objectness * levels * (height * width / 640**2)
+    parts["class"] *= config.classes * levels * (model.classes / 80)
+    boxes = jnp.maximum(jnp.sum(batch["valid"]), 1)
+    return {"loss": parts["box"] + parts["objectness"] + parts["class"], **parts, "answered": jnp.sum(answered) / boxes}
+
+
+def detection_loss(
+    network: nn.Module, model: YoloConfig, config: DetectionLossConfig, *, running_statistics: bool = False
+) -> Callable[..., Any]:
+    """The LossFn of a detector on batches with "image" float [b h w 3], "boxes", "labels" and "valid" (see `assign`).
+
+    The loss is a mean over what is matched in the batch. ``running_statistics`` normalises by the running statistics
+    and leaves them as they are (fine-tuning on few images).
+    """
+
+    def loss(params, model_state, batch, *, key, step):
+        del key, step
+        variables = {"params": params, **model_state}
+        if running_statistics:
+            raw: Any = network.apply(variables, batch["image"], train=False)
+        else:
+            raw, new = network.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
+            model_state = {**model_state, **new}
+        found = detection_losses(raw, batch, model=model, config=config)
+        scalars = {name: found[name] for name in ("box", "objectness", "class", "answered")}
+        return found["loss"], (model_state, scalars)
+
+    return loss
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """How boxes are chosen of what a network predicts."""
+
+    confidence: float = 0.001
+    """Scores below this are no detections; 0.001 for average precision, 0.25 for pictures."""
+    iou: float = 0.6
+    """Of two boxes that overlap more than this, the less sure one is suppressed."""
+    most: int = 300
+    """Largest number of detections in an image."""
+    candidates: int = 2000
+    """The surest boxes so many of an image take part in suppression; a box with two likely classes is two."""
+    agnostic: bool = False
+    """Boxes of different classes suppress each other too."""
+    mirror: bool = False
+    """Test-time augmentation: what is found in the mirrored image is added."""
+    scales: tuple[float, ...] = ()
+    """Test-time augmentation: so is what is found in the image resized by these factors, to multiples of 32."""
+
+
+def suppressed(boxes: Float[Array, "b n 4"], scores: Float[Array, "b n k"], config: DetectorConfig) -> Detections:
+    """The detections among all boxes: the surest candidates, greedily suppressed, class by class unless agnostic."""
+    classes = scores.shape[-1]
+    most = min(config.candidates, scores.shape[1] * classes)
+
+    def of_image(boxes: Array, scores: Array) -> Detections:
+        best, place = jax.lax.top_k(scores.reshape(-1), most)
+        near, labels = boxes[place // classes], (place % classes).astype(jnp.int32)
+        kept = non_maximum_suppression(
+            near,
+            best,
+            labels=None if config.agnostic else labels,
+            iou_threshold=config.iou,
+            score_threshold=config.confidence,
+            most=config.most,
+        )
+        blank = lambda x: jnp.where(kept.valid.reshape(-1, *[1] * (x.ndim - 1)), x[kept.index], 0)
+        return Detections(blank(near), blank(best), blank(labels), kept.valid)
+
+    return jax.vmap(of_image)(boxes, scores)
+
+
+def detector(network: nn.Module, model: YoloConfig, config: DetectorConfig) -> Callable[..., Detections]:
+    """(variables, images in [-1, 1], classes or None for all) -> detections."""
+
+    def everything(variables: Mapping[str, Any], images: Array) -> tuple[Array, Array]:
+        return decode(network.apply(variables, images, train=False), model)  # pyright: ignore[reportArgumentType]
+
+    def detect(
+        variables: Mapping[str, Any], images: Float[Array, "b h w 3"], classes: Sequence[int] | None = None
+    ) -> Detections:
+        height, width = images.shape[1:3]
+        found = [everything(variables, images)]
+        if config.mirror:
+            boxes, scores = everything(variables, images[:, :, ::-1])
+            flip = jnp.array([-1.0, 1.0, -1.0, 1.0])
+            moved = boxes * flip + jnp.array([width, 0.0, width, 0.0])
+            found.append((moved[..., jnp.array([2, 1, 0, 3])], scores))
+        for scale in config.scales:
+            rows, columns = (max(round(side * scale / STRIDES[-1]), 1) * STRIDES[-1] for side in (height, width))
+            boxes, scores = everything(variables, resize(images, (rows, columns)))
+            found.append((boxes * jnp.array([width / columns, height / rows] * 2), scores))
+        boxes, scores = (jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+        if classes is not None:
+            scores = jnp.where(jnp.isin(jnp.arange(scores.shape[-1]), jnp.asarray(classes)), scores, 0.0)
+        limits = jnp.array([width, height, width, height], jnp.float32)
+        return suppressed(jnp.clip(boxes, 0.0, limits), scores, config)
+
+    return detect
