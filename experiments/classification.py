@@ -226,6 +226,11 @@ def compose(config: Any, network: Network) -> Experiment:
         predicted = predict_files(compiler, classify, fitted=fit, class_names=class_names, channels=channels)
         return lambda state, files, folder: predicted(state.ema["long"], files, folder)
 
+    def inference(state: TrainState):
+        values, test_side = state.ema["long"], config.data.test_side
+        probabilities = lambda images: {"probabilities": jax.nn.softmax(classify(values, images))}
+        return probabilities, (test_side, test_side, channels)
+
     image = jax.ShapeDtypeStruct((config.batch_size, side, side, channels), jnp.uint8)
     return Experiment(
         init=init,
@@ -236,6 +241,7 @@ def compose(config: Any, network: Network) -> Experiment:
         seed=config.seed,
         evaluation=evaluation,
         prediction=prediction,
+        inference=inference,
         class_names=names,
         given=given if config.init_from is not None or network.statistics is not None else None,
         rules=network.rules,

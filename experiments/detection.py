@@ -25,6 +25,8 @@ from vision.errors import UserError
 from vision.evaluation.detection import DetectionSet, PredictionConfig, evaluator, predict_files
 from vision.launch.initial import initial_values
 from vision.models.yolo import SHARDING_RULES, STRIDES, Yolo, YoloConfig
+from vision.nn.csp import NORM_EPSILON
+from vision.nn.fusion import fold, folded_norm
 from vision.ops.pixels import to_float
 from vision.parallel.agreement import is_first
 from vision.parallel.mesh import MeshConfig, batch_shards
@@ -238,15 +240,25 @@ def compose(config: Config) -> Experiment:
         )
         return lambda state: judge(state.ema["long"], test)
 
+    shown = config.predict
+    for_people = replace(config.detector, confidence=shown.confidence, iou=shown.iou, most=shown.most)
+
+    def folded_detector(how: DetectorConfig):
+        """Of uint8 images, with normalisations folded into convolutions."""
+        detect = detector(Yolo(config.model, norm=folded_norm), config.model, how)
+        return lambda values, images, classes=None: detect(
+            fold(values, epsilon=NORM_EPSILON), to_float(images), classes=classes
+        )
+
+    def inference(state: TrainState):
+        detect, values = folded_detector(for_people), state.ema["long"]
+        return lambda images: detect(values, images)._asdict(), (side, side, 3)
+
     def prediction(compiler: Compiler, class_names: Sequence[str]):
         chosen = config.predict.choose(class_names)
-        sure = replace(
-            config.detector, confidence=config.predict.confidence, iou=config.predict.iou, most=config.predict.most
-        )
-        detect = detector(network, config.model, sure)
         predicted = predict_files(
             compiler,
-            lambda values, images: detect(values, to_float(images), classes=chosen),
+            lambda values, images: folded_detector(for_people)(values, images, classes=chosen),
             config.predict,
             class_names=class_names,
             resolution=side,
@@ -272,6 +284,7 @@ def compose(config: Config) -> Experiment:
         seed=config.seed,
         evaluation=evaluation,
         prediction=prediction,
+        inference=inference,
         class_names=names,
         given=given if config.init_from is not None else None,
         rules=SHARDING_RULES,

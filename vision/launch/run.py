@@ -15,6 +15,7 @@ import numpy as np
 from vision.errors import UserError
 from vision.launch import workdir as work
 from vision.launch.describe import describe, simulate_devices
+from vision.launch.export import write_export
 from vision.launch.members import MembersOptions, parse_sweep, together
 from vision.launch.options import Parsed, changes, command_line, nested, parse
 from vision.parallel.agreement import check_equal, first_alone, from_first, is_first
@@ -125,7 +126,7 @@ def run(name: str, parsed: Parsed[Any], build: Callable[[Any], Experiment], desc
     folder = options.workdir or work.default_workdir(
         name, quick=options.quick, config=config, default=parsed.default, members=members.stored()
     )
-    if options.sample is not None or options.evaluate or options.predict:
+    if options.sample is not None or options.evaluate or options.predict or options.export:
         look(
             name,
             experiment,
@@ -136,6 +137,7 @@ def run(name: str, parsed: Parsed[Any], build: Callable[[Any], Experiment], desc
             sample=options.sample,
             evaluate=options.evaluate,
             predict=options.predict,
+            export=options.export,
         )
         return
     check_equal("what they were started with", (folder, nested(config), members))
@@ -377,8 +379,9 @@ def look(
     sample: int | None,
     evaluate: bool,
     predict: tuple[str, ...],
+    export: Path | None = None,
 ) -> None:
-    """Sample from, evaluate, or predict with the newest checkpoint of a work directory; train nothing."""
+    """Sample from, evaluate, predict with or export the newest checkpoint of a work directory; train nothing."""
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} is no work directory: train first, or name one with --workdir")
     work.check_same(folder, name, config, members=members, free=(*work.BOOKKEEPING, *experiment.looking))
@@ -405,6 +408,12 @@ def look(
         lines = experiment.prediction(compiler, names)(state, files_of(predict), out)
         if is_first():
             print("\n".join(lines))
+    if export is not None:
+        if experiment.inference is None or experiment.members:
+            raise UserError(f"{name} has no function of images to write: --export is for single runs that see")
+        function, image = experiment.inference(jax.device_get(state))
+        if is_first():
+            print(write_export(export.expanduser(), function, image))
     if sample is not None:
         if experiment.drawing is None:
             raise UserError(f"{name} does not generate images: --sample has nothing to draw")

@@ -24,7 +24,8 @@ from vision.nn.resample import space_to_depth
 Norm = Callable[..., nn.Module]
 
 # eps and 1 - momentum of the published networks
-yolo_norm = partial(batch_norm, momentum=0.97, epsilon=1e-3)
+NORM_EPSILON = 1e-3
+yolo_norm = partial(batch_norm, momentum=0.97, epsilon=NORM_EPSILON)
 
 
 class StemConv(nn.Module):

@@ -59,7 +59,7 @@ class Detections(NamedTuple):
 
 
 def boxes_of(
-    raw: Float[Array, "*n 4"], column: Array, row: Array, anchors: Float[Array, "*#n 2"], stride: int
+    raw: Float[Array, "*n 4"], column: Array, row: Array, anchors: Float[Array, "*m 2"], stride: int
 ) -> Float[Array, "*n 4"]:
     """Corners in pixels that raw predictions of these cells mean, with s the sigmoid.
 

@@ -109,6 +109,8 @@ class Experiment:
     prediction: Callable[[Compiler, Sequence[str]], Predict] | None = None
     """Compiles what ``--predict`` does with files, for experiments that say something of images; is given the names of
     the classes that the run was trained on."""
+    inference: Callable[[TrainState], tuple[Callable[[Array], Mapping[str, Array]], tuple[int, int, int]]] | None = None
+    """State -> (images uint8 [b h w c] -> what is seen, by name; (h, w, c)), which ``--export`` writes to a file."""
     class_names: Callable[[], Sequence[str]] | None = None
     """Reads the names of the data's classes, where there are classes to tell apart; kept in the work directory."""
     given: Callable[[], Mapping[str, np.ndarray]] | None = None
