@@ -5,7 +5,7 @@ the fifth version: 300 epochs at 640 pixels, mosaics, SGD. Published average pre
 at 640 pixels: n 28.0, s 37.4, m 45.4, l 49.0, x 50.7. A run of s takes days on one accelerator; none was made here,
 so these are not numbers of this code.
 
-    python -m experiments.yolo_coco --quick                                    the shapes world, six minutes on a laptop
+    python -m experiments.yolo_coco --quick                                    half the width of n on the shapes world, six minutes
     python -m experiments.yolo_coco --data.dir ~/coco                          the size s
     python -m experiments.yolo_coco --data.dir ~/coco --model.width 0.25       the size n
     python -m experiments.yolo_coco --data.dir ~/coco --predict photos/        after training
@@ -36,22 +36,22 @@ class Config(detection.Config):
 
 
 QUICK = Config(
-    model=replace(YOLO_N, width=0.25, classes=3, anchors=scaled_anchors(128)),
+    model=replace(YOLO_N, width=0.125, classes=3, anchors=scaled_anchors(128)),
     data=DetectionConfig(
         name="shapes",
         resolution=128,
         slots=16,
         shapes=ShapesConfig(
-            resolution=128, shapes=("circle", "square", "star"), max_objects=4, min_size=0.15, max_size=0.5
+            resolution=128, shapes=("circle", "square", "star"), max_objects=4, min_size=0.2, max_size=0.5
         ),
         shapes_count=4_000,
     ),
     augment=BoxAugmentConfig(mosaic=0.0, scale=0.2, hue=0.0, saturation=0.0, value=0.0),
     optimizer=SgdConfig(warmup=2_000),
-    intervals=Intervals(log=1_000, evaluate=8_000, save=8_000),
-    images=24_000,
-    batch_size=32,
-    ema=0.99,
+    intervals=Intervals(log=3_000, evaluate=33_000, save=11_000),
+    images=66_000,
+    batch_size=16,
+    ema=0.998,
 )
 
 ABLATIONS: dict[str, dict[str, Any]] = {

@@ -19,12 +19,14 @@ from vision.data.coco import read_coco
 from vision.data.dataset import Split
 from vision.data.letterbox import Letterbox, letterboxed
 from vision.data.shapes import ShapesConfig, ShapesSource
-from vision.data.source import Record, Source, in_memory
+from vision.data.source import ArraySource, Record, Source, in_memory
 from vision.data.voc import read_voc
 from vision.errors import UserError
 
 # Scenes of the shapes world to evaluate on.
 _SHAPES_TEST = 500
+# What is told of a scene.
+_SCENE = ("boxes", "shape", "valid")
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ def detection_source(config: DetectionConfig, split: Split, *, limit_bytes: int 
             f"{len(source)} pictures of {config.resolution}x{config.resolution} need {needed / 2**30:.1f} GiB of "
             f"memory, more than the limit of {limit_bytes / 2**30:.1f} GiB: stream them, or lower the resolution."
         )
+    if config.name == "shapes":
+        return _drawn_source(config, split)
     return in_memory(source, limit_bytes=limit_bytes)
 
 
@@ -206,7 +210,7 @@ def slotted(boxes: Float32[np.ndarray, "n 4"], labels: Int32[np.ndarray, " n"], 
 
 @functools.lru_cache(maxsize=4)  # a source and its ground truth need the same annotation, which may take long to read
 def _ground_truth(config: DetectionConfig, split: Split) -> Annotations:
-    found = _scenes(_world(config, split)) if config.name == "shapes" else _read(config, split)
+    found = _scenes(_world(config, split), stream=config.stream) if config.name == "shapes" else _read(config, split)
     if split == "test":
         return found
     beyond = sum(max(0, int((~each.crowd).sum()) - config.slots) for each in found.pictures)
@@ -237,10 +241,28 @@ def _world(config: DetectionConfig, split: Split) -> ShapesSource:
     return ShapesSource(config=shapes, size=size, split="train" if training else "test")
 
 
-def _scenes(scenes: ShapesSource) -> Annotations:
-    arrays = scenes.arrays(("boxes", "shape", "valid"))
+@functools.lru_cache(maxsize=2)  # the source and its ground truth are of one drawing
+def _drawn(scenes: ShapesSource, fields: tuple[str, ...]) -> dict[str, np.ndarray]:
+    return scenes.arrays(fields)
+
+
+def _drawn_source(config: DetectionConfig, split: Split) -> ArraySource:
+    """All scenes of the shapes world in memory."""
+    scenes = _world(config, "train" if config.pictures else split)
+    arrays = _drawn(scenes, ("image", *_SCENE))
+    rows = [
+        slotted(boxes[valid], shape[valid].astype(np.int32), config.slots)
+        for boxes, shape, valid in zip(*(arrays[name] for name in _SCENE), strict=True)
+    ]
+    slots = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    index = np.arange(len(rows), dtype=np.int32)
+    return ArraySource({"image": arrays["image"], **slots, "index": index}, scenes.config.shapes)
+
+
+def _scenes(scenes: ShapesSource, *, stream: bool) -> Annotations:
+    arrays = _drawn(scenes, _SCENE if stream else ("image", *_SCENE))
     side = scenes.config.resolution
-    columns = (arrays["boxes"], arrays["shape"], arrays["valid"])
+    columns = (arrays[name] for name in _SCENE)
     pictures = (_scene(boxes, shape, valid, side) for boxes, shape, valid in zip(*columns, strict=True))
     numbered: Sequence[Annotated] = [replace(each, image_id=number) for number, each in enumerate(pictures, start=1)]
     return drawn(tuple(numbered), scenes.config.shapes)
