@@ -5,7 +5,7 @@ up and down, so that pictures are turned over too. Published for comparison: a Y
 0.906 (0.5) and 0.610 (0.5:0.95). Not all cells are annotated, which bounds what can be reached.
 
     python -m experiments.yolo_bccd --quick                           the shapes world, six minutes on a laptop
-    python -m experiments.yolo_bccd --data.dir bccd                   less than 90 minutes of CPU time
+    python -m experiments.yolo_bccd --data.dir bccd                   40 minutes of CPU time
     python -m experiments.yolo_bccd --data.dir bccd --evaluate --data.test-json test.json
     python -m experiments.yolo_bccd --data.dir bccd --predict photos/ after training
 

@@ -5,7 +5,7 @@ the fifth version: 300 epochs at 640 pixels, mosaics, SGD. Published average pre
 at 640 pixels: n 28.0, s 37.4, m 45.4, l 49.0, x 50.7. A run of s takes days on one accelerator; none was made here,
 so these are not numbers of this code.
 
-    python -m experiments.yolo_coco --quick                                    half the width of n on the shapes world, six minutes
+    python -m experiments.yolo_coco --quick                                    a small one, shapes world, six minutes
     python -m experiments.yolo_coco --data.dir ~/coco                          the size s
     python -m experiments.yolo_coco --data.dir ~/coco --model.width 0.25       the size n
     python -m experiments.yolo_coco --data.dir ~/coco --predict photos/        after training
