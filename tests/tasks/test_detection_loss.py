@@ -180,6 +180,7 @@ def test_the_loss_trains_a_network_and_moves_its_statistics():
     model = replace(MODEL, width=0.125)
     network = Yolo(model)
     batch = random_batch(0, 3)
+    batch["lost"] = np.array([0, 1, 2], np.int32)
     batch["image"] = np.random.default_rng(0).normal(size=(3, HEIGHT, 96, 3)).astype(np.float32)
     variables = jax.jit(lambda key: network.init(key, jnp.asarray(batch["image"]), train=False))(jax.random.key(0))
     state = {"batch_stats": variables["batch_stats"]}
@@ -188,6 +189,7 @@ def test_the_loss_trains_a_network_and_moves_its_statistics():
         run = jax.jit(partial(loss, key=jax.random.key(0), step=jnp.int32(0)))
         value, (new, scalars) = run(variables["params"], state, batch)
         assert np.isfinite(value)
-        assert scalars.keys() == {"box", "objectness", "class", "answered"}
+        assert scalars.keys() == {"box", "objectness", "class", "answered", "lost"}
+        assert scalars["lost"] == 1.0
         same = jax.tree.map(np.array_equal, new, state)
         assert all(jax.tree.leaves(same)) if running else not any(jax.tree.leaves(same))

@@ -185,8 +185,9 @@ def detection_loss(
 ) -> Callable[..., Any]:
     """The LossFn of a detector on batches with "image" float [b h w 3], "boxes", "labels" and "valid" (see `assign`).
 
-    The loss is a mean over what is matched in the batch. ``running_statistics`` normalises by the running statistics
-    and leaves them as they are (fine-tuning on few images).
+    The loss is a mean over what is matched in the batch. Logs its parts, "answered", and, where augmentation counts
+    them, the boxes "lost" an image for want of slots. ``running_statistics`` normalises by the running statistics and
+    leaves them as they are (fine-tuning on few images).
     """
 
     def loss(params, model_state, batch, *, key, step):
@@ -199,6 +200,8 @@ def detection_loss(
             model_state = {**model_state, **new}
         found = detection_losses(raw, batch, model=model, config=config)
         scalars = {name: found[name] for name in ("box", "objectness", "class", "answered")}
+        if "lost" in batch:  # boxes of mosaics that found no slot
+            scalars["lost"] = jnp.mean(batch["lost"].astype(jnp.float32))
         return found["loss"], (model_state, scalars)
 
     return loss
