@@ -39,7 +39,7 @@ from vision.tasks.classification import ClassificationConfig, check, classificat
 from vision.train.compile import Compiler
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig, make_optimizer
-from vision.train.state import TrainState, create_state, variables, with_given
+from vision.train.state import TrainState, network_state, variables, with_given
 from vision.train.step import accumulate, averaged, gradient, preprocessed, repeated, warmed_up
 
 
@@ -162,15 +162,7 @@ def compose(config: Any, network: Network) -> Experiment:
     def init(key: jax.Array, given: Mapping[str, jax.Array] | None = None) -> TrainState:
         params_key, run_key = jax.random.split(key)
         made = with_given(random_variables(params_key), given or {})
-        rest = {name: tree for name, tree in made.items() if name != "params"}
-        return create_state(
-            params=made["params"],
-            optimizer=optimizer,
-            key=run_key,
-            model_state=rest,
-            ema={"long": None},
-            averaging=variables,
-        )
+        return network_state(made, optimizer=optimizer, key=run_key, averages=["long"])
 
     @functools.cache
     def data(split: Split, seed: int) -> Source:

@@ -34,7 +34,7 @@ from vision.tasks.detection import DetectionLossConfig, DetectorConfig, detectio
 from vision.train.compile import Compiler
 from vision.train.experiment import Experiment, Intervals
 from vision.train.parameter_groups import frozen, weights_alone
-from vision.train.state import TrainState, create_state, variables, with_given
+from vision.train.state import TrainState, network_state, variables, with_given
 from vision.train.step import accumulate, averaged, gradient, preprocessed, repeated, warmed_up
 
 # Where the classes of a detector are told apart, which other classes replace
@@ -167,15 +167,7 @@ def compose(config: Config) -> Experiment:
     def init(key: jax.Array, given: Mapping[str, jax.Array] | None = None) -> TrainState:
         params_key, run_key = jax.random.split(key)
         made = with_given(random_variables(params_key), given or {})
-        rest = {name: tree for name, tree in made.items() if name != "params"}
-        return create_state(
-            params=made["params"],
-            optimizer=optimizer,
-            key=run_key,
-            model_state=rest,
-            ema={"long": None},
-            averaging=variables,
-        )
+        return network_state(made, optimizer=optimizer, key=run_key, averages=["long"])
 
     @functools.cache
     def data(split: Split) -> Source:

@@ -58,28 +58,45 @@ def test_links_lead_somewhere():
 
 
 def test_bring_your_own_data(tmp_path):
-    """From a folder of pictures to samples and to a classifier, by the commands of the document, made short."""
+    """From pictures to samples, to a classifier and to a detector, by the commands of the document, made short."""
     rng = np.random.default_rng(0)
     for kind in ("cats", "dogs"):
         (tmp_path / "my_pictures" / kind).mkdir(parents=True)
         for index in range(12):
             pixels = rng.integers(0, 256, (20 + index, 31, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / "my_pictures" / kind / f"{index}.png")
-    short = "--model.width 8 --data.resolution 16 --batch-size 8 --images 16"
+    for place in ("images/train", "images/val", "labels/train", "labels/val"):
+        (tmp_path / "my_data" / place).mkdir(parents=True)
+    (tmp_path / "my_data" / "classes.txt").write_text("cat\ndog\n")
+    (tmp_path / "new_pictures").symlink_to(tmp_path / "my_data" / "images" / "val")
+    for index in range(16):
+        split, name = "train" if index < 12 else "val", f"{index}.png"
+        Image.fromarray(rng.integers(0, 256, (40, 48, 3), np.uint8)).save(tmp_path / "my_data/images" / split / name)
+        boxes = [f"{k} 0.5 0.5 {0.2 + 0.03 * index} {0.3 + 0.02 * index * k}" for k in (0, 1)]
+        (tmp_path / "my_data/labels" / split / f"{index}.txt").write_text("\n".join(boxes))
+    short = "--batch-size 8 --images 16"
+    detector = f"{short} --data.resolution 32 --model.width 0.125"
+    short = f"{short} --data.resolution 16 --model.width 8"
+    sampling = "--model.multipliers 1 --samples 4 --diffusion.steps 20 --sampling.steps 2"
     more = {
-        "experiments.diffusion_cifar": "--model.multipliers 1 --samples 4 --diffusion.steps 20 --sampling.steps 2",
-        "experiments.finetune": "--model.depths 1",
+        "experiments.diffusion_cifar": f"{short} {sampling}",
+        "experiments.finetune": f"{short} --model.depths 1",
+        "experiments.fit_anchors": detector,
+        "experiments.yolo_folder": detector,
     }
     lines = [shlex.split(line) for line in commands(ROOT / "docs" / "bring_your_own_data.md")]
     typed = [words for words in lines if not any(word.endswith(".safetensors") for word in words)]
-    assert [len(lines), len(typed)] == [5, 4]
+    assert [len(lines), len(typed)] == [9, 8]
     said = []
     for words in typed:
-        words = [sys.executable, *words[1:], *short.split(), *more[words[2]].split()]
+        words = [sys.executable, *words[1:], *more[words[2]].split()]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
     assert (tmp_path / "runs" / "mine" / "report.html").exists()
     assert len(list((tmp_path / "runs" / "mine" / "samples").glob("drawn-*/0*.png"))) == 16
-    assert said[-1].count("my_pictures/cats/") == 12
+    assert said[3].count("my_pictures/cats/") == 12
     assert len(list((tmp_path / "runs" / "classifier" / "predictions").glob("*/predictions.png"))) == 1
+    assert said[4].splitlines()[-1].startswith("--model.anchors ")
+    assert said[6].count("new_pictures/") == 4
+    assert (tmp_path / "detector.stablehlo").stat().st_size > 1e6

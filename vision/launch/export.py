@@ -1,4 +1,4 @@
-"""``--export``: a trained model as one file that needs none of this code, only JAX.
+"""``--export``: a trained model as one file that needs none of this code, only ``jax`` and ``flatbuffers``.
 
 The file is a serialised `jax.export.Exported`: StableHLO with the variables inside, for CPUs, CUDA and TPUs, and any
 number of images. To use it:

@@ -1,6 +1,6 @@
 """All that a run is: one pytree, and all that a checkpoint holds."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -69,6 +69,28 @@ def with_given(tree: Any, given: Mapping[str, Any]) -> Any:
         return array.astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(chosen, tree)
+
+
+def network_state(
+    made: Mapping[str, Any], *, optimizer: optax.GradientTransformation, key: Key[Array, ""], averages: Sequence[str]
+) -> TrainState:
+    """The state at step 0 of one network, of whose variables, parameters and statistics, averages are kept.
+
+    Args:
+      made: {"params": ..., ...}, as ``model.init`` returns them.
+      optimizer: of the parameters.
+      key: the run's key.
+      averages: their names.
+    """
+    rest = {name: tree for name, tree in made.items() if name != "params"}
+    return create_state(
+        params=made["params"],
+        optimizer=optimizer,
+        key=key,
+        model_state=rest,
+        ema=dict.fromkeys(averages),
+        averaging=variables,
+    )
 
 
 def create_state(
