@@ -195,7 +195,7 @@ def theirs() -> dict[str, Callable[[], None]]:
 
         def train():
             model.train()
-            loss = sum(model(pictures, targets).values())
+            loss = torch.stack(list(model(pictures, targets).values())).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
