@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import EngFormatter
 
 from vision.train.records import read_metrics
 
@@ -28,6 +29,7 @@ def main() -> None:
         axes.plot([line["images"] for line in lines], [line[options.metric] for line in lines], marker=".", label=label)
     axes.set(title=options.title, xlabel="training images", ylabel=options.ylabel or options.metric)
     axes.set_ylim(bottom=options.low)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
