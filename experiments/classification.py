@@ -31,7 +31,7 @@ from vision.evaluation.classification import TestSet, evaluator, predict_files
 from vision.launch.initial import initial_values
 from vision.ops.pixels import to_float
 from vision.ops.resize import IMAGENET_MEAN, IMAGENET_STD, normalise
-from vision.parallel.mesh import MeshConfig, batch_shards
+from vision.parallel.mesh import MeshConfig
 from vision.parallel.sharding import Rules
 from vision.pretrained.resnet import HEAD
 from vision.pretrained.rules import Rules as PublishedRules
@@ -112,12 +112,6 @@ class Network:
 def as_seen(config: Config, image: jax.Array) -> jax.Array:
     """Images in [-1, 1] as the network gets them."""
     return normalise(image, IMAGENET_MEAN, IMAGENET_STD) if config.imagenet_statistics else image
-
-
-def evaluation_batch(config: Config, compiler: Compiler) -> int:
-    """Images at a time in evaluation, as many for each device."""
-    shards = batch_shards(compiler.mesh)
-    return -(-config.evaluation_batch // shards) * shards
 
 
 def compose(config: Any, network: Network) -> Experiment:
@@ -206,7 +200,7 @@ def compose(config: Any, network: Network) -> Experiment:
 
     def evaluation(compiler: Compiler):
         evaluate = evaluator(compiler, classify, classes=classes)
-        size = evaluation_batch(config, compiler)
+        size = compiler.rounded_up(config.evaluation_batch)
         share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         how = f"{description(config.data, 'test')}, EMA {config.ema}{', mirrored too' if config.mirror else ''}"
         judged = lambda: test_batches(test(), config.data, batch_size=size, **share)

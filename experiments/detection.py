@@ -29,7 +29,7 @@ from vision.nn.csp import NORM_EPSILON
 from vision.nn.fusion import fold, folded_norm
 from vision.ops.pixels import to_float
 from vision.parallel.agreement import is_first
-from vision.parallel.mesh import MeshConfig, batch_shards
+from vision.parallel.mesh import MeshConfig
 from vision.tasks.detection import DetectionLossConfig, DetectorConfig, detection_loss, detector
 from vision.train.compile import Compiler
 from vision.train.experiment import Experiment, Intervals
@@ -213,8 +213,7 @@ def compose(config: Config) -> Experiment:
             yield kept
 
     def evaluation(compiler: Compiler):
-        shards = batch_shards(compiler.mesh)
-        size = -(-config.evaluation_batch // shards) * shards
+        size = compiler.rounded_up(config.evaluation_batch)
         judged = lambda: evaluation_batches(
             data("test"),
             batch_size=size,

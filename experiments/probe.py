@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.classification import as_seen, evaluation_batch
+from experiments.classification import as_seen
 from vision.data.labelled import description, labelled_source, test_batches
 from vision.errors import UserError
 from vision.launch.initial import initial_values
@@ -51,7 +51,7 @@ def features_of(config: Any, network: Any, compiler: Compiler) -> dict[str, tupl
     found = {}
     for split, source in sources.items():
         features, labels = [], []
-        for batch in test_batches(source, config.data, batch_size=evaluation_batch(config, compiler)):
+        for batch in test_batches(source, config.data, batch_size=compiler.rounded_up(config.evaluation_batch)):
             computed = jax.device_get(compute(variables, compiler.shard({"image": batch["image"]})["image"]))
             features.append(computed[batch["mask"]])
             labels.append(batch["label"][batch["mask"]])

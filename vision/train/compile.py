@@ -220,13 +220,17 @@ class Compiler:
         placement = self.batch_placement(dispatch=dispatch)
         return {name: jax.make_array_from_process_local_data(placement, leaf) for name, leaf in batch.items()}
 
+    def rounded_up(self, count: int) -> int:
+        """The least multiple of the devices that share a batch which is ``count`` or more."""
+        shards = batch_shards(self.mesh)
+        return -(-count // shards) * shards
+
     def spread(self, samples: Num[np.ndarray, "n ..."]) -> Num[Array, "padded ..."]:
         """Divide ``samples``, the same on every process, among the devices that share a batch.
 
         Repeats samples from the start where the number does not divide: whoever uses them drops the surplus.
         """
-        shards = batch_shards(self.mesh)
-        rows = np.arange(-(-len(samples) // shards) * shards) % len(samples)
+        rows = np.arange(self.rounded_up(len(samples))) % len(samples)
         padded = samples[rows]
         return jax.make_array_from_callback(padded.shape, self.batch_placement(), lambda index: padded[index])
 
