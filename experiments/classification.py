@@ -37,7 +37,7 @@ from vision.pretrained.resnet import HEAD
 from vision.pretrained.rules import Rules as PublishedRules
 from vision.tasks.classification import ClassificationConfig, check, classification_loss, predictor
 from vision.train.compile import Compiler
-from vision.train.experiment import Experiment, Intervals
+from vision.train.experiment import Experiment, Inference, Intervals
 from vision.train.optimizer import OptimizerConfig, make_optimizer
 from vision.train.state import TrainState, network_state, variables, with_given
 from vision.train.step import accumulate, averaged, gradient, preprocessed, repeated, warmed_up
@@ -215,7 +215,7 @@ def compose(config: Any, network: Network) -> Experiment:
     def inference(state: TrainState):
         values, test_side = state.ema["long"], config.data.test_side
         probabilities = lambda images: {"probabilities": jax.nn.softmax(classify(values, images))}
-        return probabilities, (test_side, test_side, channels)
+        return Inference(function=probabilities, image=(test_side, test_side, channels))
 
     image = jax.ShapeDtypeStruct((config.batch_size, side, side, channels), jnp.uint8)
     return Experiment(

@@ -5,7 +5,7 @@ An experiment gives a configuration and data: ``experiments.yolo_coco`` is the s
 
 import functools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,9 @@ from vision.nn.fusion import fold, folded_norm
 from vision.ops.pixels import to_float
 from vision.parallel.agreement import is_first
 from vision.parallel.mesh import MeshConfig
-from vision.tasks.detection import DetectionLossConfig, DetectorConfig, detection_loss, detector
+from vision.tasks.detection import DetectionLossConfig, DetectorConfig, candidates, detection_loss, detector
 from vision.train.compile import Compiler
-from vision.train.experiment import Experiment, Intervals
+from vision.train.experiment import Candidates, Experiment, Inference, Intervals
 from vision.train.parameter_groups import frozen, weights_alone
 from vision.train.state import TrainState, network_state, variables, with_given
 from vision.train.step import accumulate, averaged, gradient, preprocessed, repeated, warmed_up
@@ -234,22 +234,35 @@ def compose(config: Config) -> Experiment:
     shown = config.predict
     for_people = replace(config.detector, confidence=shown.confidence, iou=shown.iou, most=shown.most)
 
-    def folded_detector(how: DetectorConfig):
-        """Of uint8 images, with normalisations folded into convolutions."""
-        detect = detector(Yolo(config.model, norm=folded_norm), config.model, how)
-        return lambda values, images, classes=None: detect(
-            fold(values, epsilon=NORM_EPSILON), to_float(images), classes=classes
-        )
+    def folded(see: Callable[..., Any]) -> Callable[..., Any]:
+        """``see``, candidates or detector, of uint8 images, with normalisations folded into convolutions."""
+        seen = see(Yolo(config.model, norm=folded_norm), config.model, for_people)
+        return lambda values, images, classes=None: seen(fold(values, epsilon=NORM_EPSILON), to_float(images), classes)
 
-    def inference(state: TrainState):
-        detect, values = folded_detector(for_people), state.ema["long"]
-        return lambda images: detect(values, images)._asdict(), (side, side, 3)
+    def inference(state: TrainState) -> Inference:
+        values = state.ema["long"]
+
+        def unsuppressed(images: jax.Array) -> Mapping[str, jax.Array]:
+            boxes, scores = folded(candidates)(values, images)
+            return {"boxes": boxes, "scores": scores.swapaxes(1, 2)}
+
+        return Inference(
+            function=lambda images: folded(detector)(values, images)._asdict(),
+            image=(side, side, 3),
+            candidates=Candidates(
+                function=unsuppressed,
+                confidence=for_people.confidence,
+                iou=for_people.iou,
+                most=for_people.most,
+                agnostic=for_people.agnostic,
+            ),
+        )
 
     def prediction(compiler: Compiler, class_names: Sequence[str]):
         chosen = config.predict.choose(class_names)
         predicted = predict_files(
             compiler,
-            lambda values, images: folded_detector(for_people)(values, images, classes=chosen),
+            lambda values, images: folded(detector)(values, images, chosen),
             config.predict,
             class_names=class_names,
             resolution=side,

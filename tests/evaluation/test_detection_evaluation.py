@@ -324,6 +324,42 @@ def test_texts_and_crops_are_written_where_asked_for(files, tmp_path, one_device
     assert names == ["colour.jpg", "detections.json", "grey.png", "images.json"]
 
 
+def test_results_are_numbered_as_a_coco_file_numbers(files, tmp_path, one_device):
+    """As COCO's server takes them: ids of pictures by file name, of categories by name, gaps and order included."""
+    listed = [
+        {"id": 700 - place, "file_name": f"val/{file.name}", "width": 9, "height": 9}
+        for place, file in enumerate(files)
+    ]
+    categories = [{"id": 90, "name": "bee"}, {"id": 7, "name": "dark/ant"}, {"id": 8, "name": "cow"}]
+    path, some = tmp_path / "images.json", files[:2]
+    path.write_text(json.dumps({"images": listed, "categories": categories}))
+    predicted(some, tmp_path / "out", mesh=one_device, numbers=path)
+    results = json.loads((tmp_path / "out" / "detections.json").read_text())
+    want = [(700 - place, (7, 90)[label]) for place, file in enumerate(some) for label in expected_of(file)[2]]
+    assert [(each["image_id"], each["category_id"]) for each in results] == want
+    named = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert [each["id"] for each in named["images"]] == [700, 699]
+    assert named["categories"] == [{"id": 7, "name": "dark/ant"}, {"id": 90, "name": "bee"}]
+
+
+@pytest.mark.parametrize(
+    ("images", "names", "words"),
+    [
+        (["other.png"], NAMES, "lists no picture colour.jpg"),
+        (["colour.jpg"], ["bee"], "has no category 'dark/ant', which the run has: its categories are 'bee'"),
+        (["colour.jpg", "again/colour.jpg"], NAMES, "has one name twice"),
+    ],
+)
+def test_results_that_cannot_be_numbered(files, images, names, words, tmp_path, one_device):
+    listed = [{"id": place, "file_name": name, "width": 9, "height": 9} for place, name in enumerate(images)]
+    path = tmp_path / "images.json"
+    categories = [{"id": place, "name": name} for place, name in enumerate(names)]
+    path.write_text(json.dumps({"images": listed, "categories": categories}))
+    with pytest.raises(UserError, match=words):
+        predicted(files[:1], tmp_path / "out", mesh=one_device, numbers=path)
+    assert not (tmp_path / "out").exists()
+
+
 def test_names_of_what_is_written(tmp_path):
     names = ("a.jpg", "b.jpg", "A.png", "other/a.jpg", "a-2.jpg", ".hidden")
     assert unique_stems([tmp_path / name for name in names]) == ["a", "b", "A-2", "a-3", "a-2-2", ".hidden"]

@@ -6,6 +6,8 @@ Category ids have gaps and start at 1: labels are their places in ascending orde
 """
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,57 @@ def read_coco(json_path: Path, image_folder: Path, *, rules: Rules = ALL) -> Ann
     stated = [_stated(image, boxes[image["id"]], labels, image_folder, json_path) for image in images]
     class_names = tuple(names[category] for category in ids)
     return collect(stated, class_names=class_names, category_ids=ids, folder=image_folder, orphans=orphans, rules=rules)
+
+
+@dataclass(frozen=True)
+class CocoNumbers:
+    """The numbers that a COCO file has for pictures and classes, which results for its users must have too."""
+
+    path: Path
+    """The file."""
+    images: Mapping[str, int]
+    """Ids by the last part of the file name."""
+    categories: Mapping[str, int]
+    """Ids by name."""
+
+    def image(self, file: Path) -> int:
+        """The number of a picture. Raises ``UserError`` where the file lists none of its name."""
+        if file.name not in self.images:
+            raise UserError(
+                f"{self.path} lists no picture {file.name}: predict on its pictures, or number them from 1."
+            )
+        return self.images[file.name]
+
+    def check(self, files: Sequence[Path], class_names: Sequence[str]) -> None:
+        """Raises ``UserError`` where one of them has no number."""
+        for file in files:
+            self.image(file)
+        for name in class_names:
+            self.category(name)
+
+    def category(self, name: str) -> int:
+        """The number of a class. Raises ``UserError`` where the file has none of its name."""
+        if name not in self.categories:
+            known = ", ".join(map(repr, self.categories))
+            raise UserError(f"{self.path} has no category {name!r}, which the run has: its categories are {known}.")
+        return self.categories[name]
+
+
+def read_coco_numbers(json_path: Path) -> CocoNumbers:
+    """The ids in a COCO file; annotations need not be in it, as they are not in those of test sets.
+
+    Raises:
+        UserError: as `read_coco` does of images and categories, and where two pictures or two classes have one name.
+    """
+    content = _content(json_path)
+    images, categories = (_list(content, key, json_path) for key in ("images", "categories"))
+    names = _categories(categories, json_path)
+    _boxes(images, json_path)
+    files = {Path(image["file_name"]).name: int(image["id"]) for image in images}
+    by_name = {name: category for category, name in names.items()}
+    if len(files) < len(images) or len(by_name) < len(names):
+        raise UserError(f"{json_path} has one name twice among its pictures or categories: names do not tell the ids.")
+    return CocoNumbers(json_path, files, by_name)
 
 
 # (category id, corners, area or NaN, crowd)

@@ -12,6 +12,7 @@ from jaxtyping import Array, UInt8
 from PIL import Image, ImageOps
 
 from vision.data.annotations import Annotations
+from vision.data.coco import read_coco_numbers
 from vision.data.folder import rgb
 from vision.data.letterbox import Letterbox, letterboxed
 from vision.errors import UserError
@@ -189,6 +190,8 @@ class PredictionConfig:
     """Also write each detection as a picture of its own."""
     text: bool = True
     """Also write a text for each picture: class, centre, size (shares of the picture's sides) and confidence."""
+    numbers: Path | None = None
+    """A COCO file whose ids of pictures and categories, found by name, detections.json has; counted from 1 without."""
 
     def choose(self, class_names: Sequence[str]) -> list[int] | None:
         """Places of the classes to look for; None for all.
@@ -216,10 +219,11 @@ def predict_files(
 
     The folder gets, for each file, a picture under the same name with the boxes drawn (JPEG of a JPEG, else PNG), and a
     text and crops if configured, see `PredictionConfig`; and for all together ``detections.json`` in COCO's format of
-    results, and ``images.json``, which says what its numbers of images and categories are. Both are counted from 1.
+    results, and ``images.json``, which says what its numbers of images and categories are.
     Files of one name get numbers: ``cell``, ``cell-2``. Pictures are taken upright, as their EXIF data says.
 
-    Files that are no images are left out and named, in their place. Raises ``UserError`` where none is an image.
+    Files that are no images are left out and named, in their place. Raises ``UserError`` where none is an image, or
+    ``config.numbers`` lacks a file or a class.
 
     Args:
       compiler: of the model's mesh.
@@ -245,6 +249,9 @@ def predict_files(
         lines: list[str] = []
         predicted: list[Predicted] = []
         stems = unique_stems(files)
+        numbers = None if config.numbers is None else read_coco_numbers(config.numbers)
+        if numbers is not None:  # what is missing is said before the work
+            numbers.check(files, class_names)
         for start in range(0, len(files), batch_size):
             part = files[start : start + batch_size]
             opened = [_opened(file) for file in part]
@@ -263,7 +270,7 @@ def predict_files(
             rest = f" and {len(files) - 1} more" if len(files) > 1 else ""
             raise UserError(f"there is nothing to predict: {files[0]}{rest} cannot be decoded as images")
         if jax.process_index() == 0:
-            write_results(folder, predicted, class_names)
+            write_results(folder, predicted, class_names, numbers)
         return [*lines, f"pictures with boxes, and detections.json: {folder}"]
 
     return predict

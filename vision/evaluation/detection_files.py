@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vision.data.coco import CocoNumbers
 from vision.metrics.average_precision import Found
 from vision.report.atomic import write_atomically
 from vision.report.boxes import Marked, boxes_picture
@@ -116,23 +117,31 @@ def text_lines(one: Predicted) -> list[str]:
     ]
 
 
-def write_results(folder: Path, predicted: Sequence[Predicted], class_names: Sequence[str]) -> None:
+def write_results(
+    folder: Path, predicted: Sequence[Predicted], class_names: Sequence[str], numbers: CocoNumbers | None = None
+) -> None:
     """Writes ``detections.json`` in COCO's format of results, and ``images.json``, an annotation without boxes.
 
-    Images and categories are numbered from 1, in their order here. Boxes are [x, y, width, height] in pixels.
+    Images and categories have the ids in ``numbers``, or are numbered from 1, in their order here. Boxes are
+    [x, y, width, height] in pixels.
+
+    Raises:
+      UserError: ``numbers`` lacks one of them.
     """
+    ids = [numbers.image(one.file) if numbers else place for place, one in enumerate(predicted, start=1)]
+    kinds = [numbers.category(name) if numbers else place for place, name in enumerate(class_names, start=1)]
     results = [
-        {"image_id": number, "category_id": label + 1, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
-        for number, one in enumerate(predicted, start=1)
+        {"image_id": number, "category_id": kinds[label], "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
+        for number, one in zip(ids, predicted, strict=True)
         for (x0, y0, x1, y1), label, score in zip(
             one.found.boxes.tolist(), one.found.labels.tolist(), one.found.scores.tolist(), strict=True
         )
     ]
     images = [
         {"id": number, "file_name": str(one.file), "width": one.width, "height": one.height}
-        for number, one in enumerate(predicted, start=1)
+        for number, one in zip(ids, predicted, strict=True)
     ]
-    categories = [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)]
+    categories = [{"id": number, "name": name} for number, name in zip(kinds, class_names, strict=True)]
     named = {"images": images, "categories": categories, "annotations": []}
     for name, content in (("detections.json", results), ("images.json", named)):
         write_atomically(folder / name, json.dumps(content, ensure_ascii=False, indent=1).encode())

@@ -39,8 +39,8 @@ class RunOptions:
     """Say what the newest checkpoint of the work directory sees in these files, folders or patterns ("*.png"), then
     stop."""
     export: Path | None = None
-    """Write the newest checkpoint of the work directory to this file, as a model that needs jax and flatbuffers alone,
-    then stop."""
+    """Write the newest checkpoint of the work directory to this file, as a model that needs jax and flatbuffers alone
+    (.onnx: for ONNX's runtimes), then stop."""
     seeds: int = 0
     """Train so many runs as one program, with seeds counted up from the configuration's; 0 for a single run."""
     sweep: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from vision.errors import UserError
 from vision.launch import workdir as work
 from vision.launch.describe import describe, simulate_devices
 from vision.launch.export import write_export
+from vision.launch.export_onnx import write_onnx
 from vision.launch.members import MembersOptions, parse_sweep, together
 from vision.launch.options import Parsed, changes, command_line, nested, parse
 from vision.parallel.agreement import check_equal, first_alone, from_first, is_first
@@ -411,9 +412,10 @@ def look(
     if export is not None:
         if experiment.inference is None or experiment.members:
             raise UserError(f"{name} has no function of images to write: --export is for single runs that see")
-        function, image = experiment.inference(jax.device_get(state))
+        inference = experiment.inference(jax.device_get(state))
+        write = write_onnx if export.suffix == ".onnx" else write_export
         if is_first():
-            print(write_export(export.expanduser(), function, image))
+            print(write(export.expanduser(), inference))
     if sample is not None:
         if experiment.drawing is None:
             raise UserError(f"{name} does not generate images: --sample has nothing to draw")

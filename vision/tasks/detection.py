@@ -249,15 +249,18 @@ def suppressed(boxes: Float[Array, "b n 4"], scores: Float[Array, "b n k"], conf
     return jax.vmap(of_image)(boxes, scores)
 
 
-def detector(network: nn.Module, model: YoloConfig, config: DetectorConfig) -> Callable[..., Detections]:
-    """(variables, images in [-1, 1], classes or None for all) -> detections."""
+def candidates(network: nn.Module, model: YoloConfig, config: DetectorConfig) -> Callable[..., tuple[Array, Array]]:
+    """(variables, images in [-1, 1], classes or None for all) -> boxes [b n 4] within the image, scores [b n k].
+
+    All that the network predicts, of every augmentation at test time: what is then suppressed.
+    """
 
     def everything(variables: Mapping[str, Any], images: Array) -> tuple[Array, Array]:
         return decode(network.apply(variables, images, train=False), model)  # pyright: ignore[reportArgumentType]
 
-    def detect(
+    def predict(
         variables: Mapping[str, Any], images: Float[Array, "b h w 3"], classes: Sequence[int] | None = None
-    ) -> Detections:
+    ) -> tuple[Array, Array]:
         height, width = images.shape[1:3]
         found = [everything(variables, images)]
         if config.mirror:
@@ -273,6 +276,12 @@ def detector(network: nn.Module, model: YoloConfig, config: DetectorConfig) -> C
         if classes is not None:
             scores = jnp.where(jnp.isin(jnp.arange(scores.shape[-1]), jnp.asarray(classes)), scores, 0.0)
         limits = jnp.array([width, height, width, height], jnp.float32)
-        return suppressed(jnp.clip(boxes, 0.0, limits), scores, config)
+        return jnp.clip(boxes, 0.0, limits), scores
 
-    return detect
+    return predict
+
+
+def detector(network: nn.Module, model: YoloConfig, config: DetectorConfig) -> Callable[..., Detections]:
+    """(variables, images in [-1, 1], classes or None for all) -> detections."""
+    predict = candidates(network, model, config)
+    return lambda variables, images, classes=None: suppressed(*predict(variables, images, classes), config)

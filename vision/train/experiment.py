@@ -30,6 +30,34 @@ class Evaluation:
     """What was found of each member, where several runs were trained as one program."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """What a suppression of boxes chooses from, for file formats that bring a suppression of their own."""
+
+    function: Callable[[Array], Mapping[str, Array]]
+    """Images uint8 [b h w c] -> "boxes" float32 [b n 4] in pixels, "scores" float32 [b k n] in [0, 1]."""
+    confidence: float
+    """Scores that are not larger are left out."""
+    iou: float
+    """Boxes that overlap a surer one of their class by more are left out."""
+    most: int
+    """Detections of one class in an image, at most."""
+    agnostic: bool
+    """Boxes of different classes leave each other out too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """What a trained model does with images: what ``--export`` writes to a file."""
+
+    function: Callable[[Array], Mapping[str, Array]]
+    """Images uint8 [b h w c] -> what is seen, by name, the images along the first axis."""
+    image: tuple[int, int, int]
+    """Height, width and channels."""
+    candidates: Candidates | None = None
+    """For detectors: the same up to the suppression."""
+
+
 @dataclass(frozen=True)
 class Member:
     """One of several runs that are trained as one program."""
@@ -109,8 +137,8 @@ class Experiment:
     prediction: Callable[[Compiler, Sequence[str]], Predict] | None = None
     """Compiles what ``--predict`` does with files, for experiments that say something of images; is given the names of
     the classes that the run was trained on."""
-    inference: Callable[[TrainState], tuple[Callable[[Array], Mapping[str, Array]], tuple[int, int, int]]] | None = None
-    """State -> (images uint8 [b h w c] -> what is seen, by name; (h, w, c)), which ``--export`` writes to a file."""
+    inference: Callable[[TrainState], Inference] | None = None
+    """State -> the function of images that ``--export`` writes to a file."""
     class_names: Callable[[], Sequence[str]] | None = None
     """Reads the names of the data's classes, where there are classes to tell apart; kept in the work directory."""
     given: Callable[[], Mapping[str, np.ndarray]] | None = None
