@@ -75,10 +75,8 @@ def write_onnx(path: Path, inference: Inference) -> str:
 
 def _suppress(onnx: Any, model: Any, candidates: Candidates) -> None:
     """Adds NonMaxSuppression (ONNX operator set 11) behind the outputs boxes and scores."""
-    graph, constants = (
-        model.graph,
-        {"most": candidates.most, "iou": candidates.iou, "confidence": candidates.confidence},
-    )
+    graph = model.graph
+    constants = {"most": candidates.most, "iou": candidates.iou, "confidence": candidates.confidence}
     for name, value in constants.items():
         kind = onnx.TensorProto.INT64 if name == "most" else onnx.TensorProto.FLOAT
         graph.initializer.append(onnx.helper.make_tensor(f"suppression_{name}", kind, [1], [value]))
