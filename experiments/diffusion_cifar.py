@@ -18,7 +18,7 @@ import functools
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.judging import JudgingConfig, united
+from experiments.judging import judged as judge_images
 from vision.data.augment import flipped
 from vision.data.dataset import DataConfig, Split, load_dataset, open_dataset
 from vision.data.pipeline import batches, evaluation_batches
@@ -104,6 +106,9 @@ class Config:
     """Images in the grid of each evaluation."""
     judged: int = 256
     """Images drawn and judged at each evaluation where a judge knows the classes (the shapes world)."""
+    judging: JudgingConfig = JudgingConfig(judge="none")
+    """Distances to real images, which cost as many samples more at each evaluation: set judging.judge to "auto", best
+    with --evaluate, when it is over."""
     held_out: int = 2_000
     """Images not trained on that each evaluation computes the loss of, at most."""
     seed: int = 0
@@ -283,6 +288,9 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
         )
         test = data("test")
         count = min(len(test), config.held_out)
+        distances_of = judge_images(
+            compiler, config.judging, generate, data=config.data, train=data("train"), test=test
+        )
         test = ArraySource({name: array[:count] for name, array in test.arrays.items()}, test.class_names)
         method = f"{config.sampling.method}, {config.sampling.steps} steps, guidance {config.sampling.guidance:g}"
         judge = load_judge() if judges else None
@@ -327,7 +335,9 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
                 how = f"{judge.protocol(config.data.shapes)}; {rounds * config.samples} samples, {method}"
                 protocol.update({name: how for name in scalars if name.endswith("accuracy")})
             pictures = {"samples": sample_grid(drawn[0], columns=columns)}
-            return Evaluation(scalars, pictures, protocol)
+            distances = distances_of(state.ema["long"])
+            told = {name: f"{text}; {method}, EMA {config.ema}" for name, text in distances.protocol.items()}
+            return united(Evaluation(scalars, pictures, protocol), replace(distances, protocol=told))
 
         return evaluate
 
@@ -342,7 +352,7 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
         drawing=drawing,
         given=given if config.init_from is not None else None,
         rules=rules,
-        looking=("sampling.", "samples", "judged", "held_out"),
+        looking=("sampling.", "samples", "judged", "judging.", "held_out"),
         mesh=config.mesh,
         intervals=config.intervals,
         microbatches=config.microbatches,

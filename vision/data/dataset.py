@@ -42,6 +42,17 @@ class DataConfig:
     """Number of training images of the shapes world."""
 
 
+def named_split(config: DataConfig, split: Split) -> str:
+    """A split in words, for protocols: "mnist (test)"."""
+    if config.name == "shapes":
+        return f"the shapes world ({split})"
+    if config.name != "folder":
+        return f"{config.name} ({config.test_split if split == 'test' else config.train_split})"
+    if config.test_dir is not None:
+        return f"{config.test_dir if split == 'test' else config.dir}"
+    return f"{config.dir}, {'every tenth image' if split == 'test' else 'all but every tenth image'}"
+
+
 def open_dataset(config: DataConfig, split: Split, *, seed: int = 0, at_least: int | None = None) -> Source:
     """The source that ``config`` names; records have "image" uint8 and, where there are classes, "label".
 

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vision.data import crop
-from vision.data.dataset import DataConfig, Split, load_dataset, open_dataset
+from vision.data.dataset import DataConfig, Split, load_dataset, named_split, open_dataset
 from vision.data.folder import rgb, square
 from vision.data.pipeline import Transform, batches, evaluation_batches
 from vision.data.source import Record, Source
@@ -110,14 +110,6 @@ def description(config: LabelledConfig, split: Split) -> str:
     """The data in words, for protocols: "cifar10 (test), 32x32"."""
     side = config.test_side if split == "test" else config.resolution
     how, few = "", ""
-    if config.name == "shapes":
-        where = f"the shapes world ({split})"
-    elif config.name != "folder":
-        where = f"{config.name} ({config.test_split if split == 'test' else config.train_split})"
-    elif config.test_dir is not None:
-        where = f"{config.test_dir if split == 'test' else config.dir}"
-    else:
-        where = f"{config.dir}, {'every tenth image' if split == 'test' else 'all but every tenth image'}"
     if config.stream and split == "test":
         how = f"shorter side to {config.test_resize} (bilinear, antialiased), centre "
     elif config.stream:
@@ -125,7 +117,7 @@ def description(config: LabelledConfig, split: Split) -> str:
     if config.labels_per_class and split == "train":
         few = f", {config.labels_per_class} images a class"
     some = f", classes {', '.join(config.classes)}" if config.classes else ""
-    return f"{where}, {how}{side}x{side}{some}{few}"
+    return f"{named_split(config, split)}, {how}{side}x{side}{some}{few}"
 
 
 def _check_folders(config: LabelledConfig, found: tuple[str, ...]) -> None:

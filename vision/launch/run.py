@@ -22,6 +22,7 @@ from vision.launch.options import Parsed, changes, command_line, nested, parse
 from vision.parallel.agreement import check_equal, first_alone, from_first, is_first
 from vision.parallel.mesh import devices_needed, make_mesh
 from vision.parallel.processes import start
+from vision.report.film import film_of_pictures, save_film
 from vision.report.grid import sample_grid, save_png
 from vision.train.checkpoint import Checkpoints
 from vision.train.compile import Compiler
@@ -315,6 +316,8 @@ class Page:
     def finish(self, step: int, images: int) -> None:
         """Write the page once more, with the time of the last evaluation; where this process had none, it stands."""
         if is_first() and self._last is not None:
+            samples = self._folder / "samples"
+            film_of_pictures(samples / "samples.gif", sorted(samples.glob("samples-*.png"), key=images_of))
             self._render(step, images, self._last)
 
     def _render(self, step: int, images: int, evaluation: Evaluation) -> None:
@@ -367,6 +370,8 @@ def save_pictures(folder: Path, images: int, evaluation: Evaluation) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for picture, pixels in evaluation.pictures.items():
         save_png(folder / f"{picture}-{images:010d}.png", pixels)
+    for film, frames in evaluation.films.items():
+        save_film(folder / f"{film}-{images:010d}.gif", frames)
 
 
 def look(

@@ -26,6 +26,8 @@ class Evaluation:
     """Pictures by name; each is kept as a PNG."""
     protocol: Mapping[str, str] = field(default_factory=dict)
     """For each number, in words: on what, how many, how computed."""
+    films: Mapping[str, UInt8[np.ndarray, "t rows columns 3"]] = field(default_factory=dict)
+    """Frames by name; each is kept as a GIF."""
     members: tuple["Evaluation", ...] = ()
     """What was found of each member, where several runs were trained as one program."""
 

@@ -1,0 +1,72 @@
+"""A variational autoencoder of colour images, after Kingma & Welling 2014, with the likelihood of Salimans et al. 2017.
+
+8-bit pixels have the mixture of discretised logistics of PixelCNN++, so that the bound is one on the probability of the
+file and is reported in bits per dimension (arXiv:1312.6114; arXiv:1701.05517).
+
+    python -m experiments.vae_cifar --quick                                 the shapes world
+    python -m experiments.vae_cifar --data.dir ~/tensorflow_datasets        CIFAR-10
+    python -m experiments.ablate vae_cifar --grid objective.beta 0.25,1,4   what a code may cost
+
+The beta-VAE of Higgins et al. 2017 is ``--objective.beta``, the capacity of Burgess et al. 2018
+``--objective.capacity``.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.autoencoding import AutoencodingConfig, compose
+from experiments.diffusion_cifar import QUICK as DIFFUSION_QUICK
+from vision.evaluation.autoencoding import BoundConfig
+from vision.launch.run import main
+from vision.models.vae import SHARDING_RULES, Vae, VaeConfig
+from vision.tasks.likelihood import LikelihoodConfig
+from vision.train.experiment import Experiment, Intervals
+from vision.train.optimizer import OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(AutoencodingConfig):
+    """The recipe."""
+
+    model: VaeConfig = VaeConfig()
+    likelihood: LikelihoodConfig = LikelihoodConfig(components=5)
+    optimizer: OptimizerConfig = OptimizerConfig(
+        name="adamw", lr=1e-3, b2=0.999, weight_decay=0.0, warmup=50_000, clip=500.0
+    )
+    intervals: Intervals = Intervals(log=50_000, evaluate=500_000, save=250_000)
+    flip: bool = True
+    images: int = 10_000_000
+
+
+QUICK = Config(
+    model=VaeConfig(latent=32, patch=4, widths=(64,), blocks=1, hidden=(256,)),
+    data=DIFFUSION_QUICK.data,
+    likelihood=LikelihoodConfig(components=3),
+    bound=BoundConfig(importance=20, importance_images=500),
+    intervals=Intervals(log=10_000, evaluate=50_000, save=50_000),
+    flip=False,
+    images=100_000,
+)
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "beta_4": {"objective.beta": 4.0},
+    "beta_quarter": {"objective.beta": 0.25},
+    "free_bits": {"objective.free_bits": 0.1},
+    "warmup": {"objective.warmup": 1_000_000},
+    "importance": {"objective.importance": 5},
+    "gaussian": {"likelihood.kind": "gaussian"},
+    "gaussian_learned": {"likelihood.kind": "gaussian_learned"},
+    "one_logistic": {"likelihood.components": 1},
+    "no_flip": {"flip": False},
+}
+
+
+def build(config: Config) -> Experiment:
+    """The recipe with the convolutional network."""
+    coarsest = config.model.patch * 2 ** (len(config.model.widths) - 1)
+    return compose(config, lambda outputs: Vae(config.model, outputs), rules=SHARDING_RULES, coarsest=coarsest)
+
+
+if __name__ == "__main__":
+    sys.exit(main("vae_cifar", config=Config(), quick=QUICK, build=build, description=__doc__ or ""))

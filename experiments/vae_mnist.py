@@ -1,0 +1,87 @@
+"""A variational autoencoder of binarised MNIST, after Kingma & Welling 2014, "Auto-Encoding Variational Bayes".
+
+Pixels are black or white, drawn anew at each step with the grey value as probability ("dynamically binarised"); the
+bound is in nats an image.
+
+    python -m experiments.vae_mnist --quick                              the shapes world, a minute
+    python -m experiments.vae_mnist --data.dir ~/tensorflow_datasets     MNIST
+
+MNIST is prepared by ``tfds build mnist --file_format=array_record``, which needs TensorFlow once; training never does.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.autoencoding import AutoencodingConfig, compose
+from vision.data.dataset import DataConfig
+from vision.data.shapes import ShapesConfig
+from vision.evaluation.autoencoding import BoundConfig
+from vision.launch.run import main
+from vision.models.vae import SHARDING_RULES, Vae, VaeConfig
+from vision.tasks.likelihood import LikelihoodConfig
+from vision.train.experiment import Experiment, Intervals
+from vision.train.optimizer import OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(AutoencodingConfig):
+    """The recipe."""
+
+    model: VaeConfig = VaeConfig(latent=40, resolution=28, channels=1, patch=4, widths=(32,), blocks=1, hidden=(512,))
+    data: DataConfig = DataConfig(name="mnist", resolution=28)
+    likelihood: LikelihoodConfig = LikelihoodConfig(kind="bernoulli")
+    binarise: Any = "dynamic"
+    optimizer: OptimizerConfig = OptimizerConfig(
+        name="adamw", lr=2e-3, b2=0.999, weight_decay=0.0, warmup=25_000, clip=200.0
+    )
+    intervals: Intervals = Intervals(log=50_000, evaluate=2_100_000, save=250_000)
+    images: int = 6_300_000
+
+
+# bright figures on black, which stay what they are when pixels are made black or white
+QUICK = Config(
+    model=VaeConfig(latent=16, resolution=28, channels=3, patch=4, widths=(32,), blocks=0, hidden=(256,)),
+    data=DataConfig(
+        name="shapes",
+        resolution=28,
+        shapes_count=20_000,
+        shapes=ShapesConfig(
+            shapes=("circle", "square", "triangle", "star", "heart", "cross"),
+            colours=("yellow",),
+            backgrounds=("solid",),
+            dark_share=1.0,
+            relief=0.0,
+        ),
+    ),
+    optimizer=OptimizerConfig(name="adamw", lr=2e-3, b2=0.999, weight_decay=0.0, warmup=5_000, clip=200.0),
+    intervals=Intervals(log=10_000, evaluate=50_000, save=50_000),
+    bound=BoundConfig(importance_images=500),
+    images=100_000,
+)
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "beta_4": {"objective.beta": 4.0},
+    "beta_quarter": {"objective.beta": 0.25},
+    "warmup": {"objective.warmup": 1_000_000},
+    "free_bits": {"objective.free_bits": 0.1},
+    "capacity": {"objective.beta": 10.0, "objective.capacity": 20.0},
+    "importance": {"objective.importance": 5},
+    "static": {"binarise": "static"},
+    "two_dimensions": {"model.latent": 2},
+    "perceptron": {"model.patch": 28, "model.widths": (512,), "model.blocks": 0},
+}
+
+
+def build(config: Config) -> Experiment:
+    """The recipe with the convolutional network."""
+    return compose(
+        config,
+        lambda outputs: Vae(config.model, outputs),
+        rules=SHARDING_RULES,
+        coarsest=config.model.patch * 2 ** (len(config.model.widths) - 1),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main("vae_mnist", config=Config(), quick=QUICK, build=build, description=__doc__ or ""))

@@ -1,0 +1,169 @@
+"""The autoencoders that latent diffusion stands on: a convolutional network around a narrow grid of codes.
+
+After Esser et al. 2021 ("Taming Transformers") and Rombach et al. 2022 ("High-Resolution Image Synthesis with Latent
+Diffusion Models", appendix G): residual blocks with group normalisation, halving the sides level by level; in the
+middle either a Gaussian code with a small penalty on its divergence (KL) or a quantised one (VQ).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int, Key
+
+from vision.nn.attention import SelfAttention2d
+from vision.nn.latent import gaussian_kl, standard_normal
+from vision.nn.norms import GroupNorm
+from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
+from vision.nn.vector_quantizer import VectorQuantizer
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The shape of both networks, and what is between them."""
+
+    bottleneck: Literal["vq", "kl"] = "vq"
+    """Codes of a codebook, or Gaussian ones."""
+    codes: int = 512
+    """Entries of the codebook."""
+    latent: int = 64
+    """Channels of the grid of codes; few for "kl" (4 in the paper)."""
+    decay: float = 0.99
+    """Of the averages that the codebook follows."""
+    dead_below: float = 0.1
+    """Codes that are used less often in a batch, on average, start again."""
+    channels: int = 3
+    """Of the image."""
+    patch: int = 2
+    """Side of the squares of pixels that are folded into channels first."""
+    widths: tuple[int, ...] = (64, 128)
+    """Channels at each resolution; each further one halves the sides."""
+    blocks: int = 2
+    """Residual blocks at each resolution."""
+    attention: bool = True
+    """Self-attention at the coarsest resolution."""
+
+    @property
+    def factor(self) -> int:
+        """Pixels along the side of an image for each code."""
+        return self.patch * 2 ** (len(self.widths) - 1)
+
+
+SHARDING_RULES: tuple[tuple[str, P], ...] = (
+    (r"block_\d+_\d+/conv_in/kernel$", P(None, None, None, "tensor")),
+    (r"block_\d+_\d+/conv_out/kernel$", P(None, None, "tensor", None)),
+)
+
+fan_in = nn.initializers.he_normal()
+Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), kernel_init=fan_in)
+
+
+class Compressed(NamedTuple):
+    """What the network makes of images."""
+
+    image: Array
+    """Rebuilt, float32 [b h w c], about [-1, 1]."""
+    penalty: Array
+    """"vq": the commitment; "kl": the divergence from N(0, I) in nats an image: float32 []."""
+    statistics: dict[str, Array]
+    """"vq": perplexity and usage; "kl": the deviation of codes, by which latent diffusion divides them."""
+
+
+class ResidualBlock(nn.Module):
+    """norm, act, conv, norm, act, conv, and the way past."""
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Transform ``features``."""
+        channels = features.shape[-1]
+        hidden = Conv3x3(channels, name="conv_in")(nn.silu(GroupNorm(name="norm_in")(features)))
+        hidden = nn.silu(GroupNorm(name="norm_out")(hidden))
+        return features + Conv3x3(channels, kernel_init=nn.initializers.zeros, name="conv_out")(hidden)
+
+
+class Encoder(nn.Module):
+    """From an image to a grid of vectors."""
+
+    config: AutoencoderConfig
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
+        """For images in [-1, 1]."""
+        config = self.config
+        hidden = nn.Dense(config.widths[0], kernel_init=fan_in, name="stem")(space_to_depth(image, config.patch))
+        for level, width in enumerate(config.widths):
+            if level:
+                hidden = nn.Dense(width, kernel_init=fan_in, name=f"down_{level}")(space_to_depth(hidden, 2))
+            for index in range(config.blocks):
+                hidden = ResidualBlock(name=f"block_{level}_{index}")(hidden)
+        if config.attention:
+            hidden = SelfAttention2d(norm=GroupNorm, name="attention")(hidden)
+        outputs = config.latent * (2 if config.bottleneck == "kl" else 1)
+        return nn.Dense(outputs, name="to_codes")(nn.silu(GroupNorm(name="norm")(hidden)))
+
+
+class Decoder(nn.Module):
+    """From a grid of vectors to an image."""
+
+    config: AutoencoderConfig
+
+    @nn.compact
+    def __call__(self, codes: Float[Array, "b H W d"]) -> Float[Array, "b h w c"]:
+        """The mirror image of the encoder."""
+        config = self.config
+        hidden = nn.Dense(config.widths[-1], kernel_init=fan_in, name="from_codes")(codes)
+        if config.attention:
+            hidden = SelfAttention2d(norm=GroupNorm, name="attention")(hidden)
+        for level in reversed(range(len(config.widths))):
+            for index in range(config.blocks):
+                hidden = ResidualBlock(name=f"block_{level}_{index}")(hidden)
+            if level:
+                finer = config.widths[level - 1]
+                hidden = nn.Dense(finer, kernel_init=fan_in, name=f"up_{level}")(upsample_nearest(hidden))
+        hidden = nn.silu(GroupNorm(name="norm")(hidden))
+        return depth_to_space(nn.Dense(config.patch**2 * config.channels, name="pixels")(hidden), config.patch)
+
+
+class Autoencoder(nn.Module):
+    """Encoder, bottleneck, decoder."""
+
+    config: AutoencoderConfig
+
+    def setup(self):
+        """All three."""
+        config = self.config
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        if config.bottleneck == "vq":
+            self.quantizer = VectorQuantizer(config.codes, config.latent, config.decay, config.dead_below)
+
+    def __call__(self, image: Float[Array, "b h w c"], *, key: Key[Array, ""], train: bool) -> Compressed:
+        """Encode and decode.
+
+        Args:
+          image: float32 in [-1, 1].
+          key: "kl": of the draw of codes; "vq": of the vectors that dead codes start again from.
+          train: whether the codebook follows; the collection "codebook" must then be mutable.
+        """
+        encoded = self.encoder(image)
+        if self.config.bottleneck == "vq":
+            found = self.quantizer(encoded, key=key, train=train)
+            statistics = {"perplexity": found.perplexity, "usage": found.usage}
+            return Compressed(self.decoder(found.vectors), found.commitment, statistics)
+        mean, log_variance = jnp.split(encoded, 2, axis=-1)
+        codes = mean + jnp.exp(0.5 * log_variance) * standard_normal(mean.shape, key=key)
+        divergence = gaussian_kl(mean, log_variance).sum((1, 2, 3)).mean()
+        return Compressed(self.decoder(codes), divergence, {"deviation": jnp.std(codes)})
+
+    def encode(self, image: Float[Array, "b h w c"]) -> Float[Array, "b H W d"] | Int[Array, "b H W"]:
+        """The codes without noise: the indices of the codebook, or the means."""
+        encoded = self.encoder(image)
+        if self.config.bottleneck == "vq":
+            return self.quantizer(encoded, train=False).indices
+        return jnp.split(encoded, 2, axis=-1)[0]
+
+    def decode(self, codes: Float[Array, "b H W d"] | Int[Array, "b H W"]) -> Float[Array, "b h w c"]:
+        """The image of codes as ``encode`` gives them."""
+        return self.decoder(self.quantizer.lookup(codes) if self.config.bottleneck == "vq" else codes)

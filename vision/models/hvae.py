@@ -1,0 +1,153 @@
+"""A hierarchical variational autoencoder after Child 2021, "Very Deep VAEs Generalize Autoregressive Models".
+
+The code has groups, drawn one after another from coarse to fine feature maps. On the way up, the encoder keeps its
+features at each resolution; on the way down, each group z_l has a prior p(z_l | z_<l) from the features so far and a
+posterior q(z_l | z_<l, x) from these and the encoder's (the ladder of Sonderby et al. 2016). What is drawn joins them.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Key
+
+from vision.nn.latent import Inferred, gaussian_kl, gaussian_log_density, standard_normal
+from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
+
+
+@dataclass(frozen=True)
+class HvaeConfig:
+    """The shape of the network."""
+
+    resolution: int = 32
+    """Side of the images in pixels."""
+    channels: int = 3
+    """Of the image."""
+    patch: int = 2
+    """Side of the squares of pixels that are folded into channels first."""
+    sides: tuple[int, ...] = (1, 4, 8, 16)
+    """Sides of the feature maps with groups, from coarse to fine; each a power of two times the one before, and the
+    last one resolution / patch."""
+    groups: tuple[int, ...] = (1, 2, 3, 4)
+    """Groups of the code at each of them."""
+    width: int = 128
+    """Channels of all feature maps."""
+    bottleneck: int = 4
+    """By how much blocks narrow the channels inside."""
+    latent: int = 16
+    """Channels of each group."""
+
+
+SHARDING_RULES: tuple[tuple[str, P], ...] = (
+    (r"/narrow/kernel$", P(None, "tensor")),
+    (r"/widen/kernel$", P("tensor", None)),
+)
+
+fan_in = nn.initializers.he_normal()
+zeros = nn.initializers.zeros
+Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), kernel_init=fan_in)
+
+
+class Block(nn.Module):
+    """GELU and layers of 1x1, 3x3, 3x3, 1x1, the inner ones narrow: Child 2021, figure 3. No normalisation."""
+
+    outputs: int
+    inner: int
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w outputs"]:
+        """Zero at first; 3x3 layers see 1x1 where maps are too small for more."""
+        inside = Conv3x3 if features.shape[1] > 2 else partial(nn.Dense, kernel_init=fan_in)
+        hidden = nn.Dense(self.inner, kernel_init=fan_in, name="narrow")(nn.gelu(features))
+        hidden = inside(self.inner, name="first")(nn.gelu(hidden))
+        hidden = inside(self.inner, name="second")(nn.gelu(hidden))
+        return nn.Dense(self.outputs, kernel_init=zeros, name="widen")(nn.gelu(hidden))
+
+
+class Hvae(nn.Module):
+    """The whole; ``outputs`` are the numbers that the likelihood wants of each pixel."""
+
+    config: HvaeConfig
+    outputs: int
+
+    def setup(self):
+        """Encoder blocks, and for each group a prior, a posterior and what follows."""
+        config = self.config
+        inner = config.width // config.bottleneck
+        self.places = tuple(
+            (side, index) for side, count in zip(config.sides, config.groups, strict=True) for index in range(count)
+        )
+        each = lambda made: {f"{side}_{index}": made() for side, index in self.places}
+        self.stem = nn.Dense(config.width, kernel_init=fan_in)
+        self.up = each(lambda: Block(config.width, inner))
+        self.posterior = each(lambda: Block(2 * config.latent, inner))
+        self.prior = each(lambda: Block(2 * config.latent + config.width, inner))
+        self.join = each(lambda: nn.Dense(config.width))
+        self.down = each(lambda: Block(config.width, inner))
+        self.start = {side: self.param(f"start_{side}", zeros, (side, side, config.width)) for side in config.sides}
+        self.pixels = nn.Dense(config.patch**2 * self.outputs)
+
+    def _encoded(self, image: Float[Array, "b h w c"]) -> dict[int, Array]:
+        """Features at each side."""
+        hidden, found = self.stem(space_to_depth(image, self.config.patch)), {}
+        for side in reversed(self.config.sides):
+            factor = hidden.shape[1] // side
+            if factor > 1:
+                hidden = hidden.reshape(-1, side, factor, side, factor, hidden.shape[-1]).mean((2, 4))
+            for where, index in self.places:
+                if where == side:
+                    hidden = hidden + self.up[f"{side}_{index}"](hidden)
+            found[side] = hidden
+        return found
+
+    def _decoded(
+        self, count: int, encoded: dict[int, Array] | None, *, key: Key[Array, ""], temperature: float
+    ) -> Inferred:
+        """From the coarsest group to pixels; from the posterior where there is an image, else from the prior."""
+        config = self.config
+        hidden = jnp.zeros((count, config.sides[0], config.sides[0], config.width))
+        divergences, ratio, codes, before = [], jnp.zeros(count), [], None
+        for number, (side, index) in enumerate(self.places):
+            if side != before:
+                while hidden.shape[1] < side:
+                    hidden = upsample_nearest(hidden)
+                hidden, before = hidden + self.start[side], side
+            place = f"{side}_{index}"
+            prior = self.prior[place](hidden)
+            mean, log_variance, more = jnp.split(prior, [config.latent, 2 * config.latent], axis=-1)
+            group_key = jax.random.fold_in(key, number)
+            noise = standard_normal(mean.shape, key=group_key)
+            if encoded is None:
+                code = mean + temperature * jnp.exp(0.5 * log_variance) * noise
+                divergences.append(jnp.zeros(count))
+            else:
+                found = self.posterior[place](jnp.concatenate([hidden, encoded[side]], axis=-1))
+                q_mean, q_log_variance = jnp.split(found, 2, axis=-1)
+                code = q_mean + jnp.exp(0.5 * q_log_variance) * noise
+                # Child 2021, eq. 3 and 4: the divergence of a group, given the groups before it
+                divergences.append(gaussian_kl(q_mean, q_log_variance, mean, log_variance).sum((1, 2, 3)))
+                difference = gaussian_log_density(code, q_mean, q_log_variance) - gaussian_log_density(
+                    code, mean, log_variance
+                )
+                ratio = ratio + difference.sum((1, 2, 3))
+            codes.append(code.reshape(count, -1))
+            hidden = hidden + more + self.join[place](code)
+            hidden = hidden + self.down[place](hidden)
+        outputs = depth_to_space(self.pixels(nn.gelu(hidden)), config.patch)
+        return Inferred(outputs, jnp.stack(divergences, axis=-1), ratio, jnp.concatenate(codes, axis=-1))
+
+    def __call__(self, image: Float[Array, "b h w c"], *, key: Key[Array, ""]) -> Inferred:
+        """All groups of each image, drawn from the posterior, and what the decoder makes of them.
+
+        Args:
+          image: float32 in [-1, 1].
+          key: of the draws.
+        """
+        return self._decoded(image.shape[0], self._encoded(image), key=key, temperature=1.0)
+
+    def draw(self, count: int, *, key: Key[Array, ""], temperature: float = 1.0) -> Float[Array, "count h w outputs"]:
+        """Parameters of the likelihood for ``count`` codes from the prior, all deviations times ``temperature``."""
+        return self._decoded(count, None, key=key, temperature=temperature).outputs

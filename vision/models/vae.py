@@ -1,0 +1,150 @@
+"""The variational autoencoder of Kingma & Welling 2014, "Auto-Encoding Variational Bayes", with convolutions.
+
+Two networks: the encoder says where the code z of an image lies, q(z|x) = N(mean, exp(log_variance)); the decoder says
+what an image with the code z looks like, p(x|z), of which it gives the parameters (``vision/tasks/likelihood.py``). The
+prior p(z) is N(0, I). Residual blocks without normalisation at each resolution, then dense layers down to the code; the
+decoder is the mirror image. With ``blocks`` 0 and a patch as large as the image it is the perceptron of the paper.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Key
+
+from vision.nn.latent import Inferred, gaussian_kl, gaussian_log_density, standard_normal
+from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
+
+
+@dataclass(frozen=True)
+class VaeConfig:
+    """The shape of both networks. The defaults are for images of 32 pixels in colour."""
+
+    latent: int = 128
+    """Dimensions of the code."""
+    resolution: int = 32
+    """Side of the images in pixels."""
+    channels: int = 3
+    """Of the image."""
+    patch: int = 2
+    """Side of the squares of pixels that are folded into channels first."""
+    widths: tuple[int, ...] = (64, 128)
+    """Channels at each resolution; each further one halves the sides."""
+    blocks: int = 2
+    """Residual blocks at each resolution, in the encoder and in the decoder."""
+    hidden: tuple[int, ...] = (512,)
+    """Widths of the dense layers between feature maps and code."""
+
+    @property
+    def coarsest(self) -> int:
+        """Side of the feature maps that the dense layers see."""
+        return self.resolution // (self.patch * 2 ** (len(self.widths) - 1))
+
+
+# The first of two layers is split over its outputs, the second over its inputs (Shoeybi et al. 2019).
+SHARDING_RULES: tuple[tuple[str, P], ...] = (
+    (r"block_\d+_\d+/conv_in/kernel$", P(None, None, None, "tensor")),
+    (r"block_\d+_\d+/conv_out/kernel$", P(None, None, "tensor", None)),
+)
+
+fan_in = nn.initializers.he_normal()
+Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), kernel_init=fan_in)
+
+
+class ResidualBlock(nn.Module):
+    """act, conv, act, conv, and the way past; it begins as the identity."""
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Transform ``features``."""
+        channels = features.shape[-1]
+        hidden = Conv3x3(channels, name="conv_in")(nn.silu(features))
+        # no normalisation: with the last layer at zero the network is shallow at first (Child 2021, section 3.3)
+        return features + Conv3x3(channels, kernel_init=nn.initializers.zeros, name="conv_out")(nn.silu(hidden))
+
+
+class Encoder(nn.Module):
+    """From an image to the mean and the log variance of its code."""
+
+    config: VaeConfig
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w c"]) -> tuple[Float[Array, "b z"], Float[Array, "b z"]]:
+        """For images in [-1, 1]; log variances are in nats."""
+        config = self.config
+        hidden = nn.Dense(config.widths[0], kernel_init=fan_in, name="stem")(space_to_depth(image, config.patch))
+        for level, width in enumerate(config.widths):
+            if level:
+                hidden = nn.Dense(width, kernel_init=fan_in, name=f"down_{level}")(space_to_depth(hidden, 2))
+            for index in range(config.blocks):
+                hidden = ResidualBlock(name=f"block_{level}_{index}")(hidden)
+        hidden = nn.silu(hidden).reshape(hidden.shape[0], -1)
+        for index, width in enumerate(config.hidden):
+            hidden = nn.silu(nn.Dense(width, kernel_init=fan_in, name=f"dense_{index}")(hidden))
+        mean = nn.Dense(config.latent, name="mean")(hidden)
+        # the variance begins as 1, the prior's
+        return mean, nn.Dense(config.latent, kernel_init=nn.initializers.zeros, name="log_variance")(hidden)
+
+
+class Decoder(nn.Module):
+    """From a code to the parameters of the likelihood at each pixel."""
+
+    config: VaeConfig
+    outputs: int
+
+    @nn.compact
+    def __call__(self, code: Float[Array, "b z"]) -> Float[Array, "b h w outputs"]:
+        """Run the network."""
+        config, side, hidden = self.config, self.config.coarsest, code
+        for index, width in reversed(list(enumerate(config.hidden))):
+            hidden = nn.silu(nn.Dense(width, kernel_init=fan_in, name=f"dense_{index}")(hidden))
+        hidden = nn.Dense(side * side * config.widths[-1], kernel_init=fan_in, name="unflatten")(hidden)
+        hidden = hidden.reshape(-1, side, side, config.widths[-1])
+        for level, width in reversed(list(enumerate(config.widths))):
+            for index in range(config.blocks):
+                hidden = ResidualBlock(name=f"block_{level}_{index}")(hidden)
+            if level:
+                width = config.widths[level - 1]
+                hidden = nn.Dense(width, kernel_init=fan_in, name=f"up_{level}")(upsample_nearest(hidden))
+        hidden = nn.Dense(config.patch**2 * self.outputs, name="pixels")(nn.silu(hidden))
+        return depth_to_space(hidden, config.patch)
+
+
+class Vae(nn.Module):
+    """Encoder and decoder; ``outputs`` are the numbers that the likelihood wants of each pixel."""
+
+    config: VaeConfig
+    outputs: int
+
+    def setup(self):
+        """Both networks."""
+        self.encoder = Encoder(self.config)
+        self.decoder = Decoder(self.config, self.outputs)
+
+    def __call__(self, image: Float[Array, "b h w c"], *, key: Key[Array, ""]) -> Inferred:
+        """A code of each image, drawn from q(z|x), and what the decoder makes of it.
+
+        Args:
+          image: float32 in [-1, 1].
+          key: of the draw.
+        """
+        mean, log_variance = self.encoder(image)
+        # Kingma & Welling 2014, eq. 4: the draw as a differentiable function of mean and variance
+        code = mean + jnp.exp(0.5 * log_variance) * standard_normal(mean.shape, key=key)
+        ratio = gaussian_log_density(code, mean, log_variance) - gaussian_log_density(code, 0.0, 0.0)
+        return Inferred(self.decoder(code), gaussian_kl(mean, log_variance), ratio.sum(-1), code)
+
+    def encode(self, image: Float[Array, "b h w c"]) -> tuple[Float[Array, "b z"], Float[Array, "b z"]]:
+        """Mean and log variance of q(z|x)."""
+        return self.encoder(image)
+
+    def decode(self, code: Float[Array, "b z"]) -> Float[Array, "b h w outputs"]:
+        """The parameters of p(x|z)."""
+        return self.decoder(code)
+
+    def draw(self, count: int, *, key: Key[Array, ""], temperature: float = 1.0) -> Float[Array, "count h w outputs"]:
+        """Parameters of the likelihood for ``count`` codes from the prior, whose deviation is ``temperature``."""
+        return self.decoder(temperature * jax.random.normal(key, (count, self.config.latent)))

@@ -1,0 +1,121 @@
+"""Objectives of autoencoders that compress images for latent models: rebuilt exactly enough, and as one would see it.
+
+A sum of three: the error of pixels; the distance in the features of a fixed network (perceptual loss, Johnson et al.
+2016; Zhang et al. 2018); and, after a while, what a discriminator of patches says (Isola et al. 2017; Esser et al. 2021,
+eq. 6). The parts of the parameters are "autoencoder" and, with a discriminator, "discriminator".
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Features = Callable[[Any, Array], Sequence[Array]]
+"""(variables, images [b h w c] in [-1, 1]) -> feature maps [b H W d], from fine to coarse."""
+Critic = Callable[[Any, Array], Array]
+"""(parameters, images [b h w c] in [-1, 1]) -> logits of any shape [b ...], large where an image looks real."""
+
+
+@dataclass(frozen=True)
+class CompressionConfig:
+    """What is minimised."""
+
+    pixels: Literal["l1", "l2"] = "l1"
+    """Mean absolute or mean squared error of pixels in [-1, 1]."""
+    penalty: float = 0.25
+    """Weight of the commitment ("vq"; 0.25 in van den Oord et al. 2017), or of the divergence in nats ("kl"; about 1e-6)."""
+    perceptual: float = 0.0
+    """Weight of the distance in features."""
+    adversarial: float = 0.0
+    """Weight of the discriminator's opinion."""
+    adversarial_start: int = 500_000
+    """Images after which the discriminator is trained and has a say: one that begins with noise teaches nothing."""
+
+
+def feature_distance(one: Sequence[Array], other: Sequence[Array]) -> Float[Array, " b"]:
+    """Distance of images in feature maps: of each map the squared difference of unit vectors, the mean over places.
+
+    Zhang et al. 2018, eq. 1, with all weights 1; added up over maps.
+    """
+    unit = lambda x: x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-10)
+    parts = [jnp.square(unit(a) - unit(b)).sum(-1).mean((1, 2)) for a, b in zip(one, other, strict=True)]
+    return jnp.sum(jnp.stack(parts), axis=0)
+
+
+def compression_loss(
+    model: nn.Module,
+    config: CompressionConfig,
+    *,
+    batch_size: int,
+    features: Features | None = None,
+    critic: Critic | None = None,
+) -> Callable[..., Any]:
+    """The LossFn of the autoencoder; batches hold "image" float32 [b h w c] in [-1, 1].
+
+    Logs ``pixels``, ``perceptual``, ``penalty``, and what the bottleneck says of itself.
+
+    Args:
+      model: called as ``vision.models.autoencoder.Autoencoder``; its state beside parameters is ``codebook``.
+      config: the weights.
+      batch_size: images a step, which turns steps into images.
+      features: wanted for ``config.perceptual``; its variables are the model state "perceptual".
+      critic: wanted for ``config.adversarial``; its parameters are those of the player "discriminator".
+    """
+
+    def loss(params, model_state, batch, *, key, step):
+        image = batch["image"]
+        made, new = _applied(model, params, model_state, image, key=key, train=True)
+        difference = made.image - image
+        pixels = jnp.mean(jnp.abs(difference) if config.pixels == "l1" else jnp.square(difference))
+        value = pixels + config.penalty * made.penalty
+        scalars = {"pixels": pixels, "penalty": made.penalty, **made.statistics}
+        if features is not None and config.perceptual > 0.0:
+            of = lambda x: features(model_state["perceptual"], x)
+            scalars["perceptual"] = jnp.mean(feature_distance(of(image), of(made.image)))
+            value = value + config.perceptual * scalars["perceptual"]
+        if critic is not None and config.adversarial > 0.0:
+            begun = (step * batch_size >= config.adversarial_start).astype(jnp.float32)
+            # Esser et al. 2021, section 3.1: the autoencoder is the generator of a hinge game
+            value = value - config.adversarial * begun * jnp.mean(critic(params["discriminator"], made.image))
+        return value, ({**model_state, **new}, scalars)
+
+    return loss
+
+
+def patch_discriminator_loss(
+    model: nn.Module, config: CompressionConfig, critic: Critic, *, batch_size: int
+) -> Callable[..., Any]:
+    """The LossFn of the discriminator: real images against rebuilt ones, by the hinge loss (Lim & Ye 2017)."""
+
+    def loss(params, model_state, batch, *, key, step):
+        image = batch["image"]
+        made, _ = _applied(model, params, model_state, image, key=key, train=False)
+        real = critic(params["discriminator"], image)
+        rebuilt = critic(params["discriminator"], jax.lax.stop_gradient(made.image))
+        value = jnp.mean(nn.relu(1.0 - real)) + jnp.mean(nn.relu(1.0 + rebuilt))
+        begun = (step * batch_size >= config.adversarial_start).astype(jnp.float32)
+        scalars = {"real_logit": jnp.mean(real), "rebuilt_logit": jnp.mean(rebuilt)}
+        return begun * value, (model_state, scalars)
+
+    return loss
+
+
+def _applied(
+    model: nn.Module,
+    params: Mapping[str, Any],
+    model_state: Mapping[str, Any],
+    image: Array,
+    *,
+    key: Array,
+    train: bool,
+) -> tuple[Any, Mapping[str, Any]]:
+    """What the autoencoder makes of images, and its new codebook."""
+    own = {name: tree for name, tree in model_state.items() if name == "codebook"}
+    variables = {"params": params["autoencoder"], **own}
+    if train and own:
+        return model.apply(variables, image, key=key, train=True, mutable=["codebook"])
+    return model.apply(variables, image, key=key, train=False), {}
