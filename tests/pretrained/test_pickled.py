@@ -68,11 +68,6 @@ def test_what_pytorch_wrote():
     assert not np.shares_memory(tensors["plain"], tensors["parameter"])
 
 
-def test_the_format_before_1_6_is_named():
-    with pytest.raises(UserError, match=r"legacy\.pth is of PyTorch's format before version 1\.6"):
-        read_pickled(GOLDEN / "legacy.pth")
-
-
 @pytest.mark.parametrize("command", [os.system, eval, exec, getattr, io.open, print], ids=lambda f: f.__name__)
 def test_nothing_foreign_is_executed(tmp_path, command):
     """A pickle that calls a function of the machine raises a sentence that names it, and nothing has happened."""

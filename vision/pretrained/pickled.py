@@ -1,9 +1,12 @@
 """PyTorch's checkpoint files, read without PyTorch and without running what is in them.
 
 A file of ``torch.save`` (since PyTorch 1.6) is a zip archive: a pickle ``NAME/data.pkl`` with the structure, and the
-raw little-endian bytes of each storage in ``NAME/data/KEY``. A pickle may name any function of the machine and have it
-called. The reader here knows the few names by which a tensor is a view of a storage, with an offset, a shape and
-strides, and refuses a file with any other.
+raw little-endian bytes of each storage in ``NAME/data/KEY``. Before, it was a row of pickles, which published weights
+of those years still are: a magic number, the version 1001, what the machine was like, the structure, and the keys of
+the storages; then for each the number of its values, in eight bytes, and the raw values.
+
+A pickle may name any function of the machine and have it called. The reader here knows the few names by which a tensor
+is a view of a storage, with an offset, a shape and strides, and refuses a file with any other.
 """
 
 import collections
@@ -11,7 +14,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +35,7 @@ _DTYPES = {
 }
 # What pickles of the format before PyTorch 1.6 begin with: the number 0x1950a86a20f9469cfc6c
 _LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
+_LEGACY_VERSION = 1001
 
 
 # Named tuples, because a pickle can change the attributes of other objects after they have been checked.
@@ -106,6 +110,19 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"an unknown kind of storage, {str(pid)[:80]}")
 
 
+class _LegacyUnpickler(_Unpickler):
+    """The same, which also notes the storages; their description here has a sixth part, not in use."""
+
+    def __init__(self, file: Any, path: Path):
+        super().__init__(file, path)
+        self.storages: dict[str, _Storage] = {}
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        old = isinstance(pid, tuple) and len(pid) == 6 and pid[5] is None
+        storage = super().persistent_load(pid[:5] if old else pid)
+        return self.storages.setdefault(storage.key, storage)
+
+
 def read_pickled(path: Path) -> Any:
     """What ``torch.save`` has written to ``path``: plain containers, numbers and strings, with tensors as numpy arrays.
 
@@ -113,24 +130,23 @@ def read_pickled(path: Path) -> Any:
     the dtype of that name that JAX uses.
 
     Raises:
-      UserError: if the file is no such archive, is damaged or incomplete, is of PyTorch's format before 1.6, or asks
-        for anything but tensors and containers; none of what it asks for has then been done.
+      UserError: if the file is no such file, is damaged or incomplete, or asks for anything but tensors and containers;
+        none of what it asks for has then been done.
     """
     with path.open("rb") as file:
         start = file.read(2 + len(_LEGACY))
-    if start[2:] == _LEGACY:
-        raise UserError(
-            f"{path} is of PyTorch's format before version 1.6, which is not read here: "
-            "load it with PyTorch and save it again"
-        )
+    legacy = start[2:] == _LEGACY
     try:
+        if legacy:
+            with path.open("rb") as file:
+                return _read_legacy(file, path)
         with zipfile.ZipFile(path) as archive:
             return _read(archive, path)
     except UserError:
         raise
     # Whatever damage leads to: zipfile and pickle raise nearly every built-in exception
     except Exception as error:
-        what = "is damaged or was not fully downloaded" if start[:2] == b"PK" else "is no PyTorch checkpoint"
+        what = "is damaged or was not fully downloaded" if legacy or start[:2] == b"PK" else "is no PyTorch checkpoint"
         raise UserError(f"{path} {what} ({type(error).__name__}: {error}): fetch it again") from error
 
 
@@ -146,6 +162,26 @@ def _read(archive: zipfile.ZipFile, path: Path) -> Any:
     with archive.open(pickles[0]) as file:
         structure = _Unpickler(file, path).load()
     return _with_arrays(structure, _Storages(archive, f"{folder}data/", path))
+
+
+def _read_legacy(file: BinaryIO, path: Path) -> Any:
+    _, version, machine = (_Unpickler(file, path).load() for _ in range(3))
+    if version != _LEGACY_VERSION:
+        raise UserError(f"{path} is of version {version} of PyTorch's old format, not {_LEGACY_VERSION}: save it again")
+    if not machine["little_endian"]:
+        raise UserError(f"{path} was written on a big-endian machine: load it there and save it as safetensors")
+    reader = _LegacyUnpickler(file, path)
+    structure = reader.load()
+    storages = {}
+    for key in _Unpickler(file, path).load():
+        storage = reader.storages.pop(key)
+        count = int.from_bytes(file.read(8), "little")
+        if count != storage.count:
+            raise ValueError(f"storage {key} has {count} values, not {storage.count}")
+        storages[storage] = np.frombuffer(file.read(count * storage.dtype.itemsize), storage.dtype, count)
+    if reader.storages:
+        raise ValueError(f"storage {next(iter(reader.storages))} is missing")
+    return _with_arrays(structure, storages)
 
 
 class _Storages(dict[_Storage, np.ndarray]):
@@ -168,7 +204,7 @@ class _Storages(dict[_Storage, np.ndarray]):
         return self[storage]
 
 
-def _with_arrays(value: Any, storages: _Storages) -> Any:
+def _with_arrays(value: Any, storages: Mapping[_Storage, np.ndarray]) -> Any:
     """The same containers with arrays in place of tensors."""
     match value:
         case _Tensor(storage, offset, shape, strides):
