@@ -195,7 +195,7 @@ def build(config: Config) -> Experiment:
         *, seed: int, start_step: int, process_index: int, process_count: int
     ) -> Iterator[Mapping[str, np.ndarray]]:
         data("test")  # a test split that is not there is better known now than at the first evaluation
-        share = {"process_index": process_index, "process_count": process_count}
+        share: dict[str, Any] = {"process_index": process_index, "process_count": process_count}
         return batches(data("train"), batch_size=config.batch_size, seed=seed, start_step=start_step, **share)
 
     def rebuilt(variables: Any, image: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -205,7 +205,7 @@ def build(config: Config) -> Experiment:
 
     def evaluation(compiler: Compiler):
         test, size = data("test"), compiler.rounded_up(config.evaluation_batch)
-        share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        share: dict[str, Any] = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         judged = lambda: evaluation_batches(test, batch_size=size, **share)
         where = f"{named_split(config.data, 'test')}, {side}x{side}, EMA {config.ema}"
         set_of_images = ImageTestSet(judged, {"image": test.arrays["image"][:100]}, (), where)

@@ -10,6 +10,7 @@ The weights are in ``shape_judge.npz`` beside this file; ``experiments/shape_jud
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -54,17 +55,23 @@ class JudgeNetwork(nn.Module):
     widths: tuple[int, ...] = (24, 32, 48, 48, 64)
     strides: tuple[int, ...] = (2, 1, 2, 1, 2)
 
-    @nn.compact
     def __call__(self, images: Float[Array, "b 32 32 3"]) -> tuple[Float[Array, "b shapes"], Float[Array, "b colours"]]:
         """Logits of shapes and of colours for images in [-1, 1]."""
+        _, logits = self.pooled_and_logits(images)
+        return logits[:, : self.shapes], logits[:, self.shapes :]
+
+    @nn.compact
+    def pooled_and_logits(
+        self, images: Float[Array, "b 32 32 3"]
+    ) -> tuple[Float[Array, "b pooled"], Float[Array, "b logits"]]:
+        """(means and largest responses of the last convolution, logits of shapes and then of colours)."""
         hidden = images
         for index, (width, stride) in enumerate(zip(self.widths, self.strides, strict=True)):
             side = 5 if index == 0 else 3
             hidden = nn.Conv(width, (side, side), strides=stride, kernel_init=nn.initializers.he_normal())(hidden)
             hidden = nn.relu(hidden)
         pooled = jnp.concatenate([hidden.mean((1, 2)), hidden.max((1, 2))], axis=-1)
-        logits = nn.Dense(self.shapes + self.colours)(pooled)
-        return logits[:, : self.shapes], logits[:, self.shapes :]
+        return pooled, nn.Dense(self.shapes + self.colours)(pooled)
 
 
 def fit(images: Float[Array, "b h w c"]) -> Float[Array, "b 32 32 c"]:
@@ -74,6 +81,7 @@ def fit(images: Float[Array, "b h w c"]) -> Float[Array, "b 32 32 c"]:
     )
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["version", "shapes", "colours"])
 @dataclass(frozen=True, eq=False)
 class ShapeJudge:
     """The judge: pure functions of images, with fixed weights. See `load_judge`."""
@@ -91,6 +99,32 @@ class ShapeJudge:
         """(shape logits, colour logits), float32, of float32 images in [-1, 1] of any resolution."""
         network = JudgeNetwork(len(self.shapes), len(self.colours))
         return network.apply({"params": self.params}, fit(images))  # pyright: ignore[reportReturnType]
+
+    @property
+    def name(self) -> str:
+        """Names the features: "shapes_v1"."""
+        return f"shapes_v{self.version}"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the probabilities, as the shapes world names its classes."""
+        return tuple(f"{colour} {shape}" for shape in self.shapes for colour in self.colours)
+
+    def features_and_probabilities(
+        self, images: Float[Array, "b h w 3"]
+    ) -> tuple[Float[Array, "b d"], Float[Array, "b k"]]:
+        """(pooled responses of the last convolution / 16, probabilities of every shape in every colour).
+
+        Divided, the features of pictures have a mean square of about 1, and distances sizes that can be read.
+
+        Args:
+          images: float32 in [-1, 1], of any resolution.
+        """
+        network = JudgeNetwork(len(self.shapes), len(self.colours))
+        said: Any = network.apply({"params": self.params}, fit(images), method="pooled_and_logits")
+        pooled, logits = said
+        shape, colour = (jax.nn.softmax(part) for part in jnp.split(logits, [len(self.shapes)], axis=-1))
+        return pooled / 16, (shape[:, :, None] * colour[:, None, :]).reshape(len(images), -1)
 
     def accuracy(
         self,
@@ -130,8 +164,17 @@ class ShapeJudge:
             "count": count(counted),
         }
 
-    def protocol(self, classes: Classes) -> str:
-        """What a number of this judge means, in words, for the record beside it."""
+    def protocol(self, classes: Classes | None = None) -> str:
+        """What a number of this judge means, in words, for the record beside it.
+
+        Args:
+          classes: of the labels, for the accuracies; without it, what its features and probabilities are.
+        """
+        if classes is None:
+            return (
+                f"{2 * JudgeNetwork.widths[-1]} pooled features / 16 and {len(self.class_names)} class probabilities "
+                f"of shape judge {self.version} at {RESOLUTION}x{RESOLUTION} (antialiased linear); not Inception's"
+            )
         return (
             f"shape judge {self.version}: top-1 among {len(self.shapes)} shapes x {len(self.colours)} colours "
             f"at {RESOLUTION}x{RESOLUTION} (antialiased linear resize), both right; labels of "

@@ -65,7 +65,8 @@ def latent_space_picture(
             continue
         axes.scatter(own[:, 0], own[:, 1], s=5, color=colours(label), alpha=0.55, linewidths=0)
         box = {"facecolor": "white", "edgecolor": colours(label), "alpha": 0.85, "pad": 1.5}
-        axes.text(*np.median(own, axis=0), name, color=_INK, fontsize=9, ha="center", va="center", bbox=box, zorder=5)
+        x, y = np.median(own, axis=0)
+        axes.text(x, y, name, color=_INK, fontsize=9, ha="center", va="center", bbox=box, zorder=5)
     if not few:
         axes.scatter(points[:, 0], points[:, 1], s=5, color="#888888", alpha=0.5, linewidths=0)
     for side in ("top", "right"):

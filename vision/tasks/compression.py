@@ -74,8 +74,8 @@ def compression_loss(
         value = pixels + config.penalty * made.penalty
         scalars = {"pixels": pixels, "penalty": made.penalty, **made.statistics}
         if features is not None and config.perceptual > 0.0:
-            of = lambda x: features(model_state["perceptual"], x)
-            scalars["perceptual"] = jnp.mean(feature_distance(of(image), of(made.image)))
+            maps = [features(model_state["perceptual"], x) for x in (image, made.image)]
+            scalars["perceptual"] = jnp.mean(feature_distance(*maps))
             value = value + config.perceptual * scalars["perceptual"]
         if critic is not None and config.adversarial > 0.0:
             begun = (step * batch_size >= config.adversarial_start).astype(jnp.float32)

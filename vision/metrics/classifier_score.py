@@ -1,0 +1,50 @@
+"""The score of a classifier: whether images are each of one class and together of all (Salimans et al. 2016).
+
+With the probabilities of the published Inception network it is the Inception Score; with those of another classifier
+it is not, and bears another name. It sees no real images: the floor says what real ones score.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.special import xlogy
+
+from vision.errors import UserError
+
+
+@dataclass(frozen=True)
+class ClassifierScore:
+    """Scores of the parts that the images were divided into."""
+
+    mean: float
+    """Their mean, between 1 (all images alike) and the number of classes (each image of one class, all as often)."""
+    deviation: float
+    """Their standard deviation, with the number of parts in the denominator."""
+
+
+def classifier_score(probabilities: Float[Array | np.ndarray, "n k"], *, splits: int = 10) -> ClassifierScore:
+    """The exponential of the mean Kullback-Leibler divergence between the classes of an image and of its part.
+
+    Args:
+      probabilities: p(y|x), each row with the sum 1. Parts are of consecutive images: shuffle sorted ones before.
+      splits: parts of (nearly) equal size; the score of fewer images is lower, so that it belongs to the number.
+
+    Raises:
+      UserError: there are fewer images than parts, or rows that are no probabilities.
+    """
+    rows = np.asarray(probabilities, np.float64)
+    if splits < 1 or len(rows) < splits:
+        raise UserError(f"{len(rows)} images cannot be divided into {splits} parts to be scored: draw more images")
+    if not (np.all(rows >= 0) and np.allclose(rows.sum(1), 1.0, rtol=0, atol=1e-3)):
+        raise UserError("a classifier is scored by its probabilities, but these are negative or have not the sum 1")
+    bounds = [part * len(rows) // splits for part in range(splits + 1)]
+    scores = [_score(rows[start:end]) for start, end in itertools.pairwise(bounds)]
+    return ClassifierScore(float(np.mean(scores)), float(np.std(scores)))
+
+
+def _score(rows: np.ndarray) -> float:
+    marginal = rows.mean(0)
+    # Salimans et al. 2016, section 4: exp(E_x KL(p(y|x) || p(y))), where 0 log 0 = 0
+    return float(np.exp(np.mean(np.sum(xlogy(rows, rows) - xlogy(rows, marginal), axis=1))))

@@ -1,0 +1,180 @@
+"""Classifiers of ours whose features and class probabilities judge generated images where Inception's are not at hand.
+
+Each is one small network with fixed weights that belong to this package, under a name and a version that belong to
+every number (`FeatureClassifier.protocol`). A distance in its features compares generators of one kind of image with
+each other and with the floor, the training set against the test set. It is not FID.
+
+    judge = load_feature_classifier("cifar10")
+    run = jax.jit(lambda judge, images: judge.features_and_probabilities(images))
+    features, probabilities = run(judge, images)
+
+``experiments/feature_classifier.py`` trains them, ``experiments/feature_classifier_weights.py`` writes the files.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float
+
+from vision.errors import UserError
+
+KNOWN = ("mnist", "cifar10")
+"""Classifiers that belong to this package."""
+
+
+@dataclass(frozen=True)
+class FeatureNetworkConfig:
+    """The network's shape; with the defaults about 122,000 parameters."""
+
+    widths: tuple[int, ...] = (40, 48, 64, 64, 64)
+    """Channels of each convolution; the last are the features."""
+    strides: tuple[int, ...] = (2, 1, 2, 1, 1)
+    """How far each convolution moves."""
+    classes: int = 10
+    """Number of logits."""
+    channels: int = 3
+    """Channels of the image."""
+
+
+class FeatureNetwork(nn.Module):
+    """Convolutions, each with batch normalisation and ReLU, the mean over places, and a linear head.
+
+    The first convolution is 5x5, the others 3x3. One that keeps the shape adds to its input (He et al. 2016).
+    """
+
+    config: FeatureNetworkConfig = FeatureNetworkConfig()
+
+    def setup(self):
+        """The head, which is beside the features."""
+        self.head = nn.Dense(self.config.classes)
+
+    def __call__(self, image: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b k"]:
+        """Logits of images in [-1, 1]; ``train`` as for :meth:`features`."""
+        return self.head(self.features(image, train=train))
+
+    def both(self, image: Float[Array, "b h w c"]) -> tuple[Float[Array, "b d"], Float[Array, "b k"]]:
+        """(features, logits) of images in [-1, 1], by the running statistics."""
+        features = self.features(image, train=False)
+        return features, self.head(features)
+
+    @nn.compact
+    def features(self, image: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b d"]:
+        """The mean over places of the last convolution's output.
+
+        Args:
+          image: in [-1, 1].
+          train: whether batches are normalised by themselves, with ``mutable=["batch_stats"]``.
+        """
+        hidden = image
+        for index, (width, stride) in enumerate(zip(self.config.widths, self.config.strides, strict=True)):
+            side = 5 if index == 0 else 3
+            conv = nn.Conv(width, (side, side), strides=stride, use_bias=False, name=f"conv_{index}")
+            norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{index}")
+            out = nn.relu(norm(conv(hidden)))
+            hidden = hidden + out if hidden.shape == out.shape else out
+        return hidden.mean((1, 2))
+
+
+class FeatureClassifier(struct.PyTreeNode):
+    """A network with fixed weights: pure functions of images. See `load_feature_classifier`."""
+
+    variables: Any
+    """{"params": ..., "batch_stats": ...} of `FeatureNetwork`, float32."""
+    data: str = struct.field(pytree_node=False)
+    """What it was trained on: "mnist"."""
+    version: str = struct.field(pytree_node=False)
+    """Names the weights; it changes whenever they do."""
+    config: FeatureNetworkConfig = struct.field(pytree_node=False)
+    side: int = struct.field(pytree_node=False)
+    """Height and width of the images that it sees, in pixels."""
+    class_names: tuple[str, ...] = struct.field(pytree_node=False)
+    """In the order of the probabilities."""
+    training: str = struct.field(pytree_node=False)
+    """What it was trained on and how well it recognises, in words, for the protocol."""
+
+    @property
+    def name(self) -> str:
+        """The data and the version: "mnist_v1"."""
+        return f"{self.data}_v{self.version}"
+
+    def features_and_probabilities(
+        self, images: Float[Array, "b h w c"]
+    ) -> tuple[Float[Array, "b d"], Float[Array, "b k"]]:
+        """(mean-pooled features, softmax of the logits) of images in [-1, 1].
+
+        Images of another size are resized, antialiased and linear. Raises ``UserError`` for another number of channels.
+        """
+        if images.shape[-1] != self.config.channels:
+            raise UserError(
+                f"the classifier {self.name} judges images of {self.config.channels} channels, but these have "
+                f"{images.shape[-1]}: choose another classifier"
+            )
+        shape = (images.shape[0], self.side, self.side, images.shape[-1])
+        seen = images if images.shape == shape else jax.image.resize(images, shape, "linear", antialias=True)
+        said: Any = FeatureNetwork(self.config).apply(self.variables, seen, method="both")
+        features, logits = said
+        return features, jax.nn.softmax(logits)
+
+    def protocol(self) -> str:
+        """What a number in these features means, in words, for the record beside it."""
+        return (
+            f"{self.config.widths[-1]} mean-pooled features and {self.config.classes} class probabilities of our "
+            f"classifier {self.name} at {self.side}x{self.side} ({self.training}); not Inception's"
+        )
+
+
+def weights_file(data: str) -> Path:
+    """Where the weights of the classifier of ``data`` lie in this package."""
+    return Path(__file__).with_name(f"feature_classifier_{data}.npz")
+
+
+def save_feature_classifier(path: Path, classifier: FeatureClassifier) -> None:
+    """Write the classifier to an .npz file, weights as float16."""
+    flat: Mapping[Any, Any] = flatten_dict(classifier.variables)
+    arrays: dict[str, Any] = {"/".join(name): np.asarray(leaf, np.float16) for name, leaf in flat.items()}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise UserError(f"{name} has numbers that float16 cannot hold: train the classifier anew")
+    for name in _WORDS:
+        arrays[f"about/{name}"] = getattr(classifier, name)
+    for name in _NUMBERS:
+        arrays[f"about/{name}"] = getattr(classifier.config, name)
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def load_feature_classifier(source: str | Path) -> FeatureClassifier:
+    """The classifier of a data set in `KNOWN`, or from a file of its own.
+
+    Raises ``UserError`` for data of which there is none, and a file that is missing or not a classifier's.
+    """
+    if isinstance(source, str) and source not in KNOWN:
+        raise UserError(f"there is no classifier of {source} in this package, only of {' and '.join(KNOWN)}")
+    path = weights_file(source) if isinstance(source, str) else source
+    if not path.is_file():
+        raise UserError(
+            f"the feature classifier has no weights at {path}: make them with experiments/feature_classifier.py"
+        )
+    with np.load(path) as file:
+        arrays = dict(file)
+    try:
+        words = {name: arrays.pop(f"about/{name}").tolist() for name in _WORDS}
+        numbers = {name: arrays.pop(f"about/{name}").tolist() for name in _NUMBERS}
+    except KeyError as missing:
+        raise UserError(f"{path} has no {missing}, so it is not a feature classifier: choose another file") from missing
+    words["class_names"] = tuple(words["class_names"])
+    numbers: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in numbers.items()}
+    weights = {tuple(name.split("/")): jnp.asarray(leaf, jnp.float32) for name, leaf in arrays.items()}
+    return FeatureClassifier(unflatten_dict(weights), config=FeatureNetworkConfig(**numbers), **words)
+
+
+_WORDS = ("data", "version", "side", "class_names", "training")
+_NUMBERS = ("widths", "strides", "classes", "channels")
