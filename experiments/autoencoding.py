@@ -22,6 +22,7 @@ from vision.data.pipeline import batches, evaluation_batches
 from vision.data.source import ArraySource
 from vision.errors import UserError
 from vision.evaluation.autoencoding import Autoencoding, BoundConfig, ImageTestSet, evaluator
+from vision.evaluation.generation import drawn
 from vision.launch.initial import initial_values
 from vision.models.vae import Vae
 from vision.ops.pixels import to_float, to_uint8
@@ -195,9 +196,8 @@ def compose(config: Any, model: Callable[[int], nn.Module], *, rules: Rules, coa
         compiled = compiler.function(measured.draw)
 
         def sample(state: TrainState, count: int) -> tuple[np.ndarray, list[str]]:
-            labels = compiler.spread(np.zeros(count, np.int32))
             values = {"params": state.ema["long"]}
-            return jax.device_get(compiled(values, labels, compiler.replicate(jax.random.key(config.seed))))[:count], []
+            return drawn(compiler, compiled, values, np.zeros(count, np.int32), seed=config.seed), []
 
         return sample
 
@@ -222,9 +222,8 @@ def compose(config: Any, model: Callable[[int], nn.Module], *, rules: Rules, coa
         def evaluate(state: TrainState) -> Evaluation:
             values = {"params": state.ema["long"]}
             found = judge(values, set_of_images)
-            labels = compiler.spread(np.zeros(config.samples, np.int32))
-            drawn = jax.device_get(compiled(values, labels, compiler.replicate(jax.random.key(0))))[: config.samples]
-            grid = Evaluation(pictures={"samples": sample_grid(drawn, columns=columns)})
+            samples = drawn(compiler, compiled, values, np.zeros(config.samples, np.int32), seed=0)
+            grid = Evaluation(pictures={"samples": sample_grid(samples, columns=columns)})
             return united(united(grid, found), generator(values))
 
         return evaluate

@@ -37,6 +37,7 @@ from vision.data.shapes import ShapesConfig
 from vision.data.source import ArraySource
 from vision.diffusion.schedules import make_schedule
 from vision.errors import UserError
+from vision.evaluation.generation import drawn
 from vision.launch.initial import initial_values
 from vision.launch.run import main
 from vision.metrics.shape_judge import compute, load_judge, merge
@@ -270,13 +271,10 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
         compiled = compiler.function(generate)
 
         def sample(state: TrainState, count: int) -> tuple[np.ndarray, list[str]]:
-            labels, size, drawn = asked_for(count), min(count, 256), []
-            for index, start in enumerate(range(0, count, size)):
-                part = np.resize(labels[start:], size)  # all parts of one size: one program draws them
-                key = compiler.replicate(jax.random.fold_in(jax.random.key(config.seed), index))
-                drawn.append(jax.device_get(compiled(state.ema["long"], compiler.spread(part), key))[:size])
+            labels = asked_for(count)
+            images = drawn(compiler, compiled, state.ema["long"], labels, seed=config.seed)
             names = open_dataset(config.data, "train").class_names if config.model.classes else ()
-            return np.concatenate(drawn)[:count], [names[label] for label in labels] if names else []
+            return images, [names[label] for label in labels] if names else []
 
         return sample
 
@@ -321,7 +319,7 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
                     f"mean squared error of the {config.diffusion.prediction} target on {count} held-out images, "
                     f"one fixed time and noise each, EMA {config.ema if name == 'long' else config.ema_short}"
                 )
-            sums, drawn = None, []
+            sums, shown = None, []
             for index in range(rounds):
                 asked = asked_for(config.samples * (index + 1))[index * config.samples :]
                 labels = np.sort(asked)
@@ -329,12 +327,12 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
                 images = jax.device_get(compiled(state.ema["long"], compiler.spread(labels), key))[: len(labels)]
                 marks = mark(*compiler.replicate((images, labels)))
                 sums = marks if sums is None else merge(sums, marks)
-                drawn.append(images)
+                shown.append(images)
             if judge is not None:
                 scalars.update(compute(jax.device_get(sums)))
                 how = f"{judge.protocol(config.data.shapes)}; {rounds * config.samples} samples, {method}"
                 protocol.update({name: how for name in scalars if name.endswith("accuracy")})
-            pictures = {"samples": sample_grid(drawn[0], columns=columns)}
+            pictures = {"samples": sample_grid(shown[0], columns=columns)}
             distances = distances_of(state.ema["long"])
             told = {name: f"{text}; {method}, EMA {config.ema}" for name, text in distances.protocol.items()}
             return united(Evaluation(scalars, pictures, protocol), replace(distances, protocol=told))

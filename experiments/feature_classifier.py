@@ -50,7 +50,7 @@ QUICK = Config(
 ABLATIONS: dict[str, dict[str, Any]] = {
     "smoothing": {"loss.smoothing": 0.1},
     "no_crop": {"augment.pad_crop": 0},
-    "half_width": {"model.widths": (20, 24, 32, 32, 32)},
+    "half_width": {"model.widths": (20, 24, 32, 32, 32), "model.strides": (2, 1, 2, 1, 1)},
     "adamw": {"optimizer.name": "adamw", "optimizer.lr": 3e-3, "optimizer.weight_decay": 0.05},
 }
 

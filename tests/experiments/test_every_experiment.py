@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -23,8 +24,18 @@ BOXES = (
     "--data.resolution 32 --data.shapes-count 16 --data.slots 4 --data.shapes.max-objects 2 --data.shapes.min-size 0.4 "
     "--data.shapes.max-size 0.6 --model.width 0.125"
 )
+CODES = (
+    f"{SHAPES} --model.resolution 16 --model.latent 4 --bound.importance 2 --bound.importance-images 8 --samples 4 "
+    "--judging.judge none"
+)
+PLAYERS = (
+    f"{SHAPES} --model.resolution 16 --model.classes 4 --model.latent 4 --model.generator-width 4 "
+    "--model.discriminator-width 4 --samples 4 --judging.judge none"
+)
 SMALL = {
+    "accuracy_score": f"{SHAPES} --model.widths 8 --model.strides 2 --model.classes 4 --drawn 32",
     "diffusion_cifar": f"{DIFFUSION} --model.width 16 --model.multipliers 1",
+    "feature_classifier": f"{SHAPES} --model.widths 8 --model.strides 2 --model.classes 4",
     "finetune": f"{SHAPES} --model.width 8 --model.depths 1 --model.classes 4",
     "resnet_cifar": f"{SHAPES} --model.width 8 --model.depths 1 --model.classes 4",
     "resnet_imagenet": f"{SHAPES} --model.width 8 --model.depths 1 --model.classes 4",
@@ -36,6 +47,12 @@ SMALL = {
     "yolo_folder": BOXES,
     "yolo_voc": BOXES,
     "dit_cifar": f"{DIFFUSION} --model.width 16 --model.depth 1 --model.heads 2",
+    "gan_cifar": f"{PLAYERS} --model.architecture residual --augmentation.parts translation --augmentation.adaptive",
+    "gan_mnist": f"{PLAYERS} --model.discriminator-norm batch",
+    "hvae_cifar": f"{CODES} --model.sides 1 4 --model.groups 1 1 --model.width 8",
+    "vae_cifar": f"{CODES} --model.widths 8 --model.hidden 8",
+    "vae_mnist": f"{CODES} --model.widths 8 --model.hidden 8",
+    "vqvae_cifar": f"{SHAPES} --model.widths 8 --model.codes 8 --evaluation-batch 16",
 }
 BUDGET = "--batch-size 8 --images 16 --intervals.log 8 --intervals.evaluate 16 --intervals.save 16"
 MODULES = {name: importlib.import_module(f"experiments.{name}") for name in SMALL}
@@ -43,8 +60,9 @@ MODULES = {name: importlib.import_module(f"experiments.{name}") for name in SMAL
 
 def test_all_are_here():
     files = {path.stem for path in (ROOT / "experiments").glob("*.py")}
-    # what runs other experiments, the recipes of several, what trains the judge, what looks at data
-    programs = {"__init__", "ablate", "shape_judge", "classification", "probe", "detection", "fit_anchors"}
+    # what runs other experiments, looks at data or writes judges; and the recipes of several
+    programs = {"__init__", "ablate", "fit_anchors", "probe", "shape_judge", "feature_classifier_weights"}
+    programs |= {"adversarial", "autoencoding", "classification", "detection", "judging"}
     assert files - programs == set(SMALL)
 
 
@@ -77,7 +95,8 @@ def test_two_steps_with_a_stop_between_them(name, tmp_path, capsys):
     assert run() == 75, capsys.readouterr().err
     assert run() == 0, capsys.readouterr().err
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert [line["step"] for line in lines if "train/loss" in line] == [1, 2]
+    trained = [line["step"] for line in lines if any(re.fullmatch(r"train/(\w+_)?loss", field) for field in line)]
+    assert trained == [1, 2]
     assert len([line for line in lines if any(field.startswith("eval/") for field in line)]) == 1
     assert (tmp_path / "run" / "report.html").stat().st_size > 1000
 

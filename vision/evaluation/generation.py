@@ -232,3 +232,30 @@ def _classes(judge: Judge, source: ArraySource) -> Int[np.ndarray, " n"] | None:
         if name not in known:
             raise UserError(f"{judge.name} knows no class {name!r}, only {', '.join(known)}: choose another judge")
     return np.array([known.index(name) for name in source.class_names], np.int32)[source.arrays["label"]]
+
+
+def drawn(
+    compiler: Compiler,
+    compiled: Callable[..., Array],
+    variables: Any,
+    labels: Int[np.ndarray, " n"],
+    *,
+    seed: int,
+    most: int = 256,
+) -> np.ndarray:
+    """An image for each label, uint8 [n h w c], in parts of one size, so that one program of bounded memory draws all.
+
+    Args:
+      compiler: of the mesh.
+      compiled: a `Draw`, compiled.
+      variables: of the generator.
+      labels: what is asked for.
+      seed: of the keys, one for each part.
+      most: images in a part.
+    """
+    size, parts = min(len(labels), most), []
+    for index, start in enumerate(range(0, len(labels), size)):
+        part = np.resize(labels[start : start + size], size)
+        key = compiler.replicate(jax.random.fold_in(jax.random.key(seed), index))
+        parts.append(jax.device_get(compiled(variables, compiler.spread(part), key))[:size])
+    return np.concatenate(parts)[: len(labels)]

@@ -1,0 +1,106 @@
+"""The classification accuracy score of a conditional generator, after Ravuri & Vinyals 2019, arXiv:1905.10887.
+
+A classifier is trained on images that the generator draws, as many as asked for, and recognises real test images: what
+the generator does not know of a class, the classifier cannot learn. Beside it belongs the same training on as many real
+images, which is what runs without ``--generator``. The classifier is that of ``experiments.feature_classifier``.
+
+    python -m experiments.accuracy_score --quick                              real shapes, a minute
+    python -m experiments.accuracy_score --generator runs/gan_mnist/default --data.dir ~/tensorflow_datasets \
+        --data.name mnist --data.resolution 28 --model.channels 1 --augment.no-flip --images 120000
+    python -m experiments.accuracy_score --data.dir ~/tensorflow_datasets \
+        --data.name mnist --data.resolution 28 --model.channels 1 --augment.no-flip --images 120000
+"""
+
+import functools
+import importlib
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import feature_classifier
+from vision.data.labelled import labelled_source
+from vision.data.pipeline import batches
+from vision.data.source import ArraySource, in_memory
+from vision.errors import UserError
+from vision.launch.options import parse
+from vision.launch.run import abstract_state, main
+from vision.parallel.mesh import make_mesh
+from vision.train.checkpoint import Checkpoints
+from vision.train.compile import Compiler
+from vision.train.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Config(feature_classifier.Config):
+    """The recipe."""
+
+    generator: Path | None = None
+    """Work directory of a run whose images have classes; without one, real images are learnt from."""
+    drawn: int = 10_000
+    """How many images to train on."""
+
+
+QUICK = Config(**{**vars(feature_classifier.QUICK), "drawn": 5_000})
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "twice_as_many": {"drawn": 20_000},
+    "no_crop": {"augment.pad_crop": 0},
+}
+
+
+def build(config: Config) -> Experiment:
+    """The classifier, with other images to train on."""
+    if config.drawn < 1:
+        raise UserError(f"drawn is at least 1, not {config.drawn}")
+    made = feature_classifier.build(config)
+
+    @functools.cache
+    def images() -> ArraySource:
+        real = in_memory(labelled_source(config.data, "train", seed=config.seed))
+        if config.generator is None:
+            chosen = np.random.default_rng(0).permutation(len(real))[: config.drawn]
+            return ArraySource({name: real.arrays[name][chosen] for name in ("image", "label")}, real.class_names)
+        return drawn_by(config.generator, config.drawn, tuple(real.class_names))
+
+    def train_batches(*, seed: int, start_step: int, process_index: int, process_count: int):
+        share: dict[str, Any] = {"process_index": process_index, "process_count": process_count}
+        return batches(images(), batch_size=config.batch_size, seed=seed, start_step=start_step, **share)
+
+    return replace(made, batches=train_batches)
+
+
+def drawn_by(folder: Path, count: int, class_names: tuple[str, ...]) -> ArraySource:
+    """So many images of the newest checkpoint of a run, every class as often, with the classes that were asked for.
+
+    Raises ``UserError`` where there is no such run, or its images have no classes, or other ones than ``class_names``.
+    """
+    folder = folder.expanduser()
+    try:
+        name = json.loads((folder / "config.json").read_text())["experiment"]
+        module = importlib.import_module(f"experiments.{name}")
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(f"{folder} is no work directory of a run that draws images ({error})") from error
+    words = {"default": module.Config(), "quick": module.QUICK, "description": ""}
+    config: Any = parse(name, arguments=["--config", str(folder / "config.json")], **words).config
+    experiment, compiler = module.build(config), Compiler(make_mesh(config.mesh))
+    if experiment.drawing is None:
+        raise UserError(f"{name} does not draw images: choose another --generator than {folder}")
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        state = checkpoints.restore(abstract_state(experiment, compiler), report=lambda text: None)
+    if state is None:
+        raise UserError(f"{folder} has no checkpoint yet: wait for the run to save one")
+    drawn, captions = experiment.drawing(compiler)(state, count)
+    unknown = sorted(set(captions) - set(class_names))
+    if not captions or unknown:
+        what = f"of {unknown[0]!r}, which the data does not know" if unknown else "without classes"
+        raise UserError(f"{folder} draws images {what}: the accuracy score is of conditional generators")
+    labels = np.array([class_names.index(caption) for caption in captions], np.int32)
+    return ArraySource({"image": drawn, "label": labels}, class_names)
+
+
+if __name__ == "__main__":
+    sys.exit(main("accuracy_score", config=Config(), quick=QUICK, build=build, description=__doc__ or ""))

@@ -1,0 +1,87 @@
+"""Digits by a class-conditional adversarial network, after Radford et al. 2016 (DCGAN), small enough for two CPU cores.
+
+The defaults took 17 minutes of CPU time, pictures included, and drew digits of which 97.9 % are judged to be the ones
+asked for (of test images, 99.5 %); in the features of our classifier mnist_v1 the Fréchet distance of 5,000 of them to
+5,000 training images is 0.26, that of test images 0.05 (one seed). Each evaluation by the judge adds half a minute.
+
+Non-saturating losses, a narrow DCGAN of 28x28 pixels with a scale and a shift for each class in the generator, spectral
+normalisation and a projection in the discriminator (Miyato et al. 2018; Miyato & Koyama 2018), a faster discriminator.
+
+    python -m experiments.gan_mnist --quick                              the shapes world, a few minutes
+    python -m experiments.gan_mnist --data.dir ~/tensorflow_datasets     MNIST
+
+MNIST is prepared by ``tfds build mnist --file_format=array_record``, which needs TensorFlow once; training never does.
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+
+from experiments.adversarial import AdamConfig, AdversarialConfig, LossName, compose
+from experiments.diffusion_cifar import QUICK as DIFFUSION
+from vision.data.dataset import DataConfig
+from vision.launch.run import main
+from vision.models.gan import GanConfig
+from vision.train.experiment import Experiment, Intervals
+
+MODEL = GanConfig(
+    architecture="dcgan",
+    resolution=28,
+    channels=1,
+    classes=10,
+    latent=64,
+    generator_width=48,
+    discriminator_width=32,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(AdversarialConfig):
+    """The recipe."""
+
+    model: GanConfig = MODEL
+    data: DataConfig = DataConfig(name="mnist", resolution=28)
+    loss: LossName = "non_saturating"
+    generator_optimizer: AdamConfig = AdamConfig(lr=5e-4, b2=0.99)
+    discriminator_optimizer: AdamConfig = AdamConfig(lr=1e-3, b2=0.99)
+    decay: bool = True
+    intervals: Intervals = Intervals(log=6_400, evaluate=60_000, save=60_000)
+    images: int = 540_000
+
+
+QUICK = Config(
+    model=replace(MODEL, channels=3, classes=6),
+    data=DataConfig(
+        name="shapes",
+        resolution=28,
+        shapes_count=20_000,
+        shapes=replace(DIFFUSION.data.shapes, colours=("yellow",)),
+    ),
+    intervals=Intervals(log=3_200, evaluate=15_000, save=15_000),
+    images=60_000,
+    ema=0.995,
+    samples=60,
+)
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "minimax": {"loss": "minimax"},
+    "hinge": {"loss": "hinge"},
+    "least_squares": {"loss": "least_squares"},
+    "wasserstein": {"loss": "wasserstein", "model.discriminator_norm": "none", "penalty.wasserstein": 10.0},
+    "paired": {"loss": "paired", "penalty.r1": 1.0, "penalty.r2": 1.0},
+    "batch_norm": {"model.discriminator_norm": "batch"},
+    "plain": {"model.discriminator_norm": "none"},
+    "r1": {"model.discriminator_norm": "none", "penalty.r1": 1.0},
+    "r1_lazily": {"model.discriminator_norm": "none", "penalty.r1": 1.0, "penalty.every": 8},
+    "equal_rates": {"discriminator_optimizer.lr": 5e-4},
+    "translation": {"augmentation.parts": ("translation",)},
+}
+
+
+def build(config: Config) -> Experiment:
+    """Compose the recipe."""
+    return compose(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main("gan_mnist", config=Config(), quick=QUICK, build=build, description=__doc__ or ""))
