@@ -1,8 +1,8 @@
 """Objectives of autoencoders that compress images for latent models: rebuilt exactly enough, and as one would see it.
 
 A sum of three: the error of pixels; the distance in the features of a fixed network (perceptual loss, Johnson et al.
-2016; Zhang et al. 2018); and, after a while, what a discriminator of patches says (Isola et al. 2017; Esser et al. 2021,
-eq. 6). The parts of the parameters are "autoencoder" and, with a discriminator, "discriminator".
+2016; Zhang et al. 2018); and, after a while, what a discriminator of patches says (Isola et al. 2017; Esser et al.
+2021, eq. 6). The parts of the parameters are "autoencoder" and, with a discriminator, "discriminator".
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ class CompressionConfig:
     pixels: Literal["l1", "l2"] = "l1"
     """Mean absolute or mean squared error of pixels in [-1, 1]."""
     penalty: float = 0.25
-    """Weight of the commitment ("vq"; 0.25 in van den Oord et al. 2017), or of the divergence in nats ("kl"; about 1e-6)."""
+    """Weight of the commitment ("vq"; van den Oord et al. 2017: 0.25) or of the divergence in nats ("kl": about 1e-6)."""
     perceptual: float = 0.0
     """Weight of the distance in features."""
     adversarial: float = 0.0
