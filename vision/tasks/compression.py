@@ -27,7 +27,7 @@ class CompressionConfig:
     pixels: Literal["l1", "l2"] = "l1"
     """Mean absolute or mean squared error of pixels in [-1, 1]."""
     penalty: float = 0.25
-    """Weight of the commitment ("vq"; van den Oord et al. 2017: 0.25) or of the divergence in nats ("kl": about 1e-6)."""
+    """Weight of the commitment ("vq": 0.25, van den Oord et al. 2017), or of the divergence ("kl": about 1e-6)."""
     perceptual: float = 0.0
     """Weight of the distance in features."""
     adversarial: float = 0.0
