@@ -24,7 +24,7 @@ def main() -> None:
     options = parser.parse_args()
     points = []
     for run in options.runs:
-        label, _, folder = run.rpartition("=")
+        label, _, folder = run.partition("=")
         last = [line for line in read_metrics(Path(folder) / "metrics.jsonl") if options.x in line][-1]
         points.append((label, last[options.x], last[options.y]))
     figure, axes = plt.subplots(figsize=(5, 3.2), dpi=110, layout="constrained")

@@ -8,7 +8,7 @@ generator's step has 64 images too where the paper has 128.
 
     python -m experiments.gan_cifar --quick                                    the shapes world, a few minutes
     python -m experiments.gan_cifar --data.dir ~/tensorflow_datasets           the recipe
-    python -m experiments.gan_cifar --model.classes 10 --model.dtype bfloat16  with labels, by projection
+    python -m experiments.gan_cifar --model.classes 10 --model.dtype bfloat16     with labels
 
 Networks and losses after Huang et al. 2024 (R3GAN), with constant penalties, augmentation and average in place of
 theirs that follow schedules (not run); and a small DCGAN, which after 150,000 images and 14 minutes of CPU time draws
