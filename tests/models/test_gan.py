@@ -15,6 +15,8 @@ from vision.models.gan_dcgan import PatchDiscriminator, halvings
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.parallel.sharding import path_name, shardings
 
+pytestmark = pytest.mark.slow
+
 _compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 DCGAN = GanConfig("dcgan", 64, latent=100, generator_width=128, discriminator_width=128, discriminator_norm="batch")

@@ -10,6 +10,8 @@ import pytest
 from vision.errors import UserError
 from vision.models.inception import Block8, Block35, Inception
 
+pytestmark = pytest.mark.slow
+
 # Half the time to compile; speed is no matter here.
 _compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 

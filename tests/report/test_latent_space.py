@@ -26,7 +26,7 @@ def test_two_dimensions_are_shown_as_they_are():
 def test_picture(classes):
     codes, labels = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % classes
     picture = latent_space_picture(codes, labels, [f"class {n}" for n in range(classes)], title="codes")
-    colours = {tuple(pixel) for pixel in picture.reshape(-1, 3)}
+    colours = {tuple(map(int, pixel)) for pixel in picture.reshape(-1, 3)}
     red = [c for c in colours if c[0] > c[1] + 60 and c[0] > c[2] + 60]
     assert bool(red) == (classes == 3)  # few classes have colours, many are grey
     assert picture.dtype == np.uint8
