@@ -1,6 +1,7 @@
 """Every experiment, made small: two steps, stopped between them, resumed by the same command; its ablations."""
 
 import dataclasses
+import functools
 import importlib
 import os
 import re
@@ -12,6 +13,7 @@ import pytest
 
 from vision.launch import run as launcher
 from vision.launch.options import flatten
+from vision.parallel.mesh import make_mesh
 from vision.train.records import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,8 +74,10 @@ ALL = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for 
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_two_steps_with_a_stop_between_them(name, tmp_path, capsys):
+def test_two_steps_with_a_stop_between_them(name, tmp_path, capsys, monkeypatch):
     module, served = MODULES[name], []
+    # what more devices change is tested elsewhere, by one experiment of each kind, and they take longer to compile for
+    monkeypatch.setattr(launcher, "make_mesh", functools.partial(make_mesh, devices=jax.devices()[:1]))
 
     def build(config):
         made = module.build(config)

@@ -1,0 +1,53 @@
+"""Two players as one experiment: a run that is killed and resumed is the run left alone, bit for bit."""
+
+import numpy as np
+import pytest
+from kill_loop import differences, final_state, killed, logged
+
+from experiments.gan_cifar import QUICK, Config, build
+from vision.launch import run as launcher
+
+ROUNDS, SIZE = 8, 24  # images of a round, shared by two steps of the discriminator and one of the generator
+# all that a state may hold: statistics of a batch norm, singular vectors, an average, a strength that is adapted
+SMALL = (
+    "--quick --model.architecture dcgan --model.resolution 16 --model.classes 4 --model.latent 4 "
+    "--model.generator-width 4 --model.discriminator-width 4 --discriminator-steps 2 --penalty.r1 0.1 --penalty.every 2 "
+    "--augmentation.parts translation --augmentation.adaptive --augmentation.following.images 64 "
+    "--augmentation.following.interval 1 --augmentation.probability 0.5 --flip "
+    "--data.resolution 16 --data.shapes-count 64 --data.shapes.shapes circle star --data.shapes.colours red blue "
+    f"--data.shapes.min-size 0.4 --judging.judge none --samples 4 --batch-size {SIZE} "
+    f"--images {ROUNDS * SIZE} --intervals.log {SIZE} --intervals.evaluate {ROUNDS * SIZE} "
+    f"--intervals.save {2 * SIZE}"
+).split()
+
+
+def run(*arguments):
+    return launcher.main(
+        "gan_cifar", config=Config(), quick=QUICK, build=build, description="", arguments=[*SMALL, *arguments]
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    assert run("--workdir", str(workdir)) == 0
+    return workdir
+
+
+def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path, capsys):
+    # any moment will do at which the first checkpoint is whole, which is waited for before the second one
+    workdir, lines = tmp_path / "run", int(np.random.default_rng().integers(5, ROUNDS))
+    assert killed("gan_cifar", SMALL, workdir, tmp_path / "log", seconds=0.0, lines=lines)
+    assert run("--workdir", str(workdir)) == 0
+    assert "resuming after step" in capsys.readouterr().err
+    assert differences("gan_cifar", SMALL, whole, workdir) == []
+    state = final_state("gan_cifar", SMALL, whole)
+    assert int(state.step) == ROUNDS
+    assert 0.0 < float(state.model_state["augmentation"]["probability"]) != 0.5
+
+
+def test_what_is_logged(whole):
+    lines = [line for line in logged(whole) if any(name.startswith("train/") for name in line)]
+    assert [line["step"] for line in lines] == list(range(1, ROUNDS + 1))
+    names = {"discriminator_loss", "generator_loss", "real_logit", "fake_logit", "penalty", "augmentation"}
+    assert {f"train/{name}" for name in names} <= set(lines[0]), sorted(lines[0])
