@@ -25,7 +25,7 @@ from experiments import feature_classifier
 from vision.data.labelled import labelled_source
 from vision.data.pipeline import batches
 from vision.data.source import ArraySource, in_memory
-from vision.errors import UserError
+from vision.errors import UserError, at_least_one
 from vision.launch.options import parse
 from vision.launch.run import abstract_state, main
 from vision.parallel.mesh import make_mesh
@@ -54,8 +54,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 def build(config: Config) -> Experiment:
     """The classifier, with other images to train on."""
-    if config.drawn < 1:
-        raise UserError(f"drawn is at least 1, not {config.drawn}")
+    at_least_one(config, "drawn")
     made = feature_classifier.build(config)
 
     @functools.cache

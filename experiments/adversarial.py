@@ -18,10 +18,10 @@ import optax
 from experiments.judging import JudgingConfig, judged, united
 from vision.data.augment import flipped
 from vision.data.augment_differentiable import COLOUR, cutout, differentiable_augment, translation
-from vision.data.dataset import DataConfig, Split, load_dataset, named_split, open_dataset
+from vision.data.dataset import DataConfig, Split, check_fits, load_dataset, named_split, open_dataset
 from vision.data.pipeline import batches
 from vision.data.source import ArraySource
-from vision.errors import UserError
+from vision.errors import UserError, at_least_one
 from vision.evaluation.generation import drawn
 from vision.evaluation.generator_pictures import beside_nearest, nearest, walks
 from vision.launch.initial import initial_values
@@ -196,14 +196,7 @@ def compose(config: AdversarialConfig) -> Experiment:
     def data(split: Split) -> ArraySource:
         labelled = bool(open_dataset(config.data, split).class_names)
         loaded = load_dataset(config.data, split, fields=("image", "label") if labelled else ("image",))
-        if classes and len(loaded.class_names) != classes:
-            raise UserError(
-                f"the data has {len(loaded.class_names)} classes and the model {classes}: "
-                f"set --model.classes {len(loaded.class_names)}, or 0 to train without labels"
-            )
-        found = loaded.arrays["image"].shape[-1]
-        if found != channels:
-            raise UserError(f"the images have {found} channels and the model {channels}: set --model.channels {found}")
+        check_fits(loaded, channels=channels, classes=classes)
         return loaded
 
     def seen(split: Split) -> ArraySource:
@@ -323,9 +316,7 @@ def _augmentation(config: AugmentationConfig) -> Augmentation | None:
 
 
 def _check(config: AdversarialConfig) -> None:
-    for name in ("images", "batch_size", "discriminator_steps", "dispatch", "samples"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} is at least 1, not {getattr(config, name)}")
+    at_least_one(config, "images", "batch_size", "discriminator_steps", "dispatch", "samples")
     adversarial.check_truncation(config.truncation)
     if config.data.resolution != config.model.resolution:
         side = config.data.resolution

@@ -17,10 +17,10 @@ import numpy as np
 from experiments.judging import JudgingConfig, united
 from experiments.judging import judged as judged_images
 from vision.data.augment import flipped
-from vision.data.dataset import DataConfig, Split, load_dataset, named_split, open_dataset
+from vision.data.dataset import DataConfig, Split, check_fits, load_dataset, named_split, open_dataset
 from vision.data.pipeline import batches, evaluation_batches
 from vision.data.source import ArraySource
-from vision.errors import UserError
+from vision.errors import UserError, at_least_one
 from vision.evaluation.autoencoding import Autoencoding, BoundConfig, ImageTestSet, evaluator
 from vision.evaluation.generation import drawn
 from vision.launch.initial import initial_values
@@ -100,9 +100,7 @@ def compose(config: Any, model: Callable[[int], nn.Module], *, rules: Rules, coa
       coarsest: what the sides of images must be a multiple of.
     """
     check(config.objective)
-    for name in ("images", "batch_size", "microbatches", "dispatch", "samples", "evaluation_batch"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} is at least 1, not {getattr(config, name)}")
+    at_least_one(config, "images", "batch_size", "microbatches", "dispatch", "samples", "evaluation_batch")
     side, channels = config.data.resolution, config.model.channels
     if side != config.model.resolution:
         raise UserError(f"the model is for images of {config.model.resolution} pixels: set --model.resolution {side}")
@@ -153,10 +151,8 @@ def compose(config: Any, model: Callable[[int], nn.Module], *, rules: Rules, coa
         """Images, and labels where there are any, which the plot of codes alone looks at."""
         labelled = bool(open_dataset(config.data, split).class_names)
         loaded = load_dataset(config.data, split, fields=("image", "label") if labelled else ("image",))
+        check_fits(loaded, channels=channels)
         images = loaded.arrays["image"]
-        if images.shape[-1] != channels:
-            found = images.shape[-1]
-            raise UserError(f"the images have {found} channels and the model {channels}: set --model.channels {found}")
         if config.binarise == "static":
             images = static_binarisation(images, seed=0 if split == "train" else 1)
         return ArraySource({**loaded.arrays, "image": images}, loaded.class_names)
@@ -186,7 +182,9 @@ def compose(config: Any, model: Callable[[int], nn.Module], *, rules: Rules, coa
         return to_uint8(likelihood.mean(outputs))
 
     functions = Autoencoding(
-        *measured,
+        terms=measured.terms,
+        bound=measured.bound,
+        rebuilt=measured.rebuilt,
         encode=encode if flat else None,
         decode=decode if flat else None,
         bits=config.likelihood.kind == "logistic_mixture",

@@ -26,7 +26,7 @@ from vision.data.labelled import (
 )
 from vision.data.mixing import mix
 from vision.data.source import Source
-from vision.errors import UserError
+from vision.errors import UserError, at_least_one
 from vision.evaluation.classification import TestSet, evaluator, predict_files
 from vision.launch.initial import initial_values
 from vision.ops.pixels import to_float
@@ -117,9 +117,7 @@ def as_seen(config: Config, image: jax.Array) -> jax.Array:
 def compose(config: Any, network: Network) -> Experiment:
     """The experiment of a recipe, a ``Config`` whose ``model`` has ``classes`` and ``channels``, and a network."""
     check(config.loss)
-    for name in ("images", "batch_size", "microbatches", "dispatch", "evaluation_batch"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} is at least 1, not {getattr(config, name)}")
+    at_least_one(config, "images", "batch_size", "microbatches", "dispatch", "evaluation_batch")
     if isinstance(config.ema, float) and not 0.0 <= config.ema < 1.0:  # else swept over members, and traced
         raise UserError(f"ema is a decay within [0, 1), not {config.ema}")
     if config.imagenet_statistics and config.model.channels != 3:

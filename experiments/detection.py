@@ -21,7 +21,7 @@ from vision.data.dataset import Split
 from vision.data.detection import DetectionConfig, box_sizes, description, detection_source, ground_truth
 from vision.data.pipeline import batches, evaluation_batches
 from vision.data.source import Source
-from vision.errors import UserError
+from vision.errors import UserError, at_least_one
 from vision.evaluation.detection import DetectionSet, PredictionConfig, evaluator, predict_files
 from vision.launch.initial import initial_values
 from vision.models.yolo import SHARDING_RULES, STRIDES, Yolo, YoloConfig
@@ -130,9 +130,7 @@ def side_of_step(sides: Sequence[int], step: int, seed: int) -> int:
 
 def check(config: Config) -> None:
     """Raise ``UserError`` for numbers that cannot hold."""
-    for name in ("images", "batch_size", "microbatches", "dispatch", "evaluation_batch"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} is at least 1, not {getattr(config, name)}")
+    at_least_one(config, "images", "batch_size", "microbatches", "dispatch", "evaluation_batch")
     for side in (config.data.resolution, *config.sides):
         if side % STRIDES[-1]:
             raise UserError(f"a detector takes sides that are multiples of {STRIDES[-1]}, not {side}")

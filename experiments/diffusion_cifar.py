@@ -31,12 +31,12 @@ import optax
 from experiments.judging import JudgingConfig, united
 from experiments.judging import judged as judge_images
 from vision.data.augment import flipped
-from vision.data.dataset import DataConfig, Split, load_dataset, open_dataset
+from vision.data.dataset import DataConfig, Split, check_fits, load_dataset, open_dataset
 from vision.data.pipeline import batches, evaluation_batches
 from vision.data.shapes import ShapesConfig
 from vision.data.source import ArraySource
 from vision.diffusion.schedules import make_schedule
-from vision.errors import UserError
+from vision.errors import UserError, at_least_one
 from vision.evaluation.generation import drawn
 from vision.launch.initial import initial_values
 from vision.launch.run import main
@@ -192,9 +192,7 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
       rules: the model's sharding rules.
     """
     check(config.diffusion, config.sampling, classes=config.model.classes)
-    for name in ("images", "batch_size", "microbatches", "dispatch", "samples", "judged", "held_out"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} is at least 1, not {getattr(config, name)}")
+    at_least_one(config, "images", "batch_size", "microbatches", "dispatch", "samples", "judged", "held_out")
     side, channels = config.data.resolution, config.model.channels
     schedule = make_schedule(config.diffusion.schedule, config.diffusion.steps)
 
@@ -236,14 +234,7 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
     @functools.cache
     def data(split: Split) -> ArraySource:
         loaded = load_dataset(config.data, split, fields=fields)
-        if config.model.classes and len(loaded.class_names) != config.model.classes:
-            raise UserError(
-                f"the data has {len(loaded.class_names)} classes and the model {config.model.classes}: "
-                f"set --model.classes {len(loaded.class_names)}, or 0 to train without labels"
-            )
-        if loaded.arrays["image"].shape[-1] != channels:
-            found = loaded.arrays["image"].shape[-1]
-            raise UserError(f"the images have {found} channels and the model {channels}: set --model.channels {found}")
+        check_fits(loaded, channels=channels, classes=config.model.classes)
         return loaded
 
     def train_batches(*, seed: int, start_step: int, process_index: int, process_count: int):

@@ -23,10 +23,10 @@ import numpy as np
 
 from experiments.diffusion_cifar import QUICK as DIFFUSION_QUICK
 from vision.data.augment import flipped
-from vision.data.dataset import DataConfig, Split, load_dataset, named_split
+from vision.data.dataset import DataConfig, Split, check_fits, load_dataset, named_split
 from vision.data.pipeline import batches, evaluation_batches
 from vision.data.source import ArraySource
-from vision.errors import UserError
+from vision.errors import UserError, at_least_one
 from vision.evaluation.autoencoding import ImageTestSet
 from vision.evaluation.compression import evaluator
 from vision.launch.initial import initial_values
@@ -116,9 +116,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 def build(config: Config) -> Experiment:
     """Model, loss, optimizer, data, evaluation, in that order."""
-    for name in ("images", "batch_size", "dispatch", "evaluation_batch"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} is at least 1, not {getattr(config, name)}")
+    at_least_one(config, "images", "batch_size", "dispatch", "evaluation_batch")
     side, channels = config.data.resolution, config.model.channels
     if side % config.model.factor:
         raise UserError(f"images of {side} pixels cannot be cut into codes of {config.model.factor} pixels each way")
@@ -186,9 +184,7 @@ def build(config: Config) -> Experiment:
     @functools.cache
     def data(split: Split) -> ArraySource:
         loaded = load_dataset(config.data, split, fields=("image",))
-        if loaded.arrays["image"].shape[-1] != channels:
-            found = loaded.arrays["image"].shape[-1]
-            raise UserError(f"the images have {found} channels and the model {channels}: set --model.channels {found}")
+        check_fits(loaded, channels=channels)
         return loaded
 
     def train_batches(

@@ -1,7 +1,6 @@
 """Mirrored images, by coins and in turns, and what a configuration puts together."""
 
 import itertools
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +18,6 @@ from vision.data.augment_policy import randaugment, trivialaugment
 from vision.errors import UserError
 from vision.parallel.collectives import collectives
 from vision.parallel.mesh import MeshConfig, make_mesh
-
-# Half the time to compile; speed is no matter here.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 IMAGES = jax.random.normal(jax.random.key(0), (2000, 3, 4, 2))
 PICTURES = jax.random.uniform(jax.random.key(1), (6, 8, 10, 3), minval=-1, maxval=1)
@@ -58,7 +54,7 @@ def test_the_rest_of_a_batch_is_kept():
 
 
 def test_flips_alternate_whatever_the_batch():
-    flip = _compiled(alternating_flip)
+    flip = jax.jit(alternating_flip)
     sample, key = jnp.arange(2000), jax.random.key(3)
     epochs = [_choices(IMAGES, flip(IMAGES, sample, epoch, key=key)) for epoch in range(4)]
     assert stats.binomtest(int(epochs[0].sum()), 2000, 0.5).pvalue > 1e-6
@@ -107,7 +103,7 @@ PARTS = {
 def test_each_part_is_its_function(name):
     config, place, function = PARTS[name]
     key = jax.random.key(5)
-    both = _compiled(lambda x: (augment(x, config, key=key), function(x, key=jax.random.split(key, 6)[place])))
+    both = jax.jit(lambda x: (augment(x, config, key=key), function(x, key=jax.random.split(key, 6)[place])))
     out, expected = both(PICTURES)
     np.testing.assert_allclose(out, expected, atol=1e-6)
     assert float(jnp.abs(out - PICTURES).max()) > 0.01
@@ -120,7 +116,7 @@ def test_nothing_is_done_by_default_and_parts_come_in_order():
     key = jax.random.key(7)
     crop, flip, _, colour, erase, cut = jax.random.split(key, 6)
 
-    @_compiled
+    @jax.jit
     def both(images):
         by_hand = random_flip(pad_crop(images, 2, key=crop), key=flip)
         by_hand = random_erasing(
@@ -142,7 +138,7 @@ def test_a_sample_depends_on_no_other():
         erasing=0.5,
         cutout=3,
     )
-    run = _compiled(lambda x: augment(x, config, key=jax.random.key(9)))
+    run = jax.jit(lambda x: augment(x, config, key=jax.random.key(9)))
     out = run(PICTURES)
     changed = run(PICTURES.at[1:].set(-PICTURES[1:]))
     np.testing.assert_allclose(changed[0], out[0], atol=1e-6)
@@ -157,9 +153,9 @@ def test_a_sharded_batch_is_augmented_without_exchange_between_devices():
     run = lambda x: augment(x, config, key=jax.random.key(2))
     mesh = make_mesh(MeshConfig(), jax.devices()[:2])
     sharding = NamedSharding(mesh, P("data"))
-    program = _compiled(run, in_shardings=sharding, out_shardings=sharding).lower(PICTURES).compile()
+    program = jax.jit(run, in_shardings=sharding, out_shardings=sharding).lower(PICTURES).compile()
     assert collectives(program.as_text()) == []
-    np.testing.assert_allclose(program(jax.device_put(PICTURES, sharding)), _compiled(run)(PICTURES), atol=1e-5)
+    np.testing.assert_allclose(program(jax.device_put(PICTURES, sharding)), jax.jit(run)(PICTURES), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Colour jitter: the factors that were drawn, read off the result, and the order of the changes."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +8,6 @@ from scipy import stats
 
 from vision.data.augment_colour import colour_jitter
 from vision.ops import colour
-
-# Half the time to compile; speed is no matter here.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 # A dark grey and a dim colour, which no factor below 2 takes out of range
 GREY = jnp.full((1500, 2, 2, 3), -0.5)
@@ -45,7 +40,7 @@ def test_the_order_is_fixed_and_each_change_has_a_key_of_its_own():
     images = jax.random.uniform(jax.random.key(2), (5, 6, 6, 3), minval=-1, maxval=1)
     key = jax.random.key(3)
 
-    @_compiled
+    @jax.jit
     def both(images):
         draw = lambda key, low, high: jax.random.uniform(key, (5,), minval=low, maxval=high)
         keys = jax.random.split(key, 4)

@@ -1,7 +1,5 @@
 """Crops: exact rearrangements, uniform shifts, and the distribution of rectangles; resized ones against Pillow."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,16 +9,13 @@ from scipy import stats
 
 from vision.data.augment_crop import crop_resize, pad_crop, random_rectangles, random_resized_crop
 
-# Half the time to compile; speed is no matter here.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 # Every value is another one, so that an image tells its shift
 IMAGES = jnp.linspace(-1, 1, 5 * 6 * 2).reshape(1, 5, 6, 2) * jnp.ones((800, 1, 1, 1))
 
 
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "edge"])
 def test_crops_are_pieces_of_the_padded_image_equally_often(mode):
-    out = np.asarray(_compiled(lambda x: pad_crop(x, 2, mode=mode, key=jax.random.key(0)))(IMAGES))
+    out = np.asarray(jax.jit(lambda x: pad_crop(x, 2, mode=mode, key=jax.random.key(0)))(IMAGES))
     widths = ((2, 2), (2, 2), (0, 0))
     padded = np.pad(np.asarray(IMAGES[0]), widths, **({} if mode == "zeros" else {"mode": mode}))
     pieces = np.stack([padded[y : y + 5, x : x + 6] for y in range(5) for x in range(5)])
@@ -35,7 +30,7 @@ def test_no_margin_is_the_image():
 
 def test_rectangles_have_the_stated_area_ratio_and_place():
     height, width, scale, ratio = 300, 400, (0.08, 0.4), (3 / 4, 4 / 3)
-    draw = _compiled(lambda key: random_rectangles(4000, height, width, scale=scale, ratio=ratio, key=key))
+    draw = jax.jit(lambda key: random_rectangles(4000, height, width, scale=scale, ratio=ratio, key=key))
     top, left, tall, wide = np.asarray(draw(jax.random.key(1))).T
     # All rectangles of at most 0.4 of the area fit, so that the first one drawn is taken: both laws are exact
     share = tall * wide / (height * width)
@@ -51,7 +46,7 @@ def test_rectangles_have_the_stated_area_ratio_and_place():
 
 def test_rectangles_that_do_not_fit_are_drawn_again_or_centred():
     draw = lambda h, w, scale, ratio: np.asarray(
-        _compiled(lambda key: random_rectangles(50, h, w, scale=scale, ratio=ratio, key=key))(jax.random.key(2))
+        jax.jit(lambda key: random_rectangles(50, h, w, scale=scale, ratio=ratio, key=key))(jax.random.key(2))
     )
     top, left, tall, wide = draw(20, 20, (0.5, 1.0), (0.5, 2.0)).T
     assert (top + tall <= 20).all()
@@ -66,7 +61,7 @@ def test_resized_crops_are_pillows():
     generator = np.random.default_rng(0)
     images = generator.uniform(-1, 1, (5, 20, 30, 3)).astype(np.float32)
     boxes = [(0, 0, 20, 30), (3, 4, 12, 9), (19, 29, 1, 1), (0, 10, 7, 20), (5, 0, 15, 30)]
-    run = _compiled(lambda x, box: crop_resize(x, box, (8, 11)))
+    run = jax.jit(lambda x, box: crop_resize(x, box, (8, 11)))
     out = np.asarray(run(images, jnp.array(boxes)))
     for image, (top, left, tall, wide), got in zip(images, boxes, out, strict=True):
         for channel in range(3):
@@ -80,7 +75,7 @@ def test_a_crop_of_everything_is_the_image_and_overshoot_is_clipped():
 
     def crop(size, scale, method):
         run = lambda key: random_resized_crop(images, size, scale=scale, ratio=(1.0, 1.0), method=method, key=key)
-        return _compiled(run)(jax.random.key(1))
+        return jax.jit(run)(jax.random.key(1))
 
     np.testing.assert_allclose(crop((9, 9), (1.0, 1.0), "bilinear"), images, atol=1e-6)
     enlarged = crop((20, 20), (0.2, 0.9), "bicubic")

@@ -1,7 +1,5 @@
 """Rectangles that are taken out: their area, shape and place, and what is put there."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +7,6 @@ import pytest
 from scipy import stats
 
 from vision.data.augment_erase import cutout, random_erasing, rectangle
-
-# Half the time to compile; speed is no matter here.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 ONES = jnp.ones((2000, 40, 50, 1))
 
@@ -29,7 +24,7 @@ def _extents(changed):
 
 
 def test_erased_rectangles_have_the_stated_area_ratio_and_place():
-    run = _compiled(
+    run = jax.jit(
         lambda x: random_erasing(
             x, probability=0.4, area=(0.05, 0.2), ratio=(0.5, 2.0), fill="zeros", key=jax.random.key(0)
         )
@@ -53,14 +48,14 @@ def test_erased_rectangles_have_the_stated_area_ratio_and_place():
 
 def test_what_does_not_fit_is_left_alone():
     erase = lambda x: random_erasing(x, probability=1.0, area=(0.9, 0.9), ratio=(4.0, 4.0), key=jax.random.key(0))
-    out = _compiled(erase)(ONES[:20])
+    out = jax.jit(erase)(ONES[:20])
     np.testing.assert_array_equal(out, ONES[:20])
 
 
 def test_the_random_fill_is_noise_of_the_full_range():
     images = jnp.full((50, 20, 20, 3), 0.125)
     erase = lambda x: random_erasing(x, probability=1.0, area=(0.3, 0.4), key=jax.random.key(3))
-    out = np.asarray(_compiled(erase)(images))
+    out = np.asarray(jax.jit(erase)(images))
     changed = (out != 0.125).all(-1)
     assert changed.any((1, 2)).mean() > 0.9
     assert stats.kstest(out[changed].ravel(), stats.uniform(-1, 2).cdf).pvalue > 1e-4
@@ -69,7 +64,7 @@ def test_the_random_fill_is_noise_of_the_full_range():
 @pytest.mark.parametrize("side", [4, 7])
 def test_cutout_squares_are_clipped_and_their_middles_uniform(side):
     images = jnp.ones((3000, 9, 11, 2))
-    erased = np.asarray(_compiled(lambda x: cutout(x, side, key=jax.random.key(1)))(images)) == 0
+    erased = np.asarray(jax.jit(lambda x: cutout(x, side, key=jax.random.key(1)))(images)) == 0
     assert (erased[..., 0] == erased[..., 1]).all()
     masks = {}
     for y, x in np.ndindex(9, 11):

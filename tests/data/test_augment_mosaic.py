@@ -1,7 +1,5 @@
 """Mosaics against a canvas that is really made and SciPy's sampling of it, in float64, and painted boxes."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +17,6 @@ from vision.data.augment_mosaic import (
     neighbourhood,
 )
 from vision.data.augment_projective import random_motions
-
-# Half the time to compile; speed is no matter here.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 GENERATOR = np.random.default_rng(0)
 MOTIONS = {
@@ -81,7 +76,7 @@ def _inputs(batch, side, size, kind):
 )
 def test_mosaics_are_those_of_a_canvas_that_is_made(batch, side, size, kind):
     inputs = _inputs(batch, side, size, kind)
-    run = _compiled(lambda *of: mosaic(*of, size, separable=kind == "separable"))
+    run = jax.jit(lambda *of: mosaic(*of, size, separable=kind == "separable"))
     out = np.asarray(run(*inputs))
     images, meeting, combined, matrices = inputs
     for sample in range(batch):
@@ -91,7 +86,7 @@ def test_mosaics_are_those_of_a_canvas_that_is_made(batch, side, size, kind):
 
 def test_separable_sampling_is_the_general_one():
     inputs = _inputs(8, 12, 16, "separable")
-    quick, general = (_compiled(lambda *of, s=s: mosaic(*of, 16, separable=s))(*inputs) for s in (True, False))
+    quick, general = (jax.jit(lambda *of, s=s: mosaic(*of, 16, separable=s))(*inputs) for s in (True, False))
     np.testing.assert_allclose(quick, general, atol=1e-4)
 
 
@@ -99,7 +94,7 @@ def test_an_image_by_itself_that_does_not_move_is_exact():
     images, meeting, _, _ = _inputs(4, 10, 10, "separable")
     still = np.tile(np.eye(3, dtype=np.float32), (4, 1, 1))
     for separable in (True, False):
-        run = _compiled(lambda *of, s=separable: mosaic(*of, 10, separable=s))
+        run = jax.jit(lambda *of, s=separable: mosaic(*of, 10, separable=s))
         np.testing.assert_array_equal(run(images, meeting, np.zeros(4, bool), still), images)
 
 
@@ -148,8 +143,8 @@ def _painted(side):
 def test_painted_rectangles_are_where_their_boxes_are(kind):
     side, size = 48, 40
     checked, cut = 0, 0
-    run = _compiled(lambda *of: mosaic(*of, size, separable=kind == "separable"))
-    place = _compiled(lambda *of: mosaic_boxes(*of, side, size))
+    run = jax.jit(lambda *of: mosaic(*of, size, separable=kind == "separable"))
+    place = jax.jit(lambda *of: mosaic_boxes(*of, side, size))
     for seed in range(15):
         images, boxes = _painted(side)
         _, meeting, combined, _ = _inputs(4, side, size, kind)

@@ -1,7 +1,5 @@
 """RandAugment and TrivialAugment: each operation against its function, and what is drawn."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +11,6 @@ from vision.data.augment_policy import OPERATIONS, WIDE, Ranges, apply_operation
 from vision.ops import colour
 from vision.ops.geometry import affine_warp, rotation, shear, translation
 
-# Half the time to compile; speed is no matter here.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 IMAGES = jax.random.uniform(jax.random.key(0), (3, 20, 24, 3), minval=-0.8, maxval=0.9)
 STRENGTH = jnp.array([0.3, -0.7, 1.0])
 
@@ -23,7 +18,7 @@ STRENGTH = jnp.array([0.3, -0.7, 1.0])
 @pytest.fixture(scope="module")
 def applied():
     """What became of the three images by an operation, with the two sets of ranges: compiled once."""
-    run = lambda ranges: _compiled(lambda x, op, strength: apply_operation(x, op, strength, ranges=ranges))
+    run = lambda ranges: jax.jit(lambda x, op, strength: apply_operation(x, op, strength, ranges=ranges))
     return {ranges: run(ranges) for ranges in (Ranges(), WIDE)}
 
 
@@ -55,7 +50,7 @@ def test_operations_are_their_functions(name, applied):
     number = jnp.full(3, OPERATIONS.index(name))
     for ranges in (Ranges(), WIDE):
         out = applied[ranges](IMAGES, number, STRENGTH)
-        expected = _compiled(lambda s, ranges=ranges: _expected(name, ranges, s))(STRENGTH)
+        expected = jax.jit(lambda s, ranges=ranges: _expected(name, ranges, s))(STRENGTH)
         if name == "solarize":  # a level at the threshold itself is a matter of rounding
             assert np.mean(np.abs(np.asarray(out - expected)) > 1e-4) < 0.002
         else:
@@ -133,7 +128,7 @@ def test_trivialaugment_draws_all_of_it_evenly(drawn):
 def test_the_layers_follow_each_other():
     """Two operations are the second one done to the result of the first, of every pair that is drawn."""
     key = jax.random.key(3)
-    run = lambda operations, key: _compiled(lambda x: randaugment(x, operations=operations, key=key))
+    run = lambda operations, key: jax.jit(lambda x: randaugment(x, operations=operations, key=key))
     images = jnp.tile(IMAGES, (4, 1, 1, 1))
     together = run(2, key)(images)
     by_hand = images
@@ -141,6 +136,6 @@ def test_the_layers_follow_each_other():
         operation_key, _, sign_key = jax.random.split(own, 3)
         operation = jax.random.randint(operation_key, (12,), 0, 14)
         strength = 0.9 * jax.random.rademacher(sign_key, (12,), jnp.float32)
-        by_hand = _compiled(apply_operation)(by_hand, operation, strength)
+        by_hand = jax.jit(apply_operation)(by_hand, operation, strength)
     differing = np.abs(np.asarray(together - by_hand)) > 1e-3
     assert differing.mean() < 0.002

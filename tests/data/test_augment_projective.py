@@ -1,7 +1,5 @@
 """Random motions: the laws of their parts, read off the matrices, and their order."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,15 +8,12 @@ from scipy import stats
 from vision.data.augment_projective import random_motions
 from vision.ops.projective import project
 
-# Half the time to compile; speed is no matter here.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 COUNT, SIDE, SIZE = 1500, 40, 20
 CENTRE = np.tile(np.float32([40.0, 30.0]), (COUNT, 1))
 
 
 def _motions(key=0, size=SIZE, **parts):
-    run = _compiled(lambda key: random_motions(jnp.asarray(CENTRE), SIDE, size, **parts, key=key))
+    run = jax.jit(lambda key: random_motions(jnp.asarray(CENTRE), SIDE, size, **parts, key=key))
     return np.asarray(run(jax.random.key(key)), np.float64)
 
 

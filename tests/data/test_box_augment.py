@@ -1,7 +1,6 @@
 """The recipe as a whole: what its parts leave alone, what holds of every result, and one device against eight."""
 
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +17,6 @@ from vision.data.box_mixing import copy_paste, mixup_with_boxes
 from vision.errors import UserError
 from vision.parallel.collectives import collectives
 from vision.parallel.mesh import MeshConfig, make_mesh
-
-# Half the time to compile; speed is no matter here.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 BATCH, SIDE, SLOTS = 8, 24, 5
 NOTHING = BoxAugmentConfig(mosaic=0, translate=0, scale=0, hue=0, saturation=0, value=0, flip=0)
@@ -42,7 +38,7 @@ def _batch(batch=BATCH, seed=0):
 
 
 def _augmented(config, batch, key=0, size=None):
-    run = _compiled(lambda x, key: box_augment(x, config, size=size, key=key))
+    run = jax.jit(lambda x, key: box_augment(x, config, size=size, key=key))
     return jax.tree.map(np.asarray, run(batch, jax.random.key(key)))
 
 
@@ -59,7 +55,7 @@ def test_nothing_turned_on_gives_the_batch_back():
 @pytest.mark.parametrize("name", ["flip", "flip_vertical"])
 def test_mirror_images_are_involutions(name):
     batch = _batch()
-    run = _compiled(lambda x: box_augment(x, replace(NOTHING, **{name: 1.0}), key=jax.random.key(0)))
+    run = jax.jit(lambda x: box_augment(x, replace(NOTHING, **{name: 1.0}), key=jax.random.key(0)))
     once = run(batch)
     np.testing.assert_array_equal(once["image"], jnp.flip(batch["image"], axis=2 if name == "flip" else 1))
     low, high = (0, 2) if name == "flip" else (1, 3)
@@ -74,7 +70,7 @@ def test_mirror_images_are_involutions(name):
 def test_what_holds_of_every_result():
     batch, side = _batch(16), 40
     config = replace(ALL, least_side=2.5, largest_ratio=2.0)
-    run = _compiled(lambda x, key: box_augment(x, config, size=side, key=key))
+    run = jax.jit(lambda x, key: box_augment(x, config, size=side, key=key))
     lost = 0
     for key in range(6):
         out = jax.tree.map(np.asarray, run(batch, jax.random.key(key)))
@@ -107,7 +103,7 @@ def test_boxes_are_dropped_that_are_hardly_visible():
     }
     for share, kept in ((0.05, [1, 2, 3]), (0.6, [3])):
         config = replace(NOTHING, scale=0.999, least_area=share, least_side=0.0)
-        run = _compiled(lambda x, key, c=config: random_mosaic(x, c, SIDE, key=key))
+        run = jax.jit(lambda x, key, c=config: random_mosaic(x, c, SIDE, key=key))
         found = 0
         for key in range(8):
             out = jax.tree.map(np.asarray, run(batch, jax.random.key(key)))
@@ -129,7 +125,7 @@ def test_slots_run_out_for_the_smallest_boxes_and_are_counted():
     """Up to 20 boxes of four samples for 5 slots, against a batch that has the room."""
     batch = _batch(8)
     config = replace(NOTHING, mosaic=1.0, least_area=0.0, least_side=0.0)
-    run = _compiled(lambda x: random_mosaic(x, config, SIDE, key=jax.random.key(0)))
+    run = jax.jit(lambda x: random_mosaic(x, config, SIDE, key=jax.random.key(0)))
     few = jax.tree.map(np.asarray, run(batch))
     more = lambda of: jnp.pad(of, [(0, 0), (0, 3 * SLOTS), (0, 0)][: of.ndim])
     wide = {**batch, **{name: more(batch[name]) for name in ("boxes", "labels", "valid")}}
@@ -175,7 +171,7 @@ def test_parts_come_in_order_and_have_keys_of_their_own():
     keys = jax.random.split(key, 4)
     others = lambda of: {name: jnp.roll(of[name], 4, axis=0) for name in of}
 
-    @_compiled
+    @jax.jit
     def both(batch):
         out = random_mosaic(batch, config, SIDE, key=keys[0])
         out = copy_paste(out, others(out), probability=0.5, most=2, key=keys[1])
@@ -208,10 +204,10 @@ def test_whole_groups_on_a_device_exchange_nothing():
     sharding = NamedSharding(mesh, P("data"))
     run = lambda x: box_augment(x, config, key=jax.random.key(2))
     batch = _batch()
-    program = _compiled(run, in_shardings=(sharding,), out_shardings=sharding).lower(batch).compile()
+    program = jax.jit(run, in_shardings=(sharding,), out_shardings=sharding).lower(batch).compile()
     assert collectives(program.as_text()) == []
     out = program(jax.device_put(batch, sharding))
-    for name, of in _compiled(run)(batch).items():
+    for name, of in jax.jit(run)(batch).items():
         np.testing.assert_allclose(out[name], of, atol=1e-5, err_msg=name)
 
 
@@ -221,8 +217,8 @@ def test_eight_devices_are_one():
     sharding = NamedSharding(make_mesh(MeshConfig()), P("data"))
     run = lambda x: box_augment(x, config, key=jax.random.key(2))
     batch = _batch()
-    out = _compiled(run, out_shardings=sharding)(jax.device_put(batch, sharding))
-    for name, of in _compiled(run)(batch).items():
+    out = jax.jit(run, out_shardings=sharding)(jax.device_put(batch, sharding))
+    for name, of in jax.jit(run)(batch).items():
         np.testing.assert_allclose(out[name], of, atol=1e-5, err_msg=name)
 
 

@@ -1,16 +1,11 @@
 """Mixup and copy-paste of samples with boxes: pixels, boxes, and who is chosen."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
 from vision.data.box_mixing import copy_paste, mixup_with_boxes
-
-# Half the time to compile; speed is no matter here.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 COUNT, SIDE = 600, 8
 
@@ -34,7 +29,7 @@ OTHER["lost"] = jnp.full(COUNT, 2, jnp.int32)
 
 
 def _run(function, key=0, **options):
-    run = _compiled(lambda a, b, key: function(a, b, key=key, **options))
+    run = jax.jit(lambda a, b, key: function(a, b, key=key, **options))
     return {name: np.asarray(of) for name, of in run(OWN, OTHER, jax.random.key(key)).items()}
 
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from vision.data.box_slots import packed, worth_keeping
 
-# Half the time to compile; speed is no matter here.
-_packed = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0}, static_argnums=3)(packed)
+_packed = partial(jax.jit, static_argnums=3)(packed)
 
 
 def test_rules_hold_at_their_borders():

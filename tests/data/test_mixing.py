@@ -1,7 +1,5 @@
 """Mixup and CutMix: what is mixed with what, in what shares, and with what weights of the targets."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +8,6 @@ from scipy import stats
 
 from vision.data.mixing import cutmix, mix, mixup
 
-# Half the time to compile; speed is no matter here.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 COUNT = 1200
 # Image i is i everywhere, and its class is i: a result tells which images it is made of
 IMAGES = jnp.broadcast_to(jnp.arange(COUNT, dtype=jnp.float32)[:, None, None, None], (COUNT, 8, 12, 1))
@@ -20,7 +15,7 @@ TARGETS = jnp.eye(COUNT)
 
 
 def _run(function, key=0, **options):
-    run = _compiled(lambda x, y, key: function(x, y, key=key, **options))
+    run = jax.jit(lambda x, y, key: function(x, y, key=key, **options))
     return map(np.asarray, run(IMAGES, TARGETS, jax.random.key(key)))
 
 
@@ -101,7 +96,7 @@ def test_cutmix_rectangles_have_uniform_middles_and_areas_of_the_beta_law():
     """On a large image, where rounding is small: the kept share before clipping is lambda."""
     side, count = 64, 2000
     images = jnp.zeros((count, side, side, 1)).at[:, :, :, 0].set(jnp.arange(count)[:, None, None])
-    run = _compiled(lambda x: cutmix(x, jnp.ones((count, 1)), alpha=1.0, key=jax.random.key(5))[0])
+    run = jax.jit(lambda x: cutmix(x, jnp.ones((count, 1)), alpha=1.0, key=jax.random.key(5))[0])
     cut = np.asarray(run(images))[..., 0] != np.arange(count)[:, None, None]
     # Beta(1, 1) is uniform; the mean of what is cut after clipping, from many draws by the definition
     generator = np.random.default_rng(0)
@@ -133,7 +128,7 @@ def test_mix_switches_and_leaves_alone_by_coins():
 
 def test_mix_for_the_batch_and_with_one_of_the_two():
     kinds = set()
-    run = _compiled(
+    run = jax.jit(
         lambda key: mix(IMAGES, TARGETS, mixup_alpha=1.0, cutmix_alpha=1.0, probability=0.7, per_sample=False, key=key)
     )
     for key in range(12):

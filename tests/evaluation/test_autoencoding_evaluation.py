@@ -43,8 +43,7 @@ def encode(variables, image):
 
 def functions(**changes):
     rebuilt = lambda variables, image, *, key: (image, 255 - image)
-    draw = lambda variables, labels, key: jnp.zeros((len(labels), SIDE, SIDE, 1), jnp.uint8)
-    whole = {"terms": terms, "bound": bound, "rebuilt": rebuilt, "draw": draw, "encode": encode, "decode": decode}
+    whole = {"terms": terms, "bound": bound, "rebuilt": rebuilt, "encode": encode, "decode": decode}
     return Autoencoding(**{**whole, "bits": True, **changes})
 
 

@@ -1,7 +1,6 @@
 """From a generator to numbers: real images as drawn ones are at the floor, noise is far, padding changes nothing."""
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +17,6 @@ from vision.metrics.kernel_distance import kernel_distance
 from vision.metrics.moments import moments
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.train.compile import Compiler
-
-# Half the time to compile; speed is no matter here.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 NAMES = ("dark", "light", "slope")
 CONFIG = GenerationConfig(
@@ -53,7 +49,7 @@ def judge():
     order = [2, 0, 1]  # named in another order than the data's
     pictures = jnp.asarray(_pictures(np.repeat(order, 50), 0) / 127.5 - 1, jnp.float32)
 
-    @_compiled
+    @jax.jit
     def made():
         variables = FeatureNetwork(network).init(jax.random.key(3), pictures, train=False)
         features = FeatureNetwork(network).apply(variables, pictures, train=False, method="features")
@@ -116,7 +112,7 @@ def test_numbers_are_those_of_the_metrics(good, judge):
     """Computed again, all images at once, without the evaluation's batches."""
     rows, others = permutation(300, seed=1, epoch=0)[:150], permutation(130, seed=1, epoch=0)[:120]
     images = np.concatenate([REAL.train.arrays["image"][rows], REAL.test.arrays["image"][others]])
-    said = _compiled(judge.features_and_probabilities)(jnp.asarray(images / 127.5 - 1, jnp.float32))
+    said = jax.jit(judge.features_and_probabilities)(jnp.asarray(images / 127.5 - 1, jnp.float32))
     (reference, features), (_, probabilities) = (np.split(np.asarray(each), [150]) for each in said)
     found = good.scalars
     distance = frechet_distance(moments(reference), moments(features))

@@ -18,7 +18,6 @@ from vision.launch.members import MembersOptions, together
 from vision.launch.options import parse
 from vision.models.resnet import CIFAR_RESNET18
 from vision.models.speedrun import SpeedrunConfig, whitening_kernel
-from vision.parallel.mesh import make_mesh
 from vision.train.compile import Compiler
 
 SHAPES = LabelledConfig(
@@ -112,7 +111,6 @@ def folder(root, names):
 )
 def test_mistakes_are_one_line(module, options, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(launcher, "make_mesh", lambda config, **more: make_mesh(config, jax.devices()[:1], **more))
     folder(tmp_path / "train", "abc")
     folder(tmp_path / "test", "ab")
     name = module.__name__.removeprefix("experiments.")

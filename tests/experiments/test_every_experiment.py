@@ -1,7 +1,6 @@
 """Every experiment, made small: two steps, stopped between them, resumed by the same command; its ablations."""
 
 import dataclasses
-import functools
 import importlib
 import os
 import re
@@ -13,7 +12,6 @@ import pytest
 
 from vision.launch import run as launcher
 from vision.launch.options import flatten
-from vision.parallel.mesh import make_mesh
 from vision.train.records import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,10 +72,8 @@ ALL = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for 
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_two_steps_with_a_stop_between_them(name, tmp_path, capsys, monkeypatch):
+def test_two_steps_with_a_stop_between_them(name, tmp_path, capsys):
     module, served = MODULES[name], []
-    # what more devices change is tested elsewhere, by one experiment of each kind, and they take longer to compile for
-    monkeypatch.setattr(launcher, "make_mesh", functools.partial(make_mesh, devices=jax.devices()[:1]))
 
     def build(config):
         made = module.build(config)

@@ -1,7 +1,5 @@
 """Calibration against loops, on a source that is calibrated by construction, and temperatures against a search."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +13,7 @@ from vision.errors import UserError
 from vision.metrics.calibration import compute, fit_temperature, init, merge, update
 
 CLASSES, BATCH = 4, 8
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-_update = _compiled(update)
+_update = jax.jit(update)
 
 
 def _judged(logits, labels, bins=15, sizes=(BATCH,)):
@@ -92,7 +89,7 @@ def calibrated():
 
 def test_a_calibrated_source_has_hardly_an_error_and_a_sharpened_one_has(calibrated):
     logits, labels = calibrated
-    whole = _compiled(lambda logits, labels: update(init(), logits, labels))
+    whole = jax.jit(lambda logits, labels: update(init(), logits, labels))
     honest = compute(whole(logits, labels))
     # A bin of n images misses its confidence by about sqrt(p (1 - p) / n): 15 bins of 2,700 give 0.6 %
     assert honest.expected_calibration_error < 0.01

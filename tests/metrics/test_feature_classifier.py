@@ -29,9 +29,6 @@ IMAGE = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 WEIGHTS = {"mnist": ("1", "a05a81c47ec5ae88"), "cifar10": ("1", "f48f56328c19b974")}
 TINY = FeatureNetworkConfig(widths=(5, 6, 6), strides=(2, 1, 1), classes=3, channels=2)
 
-# Half the time to compile; speed is no matter here.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 @pytest.fixture(scope="module")
 def tiny():
@@ -47,7 +44,7 @@ def tiny():
 @pytest.fixture(scope="module")
 def say():
     """The judge is an argument, so that its weights are not compiled in."""
-    return _compiled(lambda judge, images: judge.features_and_probabilities(images))
+    return jax.jit(lambda judge, images: judge.features_and_probabilities(images))
 
 
 def _images(shape, count=4):
@@ -125,7 +122,7 @@ def test_every_judge_is_one():
     assert judge.name == "shapes_v1"
     assert "128 pooled features / 16 and 64 class probabilities of shape judge 1" in judge.protocol()
     images = _images((32, 32, 3))
-    said = _compiled(lambda judge, images: (judge(images), judge.features_and_probabilities(images)))(judge, images)
+    said = jax.jit(lambda judge, images: (judge(images), judge.features_and_probabilities(images)))(judge, images)
     (shape, colour), (features, probabilities) = jax.tree.map(np.asarray, said)
     assert features.shape == (4, 128)
     np.testing.assert_allclose(probabilities.sum(1), np.ones(4), rtol=1e-5)

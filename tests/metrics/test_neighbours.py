@@ -14,7 +14,6 @@ from vision.errors import UserError
 from vision.metrics.neighbours import NeighboursConfig, accuracy, normalised, predictions, protocol, vote
 
 CLASSES, N, QUERIES, WIDTH = 5, 37, 11, 6
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def _draw(seed):
@@ -43,7 +42,7 @@ _CONFIGS = {
     "majority": NeighboursConfig(neighbours=7, temperature=None, block=10),
     "all vote": NeighboursConfig(neighbours=N, temperature=0.5, block=19),
 }
-_votes = {name: _compiled(partial(vote, classes=CLASSES, config=config)) for name, config in _CONFIGS.items()}
+_votes = {name: jax.jit(partial(vote, classes=CLASSES, config=config)) for name, config in _CONFIGS.items()}
 
 
 @pytest.mark.parametrize("name", _CONFIGS)
@@ -62,7 +61,7 @@ def test_padding_of_the_training_images_changes_nothing():
     mask = np.random.default_rng(1).random(N) < 0.5
     spoilt = np.where(mask[:, None], features, np.repeat(queries, 4, axis=0)[:N])
     config = NeighboursConfig(neighbours=7, block=10)
-    padded = _compiled(lambda *of: vote(*of[:3], classes=CLASSES, config=config, mask=of[3]))
+    padded = jax.jit(lambda *of: vote(*of[:3], classes=CLASSES, config=config, mask=of[3]))
     expected = _brute(features[mask], labels[mask], queries, 7, config.temperature)
     np.testing.assert_allclose(padded(spoilt, labels, queries, mask), expected, atol=2e-5)
     # Fewer than k are left: they alone vote

@@ -11,7 +11,6 @@ import pytest
 from vision.models.dit import DIT_B, DIT_L, DIT_S, DIT_XL, FREQUENCIES, DiT, DiTConfig, position_embedding
 from vision.models.unet import UNet, UNetConfig
 
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 TINY = DiTConfig(patch=2, width=16, depth=2, heads=2, classes=3)
 
 
@@ -65,7 +64,7 @@ def test_every_parameter_has_a_gradient_and_remat_changes_nothing():
 
     remat = dataclasses.replace(TINY, remat=True)
     assert "remat" in str(jax.make_jaxpr(partial(value, remat))(params))
-    plain, again = (_compiled(jax.value_and_grad(partial(value, config)))(params) for config in (TINY, remat))
+    plain, again = (jax.jit(jax.value_and_grad(partial(value, config)))(params) for config in (TINY, remat))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), plain, again)
     for path, leaf in jax.tree_util.tree_leaves_with_path(plain[1]):
         where, size = "/".join(key.key for key in path), float(jnp.abs(leaf).max())
@@ -85,7 +84,7 @@ def test_a_new_network_predicts_zero_and_its_blocks_are_the_identity():
 
 def test_output_depends_on_image_time_and_label_of_the_same_sample():
     params, (image, time, label) = random_params(TINY), inputs(TINY)
-    forward = _compiled(lambda *of: DiT(TINY).apply({"params": params}, *of, train=False))
+    forward = jax.jit(lambda *of: DiT(TINY).apply({"params": params}, *of, train=False))
     out = forward(image, time, label)
     assert (out.shape, out.dtype) == (image.shape, jnp.float32)
     for changed in (
@@ -110,7 +109,7 @@ def test_tokens_know_where_they_are():
 def test_bfloat16_is_close_to_float32():
     params, arguments = random_params(TINY), inputs(TINY)
     full, half = (
-        _compiled(lambda *of, c=config: DiT(c).apply({"params": params}, *of, train=False))(*arguments)
+        jax.jit(lambda *of, c=config: DiT(c).apply({"params": params}, *of, train=False))(*arguments)
         for config in (TINY, dataclasses.replace(TINY, dtype="bfloat16"))
     )
     assert half.dtype == jnp.float32

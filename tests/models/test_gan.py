@@ -17,7 +17,6 @@ from vision.parallel.sharding import path_name, shardings
 
 pytestmark = pytest.mark.slow
 
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 DCGAN = GanConfig("dcgan", 64, latent=100, generator_width=128, discriminator_width=128, discriminator_norm="batch")
 RESIDUAL = GanConfig()
@@ -102,8 +101,8 @@ def test_size_and_view_of_the_patch_discriminator():
 
     small = PatchDiscriminator(width=2, layers=1, norm="none")
     image = jax.random.normal(jax.random.key(0), (1, 32, 32, 1))
-    variables = _compiled(partial(small.init, train=False))(jax.random.key(1), image)
-    seen = _compiled(jax.grad(lambda x: small.apply(variables, x, train=False)[0, 6, 6]))(image)[0, ..., 0]
+    variables = jax.jit(partial(small.init, train=False))(jax.random.key(1), image)
+    seen = jax.jit(jax.grad(lambda x: small.apply(variables, x, train=False)[0, 6, 6]))(image)[0, ..., 0]
     rows, columns = np.nonzero(seen)
     assert np.ptp(rows) == np.ptp(columns) == 15
 
@@ -152,7 +151,7 @@ def test_every_parameter_has_a_gradient(name):
         )
         return jnp.sum(jnp.sin(logits * jnp.arange(1.0, 4.0)))
 
-    gradients = _compiled(jax.grad(value))((made["params"], judged["params"]))
+    gradients = jax.jit(jax.grad(value))((made["params"], judged["params"]))
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
         # batch normalisation takes away what is the same for all images
         before_norm = "residual" in name and path_name(path).endswith("conv_in/bias")

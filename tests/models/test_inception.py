@@ -1,6 +1,6 @@
 """Inception-v3: its size, the shapes on its way, and the pools that make it the graph of 2015."""
 
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,6 @@ from vision.errors import UserError
 from vision.models.inception import Block8, Block35, Inception
 
 pytestmark = pytest.mark.slow
-
-# Half the time to compile; speed is no matter here.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def _run(height, width, **options):
@@ -59,7 +56,7 @@ def _pooled_branch(block):
     # 1e-3 is added to the variance, which together are 4
     unit["norm"]["scale"] = jnp.full(channels, 2.0)
     variables["batch_stats"]["pool_1x1"]["norm"]["var"] = jnp.full(channels, 3.999)
-    return _compiled(lambda x: block.apply(variables, x)[..., -channels:]), channels
+    return jax.jit(lambda x: block.apply(variables, x)[..., -channels:]), channels
 
 
 @pytest.mark.parametrize(

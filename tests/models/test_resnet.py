@@ -23,9 +23,6 @@ from vision.models.resnet import (
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.parallel.sharding import shardings
 
-# Half the time to compile; speed is no matter here.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 BASIC = ResNetConfig(depths=(1, 1), block="basic", width=8, stem="cifar", classes=3)
 EVERYTHING = ResNetConfig(
     depths=(1, 2),
@@ -135,7 +132,7 @@ def gradients():
     @cache
     def of(name):
         config = VARIATIONS[name]
-        function = _compiled(jax.value_and_grad(partial(_training_loss, config)))
+        function = jax.jit(jax.value_and_grad(partial(_training_loss, config)))
         return function(_random_variables(config)["params"], jax.random.key(1))
 
     return of
@@ -169,14 +166,14 @@ def test_remat_equals_plain(gradients):
 def forward():
     """Logits of EVERYTHING, with the running statistics."""
     return np.asarray(
-        _compiled(lambda v: ResNet(EVERYTHING).apply(v, _image(EVERYTHING), train=False))(_random_variables(EVERYTHING))
+        jax.jit(lambda v: ResNet(EVERYTHING).apply(v, _image(EVERYTHING), train=False))(_random_variables(EVERYTHING))
     )
 
 
 def test_bfloat16_is_close_to_float32(forward):
     config = dataclasses.replace(EVERYTHING, dtype="bfloat16")
     run = lambda v: ResNet(config).apply(v, _image(config), train=False)
-    half = _compiled(run)(_random_variables(EVERYTHING))
+    half = jax.jit(run)(_random_variables(EVERYTHING))
     assert half.dtype == jnp.float32
     error = float(np.sqrt(np.mean((half - forward) ** 2) / np.mean(forward**2)))
     assert 0 < error < 0.03
@@ -215,7 +212,7 @@ def test_without_classes_the_output_is_the_pooled_features(forward):
     assert "head" not in _shapes(config)["params"]
     variables = _random_variables(EVERYTHING)
 
-    @_compiled
+    @jax.jit
     def run(variables):
         head = variables["params"]["head"]
         headless = {**variables, "params": {k: v for k, v in variables["params"].items() if k != "head"}}
@@ -232,7 +229,7 @@ def test_without_classes_the_output_is_the_pooled_features(forward):
 def test_training_moves_the_statistics_and_evaluation_does_not():
     variables, image = _random_variables(BASIC), 2 * _image(BASIC) + 1
 
-    @_compiled
+    @jax.jit
     def run(variables):
         apply = partial(ResNet(BASIC).apply, variables, image, mutable=["batch_stats"])
         first = nn.Conv(8, (3, 3), use_bias=False).apply({"params": variables["params"]["stem_conv"]}, image)
@@ -257,7 +254,7 @@ def test_variants_are_composed():
     image = _image(EVERYTHING)
     variables = _random_like(jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False)))
     assert set(variables) == {"params"}
-    levels = _compiled(lambda v: model.apply(v, image, train=True, method="features"))(variables)
+    levels = jax.jit(lambda v: model.apply(v, image, train=True, method="features"))(variables)
     assert levels["pooled"].shape == (4, 64)
     for name in ("c1", "c2", "c3"):
         assert -1 <= levels[name].min() < -0.1 < 0.1 < levels[name].max() <= 1
@@ -268,7 +265,7 @@ def test_residual_branches_begin_closed_or_open(make):
     features = jnp.zeros((2, 4, 4, 8))
     init = lambda zero_init: make(zero_init=zero_init).init(jax.random.key(1), features, False)["params"]
     # Only these leaves are computed
-    scales = _compiled(lambda: {zero: init(zero)["norm_out"]["scale"] for zero in (True, False)})()
+    scales = jax.jit(lambda: {zero: init(zero)["norm_out"]["scale"] for zero in (True, False)})()
     np.testing.assert_array_equal(scales[True], np.zeros(8))
     np.testing.assert_array_equal(scales[False], np.ones(8))
 
@@ -277,7 +274,7 @@ def test_initial_weights():
     """Convolutions normal of variance 2 / fan out, the head uniform within 1 / sqrt(fan in), as in torchvision."""
     init = lambda: ResNet(resnet.CIFAR_RESNET18).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
 
-    @_compiled
+    @jax.jit
     def chosen():
         params = init()["params"]
         return params["stage_2_block_0"]["conv_in"]["kernel"], params["head"]["kernel"]
@@ -316,7 +313,7 @@ def test_stochastic_depth_and_dropout_act_in_training_alone():
 
     variables = _random_like(jax.eval_shape(lambda: model.init(jax.random.key(0), image[:1], train=False)))
     draw = lambda v: model.apply(v, image, train=True, rngs={"dropout": jax.random.key(2)})
-    still, drawn = _compiled(lambda v: (model.apply(v, image[:1], train=False), draw(v)))(variables)
+    still, drawn = jax.jit(lambda v: (model.apply(v, image[:1], train=False), draw(v)))(variables)
     assert still.shape == (1, 8)
     kinds, counts = np.unique(np.round(drawn, 4), axis=0, return_counts=True)
     # Rates 1/4 and 1/2: the four outcomes have the probabilities 1/8, 1/8, 3/8, 3/8
@@ -330,7 +327,7 @@ def test_stochastic_depth_and_dropout_act_in_training_alone():
     run = lambda train: ResNet(dropping, norm=lambda *, train, **of: nn.BatchNorm(True, **of)).apply(
         variables, one, train=train, rngs={"dropout": jax.random.key(0)}
     )
-    kept, dropped = _compiled(lambda: (run(False), run(True)))()
+    kept, dropped = jax.jit(lambda: (run(False), run(True)))()
     assert np.abs(kept - kept[:1]).max() < 1e-5
     assert len(np.unique(np.round(dropped, 4), axis=0)) == 4
 
@@ -355,5 +352,5 @@ def test_sharded_equals_whole(forward):
     placed = jax.device_put(variables, shardings(variables, mesh=mesh, rules=SHARDING_RULES))
     kernel = placed["params"]["stage_2_block_0"]["conv_mid"]["kernel"]
     assert kernel.addressable_shards[0].data.shape[-1] == kernel.shape[-1] // 2
-    found = _compiled(lambda v: ResNet(EVERYTHING).apply(v, _image(EVERYTHING), train=False))(placed)
+    found = jax.jit(lambda v: ResNet(EVERYTHING).apply(v, _image(EVERYTHING), train=False))(placed)
     np.testing.assert_allclose(found, forward, rtol=1e-4, atol=1e-5)

@@ -20,7 +20,6 @@ from vision.models.speedrun import (
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.parallel.sharding import shardings
 
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 TINY = SpeedrunConfig(widths=(8, 16), classes=3, channels=1)
 
 
@@ -92,9 +91,9 @@ def test_a_new_network_takes_images_as_white_and_the_kernel_is_used():
     levels = lambda kernel: SpeedrunNet(TINY, act=lambda x: x).apply(
         {**variables, "constants": {"whitening": kernel}}, images, train=False, method="features"
     )["c1"]
-    levels = _compiled(levels)
+    levels = jax.jit(levels)
 
-    @_compiled
+    @jax.jit
     def chosen():
         new = SpeedrunNet(TINY).init(jax.random.key(0), images, train=False)
         return new["constants"]["whitening"], [new["params"]["block_0"][f"conv_{at}"]["kernel"] for at in ("in", "out")]
@@ -118,7 +117,7 @@ def test_every_parameter_has_a_gradient_and_training_moves_the_statistics_alone(
         of = SpeedrunNet(TINY).apply({"params": params, **rest}, _image(), train=True, mutable=list(rest))
         return jnp.sum(jnp.sin(20 * of[0] * jnp.arange(1, 7).reshape(2, 3))), of[1]
 
-    grads, moved = _compiled(jax.grad(loss, has_aux=True))(variables["params"])
+    grads, moved = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
         assert np.isfinite(leaf).all(), path
         assert np.abs(leaf).max() > 1e-5, path
@@ -131,7 +130,7 @@ def test_every_parameter_has_a_gradient_and_training_moves_the_statistics_alone(
 def forward():
     """(logits, levels) of TINY."""
     apply = lambda v, **of: SpeedrunNet(TINY).apply(v, _image(), train=False, **of)
-    return _compiled(lambda v: (apply(v), apply(v, method="features")))(_random_variables())
+    return jax.jit(lambda v: (apply(v), apply(v, method="features")))(_random_variables())
 
 
 def test_logits_are_small_multiples_of_the_maxima(forward):
@@ -148,7 +147,7 @@ def test_logits_are_small_multiples_of_the_maxima(forward):
 
 def test_bfloat16_is_close_to_float32(forward):
     config = dataclasses.replace(TINY, dtype="bfloat16")
-    half = _compiled(lambda v: SpeedrunNet(config).apply(v, _image(), train=False))(_random_variables())
+    half = jax.jit(lambda v: SpeedrunNet(config).apply(v, _image(), train=False))(_random_variables())
     assert half.dtype == jnp.float32
     error = float(np.sqrt(np.mean((half - forward[0]) ** 2) / np.mean(forward[0] ** 2)))
     assert 0 < error < 0.03
@@ -171,7 +170,7 @@ def test_levels_of_features(side, channels, sides):
 def test_dirac_init_hands_the_input_on(inputs, outputs):
     features = np.random.default_rng(0).normal(size=(2, 4, 4, inputs)).astype(np.float32)
     conv = nn.Conv(outputs, (3, 3), use_bias=False, kernel_init=dirac_init)
-    out, variables = _compiled(lambda x: conv.init_with_output(jax.random.key(0), x))(features)
+    out, variables = jax.jit(lambda x: conv.init_with_output(jax.random.key(0), x))(features)
     kernel = variables["params"]["kernel"]
     passed = min(inputs, outputs)
     np.testing.assert_allclose(out[..., :passed], features[..., :passed], atol=1e-6)
@@ -188,7 +187,7 @@ def test_variants_are_composed():
     assert set(shapes["params"]["block_0"]["norm_in"]) == {"scale", "bias"}
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes["params"]["block_0"])
     block = SpeedrunBlock(8, norm=norm, act=jnp.tanh)
-    out = _compiled(lambda x: block.apply({"params": params}, x, False))(_photographs(8)[:2])
+    out = jax.jit(lambda x: block.apply({"params": params}, x, False))(_photographs(8)[:2])
     assert out.shape == (2, 6, 6, 8)
     assert np.abs(out).max() <= 1
 

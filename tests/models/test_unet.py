@@ -1,7 +1,7 @@
 """The UNet: its size against published and written-out counts, its gradients, and the equality of its variants."""
 
 import dataclasses
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,6 @@ from vision.models.unet import ResidualBlock, UNet, UNetConfig
 from vision.nn.norms import GroupNorm
 
 TINY = UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
-# Half the time to compile; speed is no matter here.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 SMALLEST = dataclasses.replace(TINY, multipliers=(1,), attention=())
 VARIATIONS = {
@@ -65,7 +63,7 @@ def gradients():
     @cache
     def of(name):
         config = VARIATIONS[name]
-        function = _compiled(jax.value_and_grad(lambda params, arguments: _value(config, params, arguments)))
+        function = jax.jit(jax.value_and_grad(lambda params, arguments: _value(config, params, arguments)))
         return function(_random_params(config), _inputs(config))
 
     return of
@@ -152,7 +150,7 @@ def test_remat_changes_the_program_and_not_the_result(gradients):
 def forward():
     """The class-conditional variation, compiled once."""
     config = VARIATIONS["all"]
-    return _compiled(lambda *of: UNet(config).apply({"params": _random_params(config)}, *of, train=False))
+    return jax.jit(lambda *of: UNet(config).apply({"params": _random_params(config)}, *of, train=False))
 
 
 def test_output_depends_on_image_time_and_label_of_the_same_sample(forward):
@@ -172,7 +170,7 @@ def test_output_depends_on_image_time_and_label_of_the_same_sample(forward):
 def test_bfloat16_is_close_to_float32(forward):
     config = dataclasses.replace(VARIATIONS["all"], dtype="bfloat16")
     arguments = _inputs(config)
-    half = _compiled(lambda *of: UNet(config).apply({"params": _random_params(config)}, *of, train=False))(*arguments)
+    half = jax.jit(lambda *of: UNet(config).apply({"params": _random_params(config)}, *of, train=False))(*arguments)
     full = forward(*arguments)
     assert half.dtype == jnp.float32
     error = float(jnp.sqrt(jnp.mean((half - full) ** 2) / jnp.mean(full**2)))
@@ -187,7 +185,7 @@ def test_a_new_network_predicts_zero_and_its_branches_are_closed():
         blocks = {name: params[name] for name in params if "block" in name or "mid" in name or "attention" in name}
         return params["head"], {name: at.get("conv_out", at.get("out")) for name, at in blocks.items()}
 
-    head, closed = _compiled(last_layers)()
+    head, closed = jax.jit(last_layers)()
     assert len(closed) == 2 + 4 + 3 + 3  # blocks down, up and in the middle, attentions
     for leaf in jax.tree.leaves((head, closed)):
         np.testing.assert_array_equal(leaf, np.zeros(leaf.shape))
@@ -204,7 +202,7 @@ def test_dropout_acts_in_training_alone():
     identity[1, 1] = np.eye(8)
     params["conv_out"] = {"kernel": jnp.asarray(identity), "bias": jnp.zeros(8)}
 
-    @_compiled
+    @jax.jit
     def branches(key):
         run = lambda train: block.apply({"params": params}, features, embedding, train, rngs={"dropout": key})
         return run(False) - features, run(True) - features

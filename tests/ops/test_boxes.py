@@ -1,6 +1,6 @@
 """Boxes against shapely, against formulas written out in float64, and where nothing but finiteness can be asked."""
 
-from functools import cache, partial
+from functools import cache
 
 import hypothesis.extra.numpy as hnp
 import jax
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from vision.ops import boxes
 
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 LIKENESS = {"iou": boxes.iou, "giou": boxes.giou, "diou": boxes.diou, "ciou": boxes.ciou}
 N, M = 7, 5
 
@@ -21,13 +20,13 @@ N, M = 7, 5
 @cache
 def likeness(name):
     """All pairs, [n 4] and [m 4] to [n m]."""
-    return _compiled(lambda a, b: LIKENESS[name](a[:, None], b[None]))
+    return jax.jit(lambda a, b: LIKENESS[name](a[:, None], b[None]))
 
 
 @cache
 def gradient(name):
     """Of the sum over pairs [n 4] and [n 4] in both."""
-    return _compiled(jax.grad(lambda a, b: LIKENESS[name](a, b).sum(), argnums=(0, 1)))
+    return jax.jit(jax.grad(lambda a, b: LIKENESS[name](a, b).sum(), argnums=(0, 1)))
 
 
 def some_boxes(count, smallest):
@@ -150,7 +149,7 @@ CORNER_CASES = np.float32(
 def test_degenerate_boxes_have_finite_values_and_gradients(name):
     pairs = [(a, b) for a in CORNER_CASES for b in CORNER_CASES]
     a, b = (np.stack(side) for side in zip(*pairs, strict=True))
-    values, gradients = _compiled(
+    values, gradients = jax.jit(
         lambda a, b: (LIKENESS[name](a, b), jax.grad(lambda *of: LIKENESS[name](*of).sum(), argnums=(0, 1))(a, b))
     )(a, b)
     for array in (values, *gradients):

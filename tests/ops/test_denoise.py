@@ -1,7 +1,5 @@
 """Denoising against SciPy and against slow loops from the definitions, and by what it does to a noisy picture."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +8,6 @@ from scipy import ndimage
 
 from vision.errors import UserError
 from vision.ops.denoise import bilateral_filter, median_filter, non_local_means
-
-# Half the time to compile; speed is no matter here.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 GENERATOR = np.random.default_rng(0)
 SMALL = GENERATOR.uniform(-1, 1, (2, 6, 7, 2)).astype(np.float32)
@@ -87,7 +82,7 @@ def test_less_error_than_the_noisy_picture(noisy, method, most):
     """The root mean square error, as a share of the noise's, is at most ``most``."""
     clean, image = noisy
     error = lambda other: float(np.sqrt(np.mean((np.asarray(other) - clean) ** 2)))
-    assert error(_compiled(method)(image)) < most * error(image)
+    assert error(jax.jit(method)(image)) < most * error(image)
 
 
 def test_edges_are_kept_where_a_blur_would_not(noisy):

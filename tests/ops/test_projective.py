@@ -1,7 +1,5 @@
 """Projective maps against homogeneous coordinates in float64, and warps against SciPy."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +16,6 @@ from vision.ops.projective import (
     projective_warp,
     sources,
 )
-
-# Half the time to compile; speed is no matter here.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 GENERATOR = np.random.default_rng(0)
 COUNT, HEIGHT, WIDTH, SIZE = 6, 9, 12, (11, 8)
@@ -74,7 +69,7 @@ def test_moved_boxes_just_hold_all_that_the_boxes_held():
 @pytest.mark.parametrize("separable", [False, True])
 def test_warps_are_scipys(separable):
     matrices = _matrices(0.0, 0.0) if separable else MATRICES
-    warp = _compiled(lambda x, m: projective_warp(x, m, SIZE, fill=0.25, separable=separable))
+    warp = jax.jit(lambda x, m: projective_warp(x, m, SIZE, fill=0.25, separable=separable))
     out = np.asarray(warp(IMAGES, matrices.astype(np.float32)))
     assert out.shape == (COUNT, *SIZE, 2)
     row, column = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
@@ -92,7 +87,7 @@ def test_warps_are_scipys(separable):
 def test_no_motion_and_mirror_images_are_exact():
     mirror = compose(matrix(c=WIDTH / 2), matrix(a=-1.0), matrix(c=-WIDTH / 2))
     for separable in (False, True):
-        warp = _compiled(lambda x, m, s=separable: projective_warp(x, m, (HEIGHT, WIDTH), separable=s))
+        warp = jax.jit(lambda x, m, s=separable: projective_warp(x, m, (HEIGHT, WIDTH), separable=s))
         for one, expected in ((matrix(), IMAGES), (mirror, IMAGES[:, :, ::-1])):
             np.testing.assert_array_equal(warp(IMAGES, jnp.tile(one, (COUNT, 1, 1))), expected)
 
@@ -104,7 +99,7 @@ def test_pixels_move_as_boxes_do():
     matrices = jnp.array([[[2.0, 0, -4], [0, 2, 1], [0, 0, 1]]])
     box = np.asarray(project_boxes(jnp.array([[[3.0, 2, 9, 5]]]), matrices))[0, 0]
     np.testing.assert_array_equal(box, [2, 5, 14, 11])
-    out = np.asarray(_compiled(lambda x: projective_warp(x, matrices, (16, 16)))(image))[0, ..., 0]
+    out = np.asarray(jax.jit(lambda x: projective_warp(x, matrices, (16, 16)))(image))[0, ..., 0]
     rows, columns = np.nonzero(out > 0.5)
     np.testing.assert_array_equal([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], box)
 
@@ -116,7 +111,7 @@ def test_what_is_behind_the_horizon_is_fill():
     marked[:, :, :5] = 1.0
     # x' = x / (1 - x / 6) below -6 would come from x > 6
     window = compose(matrix(c=40.0), matrices)
-    out = np.asarray(_compiled(lambda x: projective_warp(x, window, (4, 80), fill=-3.0))(marked))
+    out = np.asarray(jax.jit(lambda x: projective_warp(x, window, (4, 80), fill=-3.0))(marked))
     x, _ = sources(window, jnp.arange(4), jnp.arange(80))
     assert (np.asarray(x)[:, :, :33] < -1e5).all()
     assert (out[:, :, :33] == -3).all()

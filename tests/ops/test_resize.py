@@ -1,7 +1,5 @@
 """Resizing against Pillow, by every filter, up and down; windows against cropping first; padding against numpy."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,9 +20,6 @@ from vision.ops.resize import (
     resize_weights,
     window_weights,
 )
-
-# Half the time to compile; speed is no matter here.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -59,7 +54,7 @@ def test_resize_equals_pillow(method, sizes):
         )
 
     expected = np.stack([in_order(image) for image in images])
-    resized = _compiled(lambda x: resize(x, (tall, wide), method=method))
+    resized = jax.jit(lambda x: resize(x, (tall, wide), method=method))
     out = np.asarray(resized(images))
     assert out.dtype == np.uint8
     difference = np.abs(out.astype(int) - expected)
@@ -79,7 +74,7 @@ def test_filters_that_do_not_overshoot_equal_pillow_in_any_order(method):
     images = np.random.default_rng(1).integers(0, 256, (40, 23, 31, 3), dtype=np.uint8)
     for size in ((9, 40), (33, 12), (11, 17), (50, 44)):
         expected = np.stack([np.asarray(Image.fromarray(i).resize(size[::-1], FILTERS[method])) for i in images])
-        out = np.asarray(_compiled(lambda x, size=size: resize(x, size, method=method))(images))
+        out = np.asarray(jax.jit(lambda x, size=size: resize(x, size, method=method))(images))
         assert np.abs(out.astype(int) - expected).max() <= 1
 
 

@@ -14,8 +14,7 @@ from vision.ops.resize_protocols import resize_clean, resize_legacy_tensorflow
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "resize_legacy.npz"
 
-# Half the time to compile; speed is no matter here.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0}, static_argnums=1)
+_compiled = partial(jax.jit, static_argnums=1)
 
 
 def _levels(height, width, seed=0):

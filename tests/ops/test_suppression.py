@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from vision.ops import suppression
 from vision.ops.suppression import gaussian_decay, linear_decay, matrix_nms, non_maximum_suppression, soft_nms
 
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 N, MOST = 40, 12
 DECAYS = {
     "gaussian": (gaussian_decay, lambda x: np.exp(-(x**2) / 0.5)),
@@ -33,7 +32,7 @@ def small_blocks():
 
 @pytest.fixture(scope="module")
 def nms(small_blocks):
-    return _compiled(
+    return jax.jit(
         lambda boxes, scores, labels, threshold: non_maximum_suppression(
             boxes, scores, labels=labels, iou_threshold=threshold, score_threshold=0.05, most=MOST
         )
@@ -44,7 +43,7 @@ def nms(small_blocks):
 def rescored(small_blocks):
     """(method, decay) to a compiled function of boxes, scores and labels."""
     return {
-        (method, name): _compiled(
+        (method, name): jax.jit(
             lambda boxes, scores, labels, method=method, decay=decay: RESCORING[method](
                 boxes, scores, labels=labels, decay=decay, score_threshold=0.05, most=MOST
             )
@@ -120,7 +119,7 @@ def test_nms_of_thousands_of_boxes(labelled):
     boxes, scores, labels = crowd(3000, seed=int(labelled))
     labels = labels if labelled else np.zeros(3000, np.int32)
     for threshold, most in ((0.5, 300), (0.9, 2500)):
-        run = _compiled(partial(non_maximum_suppression, iou_threshold=threshold, score_threshold=0.01, most=most))
+        run = jax.jit(partial(non_maximum_suppression, iou_threshold=threshold, score_threshold=0.01, most=most))
         expected = sequential_nms(boxes, scores, labels, threshold, 0.01, most)
         assert indices(run(boxes, scores, labels=labels if labelled else None)) == expected
     assert 300 < len(expected) < most  # several blocks, and not all of the slots
@@ -130,14 +129,14 @@ def test_a_long_chain_of_boxes_each_of_which_overlaps_the_next():
     """Every other one is kept: the most rounds that the inside of a block may need."""
     n = 600
     boxes = np.float32([[k, 0, k + 2.5, 1] for k in range(n)])
-    run = _compiled(partial(non_maximum_suppression, iou_threshold=0.4, score_threshold=0.0, most=n))
+    run = jax.jit(partial(non_maximum_suppression, iou_threshold=0.4, score_threshold=0.0, most=n))
     assert indices(run(boxes, np.linspace(1, 0, n, dtype=np.float32))) == list(range(0, n, 2))
 
 
 def test_large_labels_cost_no_precision():
     boxes = np.float32([[0, 0, 10, 10], [0.25, 0, 10.25, 10], [0, 0, 10, 10]])
     labels = np.int32([2_000_000_001, 2_000_000_001, 2_000_000_002])
-    run = _compiled(partial(non_maximum_suppression, iou_threshold=0.95, score_threshold=0.0, most=3))
+    run = jax.jit(partial(non_maximum_suppression, iou_threshold=0.95, score_threshold=0.0, most=3))
     assert indices(run(boxes, np.float32([0.9, 0.8, 0.7]), labels=labels)) == [0, 2]
 
 
@@ -153,7 +152,7 @@ METHODS = {
 def test_few_boxes(name, n, small_blocks):
     boxes = np.float32([[0, 0, 4, 4], [10, 0, 14, 4], [0, 10, 4, 14]])[:n]
     scores = np.float32([0.5, 0.9, 0.7])[:n]
-    run = _compiled(partial(METHODS[name], score_threshold=0.1, most=5))
+    run = jax.jit(partial(METHODS[name], score_threshold=0.1, most=5))
     kept = run(boxes, scores)
     assert kept.index.shape == kept.valid.shape == (5,)
     assert indices(kept) == [k for k in (1, 2, 0) if k < n]
@@ -169,8 +168,8 @@ def test_vmap_is_one_image_after_the_other(name, small_blocks):
     images[1][1][:] = -1.0
     batch = [np.stack(part) for part in zip(*images, strict=True)]
     run = lambda boxes, scores, labels: METHODS[name](boxes, scores, labels=labels, score_threshold=0.1, most=20)
-    together = _compiled(jax.vmap(run))(*batch)
-    single = _compiled(run)
+    together = jax.jit(jax.vmap(run))(*batch)
+    single = jax.jit(run)
     for image, arguments in enumerate(images):
         expected = single(*arguments)
         for found, part in zip(together, expected, strict=True):
@@ -182,7 +181,7 @@ def test_vmap_is_one_image_after_the_other(name, small_blocks):
 def test_memory_does_not_grow_with_the_square(name):
     n = 25_200
     shapes = (jax.ShapeDtypeStruct((n, 4), jnp.float32), jax.ShapeDtypeStruct((n,), jnp.float32))
-    run = _compiled(partial(METHODS[name], score_threshold=0.1, most=300))
+    run = jax.jit(partial(METHODS[name], score_threshold=0.1, most=300))
     assert run.lower(*shapes).compile().memory_analysis().temp_size_in_bytes < 100 * 4 * n
 
 
@@ -257,11 +256,11 @@ def test_rescoring_of_thousands_of_boxes():
     labels = np.zeros(n, np.int32)
     decay = DECAYS["gaussian"][1]
 
-    matrix = _compiled(partial(matrix_nms, score_threshold=0.05, most=most))(boxes, scores)
+    matrix = jax.jit(partial(matrix_nms, score_threshold=0.05, most=most))(boxes, scores)
     expected = sequential_matrix_nms(boxes, scores, labels, decay)
     assert indices(matrix) == np.argsort(-expected, kind="stable")[:most].tolist()
 
-    soft = _compiled(partial(soft_nms, score_threshold=0.05, most=most))(boxes, scores)
+    soft = jax.jit(partial(soft_nms, score_threshold=0.05, most=most))(boxes, scores)
     left, picks = np.float64(scores), []
     overlaps = ious(np.float64(boxes), np.float64(boxes))
     for _ in range(most):
@@ -274,7 +273,7 @@ def test_rescoring_of_thousands_of_boxes():
 @pytest.mark.parametrize("name", METHODS)
 def test_the_two_zeros_are_equal_and_minus_infinity_is_no_score(name, small_blocks):
     boxes = np.float32([[10 * k, 0, 10 * k + 4, 4] for k in range(4)])
-    run = _compiled(partial(METHODS[name], score_threshold=-np.inf, most=4))
+    run = jax.jit(partial(METHODS[name], score_threshold=-np.inf, most=4))
     assert indices(run(boxes, np.float32([-0.0, 0.0, -np.inf, -0.0]))) == [0, 1, 3]
 
 

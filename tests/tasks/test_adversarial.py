@@ -38,7 +38,6 @@ LOSSES = {
     "paired": adversarial.PAIRED,
 }
 logits = st.lists(st.floats(-20, 20, width=32), min_size=4, max_size=4).map(lambda x: np.array(x, np.float32))
-_compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @given(real=logits, fake=logits)
@@ -231,7 +230,7 @@ def test_each_player_leaves_the_other_untouched(name):
     }
     other = {"generator": "discriminator", "discriminator": "generator"}
     for part, turn in turns.items():
-        after, scalars = _compiled(gradient(turn, optimizers[part], part=part))(state, batch_of(config))
+        after, scalars = jax.jit(gradient(turn, optimizers[part], part=part))(state, batch_of(config))
         for tree in ("params", "opt_state"):
             before, now = getattr(state, tree), getattr(after, tree)
             assert equal(before[other[part]], now[other[part]]), (part, tree)
@@ -256,7 +255,7 @@ def test_a_player_learns_through_the_augmentation_and_only_the_paired_loss_looks
     def slope(loss, batch, augmentation):
         value = generator_loss(players, loss, augmentation=augmentation)
         own = lambda own: value({**state.params, "generator": own}, state.model_state, batch, key=key, step=step)[0]
-        return _compiled(jax.grad(own))(state.params["generator"])
+        return jax.jit(jax.grad(own))(state.params["generator"])
 
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(slope(adversarial.HINGE, batch, black)))
     plain, turned = (slope(adversarial.HINGE, each, None) for each in (batch, other))
@@ -284,7 +283,7 @@ def test_latents_are_functions_of_their_place_and_truncation_bounds_them():
 def test_images_are_drawn_as_bytes_and_by_their_place():
     config = CONFIGS["dcgan"]
     players, state = made_state(config, {})
-    draw = _compiled(sampler(players, truncation=1.0))
+    draw = jax.jit(sampler(players, truncation=1.0))
     labels, key = jnp.array([0, 1, 1, 0], jnp.int32), jax.random.key(0)
     images = draw(generator_variables(state), labels, key)
     assert images.shape == (4, 16, 16, 1)

@@ -14,7 +14,6 @@ ANCHORS = np.array([[10.0, 13.0], [16.0, 30.0], [33.0, 23.0]], np.float32)
 STRIDE, ROWS, COLUMNS, SLOTS = 8, 8, 12, 6
 _assign = jax.jit(
     lambda boxes, valid: assign(boxes, valid, anchors=jnp.asarray(ANCHORS), stride=STRIDE, grid=(ROWS, COLUMNS)),
-    compiler_options={"xla_backend_optimization_level": 0},
 )
 
 

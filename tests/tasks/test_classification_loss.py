@@ -1,6 +1,6 @@
 """The classification loss against numpy and closed forms, what it does to statistics, and mirrored prediction."""
 
-from functools import cache, partial
+from functools import cache
 
 import flax.linen as nn
 import jax
@@ -25,7 +25,6 @@ from vision.tasks.classification import (
 )
 
 CLASSES = 5
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 class Small(nn.Module):
@@ -51,7 +50,7 @@ def _judged(draw):
     return logits.astype(np.float32), targets.astype(np.float32)
 
 
-_losses = _compiled(lambda x, q: (cross_entropy(x, q), binary_cross_entropy(x, q)))
+_losses = jax.jit(lambda x, q: (cross_entropy(x, q), binary_cross_entropy(x, q)))
 
 
 @settings(max_examples=30)
@@ -135,7 +134,7 @@ def _network():
 def _loss(dropout=0.0, **config):
     loss = classification_loss(Small(dropout), ClassificationConfig(**config))
     value = lambda params, state, batch, key: loss(params, state, batch, key=key, step=jnp.zeros((), jnp.int32))
-    return _compiled(jax.value_and_grad(value, has_aux=True))
+    return jax.jit(jax.value_and_grad(value, has_aux=True))
 
 
 def test_training_normalises_by_the_batch_and_moves_the_statistics():

@@ -117,7 +117,6 @@ def test_equals_the_reference(name):
     model, config = CONFIGS[name]
     compute = jax.jit(
         lambda raw, batch: detection_losses(raw, batch, model=model, config=config),
-        compiler_options={"xla_backend_optimization_level": 0},
     )
     for seed in range(2):
         raw, batch = random_raw(seed, model), random_batch(seed, model.classes)

@@ -83,15 +83,12 @@ class Affine(nn.Module):
 
 
 # The whole of a loss in one program: less to compile than its parts.
-_compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @cache
 def _program(model, config):
     loss = diffusion_loss(model, config, SCHEDULE)
-    return _compiled(
-        lambda params, batch, key: loss(params, {"kept": 1}, batch, key=key, step=jnp.zeros((), jnp.int32))
-    )
+    return jax.jit(lambda params, batch, key: loss(params, {"kept": 1}, batch, key=key, step=jnp.zeros((), jnp.int32)))
 
 
 def _loss(model, config, batch, seed=0):
@@ -100,7 +97,7 @@ def _loss(model, config, batch, seed=0):
 
 @cache
 def _held_out(model, config):
-    return _compiled(held_out_error(model, config, SCHEDULE))
+    return jax.jit(held_out_error(model, config, SCHEDULE))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
@@ -160,7 +157,7 @@ def test_every_sample_has_noise_of_its_own():
     assert int(count) == 6
 
 
-_times = _compiled(stratified_times, static_argnums=(0, 1))
+_times = jax.jit(stratified_times, static_argnums=(0, 1))
 
 
 @given(count=st.sampled_from([1, 3, 64]), seed=st.integers(0, 2**31))
@@ -219,13 +216,13 @@ def test_gradient_of_the_loss_reaches_every_parameter(classes):
     label = jnp.arange(16) % 3
     batch = {"image": jax.random.normal(jax.random.key(3), (16, 2, 2, 2)), "label": label}
     wanted = label if classes else None
-    params = _compiled(partial(model.init, train=False))(jax.random.key(0), batch["image"], jnp.arange(16), wanted)[
+    params = jax.jit(partial(model.init, train=False))(jax.random.key(0), batch["image"], jnp.arange(16), wanted)[
         "params"
     ]
     config = DiffusionConfig(label_dropout=0.3, weighting="min_snr")
     loss = diffusion_loss(model, config, SCHEDULE)
     value = lambda params: loss(params, {}, batch, key=jax.random.key(0), step=jnp.zeros((), jnp.int32))[0]
-    grads = _compiled(jax.grad(value))(params)
+    grads = jax.jit(jax.grad(value))(params)
     assert all((jnp.abs(leaf) > 0).all() for leaf in jax.tree.leaves(grads))
 
 
@@ -247,7 +244,7 @@ def affine():
 )
 def test_sampler_keeps_range_and_follows_key_and_label(affine, sampling):
     model, params = affine
-    draw = _compiled(sampler(model, DiffusionConfig(), SCHEDULE, sampling, image_shape=(4, 4, 2)))
+    draw = jax.jit(sampler(model, DiffusionConfig(), SCHEDULE, sampling, image_shape=(4, 4, 2)))
     labels = jnp.array([0, 1, 2, 1, 0])
     images = draw(params, labels, key=jax.random.key(1))
     assert images.shape == (5, 4, 4, 2)

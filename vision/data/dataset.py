@@ -101,6 +101,24 @@ def load_dataset(config: DataConfig, split: Split, *, seed: int = 0, fields: tup
     return ArraySource({field: loaded.arrays[field] for field in fields}, loaded.class_names)
 
 
+def check_fits(loaded: ArraySource, *, channels: int, classes: int = 0) -> None:
+    """Raise ``UserError`` unless a model is for these images and, where it is given labels, for these classes.
+
+    Args:
+      loaded: "image" [n h w c].
+      channels: of the model.
+      classes: of the model; 0 where it is trained without labels.
+    """
+    if classes and len(loaded.class_names) != classes:
+        raise UserError(
+            f"the data has {len(loaded.class_names)} classes and the model {classes}: "
+            f"set --model.classes {len(loaded.class_names)}, or 0 to train without labels"
+        )
+    found = loaded.arrays["image"].shape[-1]
+    if found != channels:
+        raise UserError(f"the images have {found} channels and the model {channels}: set --model.channels {found}")
+
+
 @functools.cache  # both splits are parts of one folder, whose files need not be looked through twice
 def _folder(root: Path, resolution: int | None, shorter_side: int | None, skip_damaged: bool) -> FolderSource:
     source = folder_source(root, resolution=resolution, shorter_side=shorter_side)

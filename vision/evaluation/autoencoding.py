@@ -49,8 +49,6 @@ class Autoencoding:
     """-> importance-weighted bound [b] in nats."""
     rebuilt: Callable[..., tuple[Array, Array]]
     """-> images as the model is given them, and rebuilt, uint8 [b h w c]."""
-    draw: Callable[..., Array]
-    """(variables, labels [n], key) -> n images uint8; the labels play no part: these models know no classes."""
     encode: Callable[..., Array] | None
     """(variables, images uint8) -> mean codes [b z]; None where codes are not one vector each."""
     decode: Callable[..., Array] | None

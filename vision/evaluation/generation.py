@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from vision.data.pipeline import permutation
 from vision.data.source import ArraySource
-from vision.errors import UserError
+from vision.errors import UserError, at_least_one
 from vision.metrics.classifier_score import classifier_score
 from vision.metrics.frechet import frechet_distance
 from vision.metrics.judge import ClassJudge, Judge
@@ -187,9 +187,7 @@ def _floor_protocol(words: Mapping[str, str], real: RealImages, count: int, samp
 
 def _check(judge: Judge, config: GenerationConfig, real: RealImages) -> None:
     """Raises ``UserError`` unless there are as many images as every number needs."""
-    for name in ("samples", "reference", "batch", "neighbours", "subsets", "splits"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} is at least 1, not {getattr(config, name)}")
+    at_least_one(config, "samples", "reference", "batch", "neighbours", "subsets", "splits")
     shape = jax.ShapeDtypeStruct((1, *real.train.arrays["image"].shape[1:]), np.float32)
     features, _ = jax.eval_shape(lambda judge, images: judge.features_and_probabilities(images), judge, shape)
     size = features.shape[1]

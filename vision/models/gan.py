@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from vision.errors import UserError
+from vision.errors import UserError, at_least_one
 from vision.models.gan_dcgan import DcganDiscriminator, DcganGenerator, Normalisation, halvings
 from vision.models.gan_modern import ModernDiscriminator, ModernGenerator
 from vision.models.gan_residual import ResidualDiscriminator, ResidualGenerator
@@ -51,9 +51,7 @@ class GanConfig:
             )
         if halvings(self.resolution) < 1:
             raise UserError(f"model.resolution is even and at least 8, not {self.resolution}")
-        for name in ("channels", "latent", "generator_width", "discriminator_width", "blocks"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} is at least 1, not {getattr(self, name)}")
+        at_least_one(self, "channels", "latent", "generator_width", "discriminator_width", "blocks", prefix="model.")
 
 
 # The first of two convolutions in a block is split by its outputs, the second by its inputs (Shoeybi et al. 2019).

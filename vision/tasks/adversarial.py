@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from vision.errors import UserError
+from vision.nn.latent import standard_normal
 from vision.ops.pixels import to_uint8
 from vision.tasks.gradient_penalty import Penalty
 
@@ -143,9 +144,9 @@ def latents(
 
     With ``truncation``, numbers beyond it are drawn again: fidelity for variety (Brock et al. 2019, section 3.1).
     """
-    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(count))
     if truncation is None:
-        return jax.vmap(lambda each: jax.random.normal(each, (size,)))(keys)
+        return standard_normal((count, size), key=key)
+    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(count))
     return jax.vmap(lambda each: jax.random.truncated_normal(each, -truncation, truncation, (size,)))(keys)
 
 
