@@ -240,7 +240,7 @@ def compose(config: AdversarialConfig) -> Experiment:
         numbers = judged(compiler, config.judging, draw, data=config.data, train=seen("train"), test=seen("test"))
         floor = float(nearest(test[:COMPARED], known)[1].mean())
         labels = asked_for(max(config.samples, COMPARED))
-        columns = 10 if classes == 10 else math.ceil(math.sqrt(config.samples))
+        columns = classes if 2 <= classes <= 12 else math.ceil(math.sqrt(config.samples))  # where it fits, one a class
         ends = jax.device_get(adversarial.latents(2 * WALKS, config.model.latent, key=jax.random.key(1)))
         codes = walks(ends.reshape(WALKS, 2, -1), WALK)
         places = np.repeat(asked_for(WALKS), WALK)

@@ -1,11 +1,6 @@
-"""Experiments run on one device here, as do the processes that tests start.
-
-What more devices change is tested in tests/parallel/, by one experiment of each kind; they take longer to compile for.
-"""
+"""Runs of experiments on one device, for tests of what does not depend on how many there are."""
 
 import functools
-import os
-import re
 
 import jax
 import pytest
@@ -14,9 +9,13 @@ from vision.launch import run as launcher
 from vision.parallel.mesh import make_mesh
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(scope="module")
 def on_one_device():
+    """Runs in this process see one device, which takes less time to compile for.
+
+    Not for tests that compare with a process of its own: how XLA divides work among threads, and so the last bit of a
+    sum, depends on how many devices are simulated.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launcher, "make_mesh", functools.partial(make_mesh, devices=jax.devices()[:1]))
-        patch.setenv("XLA_FLAGS", re.sub(r"(device_count)=\d+", r"\1=1", os.environ["XLA_FLAGS"]))
         yield

@@ -7,7 +7,7 @@ from experiments import accuracy_score, diffusion_cifar
 from vision.errors import UserError
 from vision.launch import run as launcher
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.usefixtures("on_one_device")
 
 SHAPES = (
     "--data.resolution 16 --data.shapes-count 64 --data.shapes.shapes circle star --data.shapes.colours red blue "

@@ -20,6 +20,8 @@ from vision.models.resnet import CIFAR_RESNET18
 from vision.models.speedrun import SpeedrunConfig, whitening_kernel
 from vision.train.compile import Compiler
 
+pytestmark = pytest.mark.usefixtures("on_one_device")
+
 SHAPES = LabelledConfig(
     name="shapes",
     resolution=16,

@@ -20,6 +20,8 @@ from vision.tasks.detection import DetectorConfig, detector
 from vision.train.checkpoint import Checkpoints
 from vision.train.records import read_metrics
 
+pytestmark = pytest.mark.usefixtures("on_one_device")
+
 OPTIONS = (
     "--quick --data.resolution 32 --data.shapes-count 16 --data.slots 4 --data.shapes.max-objects 2 "
     "--data.shapes.min-size 0.4 --data.shapes.max-size 0.6 --model.width 0.125 --batch-size 8 --images 16 "

@@ -14,6 +14,8 @@ from vision.launch import run as launcher
 from vision.launch.options import flatten
 from vision.train.records import read_metrics
 
+pytestmark = pytest.mark.usefixtures("on_one_device")
+
 ROOT = Path(__file__).resolve().parents[2]
 SHAPES = (
     "--data.resolution 16 --data.shapes-count 64 --data.shapes.shapes circle star --data.shapes.colours red blue "
@@ -66,12 +68,7 @@ def test_all_are_here():
     assert files - programs == set(SMALL)
 
 
-# What the loop does with these it does with their siblings, vae_mnist, gan_mnist and the classifiers, too
-SLOW = ("accuracy_score", "feature_classifier", "gan_cifar", "hvae_cifar", "vae_cifar", "vqvae_cifar")
-ALL = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in SMALL]
-
-
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", SMALL)
 def test_two_steps_with_a_stop_between_them(name, tmp_path, capsys):
     module, served = MODULES[name], []
 

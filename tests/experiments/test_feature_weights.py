@@ -17,6 +17,8 @@ from vision.metrics.feature_classifier import FeatureNetworkConfig, load_feature
 from vision.train.checkpoint import Checkpoints
 from vision.train.experiment import Intervals
 
+pytestmark = pytest.mark.usefixtures("on_one_device")
+
 SHAPES = ShapesConfig(shapes=("circle", "star"), colours=("red", "blue"), min_size=0.4)
 SMALL = {
     "model": FeatureNetworkConfig(widths=(6, 8), strides=(2, 2), classes=4),

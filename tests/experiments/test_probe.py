@@ -8,6 +8,8 @@ from experiments import finetune, probe
 from vision.launch import run as launcher
 from vision.train.records import read_metrics
 
+pytestmark = pytest.mark.usefixtures("on_one_device")
+
 OPTIONS = (
     "--quick --data.resolution 16 --data.shapes-count 96 --data.shapes.shapes circle star "
     "--data.shapes.colours red blue --data.shapes.min-size 0.4 --model.width 8 --model.depths 1 --model.classes 4 "

@@ -10,8 +10,6 @@ import pytest
 from vision.errors import UserError
 from vision.models.inception import Block8, Block35, Inception
 
-pytestmark = pytest.mark.slow
-
 
 def _run(height, width, **options):
     """Shapes of what ``init_with_output`` gives; nothing is computed."""

@@ -33,8 +33,6 @@ from vision.train.compile import Compiler
 from vision.train.state import create_state
 from vision.train.step import alternate, averaged, gradient, preprocessed
 
-pytestmark = pytest.mark.slow
-
 STEPS, SIZE, SIDE = 3, 32, 8
 CONFIG = GanConfig("residual", SIDE, 3, 2, 8, 8, 8)
 DECAYS = {"long": 0.9}

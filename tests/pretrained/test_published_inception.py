@@ -21,8 +21,6 @@ from vision.pretrained.inception_features import InceptionFeatures, load_incepti
 from vision.pretrained.rules import from_published, to_published
 from vision.pretrained.state_dict import write_state_dict
 
-pytestmark = pytest.mark.slow
-
 GOLDEN = Path(__file__).parents[1] / "golden" / "inception.npz"
 
 

@@ -159,7 +159,6 @@ def grid(key, batch=256):
     return jax.random.randint(place_key, (batch, 2), -2, 3) + 0.1 * jax.random.normal(noise_key, (batch, 2))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["non_saturating", "paired"])
 def test_all_modes_of_a_grid_are_found(name):
     """A mode is found where at least ten of 5,000 points lie within three deviations of it."""
