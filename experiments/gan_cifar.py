@@ -6,23 +6,24 @@ generator, 100,000 of those. The paper reports an Inception score of 8.22 and a 
 set; this code has not been run to that length. An average of the generator is added, images are mirrored, and the
 generator's step has 64 images too where the paper has 128.
 
-    python -m experiments.gan_cifar --quick                                    the shapes world, a few minutes
+    python -m experiments.gan_cifar --quick                  the shapes world: 7 minutes of CPU time, no figures yet
     python -m experiments.gan_cifar --data.dir ~/tensorflow_datasets           the recipe
     python -m experiments.gan_cifar --model.classes 10 --model.dtype bfloat16     with labels
 
 Networks and losses after Huang et al. 2024 (R3GAN), with constant penalties, augmentation and average in place of
-theirs that follow schedules (not run); and a small DCGAN, which after 150,000 images and 14 minutes of CPU time draws
-blurs in the colours of the classes and no objects yet:
+theirs that follow schedules (not run); and a DCGAN, which after 640,000 images of CIFAR-10 re-encoded as JPEG and 97
+minutes on one CPU core draws some ships, horses and cars that one can name (judged accuracy 0.56, Fréchet distance 1.56
+in the features of cifar10_v1; test images 0.80 and 0.02):
 
     python -m experiments.gan_cifar --model.architecture modern --model.discriminator-norm none --model.classes 10 \
         --model.latent 64 --model.generator-width 768 --model.discriminator-width 768 --loss paired --penalty.r1 0.05 \
         --penalty.r2 0.05 --discriminator-steps 1 --batch-size 512 --augmentation.parts colour translation cutout \
         --augmentation.probability 0.3
-    python -m experiments.gan_cifar --model.architecture dcgan --model.classes 10 --model.latent 64 \
-        --model.generator-width 64 --model.discriminator-width 32 --batch-size 64 --discriminator-steps 1 \
-        --generator-optimizer.lr 5e-4 --generator-optimizer.b1 0.5 --generator-optimizer.b2 0.99 \
-        --discriminator-optimizer.lr 1e-3 --discriminator-optimizer.b1 0.5 --discriminator-optimizer.b2 0.99 \
-        --images 150000 --intervals.evaluate 15000
+    python -m experiments.gan_cifar --model.architecture dcgan --model.classes 10 --model.latent 128 \
+        --model.generator-width 64 --model.discriminator-width 64 --batch-size 32 --discriminator-steps 1 \
+        --generator-optimizer.lr 2e-4 --generator-optimizer.b1 0.5 --generator-optimizer.b2 0.999 \
+        --discriminator-optimizer.lr 2e-4 --discriminator-optimizer.b1 0.5 --discriminator-optimizer.b2 0.999 \
+        --images 640000 --intervals.evaluate 80000
 
 CIFAR-10 itself: ``python -m vision.data.cifar10 --data-dir ~/tensorflow_datasets`` (170 MB, needs no TensorFlow).
 """

@@ -181,7 +181,7 @@ def test_parts_come_in_order_and_have_keys_of_their_own():
 
     found, expected = both(batch)
     for name in expected:
-        np.testing.assert_allclose(found[name], expected[name], atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(found[name], expected[name], atol=5e-5, err_msg=name)
 
 
 def test_the_key_decides_and_a_sample_depends_on_its_group():
