@@ -18,7 +18,15 @@ import optax
 from experiments.judging import JudgingConfig, judged, united
 from vision.data.augment import flipped
 from vision.data.augment_differentiable import COLOUR, cutout, differentiable_augment, translation
-from vision.data.dataset import DataConfig, Split, check_fits, load_dataset, named_split, open_dataset
+from vision.data.dataset import (
+    DataConfig,
+    Split,
+    check_channels,
+    check_classes,
+    load_dataset,
+    named_split,
+    open_dataset,
+)
 from vision.data.pipeline import batches
 from vision.data.source import ArraySource
 from vision.errors import UserError, at_least_one
@@ -196,7 +204,9 @@ def compose(config: AdversarialConfig) -> Experiment:
     def data(split: Split) -> ArraySource:
         labelled = bool(open_dataset(config.data, split).class_names)
         loaded = load_dataset(config.data, split, fields=("image", "label") if labelled else ("image",))
-        check_fits(loaded, channels=channels, classes=classes)
+        if classes:
+            check_classes(loaded, classes, otherwise=", or 0 to train without labels")
+        check_channels(loaded, channels)
         return loaded
 
     def seen(split: Split) -> ArraySource:

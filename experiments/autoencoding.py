@@ -17,7 +17,7 @@ import numpy as np
 from experiments.judging import JudgingConfig, united
 from experiments.judging import judged as judged_images
 from vision.data.augment import flipped
-from vision.data.dataset import DataConfig, Split, check_fits, load_dataset, named_split, open_dataset
+from vision.data.dataset import DataConfig, Split, check_channels, load_dataset, named_split, open_dataset
 from vision.data.pipeline import batches, evaluation_batches
 from vision.data.source import ArraySource
 from vision.errors import UserError, at_least_one
@@ -151,7 +151,7 @@ def compose(config: Any, model: Callable[[int], nn.Module], *, rules: Rules, coa
         """Images, and labels where there are any, which the plot of codes alone looks at."""
         labelled = bool(open_dataset(config.data, split).class_names)
         loaded = load_dataset(config.data, split, fields=("image", "label") if labelled else ("image",))
-        check_fits(loaded, channels=channels)
+        check_channels(loaded, channels)
         images = loaded.arrays["image"]
         if config.binarise == "static":
             images = static_binarisation(images, seed=0 if split == "train" else 1)

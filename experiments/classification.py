@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vision.data.augment import AugmentConfig, augment
-from vision.data.dataset import Split
+from vision.data.dataset import Split, check_channels, check_classes
 from vision.data.labelled import (
     LabelledConfig,
     description,
@@ -159,14 +159,8 @@ def compose(config: Any, network: Network) -> Experiment:
     @functools.cache
     def data(split: Split, seed: int) -> Source:
         source = labelled_source(config.data, split, seed=seed)
-        if len(source.class_names) != classes:
-            raise UserError(
-                f"the data has {len(source.class_names)} classes and the model {classes}: "
-                f"set --model.classes {len(source.class_names)}"
-            )
-        found = source[0]["image"].shape[-1]
-        if found != channels:
-            raise UserError(f"the images have {found} channels and the model {channels}: set --model.channels {found}")
+        check_classes(source, classes)
+        check_channels(source, channels)
         return source
 
     def training(seed: int) -> Source:

@@ -17,7 +17,7 @@ import optax
 
 from vision.data.anchors import anchor_report
 from vision.data.box_augment import BoxAugmentConfig, box_augment
-from vision.data.dataset import Split
+from vision.data.dataset import Split, check_classes
 from vision.data.detection import DetectionConfig, box_sizes, description, detection_source, ground_truth
 from vision.data.pipeline import batches, evaluation_batches
 from vision.data.source import Source
@@ -170,11 +170,7 @@ def compose(config: Config) -> Experiment:
     @functools.cache
     def data(split: Split) -> Source:
         source = detection_source(config.data, split)
-        if len(source.class_names) != config.model.classes:
-            raise UserError(
-                f"the data has {len(source.class_names)} classes and the model {config.model.classes}: "
-                f"set --model.classes {len(source.class_names)}"
-            )
+        check_classes(source, config.model.classes)
         if is_first():
             print(f"{split}: {ground_truth(config.data, split).counts}", file=sys.stderr)
         if is_first() and split == "train":

@@ -31,7 +31,7 @@ import optax
 from experiments.judging import JudgingConfig, united
 from experiments.judging import judged as judge_images
 from vision.data.augment import flipped
-from vision.data.dataset import DataConfig, Split, check_fits, load_dataset, open_dataset
+from vision.data.dataset import DataConfig, Split, check_channels, check_classes, load_dataset, open_dataset
 from vision.data.pipeline import batches, evaluation_batches
 from vision.data.shapes import ShapesConfig
 from vision.data.source import ArraySource
@@ -234,7 +234,9 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
     @functools.cache
     def data(split: Split) -> ArraySource:
         loaded = load_dataset(config.data, split, fields=fields)
-        check_fits(loaded, channels=channels, classes=config.model.classes)
+        if config.model.classes:
+            check_classes(loaded, config.model.classes, otherwise=", or 0 to train without labels")
+        check_channels(loaded, channels)
         return loaded
 
     def train_batches(*, seed: int, start_step: int, process_index: int, process_count: int):

@@ -23,7 +23,7 @@ import numpy as np
 
 from experiments.diffusion_cifar import QUICK as DIFFUSION_QUICK
 from vision.data.augment import flipped
-from vision.data.dataset import DataConfig, Split, check_fits, load_dataset, named_split
+from vision.data.dataset import DataConfig, Split, check_channels, load_dataset, named_split
 from vision.data.pipeline import batches, evaluation_batches
 from vision.data.source import ArraySource
 from vision.errors import UserError, at_least_one
@@ -184,7 +184,7 @@ def build(config: Config) -> Experiment:
     @functools.cache
     def data(split: Split) -> ArraySource:
         loaded = load_dataset(config.data, split, fields=("image",))
-        check_fits(loaded, channels=channels)
+        check_channels(loaded, channels)
         return loaded
 
     def train_batches(

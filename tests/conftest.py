@@ -1,6 +1,7 @@
 """Eight simulated devices, programs compiled quickly and kept between runs, annotations of shapes checked."""
 # ruff: noqa: E402 - the environment is set before JAX is imported
 
+import functools
 import os
 import sys
 import types
@@ -39,6 +40,7 @@ import jax
 import jaxtyping
 import pytest
 
+from vision.launch import run as launcher
 from vision.parallel.mesh import MeshConfig, make_mesh
 
 
@@ -63,3 +65,15 @@ def unchecked():
 def one_device():
     """A mesh of the first device alone: most tests need no more, and eight cost eight times the compilation."""
     return make_mesh(MeshConfig(), jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    """Runs that a test starts in this process see one device, which takes less time to compile for.
+
+    Not for tests that compare with a process of its own: how XLA divides work among threads, and so the last bit of a
+    sum, depends on how many devices are simulated.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launcher, "make_mesh", functools.partial(make_mesh, devices=jax.devices()[:1]))
+        yield

@@ -1,6 +1,7 @@
 """The recipe as a whole: what its parts leave alone, what holds of every result, and one device against eight."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -171,7 +172,8 @@ def test_parts_come_in_order_and_have_keys_of_their_own():
     keys = jax.random.split(key, 4)
     others = lambda of: {name: jnp.roll(of[name], 4, axis=0) for name in of}
 
-    @jax.jit
+    # so that the same formulas are fused in the same way, alone and as parts
+    @partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True})
     def both(batch):
         out = random_mosaic(batch, config, SIDE, key=keys[0])
         out = copy_paste(out, others(out), probability=0.5, most=2, key=keys[1])
@@ -181,7 +183,7 @@ def test_parts_come_in_order_and_have_keys_of_their_own():
 
     found, expected = both(batch)
     for name in expected:
-        np.testing.assert_allclose(found[name], expected[name], atol=5e-5, err_msg=name)
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-5, err_msg=name)
 
 
 def test_the_key_decides_and_a_sample_depends_on_its_group():

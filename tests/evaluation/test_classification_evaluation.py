@@ -2,7 +2,6 @@
 
 from functools import cache, partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,6 +22,8 @@ from vision.launch.workdir import class_names
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.report.mistakes import mistakes_sheet, worst_mistakes
 from vision.train.compile import Compiler
+
+pytestmark = pytest.mark.usefixtures("on_one_device")
 
 NAMES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")
 SIDE, COUNT = 6, 83
@@ -218,16 +219,14 @@ CLASSES = ("red circle", "blue circle", "red star", "blue star")
 
 def finetuning(workdir, *arguments):
     """The exit code of the experiment on one device."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launcher, "make_mesh", lambda config, **more: make_mesh(config, jax.devices()[:1], **more))
-        return launcher.main(
-            "finetune",
-            config=finetune.Config(),
-            quick=finetune.QUICK,
-            build=finetune.build,
-            description="A tiny one.",
-            arguments=[*SMALL.split(), "--workdir", str(workdir), *map(str, arguments)],
-        )
+    return launcher.main(
+        "finetune",
+        config=finetune.Config(),
+        quick=finetune.QUICK,
+        build=finetune.build,
+        description="A tiny one.",
+        arguments=[*SMALL.split(), "--workdir", str(workdir), *map(str, arguments)],
+    )
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ from vision.pretrained.variables import write_variables
 from vision.train.checkpoint import Checkpoints
 from vision.train.state import create_state, parameters, variables
 
+pytestmark = pytest.mark.usefixtures("on_one_device")
+
 MODEL = replace(CIFAR_RESNET18, depths=(1,), width=8, classes=4)
 SMALL = (
     "--quick --data.resolution 16 --data.shapes-count 64 --data.shapes.shapes circle star --data.shapes.colours red "
@@ -66,17 +68,15 @@ def below(arrays, prefix):
 
 def finetuning(workdir, *options, build=finetune.build):
     """The exit code of the experiment on one device; ``options`` are words, or strings of several."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launcher, "make_mesh", lambda config, **more: make_mesh(config, jax.devices()[:1], **more))
-        words = [word for option in (SMALL, *options) for word in str(option).split()]
-        return launcher.main(
-            "finetune",
-            config=finetune.Config(),
-            quick=finetune.QUICK,
-            build=build,
-            description="A tiny one.",
-            arguments=[*words, *(("--workdir", str(workdir)) if workdir else ())],
-        )
+    words = [word for option in (SMALL, *options) for word in str(option).split()]
+    return launcher.main(
+        "finetune",
+        config=finetune.Config(),
+        quick=finetune.QUICK,
+        build=build,
+        description="A tiny one.",
+        arguments=[*words, *(("--workdir", str(workdir)) if workdir else ())],
+    )
 
 
 @pytest.fixture(scope="module")

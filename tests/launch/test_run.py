@@ -23,6 +23,8 @@ from vision.train.checkpoint import Checkpoints
 from vision.train.compile import Compiler
 from vision.train.records import read_metrics
 
+pytestmark = pytest.mark.usefixtures("on_one_device")
+
 
 @pytest.fixture
 def hooks():
@@ -32,7 +34,6 @@ def hooks():
 @pytest.fixture
 def command(hooks, monkeypatch, capsys, tmp_path):
     """Run the experiment with a command line on one device; gives (exit code, what it said)."""
-    monkeypatch.setattr(launcher, "make_mesh", lambda config, **more: make_mesh(config, jax.devices()[:1], **more))
     monkeypatch.chdir(tmp_path)
     build = make_build(hooks)
 
@@ -189,7 +190,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(command, hooks, tmp_path, monke
 
         return replace(experiment, batches=batches)
 
-    monkeypatch.setattr(launcher, "make_mesh", lambda config, **more: make_mesh(config, jax.devices()[:1], **more))
     text = io.StringIO()
     with contextlib.redirect_stderr(text):
         code = launcher.main(

@@ -101,20 +101,19 @@ def load_dataset(config: DataConfig, split: Split, *, seed: int = 0, fields: tup
     return ArraySource({field: loaded.arrays[field] for field in fields}, loaded.class_names)
 
 
-def check_fits(loaded: ArraySource, *, channels: int, classes: int = 0) -> None:
-    """Raise ``UserError`` unless a model is for these images and, where it is given labels, for these classes.
+def check_classes(source: Source, classes: int, *, otherwise: str = "") -> None:
+    """Raise ``UserError`` unless a model of so many classes is for this data.
 
-    Args:
-      loaded: "image" [n h w c].
-      channels: of the model.
-      classes: of the model; 0 where it is trained without labels.
+    ``otherwise`` is added to what to do: ", or 0 to train without labels".
     """
-    if classes and len(loaded.class_names) != classes:
-        raise UserError(
-            f"the data has {len(loaded.class_names)} classes and the model {classes}: "
-            f"set --model.classes {len(loaded.class_names)}, or 0 to train without labels"
-        )
-    found = loaded.arrays["image"].shape[-1]
+    found = len(source.class_names)
+    if found != classes:
+        raise UserError(f"the data has {found} classes and the model {classes}: set --model.classes {found}{otherwise}")
+
+
+def check_channels(source: Source, channels: int) -> None:
+    """Raise ``UserError`` unless a model of so many channels is for the images of this data."""
+    found = source[0]["image"].shape[-1]
     if found != channels:
         raise UserError(f"the images have {found} channels and the model {channels}: set --model.channels {found}")
 
