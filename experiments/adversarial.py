@@ -125,7 +125,7 @@ class AdversarialConfig:
     mesh: MeshConfig = MeshConfig()
     intervals: Intervals = Intervals()
     init_from: Path | None = None
-    """Start from the networks of a file of our variables instead of random ones."""
+    """Start from the networks of another run (its work directory) or of a file of our variables."""
     images: int = 32_000_000
     """Budget of training images."""
     batch_size: int = 64
@@ -174,7 +174,7 @@ def compose(config: AdversarialConfig) -> Experiment:
     step = repeated(step, config.dispatch) if config.dispatch > 1 else step
 
     def random_variables(key: jax.Array) -> dict[str, Any]:
-        """{"params": {player: ...}, "state": {player: ...}}."""
+        """{"params": {player: ...}, player: its other collections}: the names that a checkpoint has."""
         generator_key, discriminator_key = jax.random.split(key)
         label = jnp.zeros((1,), jnp.int32) if classes else None
         code, image = jnp.zeros((1, config.model.latent)), jnp.zeros((1, side, side, channels))
@@ -183,12 +183,12 @@ def compose(config: AdversarialConfig) -> Experiment:
             "discriminator": players.discriminator.init(discriminator_key, image, label, train=False),
         }
         rest = {part: {name: tree for name, tree in each.items() if name != "params"} for part, each in made.items()}
-        return {"params": {part: each["params"] for part, each in made.items()}, "state": rest}
+        return {"params": {part: each["params"] for part, each in made.items()}} | {p: r for p, r in rest.items() if r}
 
     def init(key: jax.Array, given: Mapping[str, jax.Array] | None = None) -> TrainState:
         params_key, run_key = jax.random.split(key)
         made = with_given(random_variables(params_key), given or {})
-        state = {part: tree for part, tree in made["state"].items() if tree}
+        state = {part: tree for part, tree in made.items() if part != "params"}
         if augmentation is not None:
             state["augmentation"] = augmentation_state(config.augmentation.probability)
         return create_state(
@@ -282,7 +282,9 @@ def compose(config: AdversarialConfig) -> Experiment:
 
     def given() -> Mapping[str, np.ndarray]:
         assert config.init_from is not None
-        return initial_values(config.init_from, jax.eval_shape(random_variables, jax.random.key(0)))
+        shapes = jax.eval_shape(random_variables, jax.random.key(0))
+        # The discriminator has no average, and knows the generator as it is, so both start from what was trained.
+        return initial_values(config.init_from, shapes, average=None, ignored=("augmentation/.*",))
 
     image = jax.ShapeDtypeStruct((config.batch_size, side, side, channels), jnp.uint8)
     label = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)

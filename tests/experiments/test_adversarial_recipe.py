@@ -1,5 +1,6 @@
 """Two players as one experiment: a run that is killed and resumed is the run left alone, bit for bit."""
 
+import chex
 import numpy as np
 import pytest
 from kill_loop import differences, final_state, killed, logged
@@ -44,6 +45,15 @@ def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path, capsys):
     state = final_state("gan_cifar", SMALL, whole)
     assert int(state.step) == ROUNDS
     assert 0.0 < float(state.model_state["augmentation"]["probability"]) != 0.5
+
+
+def test_a_run_starts_from_both_players_of_another(whole, tmp_path, capsys):
+    """The discriminator has no average, so that neither player starts from one; what adapts starts anew."""
+    rate = ("--generator-optimizer.lr", "0", "--discriminator-optimizer.lr", "0")
+    assert run("--init-from", str(whole), *rate, "--workdir", str(tmp_path / "next")) == 0
+    assert f"starting from the variables in {whole}" in capsys.readouterr().err
+    before, after = (final_state("gan_cifar", SMALL, folder) for folder in (whole, tmp_path / "next"))
+    chex.assert_trees_all_equal(before.params, after.params)
 
 
 def test_what_is_logged(whole):

@@ -105,6 +105,7 @@ def test_from_a_run_come_its_averages_with_their_statistics(source, capsys, belo
     [
         ({"long": None, "short": None}, parameters, "long", "the long averages"),
         ({"long": None, "short": None}, parameters, "short", "the short averages"),
+        ({"long": None, "short": None}, parameters, None, "the variables"),
         ({"other": None}, variables, "long", "the variables"),
     ],
 )
@@ -126,7 +127,7 @@ def test_from_runs_with_averages_of_parameters_or_none(tmp_path, capsys, ema, av
         checkpoints.save(jax.tree.map(jnp.asarray, state), 3)
     values = initial_values(tmp_path, shapes(), average=average)
     assert capsys.readouterr().err == f"starting from {words} in {tmp_path}\n"
-    params = other[average] if average in other else tree["params"]
+    params = other[average] if words.endswith("averages") else tree["params"]
     assert_same(values, named({"params": params, **statistics}))
 
 

@@ -29,7 +29,7 @@ def initial_values(
     ignored: Sequence[str] = (),
     replaced: Sequence[str] = (),
     class_names: Sequence[str] | None = None,
-    average: str = "long",
+    average: str | None = "long",
 ) -> dict[str, np.ndarray]:
     """Values for the variables of a network, by path ("params/head/kernel"), read from ``path``; says what it did.
 
@@ -37,12 +37,12 @@ def initial_values(
       path: a file, or the work directory of a run.
       variables: shapes of the variables, {"params": ..., ...}.
       published: how names of published weights are ours; none if there are no published weights of this network.
-      ignored: regular expressions of published names that may be left unused.
+      ignored: regular expressions of names there that may be left unused.
       replaced: regular expressions of our paths that keep their random values where the file has none that fit, as the
         head does for another number of classes.
       class_names: of the data; where those that a run kept are others, or in another order, ``replaced`` stays random
         whether it fits or not.
-      average: the name of the averages to take of a run that has them.
+      average: the name of the averages to take of a run that has them; None takes the trained variables themselves.
 
     Raises:
       UserError: the path cannot be read, or what is there is not of this network.
@@ -56,7 +56,7 @@ def initial_values(
         tensors, origin = read_state_dict(path), "published weights"
     if path.is_dir() or all(name.split("/")[0] in variables for name in tensors):
         origin = origin if path.is_dir() else "variables of ours"
-        published, ignored = tuple(Rule(name, name) for name in named(variables)), ()
+        published = tuple(Rule(name, name) for name in named(variables))
     elif not published:
         raise UserError(f"{path} has none of our names, and there are no published weights of this network to compare")
     placeholders = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
@@ -72,15 +72,15 @@ def initial_values(
     return {name: value for name, value in values.items() if name not in chosen}
 
 
-def _of_run(folder: Path, average: str) -> tuple[Mapping[str, np.ndarray], str]:
-    """The averaged variables in the newest checkpoint of a run, or the newest ones where it has no such average."""
+def _of_run(folder: Path, average: str | None) -> tuple[Mapping[str, np.ndarray], str]:
+    """The averaged variables in the newest checkpoint of a run, or the trained ones where it has no such average."""
     checkpoints = folder if folder.name == "checkpoints" else folder / "checkpoints"
     if not checkpoints.is_dir():
         raise UserError(f"{folder} is no work directory of a run: it has no folder checkpoints/")
     with Checkpoints(checkpoints, read_only=True) as opened:
         arrays = opened.arrays()
     of = lambda prefix: {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
-    averages = of(f"ema/{average}/")
+    averages = of(f"ema/{average}/") if average is not None else {}
     if any(name.startswith("params/") for name in averages):
         return averages, f"the {average} averages"
     state = of("model_state/")
