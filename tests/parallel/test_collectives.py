@@ -67,7 +67,7 @@ def compiled(config, loss, variables):
     }
     state, placed = compiler.state_shardings(init)
     program = compiler.step(gradient(loss, optimizer), init).program(state, batch)
-    return collectives(program.as_text()), state.params, placed.params
+    return collectives(program.compiled.as_text() or ""), state.params, placed.params
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from jax.sharding import PartitionSpec as P
 from vision.errors import UserError
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.train.compile import Compiler
+from vision.train.flops import count_flops
 from vision.train.state import create_state
 from vision.train.step import gradient, repeated
 
@@ -46,6 +47,17 @@ def test_tracing_takes_neither_data_nor_a_state(one_device):
     step.program(shapes, {"x": jax.ShapeDtypeStruct((16, 6), jnp.float32)})
     step(compiler.init(init, key=jax.random.key(0)), compiler.shard(batch()))
     assert step.traces == 1
+
+
+def test_operations_are_known_of_each_shape(one_device):
+    compiler = Compiler(one_device)
+    step = compiler.step(gradient(loss, OPTIMIZER), init, shapes=2)
+    shapes, _ = compiler.state_shardings(init)
+    small, large = (compiler.shard(batch(size)) for size in (8, 16))
+    for each in (small, large):
+        assert step.program(shapes, each).flops == step.flops(each)
+        assert step.flops(each) == count_flops(gradient(loss, OPTIMIZER), shapes, each)
+    assert step.flops(large).matrix == 2 * step.flops(small).matrix > 0
 
 
 @pytest.mark.parametrize("shapes", [1, 2])

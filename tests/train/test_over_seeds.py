@@ -8,6 +8,7 @@ import pytest
 
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.train.compile import Compiler
+from vision.train.flops import count_flops
 from vision.train.state import create_state
 from vision.train.step import OverSeeds, averaged, gradient, has_convolution, repeated
 
@@ -78,6 +79,8 @@ def trained(config, *, in_turn, step=STEP, numbers=None):
         state, scalars = compiled(state, placed)
         losses.append(np.asarray(scalars["loss"]))
     assert compiled.traces == 1
+    one = count_flops(STEP, jax.eval_shape(init, jax.random.key(0)), batch(0, 0))
+    assert compiled.flops(placed) == one.times(MEMBERS)
     return compiled.whole(state), np.stack(losses), compiler
 
 

@@ -88,16 +88,17 @@ def describe(
     if compiled:
         step = compiler.step(experiment.step, experiment.init, dispatch=experiment.dispatch)
         program = step.program(state, batch)
-        analysis = program.memory_analysis()
+        analysis, flops = program.compiled.memory_analysis(), program.flops
         if analysis is not None:
             memory["activations"] = analysis.temp_size_in_bytes
-        moved = _moved(program.as_text(), experiment.dispatch)
+        moved = _moved(program.compiled.as_text() or "", experiment.dispatch)
         if jax.default_backend() == "cpu":
             notes = [
                 "Activations (with all temporaries) and exchange are of the step compiled for CPUs, "
                 "estimates for other devices."
             ]
     else:
+        flops = count_flops(experiment.step, state, batch)
         notes = [
             f"Activations and exchange are not known: for more than {compile_limit} devices the step is not compiled."
         ]
@@ -105,7 +106,6 @@ def describe(
     rows = [(f"  {_PARTS.get(name, name)}", f"{size / 2**20:,.1f} MiB") for name, size in memory.items()]
     lines += ["", "Memory per device", *_table(rows, right={1})]
 
-    flops = count_flops(experiment.step, state, batch)
     images = experiment.batch_size * runs
     each = flops.matrix / experiment.dispatch
     lines += [

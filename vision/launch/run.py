@@ -27,12 +27,10 @@ from vision.report.grid import sample_grid, save_png
 from vision.train.checkpoint import Checkpoints
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluation, Experiment
-from vision.train.flops import count_flops
 from vision.train.interruption import EXIT_CODE, Interrupted, Interruption
-from vision.train.loop import Outputs, Work, steps_taken, train
+from vision.train.loop import Outputs, steps_taken, train
 from vision.train.members import FOLDER as MEMBERS
 from vision.train.members import MemberRecords, combined
-from vision.train.peaks import peak_flops
 from vision.train.profile import Profile
 from vision.train.progress import Progress
 from vision.train.records import Records, read_metrics
@@ -229,7 +227,6 @@ def fit(
             compiler=compiler,
             evaluate=lazily(lambda: experiment.evaluation(compiler)),
             evaluated=evaluated,
-            work=work_of(experiment, compiler),
             outputs=Outputs(
                 checkpoints,
                 records,
@@ -250,14 +247,6 @@ def open_records(experiment: Experiment, folder: Path, first: int, *, write: boo
     if experiment.members:
         return MemberRecords(folder, first, write, members=experiment.members)
     return Records(folder, first, write)
-
-
-def work_of(experiment: Experiment, compiler: Compiler) -> Work:
-    """Our own count of a dispatch's operations, and the peak of the devices in the precision that they compute in."""
-    state, _ = compiler.state_shardings(experiment.init)
-    batch = compiler.batch_shape(experiment.batch, dispatch=experiment.dispatch)
-    counted = count_flops(experiment.step, state, batch)
-    return Work(counted.matrix, peak_flops(jax.devices()[0], counted.dtype))
 
 
 def lazily(make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:

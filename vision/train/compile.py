@@ -17,6 +17,7 @@ from jaxtyping import Array, Key, Num
 from vision.errors import UserError
 from vision.parallel.mesh import batch_shards, replicated, undivided
 from vision.parallel.sharding import Rules, shardings
+from vision.train.flops import Flops, flops_of
 from vision.train.state import TrainState
 from vision.train.step import Batch, OverSeeds, Scalars, Step
 
@@ -50,6 +51,15 @@ Running = TrainState | tuple[TrainState, ...]
 """A state between two steps; of members that go in turn, one part for each turn."""
 
 
+@dataclass(frozen=True)
+class Program:
+    """A step, compiled for one shape of batch."""
+
+    compiled: jax.stages.Compiled
+    flops: Flops
+    """Operations of one dispatch, over all members and devices."""
+
+
 @dataclass
 class CompiledStep:
     """A step, compiled once for each shape of batch, at most ``shapes`` times.
@@ -65,15 +75,15 @@ class CompiledStep:
     traces: int = 0
     """How often the step was traced."""
     compile_seconds: float = 0.0
-    _programs: dict[Any, Any] = field(default_factory=dict)
+    _programs: dict[Any, Program] = field(default_factory=dict)
     _turns: list[Array] = field(default_factory=list)
 
-    def program(self, state: Any, batch: Any) -> Any:
-        """The ``jax.stages.Compiled`` for these arrays or ShapeDtypeStructs; compiles at first sight.
+    def program(self, state: Any, batch: Any) -> Program:
+        """The program for these arrays or ShapeDtypeStructs; compiles at first sight.
 
         Raises ``RuntimeError`` at a batch shape beyond the number allowed, naming both shapes.
         """
-        signature = tuple((name, leaf.shape, str(leaf.dtype)) for name, leaf in sorted(batch.items()))
+        signature = _signature(batch)
         if signature not in self._programs:
             if len(self._programs) >= self.shapes:
                 raise RuntimeError(
@@ -101,13 +111,15 @@ class CompiledStep:
                 out_shardings=(self.state_shardings, everywhere),
                 donate_argnums=0,
             )
-            self._programs[signature] = jitted.lower(*arguments).compile(compiler_options=compiler_options())
+            staged = jitted.trace(*arguments)
+            compiled = staged.lower().compile(compiler_options=compiler_options())
+            self._programs[signature] = Program(compiled, flops_of(staged.jaxpr).times(max(len(self._turns), 1)))
             self.compile_seconds += time.monotonic() - started
         return self._programs[signature]
 
     def __call__(self, state: Running, batch: Batch) -> tuple[Running, Scalars]:
         """Take a step; ``state`` is donated. What comes out goes into the next call, or into :meth:`whole`."""
-        program = self.program(state, batch)
+        program = self.program(state, batch).compiled
         if not self._turns:
             return program(state, batch)
         assert isinstance(self.step, OverSeeds)
@@ -116,6 +128,10 @@ class CompiledStep:
             parts[index], scalars = program(parts[index], batch, turn)
             collected.append(scalars)
         return tuple(parts), self._join_scalars(collected)
+
+    def flops(self, batch: Batch) -> Flops:
+        """What a dispatch of a batch of this shape, which was seen before, costs over all members and devices."""
+        return self._programs[_signature(batch)].flops
 
     def whole(self, state: Running) -> TrainState:
         """The state as a checkpoint holds it: members that go in turn are kept apart between steps."""
@@ -134,6 +150,10 @@ class CompiledStep:
     def _join_scalars(self) -> Callable[..., Any]:
         everywhere = NamedSharding(self.batch_sharding.mesh, P())
         return jax.jit(self.step.joined, out_shardings=everywhere)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _signature(batch: Mapping[str, Any]) -> Any:
+    return tuple((name, leaf.shape, str(leaf.dtype)) for name, leaf in sorted(batch.items()))
 
 
 @dataclass(frozen=True)

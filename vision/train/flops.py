@@ -55,6 +55,10 @@ class Flops:
         """The type in which most operations are done; "float32" where there are none."""
         return max(self.by_dtype, key=lambda name: self.by_dtype[name], default="float32")
 
+    def times(self, count: int) -> "Flops":
+        """Of ``count`` such programs."""
+        return Flops({dtype: count * each for dtype, each in self.by_dtype.items()}, self.unknown)
+
 
 def count_flops(function: Callable[..., Any], *arguments: Any) -> Flops:
     """Operations of one call of ``function``, by the rules above.
@@ -66,7 +70,12 @@ def count_flops(function: Callable[..., Any], *arguments: Any) -> Flops:
     Returns:
       The exact count for global shapes: what all devices do together.
     """
-    return _program(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return flops_of(jax.make_jaxpr(function)(*arguments))
+
+
+def flops_of(program: ClosedJaxpr) -> Flops:
+    """Operations of one run of a program that is traced already; as :func:`count_flops`."""
+    return _program(program.jaxpr)
 
 
 def _program(jaxpr: Jaxpr) -> Flops:
@@ -82,11 +91,11 @@ def _equation(equation: JaxprEqn) -> Flops:
     if name.startswith(_FOREIGN):
         return Flops(unknown=frozenset({name}))
     if name == "scan":
-        return _times(_program(params["jaxpr"].jaxpr), params["length"])
+        return _program(params["jaxpr"].jaxpr).times(params["length"])
     if name == "cond":
         return max((_program(branch.jaxpr) for branch in params["branches"]), key=lambda flops: flops.matrix)
     if name == "shard_map":
-        return _times(_program(params["jaxpr"]), _shards(params))
+        return _program(params["jaxpr"]).times(_shards(params))
     inner = _sum(_program(jaxpr) for jaxpr in _jaxprs(params))
     if name not in _CALLS and (inner.matrix or inner.unknown):
         return Flops(inner.by_dtype, inner.unknown | {name})
@@ -157,10 +166,6 @@ def _sum(parts: Iterator[Flops]) -> Flops:
         total.update(part.by_dtype)
         unknown |= part.unknown
     return Flops(dict(total), unknown)
-
-
-def _times(flops: Flops, count: int) -> Flops:
-    return Flops({dtype: count * each for dtype, each in flops.by_dtype.items()}, flops.unknown)
 
 
 def _product(sizes: Any) -> int:

@@ -21,7 +21,7 @@ from vision.train.compile import CompiledStep, Compiler, Running
 from vision.train.experiment import Evaluation, Experiment, Member
 from vision.train.interruption import Interrupted, Interruption
 from vision.train.members import MemberRecords, combined
-from vision.train.peaks import utilisation
+from vision.train.peaks import peak_flops, utilisation
 from vision.train.profile import Profile
 from vision.train.progress import Progress
 from vision.train.records import Records
@@ -41,14 +41,19 @@ class Outputs:
     """(step, images, evaluation): keep pictures, renew curves and report."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
-    """What a step costs and what the devices could do, for the utilisation in each log line."""
+    """Operations since the last log line, and what the devices could do, for the utilisation there."""
 
-    flops: float
-    """Floating-point operations of one dispatch, over all members and devices."""
-    peak: float | None
+    done: int = 0
+    """Floating-point operations, over all members and devices."""
+    peak: float | None = None
     """Peak of one device, FLOP/s; None where it is not known."""
+
+    def utilisation(self, seconds: float, devices: int) -> dict[str, float]:
+        """The share of the peak that was reached, if there is one to be known; starts again from zero."""
+        done, self.done = self.done, 0
+        return {"time/utilisation": utilisation(done, seconds, self.peak, devices)} if done and self.peak else {}
 
 
 class Clock:
@@ -63,9 +68,8 @@ class Clock:
         self._spent[activity] = self._spent.get(activity, 0.0) + time.monotonic() - since
 
     def compiled(self, seconds: float) -> None:
-        """Count ``seconds`` that went into compiling before the last :meth:`restart`."""
+        """Count ``seconds`` that went into compiling."""
         self._spent["compilation"] = self._spent.get("compilation", 0.0) + seconds
-        self._started -= seconds
 
     def restart(self) -> tuple[float, dict[str, float]]:
         """(seconds since the last restart without compilation, seconds by activity); starts again from zero."""
@@ -86,7 +90,6 @@ def train(
     compiler: Compiler,
     evaluate: Callable[[TrainState], Evaluation],
     evaluated: bool,
-    work: Work,
     outputs: Outputs,
 ) -> TrainState:
     """Run from ``state`` to the experiment's budget.
@@ -99,7 +102,6 @@ def train(
       evaluate: state -> evaluation.
       evaluated: whether an evaluation of ``state`` is on record already. A run that was killed between a checkpoint
         and its evaluation makes up for it.
-      work: cost of a dispatch.
       outputs: checkpoints, records, progress, interruption, profile.
 
     Returns:
@@ -113,7 +115,7 @@ def train(
     members = experiment.members
     runs = max(len(members), 1)
     taken = steps_taken(step.whole(state))
-    clock = Clock()
+    clock, work = Clock(), Work()
     window = Window(size, taken, members)
 
     def due(interval: int, before: int, now: int) -> bool:
@@ -144,12 +146,8 @@ def train(
         window.settle(None, outputs)
         elapsed, spent = clock.restart()
         working = elapsed - spent.get("evaluation_seconds", 0.0)
-        dispatches = window.images / (size * experiment.dispatch)
         timing = {"time/images_per_second": window.images * runs / max(working, 1e-9)}
-        if dispatches and work.peak is not None:
-            timing["time/utilisation"] = utilisation(
-                work.flops * dispatches, working, work.peak, compiler.mesh.devices.size
-            )
+        timing.update(work.utilisation(working, compiler.mesh.devices.size))
         means = {f"train/{name}": value for name, value in window.means().items()}
         outputs.records.write_scalars(now, now * size, {**means, **timing, **named_times(spent)})
         outputs.progress.log(now * size * runs, {**combined(means, members), **timing})
@@ -175,12 +173,18 @@ def train(
             clock.add("input", since)
             before, taken = taken, taken + experiment.dispatch
             outputs.profile.before_dispatch()
-            traces = step.traces
+            traces, seconds = step.traces, step.compile_seconds
+            if not traces:
+                clock.restart()  # the wait for the first batch says nothing of the pace
             state, scalars = step(state, batch)
             if step.traces > traces:
-                outputs.progress.message(f"compiled the step in {step.compile_seconds:.1f} s")
-                clock.restart()
-                clock.compiled(step.compile_seconds)
+                clock.compiled(step.compile_seconds - seconds)
+                outputs.progress.message(f"compiled the step in {step.compile_seconds - seconds:.1f} s")
+                jax.block_until_ready(scalars)  # the peak of a CPU is measured, and that beside nothing else
+                since = time.monotonic()
+                work.peak = peak_flops(jax.devices()[0], step.flops(batch).dtype)
+                clock.compiled(time.monotonic() - since)
+            work.done += step.flops(batch).matrix
             if traced := outputs.profile.after_dispatch(scalars):
                 outputs.progress.message(f"a trace of a few steps is in {traced}")
             window.settle((taken, scalars), outputs)

@@ -5,6 +5,7 @@ float32 operands that is TF32 on GPUs that have it, and one pass of bfloat16 on 
 "with sparsity" print twice the dense ones.
 """
 
+import functools
 import re
 import statistics
 import time
@@ -95,12 +96,17 @@ def peak_flops(device: Any, dtype: DTypeLike) -> float | None:
       :func:`measured_peak` measures, divided by the number of devices that the CPU is split into.
     """
     if device.platform == "cpu":
-        return measured_peak(device, dtype) / len(jax.local_devices(backend="cpu"))
+        return _peak_of_a_cpu(device, jnp.dtype(dtype)) / len(jax.local_devices(backend="cpu"))
     for peak in PEAKS:
         if re.fullmatch(peak.kind, device.device_kind):
             found = getattr(peak, jnp.dtype(dtype).name, None)
             return None if found is None else found * 1e12
     return None
+
+
+@functools.cache
+def _peak_of_a_cpu(device: Any, dtype: jnp.dtype) -> float:
+    return measured_peak(device, dtype)  # once for all runs of a process, which are one study
 
 
 def measured_peak(
