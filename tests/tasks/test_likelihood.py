@@ -143,7 +143,24 @@ def test_the_likeliest_component_is_shown():
     assert likelihood.mean(outputs).ravel() == pytest.approx([0.5])
 
 
-@pytest.mark.parametrize("config", [LikelihoodConfig(deviation=0.0), LikelihoodConfig(components=0)])
+@pytest.mark.parametrize("kind", ["gaussian_learned", "logistic_mixture"])
+def test_no_pixel_is_surer_than_the_bound(kind):
+    """A code that is exactly right cannot say more than the bound on scales lets it, which sharper ones reach."""
+    image = jnp.zeros((1, 2, 2, 1)) + 1.0 / 255.0  # a grey level
+    narrow, wide = (make_likelihood(LikelihoodConfig(kind=kind, components=1, smallest=s)) for s in (None, 0.05))
+    parts = [image, jnp.full_like(image, -50.0)]  # the mean, and a raw scale as small as one likes
+    outputs = jnp.concatenate(parts if kind == "gaussian_learned" else [jnp.zeros_like(image), *parts], axis=-1)
+    if kind == "gaussian_learned":
+        densest = stats.norm(0.0, 0.05).logpdf(0.0)
+    else:
+        densest = np.log(np.diff(stats.logistic(0.0, 0.05).cdf([-1 / 255, 1 / 255])).item())
+    np.testing.assert_allclose(wide.log_density(outputs, image), 4 * densest, rtol=1e-5)
+    assert narrow.log_density(outputs, image) > wide.log_density(outputs, image) + 4.0
+
+
+@pytest.mark.parametrize(
+    "config", [LikelihoodConfig(deviation=0.0), LikelihoodConfig(components=0), LikelihoodConfig(smallest=0.0)]
+)
 def test_mistakes(config):
-    with pytest.raises(UserError, match="is positive, and"):
+    with pytest.raises(UserError, match="are positive, and"):
         make_likelihood(config)

@@ -300,22 +300,23 @@ class Page:
         save_pictures(samples, images, evaluation)
         for member, own in zip(self._experiment.members, evaluation.members, strict=True):
             save_pictures(self._folder / MEMBERS / member.name / "samples", images, own)
+        from vision.report.curves import save_curves  # matplotlib takes a second to import
+
+        save_curves(self._folder / "curves.png", read_metrics(self._folder / "metrics.jsonl"))
         self._render(step, images, evaluation)
 
     def finish(self, step: int, images: int) -> None:
-        """Write the page once more, with the time of the last evaluation; where this process had none, it stands."""
+        """Write the page once more, with the film; where this process had no evaluation, it stands."""
         if is_first() and self._last is not None:
             samples = self._folder / "samples"
             film_of_pictures(samples / "samples.gif", sorted(samples.glob("samples-*.png"), key=images_of))
             self._render(step, images, self._last)
 
     def _render(self, step: int, images: int, evaluation: Evaluation) -> None:
-        from vision.report.curves import save_curves  # matplotlib takes a second to import
         from vision.report.page import write_page
 
         samples = self._folder / "samples"
         metrics = read_metrics(self._folder / "metrics.jsonl")
-        save_curves(self._folder / "curves.png", metrics)
         total = self._experiment.total_steps * self._experiment.batch_size
         write_page(
             self._folder / "report.html",

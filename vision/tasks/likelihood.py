@@ -112,8 +112,8 @@ class LogisticMixture:
 
     components: int = 10
     """Of the mixture."""
-    smallest: float = -7.0
-    """Bound from below on log scales."""
+    smallest: float = math.exp(-7.0)
+    """Bound from below on scales; the default is that of the paper."""
 
     def outputs(self, channels: int) -> int:
         """A logit, and a mean and a log scale a channel, for each component; in colour three coefficients more."""
@@ -130,7 +130,7 @@ class LogisticMixture:
             parts[..., 1 + channels : 1 + 2 * channels],
         )
         coefficients = jnp.tanh(parts[..., 1 + 2 * channels :]) if channels == 3 else None
-        return logits, means, jnp.maximum(log_scales, self.smallest), coefficients
+        return logits, means, jnp.maximum(log_scales, math.log(self.smallest)), coefficients
 
     def log_density(self, outputs: Float[Array, "b h w p"], image: Float[Array, "b h w c"]) -> Float[Array, " b"]:
         """The log probability of each image of values n/127.5 - 1 for whole n; so never above 0."""
@@ -196,17 +196,24 @@ class LikelihoodConfig:
     """Of ``gaussian``, for pixels in [-1, 1]."""
     components: int = 10
     """Of ``logistic_mixture``."""
+    smallest: float | None = None
+    """Bound from below on scales and deviations that are learned, for pixels in [-1, 1]; None for exp(-7) of logistics
+    and half a grey level of deviations. Where areas are flat but for the last bits, as in drawings, more of it makes
+    the rest count."""
 
 
 def make_likelihood(config: LikelihoodConfig) -> Likelihood:
     """The likelihood of a configuration. Raises ``UserError`` for a deviation or a number that cannot be."""
-    if config.deviation <= 0.0 or config.components < 1:
-        raise UserError("likelihood.deviation is positive, and likelihood.components at least 1")
+    if config.deviation <= 0.0 or config.components < 1 or (config.smallest is not None and config.smallest <= 0.0):
+        raise UserError(
+            "likelihood.deviation and likelihood.smallest are positive, and likelihood.components at least 1"
+        )
     if config.kind == "bernoulli":
         return Bernoulli()
+    bound = {} if config.smallest is None else {"smallest": config.smallest}
     if config.kind == "logistic_mixture":
-        return LogisticMixture(config.components)
-    return Gaussian(config.deviation, learned=config.kind == "gaussian_learned")
+        return LogisticMixture(config.components, **bound)
+    return Gaussian(config.deviation, learned=config.kind == "gaussian_learned", **bound)
 
 
 def binarised(image: Float[Array, "b h w c"], *, key: Key[Array, ""]) -> Float[Array, "b h w c"]:

@@ -60,6 +60,9 @@ class Flops:
         return Flops({dtype: count * each for dtype, each in self.by_dtype.items()}, self.unknown)
 
 
+_NOTHING = Flops()
+
+
 def count_flops(function: Callable[..., Any], *arguments: Any) -> Flops:
     """Operations of one call of ``function``, by the rules above.
 
@@ -96,7 +99,10 @@ def _equation(equation: JaxprEqn) -> Flops:
         return max((_program(branch.jaxpr) for branch in params["branches"]), key=lambda flops: flops.matrix)
     if name == "shard_map":
         return _program(params["jaxpr"]).times(_shards(params))
-    inner = _sum(_program(jaxpr) for jaxpr in _jaxprs(params))
+    jaxprs = list(_jaxprs(params))
+    if not jaxprs:
+        return _NOTHING  # nearly all equations, tens of thousands in a large network
+    inner = _sum(map(_program, jaxprs))
     if name not in _CALLS and (inner.matrix or inner.unknown):
         return Flops(inner.by_dtype, inner.unknown | {name})
     return inner
@@ -163,8 +169,9 @@ def _sum(parts: Iterator[Flops]) -> Flops:
     total: Counter[str] = Counter()
     unknown: frozenset[str] = frozenset()
     for part in parts:
-        total.update(part.by_dtype)
-        unknown |= part.unknown
+        if part is not _NOTHING:
+            total.update(part.by_dtype)
+            unknown |= part.unknown
     return Flops(dict(total), unknown)
 
 
