@@ -20,7 +20,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4"),
         "PYTHONPATH": str(HERE.parents[1]),
     }
     command = [sys.executable, str(HERE / "run_small_detection.py"), address, "2"]

@@ -26,7 +26,7 @@ def two_processes(folder, *arguments, stop=(None, None)):
         port = free.getsockname()[1]
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4"),
         "PYTHONPATH": str(ROOT),
     }
     processes = []
