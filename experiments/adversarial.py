@@ -6,7 +6,7 @@ An experiment gives a configuration: ``experiments.gan_mnist`` is the shortest. 
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from vision.data.dataset import (
     named_split,
     open_dataset,
 )
-from vision.data.pipeline import batches
+from vision.data.pipeline import batches, permutation
 from vision.data.source import ArraySource
 from vision.errors import UserError, at_least_one
 from vision.evaluation.generation import drawn
@@ -90,7 +90,7 @@ class PenaltyConfig:
     every: int = 1
     """Pay one time in so many, that many times as much."""
     lazy: Literal["images", "steps"] = "images"
-    """What is left out: all images but each ``every``-th of a batch, or all steps but each ``every``-th. Either costs
+    """What is left out: all images but each ``every``-th of a batch, or all rounds but each ``every``-th. Either costs
     about the same."""
 
 
@@ -100,8 +100,8 @@ class AugmentationConfig:
 
     parts: tuple[Literal["colour", "translation", "cutout"], ...] = ()
     """Changes (Zhao et al. 2020), none by default."""
-    probability: float = 1.0
-    """Of each change of each image; where it is adapted, what it begins with."""
+    probability: float | None = None
+    """Of each change of each image; where it is adapted, what it begins with. None for 1, and 0 where adapted."""
     adaptive: bool = False
     """Let the probability follow the discriminator (Karras et al. 2020)."""
     following: AdaptiveConfig = AdaptiveConfig()
@@ -109,7 +109,7 @@ class AugmentationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialConfig:
-    """The recipe. The defaults are Miyato et al. 2018 for CIFAR-10."""
+    """The recipe. The networks are Miyato et al. 2018 for CIFAR-10, the optimizers Radford et al. 2016."""
 
     model: GanConfig = GanConfig()
     data: DataConfig = DataConfig()
@@ -129,8 +129,8 @@ class AdversarialConfig:
     images: int = 32_000_000
     """Budget of training images."""
     batch_size: int = 64
-    """Images a round, over all devices: for both players the same, or, with more than one step of the discriminator, an
-    equal share for each step of either."""
+    """Images a step of either player, over all devices. With one step of each in a round, both see the same images;
+    with more of the discriminator, each step has its own, and a round takes as many times more."""
     discriminator_steps: int = 1
     """Steps of the discriminator for one of the generator."""
     dispatch: int = 1
@@ -153,12 +153,15 @@ def compose(config: AdversarialConfig) -> Experiment:
     side, channels, classes = config.data.resolution, config.model.channels, config.model.classes
     players = Players(generator(config.model), discriminator(config.model), config.model.latent, classes)
     loss, augmentation = LOSSES[config.loss], _augmentation(config.augmentation)
+    probability = config.augmentation.probability
 
     def prepare(batch: Mapping[str, jax.Array], *, key: jax.Array) -> Mapping[str, jax.Array]:
         batch = {**batch, "image": to_float(batch["image"])}
         return flipped(batch, key=key) if config.flip else batch
 
-    rounds = -(-config.images // (config.batch_size * config.dispatch)) * config.dispatch
+    several = config.discriminator_steps > 1
+    round_size = config.batch_size * (config.discriminator_steps + 1 if several else 1)
+    rounds = -(-config.images // (round_size * config.dispatch)) * config.dispatch
     optimizers = {
         "discriminator": _adam(config.discriminator_optimizer, config.decay, rounds * config.discriminator_steps),
         "generator": _adam(config.generator_optimizer, config.decay, rounds),
@@ -167,7 +170,6 @@ def compose(config: AdversarialConfig) -> Experiment:
     making = generator_loss(players, loss, augmentation=augmentation)
     judge_step = gradient(preprocessed(judging, prepare), optimizers["discriminator"], part="discriminator")
     make_step = gradient(preprocessed(making, prepare), optimizers["generator"], part="generator")
-    several = config.discriminator_steps > 1
     step = alternate(*[judge_step] * config.discriminator_steps, make_step, split=several)
     averages = {"long": warmed_up(config.ema)}
     step = averaged(step, averages, of=generator_variables)
@@ -190,7 +192,8 @@ def compose(config: AdversarialConfig) -> Experiment:
         made = with_given(random_variables(params_key), given or {})
         state = {part: tree for part, tree in made.items() if part != "params"}
         if augmentation is not None:
-            state["augmentation"] = augmentation_state(config.augmentation.probability)
+            begins = 0.0 if config.augmentation.adaptive else 1.0
+            state["augmentation"] = augmentation_state(begins if probability is None else probability)
         return create_state(
             params=made["params"],
             optimizer=optimizers,
@@ -218,7 +221,7 @@ def compose(config: AdversarialConfig) -> Experiment:
         data("test")  # a test split that is not there is better known now than at the first evaluation
         return batches(
             seen("train"),
-            batch_size=config.batch_size,
+            batch_size=round_size,
             seed=seed,
             start_step=start_step,
             process_index=process_index,
@@ -248,7 +251,8 @@ def compose(config: AdversarialConfig) -> Experiment:
             lambda images, labels: judge.accuracy(to_float(images), labels, config.data.shapes) if judge else {}
         )
         numbers = judged(compiler, config.judging, draw, data=config.data, train=seen("train"), test=seen("test"))
-        floor = float(nearest(test[:COMPARED], known)[1].mean())
+        some = test[permutation(len(test), seed=0, epoch=0)[:COMPARED]]  # a folder's come sorted by class
+        floor = float(nearest(some, known)[1].mean())
         labels = asked_for(max(config.samples, COMPARED))
         columns = classes if 2 <= classes <= 12 else math.ceil(math.sqrt(config.samples))  # where it fits, one a class
         ends = jax.device_get(adversarial.latents(2 * WALKS, config.model.latent, key=jax.random.key(1)))
@@ -263,7 +267,7 @@ def compose(config: AdversarialConfig) -> Experiment:
             between = jax.device_get(from_codes(variables, compiler.spread(codes), compiler.spread(places)))
             scalars = {"nearest": float(nearest(images[:COMPARED], known)[1].mean()), "nearest_test": floor}
             protocol = {
-                name: f"mean distance of {COMPARED} {what} to their nearest training image, root mean square of pixels"
+                name: f"mean distance of {len(some)} {what} to their nearest training image, root mean square of pixels"
                 for name, what in names.items()
             }
             if judge is not None:
@@ -286,8 +290,8 @@ def compose(config: AdversarialConfig) -> Experiment:
         # The discriminator has no average, and knows the generator as it is, so both start from what was trained.
         return initial_values(config.init_from, shapes, average=None, ignored=("augmentation/.*",))
 
-    image = jax.ShapeDtypeStruct((config.batch_size, side, side, channels), jnp.uint8)
-    label = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
+    image = jax.ShapeDtypeStruct((round_size, side, side, channels), jnp.uint8)
+    label = jax.ShapeDtypeStruct((round_size,), jnp.int32)
     return Experiment(
         init=init,
         step=step,
@@ -343,17 +347,25 @@ def _check(config: AdversarialConfig) -> None:
             "penalties are of the slope at one image, and batch normalisation mixes images: set "
             "--model.discriminator-norm spectral or none"
         )
-    shares = config.discriminator_steps + 1
-    if config.discriminator_steps > 1 and config.batch_size % shares:
+    if (
+        config.loss == "wasserstein"
+        and config.model.discriminator_norm != "spectral"
+        and not config.penalty.wasserstein
+    ):
         raise UserError(
-            f"batch_size {config.batch_size} is divided among {shares} steps of the players: make it a multiple"
+            "the Wasserstein loss wants a discriminator of bounded slope: set --penalty.wasserstein 10, or "
+            "--model.discriminator-norm spectral"
         )
-    if config.augmentation.adaptive and not config.augmentation.parts:
-        raise UserError("augmentation.adaptive needs something to adapt: name augmentation.parts")
+    changed = replace(config.augmentation, parts=())
+    if changed != AugmentationConfig() and not config.augmentation.parts:
+        raise UserError("augmentation has options set and nothing to apply them to: name augmentation.parts")
+    if config.augmentation.following != AdaptiveConfig() and not config.augmentation.adaptive:
+        raise UserError("augmentation.following is of --augmentation.adaptive, which is not set")
     if config.augmentation.adaptive and not LOSSES[config.loss].calibrated:
         raise UserError(
             f"augmentation.adaptive follows the sign of logits, which means nothing with the loss {config.loss}: leave "
             "it out, and set augmentation.probability"
         )
-    if not 0.0 <= config.augmentation.probability <= 1.0:
-        raise UserError(f"augmentation.probability is between 0 and 1, not {config.augmentation.probability}")
+    probability = config.augmentation.probability
+    if probability is not None and not 0.0 <= probability <= 1.0:
+        raise UserError(f"augmentation.probability is between 0 and 1, not {probability}")

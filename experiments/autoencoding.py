@@ -115,6 +115,10 @@ def compose(config: Any, model: Callable[[int], nn.Module], *, rules: Rules, coa
             "likelihood.kind bernoulli is of black and white pixels: set --binarise dynamic or static, since grey "
             "values have no bound under it"
         )
+    if config.microbatches > 1 and (config.objective.free_bits or config.objective.capacity):
+        raise UserError(
+            "objective.free_bits and objective.capacity look at the rate of a whole batch: leave microbatches at 1"
+        )
     likelihood = make_likelihood(config.likelihood)
     network = model(likelihood.outputs(channels))
     observe = binarised if config.binarise == "dynamic" else None
@@ -174,7 +178,8 @@ def compose(config: Any, model: Callable[[int], nn.Module], *, rules: Rules, coa
     flat = isinstance(network, Vae)
 
     def encode(values: Any, image: jax.Array) -> jax.Array:
-        found: Any = network.apply(values, to_float(image), method="encode")
+        seen = to_float(image) if observe is None else observe(to_float(image), key=jax.random.key(0))
+        found: Any = network.apply(values, seen, method="encode")
         return found[0]
 
     def decode(values: Any, code: jax.Array) -> jax.Array:
@@ -212,7 +217,14 @@ def compose(config: Any, model: Callable[[int], nn.Module], *, rules: Rules, coa
         how = {"none": "", "static": "binarised once", "dynamic": "binarised at random, one draw an image"}
         judge = evaluator(compiler, functions, config.bound, observed=how[config.binarise])
         generator = judged_images(
-            compiler, config.judging, measured.draw, data=config.data, train=unlabelled(data("train")), test=images
+            compiler,
+            config.judging,
+            measured.draw,
+            data=config.data,
+            train=unlabelled(data("train")),
+            test=images,
+            drawn="means of p(x|z) for codes from the prior",
+            observed="binarised once" if config.binarise == "static" else "",
         )
         compiled = compiler.function(measured.draw)
         columns = max(1, round(config.samples**0.5))

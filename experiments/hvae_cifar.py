@@ -39,13 +39,15 @@ class Config(AutoencodingConfig):
 
 
 QUICK = Config(
-    model=HvaeConfig(groups=(1, 1, 1, 1), width=64),
+    model=HvaeConfig(patch=4, sides=(1, 4, 8), groups=(1, 2, 2), width=64),
     data=VAE_QUICK.data,
     likelihood=VAE_QUICK.likelihood,
+    optimizer=OptimizerConfig(name="adamw", lr=1e-3, b2=0.99, weight_decay=0.0, warmup=5_000, clip=500.0),
     bound=VAE_QUICK.bound,
     intervals=VAE_QUICK.intervals,
     flip=False,
     images=100_000,
+    batch_size=32,
 )
 
 ABLATIONS: dict[str, dict[str, Any]] = {

@@ -57,7 +57,15 @@ def judge_of(config: JudgingConfig, data: DataConfig) -> Judge | None:
 
 
 def judged(
-    compiler: Compiler, config: JudgingConfig, draw: Draw, *, data: DataConfig, train: ArraySource, test: ArraySource
+    compiler: Compiler,
+    config: JudgingConfig,
+    draw: Draw,
+    *,
+    data: DataConfig,
+    train: ArraySource,
+    test: ArraySource,
+    drawn: str = "drawn images",
+    observed: str = "",
 ) -> Callable[[Any], Evaluation]:
     """(variables of ``draw``) -> the numbers of the judge, or none of them without one.
 
@@ -68,11 +76,14 @@ def judged(
       data: names the images.
       train: "image", and "label" where the generator is given classes.
       test: the same.
+      drawn: what the generator makes, for the protocol.
+      observed: what became of the real images first, for the protocol: "binarised once".
     """
     judge = judge_of(config, data)
     if judge is None:
         return lambda variables: Evaluation()
-    real = RealImages(train, test, named_split(data, "train"), named_split(data, "test"))
+    described = lambda split: f"{named_split(data, split)}{f', {observed}' if observed else ''}"
+    real = RealImages(train, test, described("train"), described("test"), drawn)
     return evaluator(compiler, judge, draw, config, real)
 
 

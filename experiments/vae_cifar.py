@@ -29,7 +29,7 @@ from vision.train.optimizer import OptimizerConfig
 class Config(AutoencodingConfig):
     """The recipe."""
 
-    model: VaeConfig = VaeConfig()
+    model: VaeConfig = VaeConfig(zero_output=True)
     likelihood: LikelihoodConfig = LikelihoodConfig(components=5)
     optimizer: OptimizerConfig = OptimizerConfig(
         name="adamw", lr=1e-3, b2=0.999, weight_decay=0.0, warmup=50_000, clip=500.0
@@ -40,13 +40,15 @@ class Config(AutoencodingConfig):
 
 
 QUICK = Config(
-    model=VaeConfig(latent=32, patch=4, widths=(64,), blocks=1, hidden=(256,)),
+    model=VaeConfig(latent=16, patch=4, widths=(64, 128), blocks=1, hidden=(256,), zero_output=True),
     data=DIFFUSION_QUICK.data,
-    likelihood=LikelihoodConfig(components=3),
+    likelihood=LikelihoodConfig(components=1, smallest=0.05),  # drawings are flat but for the last bits
+    optimizer=OptimizerConfig(name="adamw", lr=1e-3, b2=0.999, weight_decay=0.0, warmup=5_000, clip=500.0),
     bound=BoundConfig(importance=20, importance_images=500),
     intervals=Intervals(log=10_000, evaluate=50_000, save=50_000),
     flip=False,
     images=100_000,
+    batch_size=32,
 )
 
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -58,6 +60,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "gaussian": {"likelihood.kind": "gaussian"},
     "gaussian_learned": {"likelihood.kind": "gaussian_learned"},
     "one_logistic": {"likelihood.components": 1},
+    "three_logistics": {"likelihood.components": 3},
+    "noisy_output": {"model.zero_output": False},
     "no_flip": {"flip": False},
 }
 

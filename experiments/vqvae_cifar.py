@@ -6,11 +6,12 @@ pixels; a perceptual loss in the features of a network of yours and a discrimina
 
     python -m experiments.vqvae_cifar --quick                           the shapes world: 25.4 dB, 1 minute of CPU time
     python -m experiments.vqvae_cifar --data.dir ~/tensorflow_datasets        CIFAR-10
-    python -m experiments.vqvae_cifar --model.bottleneck kl --model.latent 4 --loss.penalty 1e-6
+    python -m experiments.vqvae_cifar --model.bottleneck kl --model.latent 4
     python -m experiments.vqvae_cifar --loss.adversarial 0.1 --loss.perceptual 1 --perceptual.weights runs/resnet
 """
 
 import functools
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ QUICK = Config(
 )
 
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "kl": {"model.bottleneck": "kl", "model.latent": 4, "loss.penalty": 1e-6},
+    "kl": {"model.bottleneck": "kl", "model.latent": 4},
     "l2": {"loss.pixels": "l2"},
     "small_codebook": {"model.codes": 64},
     "large_codebook": {"model.codes": 4096},
@@ -125,6 +126,8 @@ def build(config: Config) -> Experiment:
         raise UserError(
             "loss.perceptual wants a network to compare images in: set both it and perceptual.weights, or neither"
         )
+    if plays and not 0 < config.patch_layers <= (most := int(math.log2(side / 3))):
+        raise UserError(f"patch_layers is 1 to {most} for images of {side} pixels, not {config.patch_layers}")
     model, judge = Autoencoder(config.model), ResNet(config.perceptual.model)
     discriminator = PatchDiscriminator(config.patch_width, config.patch_layers, norm="none")
 
@@ -140,8 +143,9 @@ def build(config: Config) -> Experiment:
         batch = {**batch, "image": to_float(batch["image"])}
         return flipped(batch, key=key) if config.flip else batch
 
-    parts = {"features": features if compares else None, "critic": critic if plays else None}
-    loss = preprocessed(compression_loss(model, config.loss, batch_size=config.batch_size, **parts), prepare)
+    parts: dict[str, Any] = {"features": features if compares else None, "critic": critic if plays else None}
+    parts["batch_size"] = config.batch_size
+    loss = preprocessed(compression_loss(model, config.loss, bottleneck=config.model.bottleneck, **parts), prepare)
 
     total = -(-config.images // (config.batch_size * config.dispatch)) * config.dispatch
     rest: dict[str, Any] = {"steps": total, "batch_size": config.batch_size, "layer_of": lambda path: 0, "layers": 1}

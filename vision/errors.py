@@ -18,8 +18,12 @@ class UserError(Exception):
 def at_least_one(config: Any, *names: str, prefix: str = "") -> None:
     """Raise ``UserError`` for the first field of ``config`` among ``names`` that is less than 1.
 
-    ``prefix`` is what the fields are called by on the command line: "model." for "model.width".
+    Fields that are tuples have at least one number, and none less than 1. ``prefix`` is what the fields are called by
+    on the command line: "model." for "model.width".
     """
     for name in names:
-        if getattr(config, name) < 1:
-            raise UserError(f"{prefix}{name} is at least 1, not {getattr(config, name)}")
+        value = getattr(config, name)
+        if isinstance(value, tuple) and (not value or min(value) < 1):
+            raise UserError(f"{prefix}{name} has a number or more, each at least 1, and not {value}")
+        if not isinstance(value, tuple) and value < 1:
+            raise UserError(f"{prefix}{name} is at least 1, not {value}")

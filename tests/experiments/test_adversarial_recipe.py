@@ -1,5 +1,7 @@
 """Two players as one experiment: a run that is killed and resumed is the run left alone, bit for bit."""
 
+from dataclasses import replace
+
 import chex
 import numpy as np
 import pytest
@@ -54,6 +56,38 @@ def test_a_run_starts_from_both_players_of_another(whole, tmp_path, capsys):
     assert f"starting from the variables in {whole}" in capsys.readouterr().err
     before, after = (final_state("gan_cifar", SMALL, folder) for folder in (whole, tmp_path / "next"))
     chex.assert_trees_all_equal(before.params, after.params)
+
+
+def test_a_round_has_a_batch_for_each_step_or_one_for_both():
+    for steps, size in ((1, 8), (5, 48)):
+        config = replace(QUICK, discriminator_steps=steps, batch_size=8)
+        assert build(config).batch["image"].shape[0] == size
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--augmentation.probability 0.3", "augmentation has options set and nothing to apply them to"),
+        ("--augmentation.adaptive", "augmentation has options set and nothing to apply them to"),
+        ("--augmentation.parts cutout --augmentation.following.target 0.5", "is of --augmentation.adaptive, which is"),
+        ("--augmentation.parts cutout --augmentation.probability 2", "probability is between 0 and 1, not 2.0"),
+        ("--loss wasserstein --model.discriminator-norm none", "wants a discriminator of bounded slope"),
+        ("--loss wasserstein --model.discriminator-norm batch", "wants a discriminator of bounded slope"),
+        ("--penalty.r1 1 --model.discriminator-norm batch", "batch normalisation mixes images"),
+        ("--model.classes -1", "model.classes is not negative, and not -1"),
+        ("--model.architecture modern --model.discriminator-norm none --model.generator-width 12", "multiples of 8"),
+        ("--model.resolution 64", "the networks are for images of 64 pixels: set --model.resolution 32"),
+        ("--batch-size 0", "batch_size is at least 1, not 0"),
+    ],
+)
+def test_mistakes_are_one_line(options, words, tmp_path, capsys):
+    arguments = ["--quick", *options.split(), "--workdir", str(tmp_path / "run")]
+    assert (
+        launcher.main("gan_cifar", config=Config(), quick=QUICK, build=build, description="", arguments=arguments) == 2
+    )
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: ")
+    assert words in said
 
 
 def test_what_is_logged(whole):

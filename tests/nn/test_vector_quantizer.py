@@ -77,12 +77,30 @@ def test_dead_codes_start_again_and_all_come_to_use():
     assert found.commitment < 0.01
     assert found.perplexity > 7.0
     assert 0.2 < found.usage <= 1.0
-    never, fixed = quantizer(codes=32, dead_below=0.0)
+    assert not np.array_equal(untouched, state["codebook"]["codes"])
+
+
+def test_codes_that_may_not_start_again_stay_where_they_are():
+    model, state = quantizer(codes=32, dead_below=0.0)
+    before = np.asarray(state["codebook"]["codes"])
+    centres = 10.0 + 5.0 * np.random.default_rng(0).normal(size=(8, 3))
+    used = np.zeros(32, bool)
     for turn in range(5):
         vectors = jnp.float32(centres[np.random.default_rng(turn).integers(0, 8, (16, 4, 4))])
-        found, fixed = never.apply(fixed, vectors, key=KEY, train=True, mutable=["codebook"])
-    assert found.perplexity < 7.0  # few codes win everything where none may start again
-    assert not np.array_equal(untouched, state["codebook"]["codes"])
+        found, state = model.apply(state, vectors, key=KEY, train=True, mutable=["codebook"])
+        used[np.unique(found.indices)] = True
+    assert 0 < used.sum() < 8  # few win everything
+    assert found.perplexity < 7.0
+    np.testing.assert_allclose(state["codebook"]["codes"][~used], before[~used], rtol=1e-5)
+    assert np.abs(state["codebook"]["codes"][used] - before[used]).max() > 0.1
+
+
+def test_usage_is_of_the_codes_before_others_start_again():
+    model, state = quantizer(codes=32, decay=0.9, dead_below=0.5)
+    vectors = jnp.broadcast_to(jnp.float32([10.0, 10.0, 10.0]), (1, 4, 4, 3))  # all nearest to one code
+    found, after = model.apply(state, vectors, key=KEY, train=True, mutable=["codebook"])
+    assert found.usage == pytest.approx(1 / 32)
+    np.testing.assert_allclose(np.sort(after["codebook"]["counts"]), [1.0] * 31 + [1.6], rtol=1e-6)
 
 
 def test_without_training_nothing_changes():

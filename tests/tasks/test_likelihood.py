@@ -158,6 +158,20 @@ def test_no_pixel_is_surer_than_the_bound(kind):
     assert narrow.log_density(outputs, image) > wide.log_density(outputs, image) + 4.0
 
 
+def test_a_mixture_far_off_loses_no_digits():
+    """P(x) about p(x) 2/255 where the logistic is wide, and its slope by the mean 0, however far a mean is off."""
+    outputs = jnp.array([[[[0.0, 2e5, 5.0]]]])
+    density = lambda o: LogisticMixture(1).log_density(o, jnp.full((1, 1, 1, 1), 1.0 / 255.0)).sum()
+    scaled = 2e5 / np.exp(5.0)
+    assert density(outputs) == pytest.approx(-scaled - 5.0 + np.log(2 / 255), rel=1e-6)
+    np.testing.assert_allclose(jax.grad(density)(outputs).ravel(), [0.0, -np.exp(-5.0), scaled - 1.0], rtol=1e-5)
+
+
+def test_a_bound_needs_scales_that_are_learned():
+    with pytest.raises(UserError, match="kind gaussian has no scales that are learned"):
+        make_likelihood(LikelihoodConfig(kind="gaussian", smallest=0.1))
+
+
 @pytest.mark.parametrize(
     "config", [LikelihoodConfig(deviation=0.0), LikelihoodConfig(components=0), LikelihoodConfig(smallest=0.0)]
 )

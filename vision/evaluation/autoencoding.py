@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from vision.errors import UserError
 from vision.metrics.bits_per_dimension import bits_per_dimension
 from vision.report.grid import sample_grid
 from vision.report.latent_space import latent_space_picture
@@ -34,6 +35,10 @@ class BoundConfig:
     """Codes an image of the importance-weighted bound; 0 to leave it out."""
     importance_images: int = 1_000
     """Test images, the first ones, that it is computed on."""
+
+    def __post_init__(self):
+        if self.importance < 0 or self.importance_images < 1:
+            raise UserError("bound.importance is not negative, and bound.importance_images at least 1")
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,8 @@ class RealImages:
     train_description: str
     """In words, for the protocol: "mnist (train)"."""
     test_description: str
+    drawn_description: str = "drawn images"
+    """What the generator makes, for the protocol."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,16 +161,17 @@ def _numbers(reference: np.ndarray, judged: _Judged, config: GenerationConfig) -
 
 def _protocol(judge: Judge, config: GenerationConfig, real: RealImages, *, reference: int) -> dict[str, str]:
     """What each number means, by name."""
-    what, of = judge.protocol(), f"{config.samples:,} drawn images"
+    what, of = judge.protocol(), f"{config.samples:,} {real.drawn_description}"
     against = f"{of} against {reference:,} images of {real.train_description}"
     balls = f"balls to neighbour {config.neighbours} (Euclidean)"
     subsets = f"{config.subsets} subsets of {config.subset_size:,} of {against}, kernel (x.y/d + 1)^3, unbiased"
+    kynkaanniemi = "Kynkäänniemi et al. 2019, with neighbour 3 there"
     numbers = {
         "frechet": f"squared Fréchet distance, unbiased covariances in float64, {against}",
         "kernel": f"squared maximum mean discrepancy, mean over {subsets}",
         "kernel_deviation": f"standard deviation of the squared maximum mean discrepancy over {subsets}",
-        "precision": f"share of drawn images within {balls} of real ones, {against} (Kynkäänniemi et al. 2019)",
-        "recall": f"share of real images within {balls} of drawn ones, {against} (Kynkäänniemi et al. 2019)",
+        "precision": f"share of drawn images within {balls} of real ones, {against} ({kynkaanniemi})",
+        "recall": f"share of real images within {balls} of drawn ones, {against} ({kynkaanniemi})",
         "density": f"{balls} of real images that a drawn one is in, by k, {against} (Naeem et al. 2020)",
         "coverage": f"share of {balls} of real images with a drawn one in it, {against} (Naeem et al. 2020)",
         "score": f"exp of the mean KL(p(y|x) || p(y)), mean over {config.splits} parts of {of}",

@@ -20,7 +20,7 @@ WINDOW, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
 """Shares of the range that keep quotients finite (the same)."""
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-"""Exponents of the five scales, the finest first (Wang et al. 2003, section 3.2); they sum to 1."""
+"""Exponents of the five scales, the finest first (Wang et al. 2003, section 3.2); as published, they sum to 1.0001."""
 SMALLEST = WINDOW * 2 ** (len(SCALE_WEIGHTS) - 1)
 """The least height and width for five scales: the window must fit into a sixteenth."""
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
+from vision.errors import UserError, at_least_one
 from vision.nn.attention import SelfAttention2d
 from vision.nn.latent import gaussian_kl, standard_normal
 from vision.nn.norms import GroupNorm
@@ -46,6 +47,11 @@ class AutoencoderConfig:
     attention: bool = True
     """Self-attention at the coarsest resolution."""
 
+    def __post_init__(self):
+        at_least_one(self, "codes", "latent", "channels", "patch", "widths", prefix="model.")
+        if not 0.0 <= self.decay < 1.0 or not 0.0 <= self.dead_below <= 1.0 or self.blocks < 0:
+            raise UserError("model.decay is within [0, 1), model.dead_below within [0, 1], model.blocks not negative")
+
     @property
     def factor(self) -> int:
         """Pixels along the side of an image for each code."""
@@ -67,7 +73,7 @@ class Compressed(NamedTuple):
     image: Array
     """Rebuilt, float32 [b h w c], about [-1, 1]."""
     penalty: Array
-    """"vq": the commitment; "kl": the divergence from N(0, I) in nats an image: float32 []."""
+    """"vq": the commitment; "kl": the divergence from N(0, I), in nats for each value of the image: float32 []."""
     statistics: dict[str, Array]
     """"vq": perplexity and usage; "kl": the deviation of codes, by which latent diffusion divides them."""
 
@@ -154,7 +160,7 @@ class Autoencoder(nn.Module):
             return Compressed(self.decoder(found.vectors), found.commitment, statistics)
         mean, log_variance = jnp.split(encoded, 2, axis=-1)
         codes = mean + jnp.exp(0.5 * log_variance) * standard_normal(mean.shape, key=key)
-        divergence = gaussian_kl(mean, log_variance).sum((1, 2, 3)).mean()
+        divergence = gaussian_kl(mean, log_variance).sum() / image.size
         return Compressed(self.decoder(codes), divergence, {"deviation": jnp.std(codes)})
 
     def encode(self, image: Float[Array, "b h w c"]) -> Float[Array, "b H W d"] | Int[Array, "b H W"]:

@@ -52,6 +52,13 @@ class GanConfig:
         if halvings(self.resolution) < 1:
             raise UserError(f"model.resolution is even and at least 8, not {self.resolution}")
         at_least_one(self, "channels", "latent", "generator_width", "discriminator_width", "blocks", prefix="model.")
+        if self.classes < 0:
+            raise UserError(f"model.classes is not negative, and not {self.classes}")
+        if self.architecture == "modern" and (self.generator_width % 8 or self.discriminator_width % 8):
+            raise UserError(
+                "the modern architecture has groups of 16 channels in layers of twice the width: make "
+                "model.generator_width and model.discriminator_width multiples of 8"
+            )
 
 
 # The first of two convolutions in a block is split by its outputs, the second by its inputs (Shoeybi et al. 2019).

@@ -75,7 +75,7 @@ class DcganDiscriminator(nn.Module):
     """From an image to the logit of its being real: one halving after another, and a linear layer."""
 
     width: int = 128
-    """Channels after the first halving; each further one doubles them."""
+    """Channels after the first halving; each further one doubles them, up to 8 times."""
     classes: int = 0
     norm: Normalisation = "batch"
     dtype: Any = jnp.float32

@@ -43,7 +43,7 @@ class InvertedBottleneck(nn.Module):
         scaled = nn.initializers.variance_scaling(2.0 * self.blocks**-0.5, "fan_in", "normal")
         point = partial(PointwiseConv, dtype=self.dtype)
         hidden = leaky(point(wide, use_bias=True, kernel_init=scaled, name="widen")(features))
-        groups = max(wide // self.group_size, 1)
+        groups = wide // self.group_size
         hidden = GroupedConv3x3(groups, kernel_init=scaled, dtype=self.dtype, name="grouped")(hidden)
         hidden = leaky(hidden + self.param("bias", nn.initializers.zeros, (wide,)).astype(self.dtype))
         return features + point(channels, kernel_init=nn.initializers.zeros, name="narrow")(hidden)

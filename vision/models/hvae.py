@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Key
 
+from vision.errors import UserError, at_least_one
 from vision.nn.latent import Inferred, gaussian_kl, gaussian_log_density, standard_normal
 from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
 
@@ -39,6 +40,13 @@ class HvaeConfig:
     """By how much blocks narrow the channels inside."""
     latent: int = 16
     """Channels of each group."""
+
+    def __post_init__(self):
+        at_least_one(
+            self, "resolution", "channels", "patch", "sides", "groups", "bottleneck", "latent", prefix="model."
+        )
+        if self.width < self.bottleneck:
+            raise UserError(f"model.width is at least model.bottleneck, {self.bottleneck}, and not {self.width}")
 
 
 SHARDING_RULES: tuple[tuple[str, P], ...] = (

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Key
 
+from vision.errors import UserError, at_least_one
 from vision.nn.latent import Inferred, gaussian_kl, gaussian_log_density, standard_normal
 from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
 
@@ -37,6 +38,14 @@ class VaeConfig:
     """Residual blocks at each resolution, in the encoder and in the decoder."""
     hidden: tuple[int, ...] = (512,)
     """Widths of the dense layers between feature maps and code."""
+    zero_output: bool = False
+    """Let the decoder's last layer begin at 0. Else it begins as noise that differs from place to place, which training
+    takes away for the codes of images alone and not for those between."""
+
+    def __post_init__(self):
+        at_least_one(self, "latent", "resolution", "channels", "patch", "widths", prefix="model.")
+        if self.blocks < 0 or min(self.hidden, default=1) < 1:
+            raise UserError("model.blocks is not negative, and model.hidden has numbers of at least 1")
 
     @property
     def coarsest(self) -> int:
@@ -109,8 +118,9 @@ class Decoder(nn.Module):
             if level:
                 width = config.widths[level - 1]
                 hidden = nn.Dense(width, kernel_init=fan_in, name=f"up_{level}")(upsample_nearest(hidden))
-        hidden = nn.Dense(config.patch**2 * self.outputs, name="pixels")(nn.silu(hidden))
-        return depth_to_space(hidden, config.patch)
+        start = nn.initializers.zeros if config.zero_output else nn.initializers.lecun_normal()
+        pixels = nn.Dense(config.patch**2 * self.outputs, kernel_init=start, name="pixels")
+        return depth_to_space(pixels(nn.silu(hidden)), config.patch)
 
 
 class Vae(nn.Module):

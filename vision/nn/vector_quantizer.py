@@ -24,13 +24,15 @@ class Quantised(NamedTuple):
     perplexity: Array
     """exp of the entropy of the codes in this batch: how many are in use as if equally, float32 []."""
     usage: Array
-    """Share of the codebook that the averages count as alive, float32 []."""
+    """Share of the codebook that is alive: chosen ``dead_below`` times a batch or more, on average; float32 []."""
 
 
 def nearest(vectors: Float[Array, "n d"], codes: Float[Array, "k d"]) -> Int[Array, " n"]:
     """The place of the nearest code by Euclidean distance; the first of equals."""
-    # |v - c|^2 = |v|^2 - 2 v c + |c|^2, and the first term is the same for all codes
-    return jnp.argmin(jnp.sum(jnp.square(codes), axis=1) - 2.0 * vectors @ codes.T, axis=1).astype(jnp.int32)
+    # |v - c|^2 = |v|^2 - 2 v c + |c|^2, and the first term is the same for all codes; in full precision, since a
+    # product in bfloat16 would take another code for the nearest
+    products = jnp.matmul(vectors, codes.T, precision=jax.lax.Precision.HIGHEST)
+    return jnp.argmin(jnp.sum(jnp.square(codes), axis=1) - 2.0 * products, axis=1).astype(jnp.int32)
 
 
 def perplexity(shares: Float[Array, " k"]) -> Float[Array, ""]:
@@ -46,15 +48,17 @@ class VectorQuantizer(nn.Module):
     decay: float = 0.99
     """Of the averages."""
     dead_below: float = 0.1
-    """Codes whose average count in a batch is less start again, at a vector of this batch; 0 for never. All do so in
-    the first batch, since counts start at 0."""
+    """Codes whose average count in a batch is less start again, at a vector of this batch; at most 1, and 0 for never.
+    In the first batch nearly all do so, since counts start at 0."""
 
     def setup(self):
         """Averages of counts and sums; a code is their quotient."""
         start = lambda: nn.initializers.normal(1.0)(self.make_rng("params"), (self.codes, self.dimensions))
         self.codebook = self.variable("codebook", "codes", start)
-        self.counts = self.variable("codebook", "counts", lambda: jnp.zeros(self.codes))
-        self.sums = self.variable("codebook", "sums", lambda: jnp.zeros((self.codes, self.dimensions)))
+        # where codes never start again, the first ones count as if they had been used once a batch, and stay
+        counted = 0.0 if self.dead_below > 0.0 else 1.0
+        self.counts = self.variable("codebook", "counts", lambda: jnp.full(self.codes, counted))
+        self.sums = self.variable("codebook", "sums", lambda: counted * self.codebook.value)
 
     def __call__(
         self, vectors: Float[Array, "b h w d"], *, key: Key[Array, ""] | None = None, train: bool
@@ -71,9 +75,10 @@ class VectorQuantizer(nn.Module):
         chosen = self.codebook.value[indices].reshape(vectors.shape)
         one_hot = jax.nn.one_hot(indices, self.codes)
         batch_counts = one_hot.sum(0)
+        alive = self.counts.value >= max(self.dead_below, 1e-6)
         if train and not self.is_initializing():
             assert key is not None, "dead codes need a key to start again"
-            self._follow(jax.lax.stop_gradient(flat), one_hot, batch_counts, key)
+            alive = self._follow(jax.lax.stop_gradient(flat), one_hot, batch_counts, key)
         commitment = jnp.mean(jnp.square(vectors - jax.lax.stop_gradient(chosen)))
         return Quantised(
             # van den Oord et al. 2017, section 3.2: the gradient of the code is handed to the vector
@@ -81,19 +86,23 @@ class VectorQuantizer(nn.Module):
             indices=indices.reshape(vectors.shape[:-1]),
             commitment=commitment,
             perplexity=perplexity(batch_counts / flat.shape[0]),
-            usage=jnp.mean((self.counts.value > max(self.dead_below, 1e-6)).astype(jnp.float32)),
+            usage=jnp.mean(alive.astype(jnp.float32)),
         )
 
-    def _follow(self, flat: Array, one_hot: Array, batch_counts: Array, key: Array) -> None:
+    def _follow(self, flat: Array, one_hot: Array, batch_counts: Array, key: Array) -> Array:
+        """Moves the codebook; returns which codes were alive before the others started again."""
         # van den Oord et al. 2017, appendix A.1, eq. 6 to 8
         counts = self.decay * self.counts.value + (1.0 - self.decay) * batch_counts
-        sums = self.decay * self.sums.value + (1.0 - self.decay) * one_hot.T @ flat
+        sums = self.decay * self.sums.value + (1.0 - self.decay) * jnp.matmul(
+            one_hot.T, flat, precision=jax.lax.Precision.HIGHEST
+        )
         dead = counts < self.dead_below
         some = flat[jax.random.randint(key, (self.codes,), 0, flat.shape[0])]
         # one that starts again counts as much as if it had been used once a batch all the time
         self.counts.value = jnp.where(dead, 1.0, counts)
         self.sums.value = jnp.where(dead[:, None], some, sums)
-        self.codebook.value = self.sums.value / jnp.maximum(self.counts.value, 1e-6)[:, None]
+        self.codebook.value = self.sums.value / jnp.maximum(self.counts.value, 1e-30)[:, None]
+        return ~dead & (counts >= 1e-6)
 
     def lookup(self, indices: Int[Array, "b h w"]) -> Float[Array, "b h w d"]:
         """The codes at ``indices``."""

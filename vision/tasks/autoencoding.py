@@ -54,8 +54,13 @@ def check(config: ObjectiveConfig) -> None:
         raise UserError(
             "objective.importance maximises a bound as it is: leave out beta, warmup, free_bits and capacity, or it"
         )
-    if config.capacity and config.free_bits:
-        raise UserError("objective.capacity and objective.free_bits both say what the code may cost: choose one")
+    if config.capacity and (config.free_bits or config.warmup):
+        raise UserError(
+            "objective.capacity says what the code may cost all along, so that objective.free_bits and "
+            "objective.warmup have no part in it: choose one"
+        )
+    if config.capacity_images < 1:
+        raise UserError(f"objective.capacity_images is at least 1, not {config.capacity_images}")
 
 
 def rate_penalty(

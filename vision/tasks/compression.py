@@ -2,7 +2,8 @@
 
 A sum of three: the error of pixels; the distance in the features of a fixed network (perceptual loss, Johnson et al.
 2016; Zhang et al. 2018); and, after a while, what a discriminator of patches says (Isola et al. 2017; Esser et al.
-2021, eq. 6). The parts of the parameters are "autoencoder" and, with a discriminator, "discriminator".
+2021, eq. 6, with a fixed weight in place of the one that eq. 7 there adapts). The parts of the parameters are
+"autoencoder" and, with a discriminator, "discriminator".
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +27,9 @@ class CompressionConfig:
 
     pixels: Literal["l1", "l2"] = "l1"
     """Mean absolute or mean squared error of pixels in [-1, 1]."""
-    penalty: float = 0.25
-    """Weight of the commitment ("vq": 0.25, van den Oord et al. 2017), or of the divergence ("kl": about 1e-6)."""
+    penalty: float | None = None
+    """Weight of what the bottleneck costs; None for 0.25 of the commitment of "vq" (van den Oord et al. 2017) and 1e-6
+    of the divergence of "kl" (Rombach et al. 2022), both beside an error in the mean over an image's values."""
     perceptual: float = 0.0
     """Weight of the distance in features."""
     adversarial: float = 0.0
@@ -50,6 +52,7 @@ def compression_loss(
     model: nn.Module,
     config: CompressionConfig,
     *,
+    bottleneck: Literal["vq", "kl"],
     batch_size: int,
     features: Features | None = None,
     critic: Critic | None = None,
@@ -61,17 +64,19 @@ def compression_loss(
     Args:
       model: called as ``vision.models.autoencoder.Autoencoder``; its state beside parameters is ``codebook``.
       config: the weights.
+      bottleneck: of the model.
       batch_size: images a step, which turns steps into images.
       features: wanted for ``config.perceptual``; its variables are the model state "perceptual".
       critic: wanted for ``config.adversarial``; its parameters are those of the player "discriminator".
     """
+    weight = {"vq": 0.25, "kl": 1e-6}[bottleneck] if config.penalty is None else config.penalty
 
     def loss(params, model_state, batch, *, key, step):
         image = batch["image"]
         made, new = _applied(model, params, model_state, image, key=key, train=True)
         difference = made.image - image
         pixels = jnp.mean(jnp.abs(difference) if config.pixels == "l1" else jnp.square(difference))
-        value = pixels + config.penalty * made.penalty
+        value = pixels + weight * made.penalty
         scalars = {"pixels": pixels, "penalty": made.penalty, **made.statistics}
         if features is not None and config.perceptual > 0.0:
             maps = [features(model_state["perceptual"], x) for x in (image, made.image)]

@@ -93,9 +93,10 @@ def total(*penalties: Penalty) -> Penalty:
 def lazily(penalty: Penalty, every: int) -> Penalty:
     """``every`` times the penalty, at each ``every``-th step (Karras et al. 2020, "Analyzing ...", appendix B).
 
-    The step has a branch, in which gradients of convolutions are slower on CPUs. See :func:`on_a_share`, which has the
-    same expectation and no branch. A step of ``gan_mnist`` with R1, batch 64, takes 171 ms of CPU time; in the mean
-    123 ms with R1 at every eighth step, 123 ms with R1 of every eighth image, and 102 ms without.
+    Where the discriminator takes several steps in a round, ``step`` counts rounds, and all of one pay. The step has a
+    branch, in which gradients of convolutions are slower on CPUs. See :func:`on_a_share`, which has the same
+    expectation and no branch. A step of ``gan_mnist`` with R1, batch 64, takes 171 ms of CPU time; in the mean 123 ms
+    with R1 at every eighth step, 123 ms with R1 of every eighth image, and 102 ms without.
     """
 
     def sometimes(critic, real, fake, label, *, key, step):

@@ -150,8 +150,9 @@ class LogisticMixture:
         inverse = jnp.exp(-log_scales)
         upper, lower = inverse * (value - means + 1.0 / 255.0), inverse * (value - means - 1.0 / 255.0)
         # eq. 2: P(x) = sigmoid((x + 1/2 - mean)/s) - sigmoid((x - 1/2 - mean)/s), the ends taking what is beyond them.
-        # log(sigmoid(u) - sigmoid(l)) = log sigmoid(u) + log sigmoid(-l) + log(1 - exp(l - u)), which loses no digits
-        between = jax.nn.log_sigmoid(upper) + jax.nn.log_sigmoid(-lower) + jnp.log(-jnp.expm1(lower - upper))
+        # log(sigmoid(u) - sigmoid(l)) = log sigmoid(u) + log sigmoid(-l) + log(1 - exp(l - u)), and u - l is known
+        width = jnp.log(-jnp.expm1(-2.0 / 255.0 * inverse))
+        between = jax.nn.log_sigmoid(upper) + jax.nn.log_sigmoid(-lower) + width
         at_ends = jnp.where(value < -0.999, jax.nn.log_sigmoid(upper), jax.nn.log_sigmoid(-lower))
         log_mass = jnp.where(jnp.abs(value) > 0.999, at_ends, between)
         return jax.nn.logsumexp(log_mass.sum(-1) + jax.nn.log_softmax(logits), axis=-1).sum((1, 2))
@@ -208,6 +209,8 @@ def make_likelihood(config: LikelihoodConfig) -> Likelihood:
         raise UserError(
             "likelihood.deviation and likelihood.smallest are positive, and likelihood.components at least 1"
         )
+    if config.smallest is not None and config.kind in ("bernoulli", "gaussian"):
+        raise UserError(f"likelihood.kind {config.kind} has no scales that are learned: leave likelihood.smallest out")
     if config.kind == "bernoulli":
         return Bernoulli()
     bound = {} if config.smallest is None else {"smallest": config.smallest}
