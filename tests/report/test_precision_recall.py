@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from vision.report.boxes import class_colours
 from vision.report.precision_recall import confidence_picture, precision_recall_picture
 
 RECALLS = np.linspace(0, 1, 101)
@@ -40,8 +41,9 @@ def test_classes_without_boxes_are_left_out():
     precision = np.full((3, 101), np.nan)
     precision[1] = 0.5
     one = precision_recall_picture(precision, RECALLS, np.array([np.nan, 0.5, np.nan]), ("ant", "bee", "cat"))
-    alone = precision_recall_picture(precision[1:2], RECALLS, np.array([0.5]), ("bee",))
-    np.testing.assert_array_equal(one, alone)
+    fewer = precision_recall_picture(precision[:2], RECALLS, np.array([np.nan, 0.5]), ("ant", "bee"))
+    np.testing.assert_array_equal(one, fewer)
+    assert near(one[60:, RIGHT], class_colours(3)[1]).sum() > 100  # the colour of its boxes
     assert near(one[60:, RIGHT], INK).sum() == 0  # one class has no mean
 
 

@@ -44,7 +44,8 @@ def precision_recall_picture(
     for number, label in enumerate(some[np.argsort(-ap50[some], kind="stable")].tolist()):
         style: dict[str, Any] = {"color": "#bbbbbb", "linewidth": 0.7}
         if named:
-            line, colour = divmod(number, len(_PALETTE))
+            # by class, so that boxes of the first six have the same colours (boxes.class_colours); else by rank
+            line, colour = divmod(label if len(ap50) <= _MOST_NAMED else number, len(_PALETTE))
             text = f"{100 * ap50[label]:.1f} {_shortened(str(class_names[label]))}"
             style = {"color": _PALETTE[colour], "linestyle": _STYLES[line], "linewidth": 1.6, "label": text}
         axes.plot(recalls, precision[label], **style)
