@@ -39,7 +39,7 @@ class Config(AutoencodingConfig):
 
 
 QUICK = Config(
-    model=HvaeConfig(patch=4, sides=(1, 4, 8), groups=(1, 2, 2), width=64),
+    model=HvaeConfig(groups=(1, 1, 1, 1), width=32),
     data=VAE_QUICK.data,
     likelihood=VAE_QUICK.likelihood,
     optimizer=OptimizerConfig(name="adamw", lr=1e-3, b2=0.99, weight_decay=0.0, warmup=5_000, clip=500.0),
