@@ -57,7 +57,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "free_bits": {"objective.free_bits": 0.1},
     "warmup": {"objective.warmup": 1_000_000},
     "importance": {"objective.importance": 5},
-    "gaussian": {"likelihood.kind": "gaussian"},
+    "gaussian": {"likelihood.kind": "gaussian", "likelihood.smallest": None},
     "gaussian_learned": {"likelihood.kind": "gaussian_learned"},
     "one_logistic": {"likelihood.components": 1},
     "three_logistics": {"likelihood.components": 3},
