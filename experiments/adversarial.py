@@ -356,7 +356,8 @@ def _check(config: AdversarialConfig) -> None:
             "the Wasserstein loss wants a discriminator of bounded slope: set --penalty.wasserstein 10, or "
             "--model.discriminator-norm spectral"
         )
-    changed = replace(config.augmentation, parts=())
+    probability = config.augmentation.probability
+    changed = replace(config.augmentation, parts=(), probability=None if probability == 1.0 else probability)
     if changed != AugmentationConfig() and not config.augmentation.parts:
         raise UserError("augmentation has options set and nothing to apply them to: name augmentation.parts")
     if config.augmentation.following != AdaptiveConfig() and not config.augmentation.adaptive:
@@ -366,6 +367,5 @@ def _check(config: AdversarialConfig) -> None:
             f"augmentation.adaptive follows the sign of logits, which means nothing with the loss {config.loss}: leave "
             "it out, and set augmentation.probability"
         )
-    probability = config.augmentation.probability
     if probability is not None and not 0.0 <= probability <= 1.0:
         raise UserError(f"augmentation.probability is between 0 and 1, not {probability}")

@@ -34,7 +34,7 @@ from vision.launch.initial import initial_values
 from vision.launch.run import main
 from vision.models.autoencoder import SHARDING_RULES, Autoencoder, AutoencoderConfig
 from vision.models.gan_dcgan import PatchDiscriminator
-from vision.models.resnet import ResNet, ResNetConfig
+from vision.models.resnet import CIFAR_RESNET18, ResNet, ResNetConfig
 from vision.ops.pixels import to_float, to_uint8
 from vision.parallel.mesh import MeshConfig
 from vision.tasks.compression import CompressionConfig, compression_loss, patch_discriminator_loss
@@ -49,8 +49,8 @@ from vision.train.step import alternate, averaged, gradient, preprocessed, repea
 class PerceptualConfig:
     """The network in whose features images are compared, a ResNet."""
 
-    model: ResNetConfig = ResNetConfig(depths=(1, 1, 1), width=16, stem="cifar", classes=10)
-    """Its shape."""
+    model: ResNetConfig = CIFAR_RESNET18
+    """Its shape; the default is that of ``experiments.resnet_cifar``."""
     weights: Path | None = None
     """The work directory of a run of it, or a file of our variables."""
     mean: float = 0.0
