@@ -41,9 +41,10 @@ class Config(classification.Config):
 QUICK = Config(
     model=replace(CIFAR_RESNET18, depths=(1, 1, 1), width=16, classes=36),
     data=speedrun_cifar.QUICK.data,
-    optimizer=OptimizerConfig(lr=0.1, warmup=4_000),
+    optimizer=OptimizerConfig(lr=0.05, warmup=4_000),
     intervals=Intervals(log=4_000, evaluate=20_000, save=20_000),
     images=40_000,
+    batch_size=32,
 )
 
 ABLATIONS: dict[str, dict[str, Any]] = {
