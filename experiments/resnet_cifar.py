@@ -6,7 +6,7 @@ report 95 to 95.5 % on all 50,000 images, after about 4 GPU-hours on a card of 2
 length. ``experiments.speedrun_cifar`` is the quick way to CIFAR-10; the 6n+2 family of the paper is ``--model.stem
 cifar --model.shortcut identity --model.width 16 --model.depths 3 3 3`` (ResNet-20).
 
-    python -m experiments.resnet_cifar --quick                              shapes world, a few minutes on a laptop
+    python -m experiments.resnet_cifar --quick        shapes world, two minutes of CPU time, 35 % of 36 classes right
     python -m experiments.resnet_cifar --data.dir ~/tensorflow_datasets     CIFAR-10
     python -m experiments.resnet_cifar --data.dir ~/tensorflow_datasets --predict 'photographs/*.jpg'   after training
 """
