@@ -182,7 +182,7 @@ def train(
                 outputs.progress.message(f"compiled the step in {step.compile_seconds - seconds:.1f} s")
                 jax.block_until_ready(scalars)  # the peak of a CPU is measured, and that beside nothing else
                 since = time.monotonic()
-                work.peak = peak_flops(jax.devices()[0], step.flops(batch).dtype)
+                work.peak = peak_flops(jax.local_devices()[0], step.flops(batch).dtype)
                 clock.compiled(time.monotonic() - since)
             work.done += step.flops(batch).matrix
             if traced := outputs.profile.after_dispatch(scalars):
