@@ -2,8 +2,8 @@
 
 A classifier is trained on images that the generator draws, as many as asked for, and recognises real test images: what
 the generator does not know of a class, the classifier cannot learn. Beside it belongs the same training on as many real
-images, which is what runs without ``--generator``. The classifier is that of ``experiments.feature_classifier``. For the
-digits of ``experiments.gan_mnist`` it is 97.2 %, where as many real ones, 10,000, make 99.1 %.
+images, which is what runs without ``--generator``. The classifier is that of ``experiments.feature_classifier``. Digits
+of ``experiments.gan_mnist`` make it 97.2 %, as many real ones, 10,000, 99.1 %.
 
     python -m experiments.accuracy_score --quick                              real shapes, a minute
     python -m experiments.accuracy_score --generator runs/gan_mnist/default --data.dir ~/tensorflow_datasets \
