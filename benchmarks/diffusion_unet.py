@@ -61,7 +61,7 @@ def ours() -> dict[str, Callable[[], None]]:
         jax.block_until_ready(state)
 
     def sample() -> None:
-        jax.block_until_ready(compiled(step.whole(state).params, labels, jax.random.key(0)))
+        jax.block_until_ready(compiled(step.merged(state).params, labels, jax.random.key(0)))
 
     return {"train": train, "sample": sample}
 

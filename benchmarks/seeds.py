@@ -56,7 +56,7 @@ def timed(config: Config, workdir: Path, cache: Path, *arguments: str) -> float:
 
 
 def evaluation(workdir: Path) -> dict[str, float]:
-    """The last evaluation of a run or member."""
+    """The last evaluation of a run or replica."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [
         {name: float(value) for name, value in line.items() if name.startswith("eval/")}
@@ -84,9 +84,9 @@ def main(config: Config) -> None:
         largest = 0.0
         for seed in range(config.seeds):
             own = evaluation(folder / f"alone-{seed}")
-            member = evaluation(folder / "together" / "members" / f"seed-{seed}")
-            print(f"seed {seed}: " + ", ".join(f"{name} {own[name]:.6g} / {member[name]:.6g}" for name in own))
-            largest = max(largest, *(abs(own[n] - member[n]) / max(abs(own[n]), 1e-9) for n in own if "mse" in n))
+            replica = evaluation(folder / "together" / "replicas" / f"seed-{seed}")
+            print(f"seed {seed}: " + ", ".join(f"{name} {own[name]:.6g} / {replica[name]:.6g}" for name in own))
+            largest = max(largest, *(abs(own[n] - replica[n]) / max(abs(own[n]), 1e-9) for n in own if "mse" in n))
         print(f"largest relative difference of an error alone and together: {largest:.1e}")
 
 

@@ -73,7 +73,7 @@ def ours() -> dict[str, Callable[[], None]]:
     import numpy as np
     import optax
 
-    from vision.data.box_augment import BoxAugmentConfig, box_augment
+    from vision.data.augment.boxes import BoxAugmentConfig, box_augment
     from vision.data.detection import DetectionConfig, detection_source
     from vision.data.pipeline import batches
     from vision.models.yolo import YOLO_N, Yolo
@@ -87,7 +87,7 @@ def ours() -> dict[str, Callable[[], None]]:
     compiler = Compiler(make_mesh(MeshConfig()))
     model = replace(YOLO_N, classes=CLASSES)
     network, optimizer = Yolo(model), optax.sgd(1e-4, momentum=0.9, nesterov=True)
-    chosen = DetectorConfig(confidence=0.0, iou=0.55, most=MOST, candidates=CANDIDATES)
+    chosen = DetectorConfig(confidence=0.0, iou=0.55, max_detections=MOST, candidates=CANDIDATES)
 
     def init(key):
         made = network.init(key, jnp.zeros((1, 64, 64, 3)), train=False)

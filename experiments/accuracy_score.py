@@ -33,6 +33,7 @@ from vision.parallel.mesh import make_mesh
 from vision.train.checkpoint import Checkpoints
 from vision.train.compile import Compiler
 from vision.train.experiment import Experiment
+from vision.types import SampleRequest
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,14 @@ def drawn_by(folder: Path, count: int, class_names: tuple[str, ...]) -> ArraySou
     words = {"default": module.Config(), "quick": module.QUICK, "description": ""}
     config: Any = parse(name, arguments=["--config", str(folder / "config.json")], **words).config
     experiment, compiler = module.build(config), Compiler(make_mesh(config.mesh))
-    if experiment.drawing is None:
+    if experiment.sampling is None:
         raise UserError(f"{name} does not draw images: choose another --generator than {folder}")
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         state = checkpoints.restore(abstract_state(experiment, compiler), report=lambda text: None)
     if state is None:
         raise UserError(f"{folder} has no checkpoint yet: wait for the run to save one")
-    drawn, captions = experiment.drawing(compiler)(state, count)
+    samples = experiment.sampling(compiler)(state, SampleRequest(count=count, seed=experiment.seed))
+    drawn, captions = samples.images, samples.captions
     unknown = sorted(set(captions) - set(class_names))
     if not captions or unknown:
         what = f"of {unknown[0]!r}, which the data does not know" if unknown else "without classes"

@@ -16,8 +16,8 @@ import numpy as np
 import optax
 
 from experiments.judging import JudgingConfig, judged, united
-from vision.data.augment import flipped
-from vision.data.augment_differentiable import COLOUR, cutout, differentiable_augment, translation
+from vision.data.augment.differentiable import COLOUR, cutout, differentiable_augment, translation
+from vision.data.augment.image import flipped
 from vision.data.dataset import (
     DataConfig,
     Split,
@@ -31,12 +31,12 @@ from vision.data.pipeline import batches, permutation
 from vision.data.source import ArraySource
 from vision.errors import UserError, at_least_one
 from vision.evaluation.generation import drawn
-from vision.evaluation.generator_pictures import beside_nearest, nearest, walks
-from vision.launch.initial import initial_values
-from vision.metrics.shape_judge import compute, load_judge
-from vision.models.gan import SHARDING_RULES, GanConfig, discriminator, generator
+from vision.evaluation.generator_images import beside_nearest, nearest, walks
+from vision.models.gan.networks import SHARDING_RULES, GanConfig, discriminator, generator
 from vision.ops.pixels import to_float
 from vision.parallel.mesh import MeshConfig
+from vision.pretrained.initial import read_initial_values
+from vision.pretrained.shape_classifier import compute, load_shape_classifier
 from vision.report.grid import sample_grid
 from vision.tasks import adversarial
 from vision.tasks.adaptive_augmentation import AdaptiveConfig, adapted, augmentation_state
@@ -44,17 +44,18 @@ from vision.tasks.adversarial import Augmentation, Players, discriminator_loss, 
 from vision.tasks.gradient_penalty import Penalty, lazily, on_a_share, r1, r2, total, wasserstein_penalty, weighted
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluation, Experiment, Intervals
-from vision.train.state import TrainState, create_state, with_given
+from vision.train.state import create_state, with_values
 from vision.train.step import alternate, averaged, gradient, preprocessed, repeated, warmed_up
+from vision.types import SampleRequest, Samples, TrainState
 
-LossName = Literal["minimax", "non_saturating", "hinge", "least_squares", "wasserstein", "paired"]
+LossName = Literal["minimax", "non_saturating", "hinge", "least_squares", "wasserstein", "relativistic"]
 LOSSES = {
     "minimax": adversarial.MINIMAX,
     "non_saturating": adversarial.NON_SATURATING,
     "hinge": adversarial.HINGE,
     "least_squares": adversarial.LEAST_SQUARES,
     "wasserstein": adversarial.WASSERSTEIN,
-    "paired": adversarial.PAIRED,
+    "relativistic": adversarial.RELATIVISTIC,
 }
 PARTS = {"colour": COLOUR, "translation": (translation,), "cutout": (cutout,)}
 WALK = 9
@@ -189,7 +190,7 @@ def compose(config: AdversarialConfig) -> Experiment:
 
     def init(key: jax.Array, given: Mapping[str, jax.Array] | None = None) -> TrainState:
         params_key, run_key = jax.random.split(key)
-        made = with_given(random_variables(params_key), given or {})
+        made = with_values(random_variables(params_key), given or {})
         state = {part: tree for part, tree in made.items() if part != "params"}
         if augmentation is not None:
             begins = 0.0 if config.augmentation.adaptive else 1.0
@@ -231,14 +232,14 @@ def compose(config: AdversarialConfig) -> Experiment:
     draw = adversarial.sampler(players, truncation=config.truncation)
     asked_for = lambda count: np.arange(count, dtype=np.int32) % max(classes, 1)
 
-    def drawing(compiler: Compiler):
+    def sampling(compiler: Compiler):
         compiled = compiler.function(draw)
 
-        def sample(state: TrainState, count: int) -> tuple[np.ndarray, list[str]]:
-            labels = asked_for(count)
-            images = drawn(compiler, compiled, state.ema["long"], labels, seed=config.seed)
+        def sample(state: TrainState, request: SampleRequest) -> Samples:
+            labels = np.resize(request.labels or asked_for(request.count), request.count).astype(np.int32)
+            images = drawn(compiler, compiled, state.ema["long"], labels, seed=request.seed)
             names = open_dataset(config.data, "train").class_names if classes else ()
-            return images, [names[label] for label in labels] if names else []
+            return Samples(images=images, captions=tuple(names[label] for label in labels) if names else ())
 
         return sample
 
@@ -246,7 +247,7 @@ def compose(config: AdversarialConfig) -> Experiment:
         compiled = compiler.function(draw)
         from_codes = compiler.function(functools.partial(adversarial.drawn_from, players))
         known, test = data("train").arrays["image"], data("test").arrays["image"]
-        judge = load_judge() if config.data.name == "shapes" and classes else None
+        judge = load_shape_classifier() if config.data.name == "shapes" and classes else None
         mark = compiler.function(
             lambda images, labels: judge.accuracy(to_float(images), labels, config.data.shapes) if judge else {}
         )
@@ -263,8 +264,8 @@ def compose(config: AdversarialConfig) -> Experiment:
         def evaluate(state: TrainState) -> Evaluation:
             variables = state.ema["long"]
             key = compiler.replicate(jax.random.key(0))
-            images = jax.device_get(compiled(variables, compiler.spread(labels), key))[: len(labels)]
-            between = jax.device_get(from_codes(variables, compiler.spread(codes), compiler.spread(places)))
+            images = jax.device_get(compiled(variables, compiler.shard_padded(labels), key))[: len(labels)]
+            between = jax.device_get(from_codes(variables, compiler.shard_padded(codes), compiler.shard_padded(places)))
             scalars = {"nearest": float(nearest(images[:COMPARED], known)[1].mean()), "nearest_test": floor}
             protocol = {
                 name: f"mean distance of {len(some)} {what} to their nearest training image, root mean square of pixels"
@@ -288,7 +289,7 @@ def compose(config: AdversarialConfig) -> Experiment:
         assert config.init_from is not None
         shapes = jax.eval_shape(random_variables, jax.random.key(0))
         # The discriminator has no average, and knows the generator as it is, so both start from what was trained.
-        return initial_values(config.init_from, shapes, average=None, ignored=("augmentation/.*",))
+        return read_initial_values(config.init_from, shapes, average=None, ignored=("augmentation/.*",))
 
     image = jax.ShapeDtypeStruct((round_size, side, side, channels), jnp.uint8)
     label = jax.ShapeDtypeStruct((round_size,), jnp.int32)
@@ -300,10 +301,10 @@ def compose(config: AdversarialConfig) -> Experiment:
         images=config.images,
         seed=config.seed,
         evaluation=evaluation,
-        drawing=drawing,
-        given=given if config.init_from is not None else None,
+        sampling=sampling,
+        initial_values=given if config.init_from is not None else None,
         rules=SHARDING_RULES,
-        looking=("samples", "truncation", "judging."),
+        evaluation_only=("samples", "truncation", "judging."),
         mesh=config.mesh,
         intervals=config.intervals,
         dispatch=config.dispatch,

@@ -16,26 +16,27 @@ import numpy as np
 
 from experiments.judging import JudgingConfig, united
 from experiments.judging import judged as judged_images
-from vision.data.augment import flipped
+from vision.data.augment.image import flipped
 from vision.data.dataset import DataConfig, Split, check_channels, load_dataset, named_split, open_dataset
 from vision.data.pipeline import batches, evaluation_batches
 from vision.data.source import ArraySource
 from vision.errors import UserError, at_least_one
-from vision.evaluation.autoencoding import Autoencoding, BoundConfig, ImageTestSet, evaluator
 from vision.evaluation.generation import drawn
-from vision.launch.initial import initial_values
+from vision.evaluation.vae import Autoencoding, BoundConfig, ReconstructionSet, evaluator
 from vision.models.vae import Vae
 from vision.ops.pixels import to_float, to_uint8
 from vision.parallel.mesh import MeshConfig
 from vision.parallel.sharding import Rules
+from vision.pretrained.initial import read_initial_values
 from vision.report.grid import sample_grid
-from vision.tasks.autoencoding import ObjectiveConfig, autoencoding_loss, check, judged
 from vision.tasks.likelihood import LikelihoodConfig, binarised, make_likelihood
+from vision.tasks.vae import ObjectiveConfig, autoencoding_loss, check, judged
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluation, Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig, make_optimizer
-from vision.train.state import TrainState, create_state, with_given
+from vision.train.state import create_state, with_values
 from vision.train.step import accumulate, averaged, gradient, preprocessed, repeated, warmed_up
+from vision.types import SampleRequest, Samples, TrainState
 
 SHOWN_CODES = 2_000
 """Test images whose codes are drawn in the plane."""
@@ -143,12 +144,12 @@ def compose(config: Any, model: Callable[[int], nn.Module], *, rules: Rules, coa
 
     def init(key: jax.Array, given: Mapping[str, jax.Array] | None = None) -> TrainState:
         params_key, run_key = jax.random.split(key)
-        params = with_given(random_variables(params_key), given or {})["params"]
+        params = with_values(random_variables(params_key), given or {})["params"]
         return create_state(params=params, optimizer=optimizer, key=run_key, ema=averages)
 
     def given() -> Mapping[str, np.ndarray]:
         assert config.init_from is not None
-        return initial_values(config.init_from, jax.eval_shape(random_variables, jax.random.key(0)))
+        return read_initial_values(config.init_from, jax.eval_shape(random_variables, jax.random.key(0)))
 
     @functools.cache
     def data(split: Split) -> ArraySource:
@@ -195,12 +196,13 @@ def compose(config: Any, model: Callable[[int], nn.Module], *, rules: Rules, coa
         bits=config.likelihood.kind == "logistic_mixture",
     )
 
-    def drawing(compiler: Compiler):
+    def sampling(compiler: Compiler):
         compiled = compiler.function(measured.draw)
 
-        def sample(state: TrainState, count: int) -> tuple[np.ndarray, list[str]]:
+        def sample(state: TrainState, request: SampleRequest) -> Samples:
             values = {"params": state.ema["long"]}
-            return drawn(compiler, compiled, values, np.zeros(count, np.int32), seed=config.seed), []
+            images = drawn(compiler, compiled, values, np.zeros(request.count, np.int32), seed=request.seed)
+            return Samples(images=images)
 
         return sample
 
@@ -213,7 +215,7 @@ def compose(config: Any, model: Callable[[int], nn.Module], *, rules: Rules, coa
         )
         shown = {name: array[:SHOWN_CODES] for name, array in test.arrays.items()}
         described = f"{named_split(config.data, 'test')}, {side}x{side}, EMA {config.ema}"
-        set_of_images = ImageTestSet(everything, shown, test.class_names, described)
+        set_of_images = ReconstructionSet(everything, shown, test.class_names, described)
         how = {"none": "", "static": "binarised once", "dynamic": "binarised at random, one draw an image"}
         judge = evaluator(compiler, functions, config.bound, observed=how[config.binarise])
         generator = judged_images(
@@ -233,7 +235,7 @@ def compose(config: Any, model: Callable[[int], nn.Module], *, rules: Rules, coa
             values = {"params": state.ema["long"]}
             found = judge(values, set_of_images)
             samples = drawn(compiler, compiled, values, np.zeros(config.samples, np.int32), seed=0)
-            grid = Evaluation(pictures={"samples": sample_grid(samples, columns=columns)})
+            grid = Evaluation(images={"samples": sample_grid(samples, columns=columns)})
             return united(united(grid, found), generator(values))
 
         return evaluate
@@ -246,10 +248,10 @@ def compose(config: Any, model: Callable[[int], nn.Module], *, rules: Rules, coa
         images=config.images,
         seed=config.seed,
         evaluation=evaluation,
-        drawing=drawing,
-        given=given if config.init_from is not None else None,
+        sampling=sampling,
+        initial_values=given if config.init_from is not None else None,
         rules=rules,
-        looking=("bound.", "judging.", "samples", "temperature", "evaluation_batch"),
+        evaluation_only=("bound.", "judging.", "samples", "temperature", "evaluation_batch"),
         mesh=config.mesh,
         intervals=config.intervals,
         microbatches=config.microbatches,

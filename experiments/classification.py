@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vision.data.augment import AugmentConfig, augment
+from vision.data.augment.image import AugmentConfig, augment
+from vision.data.augment.mixing import mix
 from vision.data.dataset import Split, check_channels, check_classes
 from vision.data.labelled import (
     LabelledConfig,
@@ -24,23 +25,24 @@ from vision.data.labelled import (
     test_batches,
     training_batches,
 )
-from vision.data.mixing import mix
 from vision.data.source import Source
 from vision.errors import UserError, at_least_one
 from vision.evaluation.classification import TestSet, evaluator, predict_files
-from vision.launch.initial import initial_values
+from vision.inference import Inference
 from vision.ops.pixels import to_float
 from vision.ops.resize import IMAGENET_MEAN, IMAGENET_STD, normalise
 from vision.parallel.mesh import MeshConfig
 from vision.parallel.sharding import Rules
+from vision.pretrained.initial import read_initial_values
 from vision.pretrained.resnet import HEAD
 from vision.pretrained.rules import Rules as PublishedRules
 from vision.tasks.classification import ClassificationConfig, check, classification_loss, predictor
 from vision.train.compile import Compiler
-from vision.train.experiment import Experiment, Inference, Intervals
+from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig, make_optimizer
-from vision.train.state import TrainState, network_state, variables, with_given
+from vision.train.state import network_state, variables, with_values
 from vision.train.step import accumulate, averaged, gradient, preprocessed, repeated, warmed_up
+from vision.types import TrainState
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def compose(config: Any, network: Network) -> Experiment:
     """The experiment of a recipe, a ``Config`` whose ``model`` has ``classes`` and ``channels``, and a network."""
     check(config.loss)
     at_least_one(config, "images", "batch_size", "microbatches", "dispatch", "evaluation_batch")
-    if isinstance(config.ema, float) and not 0.0 <= config.ema < 1.0:  # else swept over members, and traced
+    if isinstance(config.ema, float) and not 0.0 <= config.ema < 1.0:  # else swept over replicas, and traced
         raise UserError(f"ema is a decay within [0, 1), not {config.ema}")
     if config.imagenet_statistics and config.model.channels != 3:
         raise UserError("imagenet_statistics are of three channels: leave them out for grey images")
@@ -153,7 +155,7 @@ def compose(config: Any, network: Network) -> Experiment:
 
     def init(key: jax.Array, given: Mapping[str, jax.Array] | None = None) -> TrainState:
         params_key, run_key = jax.random.split(key)
-        made = with_given(random_variables(params_key), given or {})
+        made = with_values(random_variables(params_key), given or {})
         return network_state(made, optimizer=optimizer, key=run_key, averages=["long"])
 
     @functools.cache
@@ -164,7 +166,7 @@ def compose(config: Any, network: Network) -> Experiment:
         return source
 
     def training(seed: int) -> Source:
-        """All images, which the members of a run share; or the few labels of one member, as it would have alone."""
+        """All images, which the replicas of a run share; or the few labels of one replica, as it would have alone."""
         return data("train", seed if config.data.labels_per_class else config.seed)
 
     test = lambda: data("test", config.seed)
@@ -178,7 +180,7 @@ def compose(config: Any, network: Network) -> Experiment:
         if config.init_from is not None:
             shapes = jax.eval_shape(random_variables, jax.random.key(0))
             tables = {"published": network.published, "ignored": network.ignored, "replaced": HEAD}
-            values.update(initial_values(config.init_from, shapes, **tables, class_names=names()))
+            values.update(read_initial_values(config.init_from, shapes, **tables, class_names=names()))
         return values
 
     def train_batches(*, seed: int, start_step: int, process_index: int, process_count: int):
@@ -221,9 +223,9 @@ def compose(config: Any, network: Network) -> Experiment:
         prediction=prediction,
         inference=inference,
         class_names=names,
-        given=given if config.init_from is not None or network.statistics is not None else None,
+        initial_values=given if config.init_from is not None or network.statistics is not None else None,
         rules=network.rules,
-        looking=("mirror", "evaluation_batch", "data.test_"),
+        evaluation_only=("mirror", "evaluation_batch", "data.test_"),
         mesh=config.mesh,
         intervals=config.intervals,
         microbatches=config.microbatches,

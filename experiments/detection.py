@@ -15,27 +15,29 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vision.data.anchors import anchor_report
-from vision.data.box_augment import BoxAugmentConfig, box_augment
+from vision.data.annotations.anchors import anchor_report
+from vision.data.augment.boxes import BoxAugmentConfig, box_augment
 from vision.data.dataset import Split, check_classes
 from vision.data.detection import DetectionConfig, box_sizes, description, detection_source, ground_truth
 from vision.data.pipeline import batches, evaluation_batches
 from vision.data.source import Source
 from vision.errors import UserError, at_least_one
 from vision.evaluation.detection import DetectionSet, PredictionConfig, evaluator, predict_files
-from vision.launch.initial import initial_values
+from vision.inference import Candidates, Inference
 from vision.models.yolo import SHARDING_RULES, STRIDES, Yolo, YoloConfig
 from vision.nn.csp import NORM_EPSILON
 from vision.nn.fusion import fold, folded_norm
 from vision.ops.pixels import to_float
 from vision.parallel.agreement import is_first
 from vision.parallel.mesh import MeshConfig
+from vision.pretrained.initial import read_initial_values
 from vision.tasks.detection import DetectionLossConfig, DetectorConfig, candidates, detection_loss, detector
 from vision.train.compile import Compiler
-from vision.train.experiment import Candidates, Experiment, Inference, Intervals
+from vision.train.experiment import Experiment, Intervals
 from vision.train.parameter_groups import frozen, weights_alone
-from vision.train.state import TrainState, network_state, variables, with_given
+from vision.train.state import network_state, variables, with_values
 from vision.train.step import accumulate, averaged, gradient, preprocessed, repeated, warmed_up
+from vision.types import TrainState
 
 # Where the classes of a detector are told apart, which other classes replace
 HEAD = (r"^params/detect_\d/",)
@@ -136,7 +138,7 @@ def check(config: Config) -> None:
             raise UserError(f"a detector takes sides that are multiples of {STRIDES[-1]}, not {side}")
     if config.sides and config.dispatch > 1:
         raise UserError("steps of one dispatch have one side: leave out --sides, or --dispatch")
-    if isinstance(config.ema, float) and not 0.0 <= config.ema < 1.0:  # else swept over members, and traced
+    if isinstance(config.ema, float) and not 0.0 <= config.ema < 1.0:  # else swept over replicas, and traced
         raise UserError(f"ema is a decay within [0, 1), not {config.ema}")
 
 
@@ -152,7 +154,7 @@ def compose(config: Config) -> Experiment:
         fields = {name: batch[name] for name in ("boxes", "labels", "valid")}
         size = batch["canvas"].shape[1] if "canvas" in batch else side
         made = box_augment({"image": to_float(batch["image"]), **fields}, config.augment, size=size, key=key)
-        return {name: made[name] for name in ("image", "boxes", "labels", "valid", "lost")}
+        return {name: made[name] for name in ("image", "boxes", "labels", "valid", "dropped_boxes")}
 
     loss = detection_loss(network, config.model, config.loss, running_statistics=config.running_statistics)
     loss = accumulate(preprocessed(loss, prepare), config.microbatches)
@@ -164,7 +166,7 @@ def compose(config: Config) -> Experiment:
 
     def init(key: jax.Array, given: Mapping[str, jax.Array] | None = None) -> TrainState:
         params_key, run_key = jax.random.split(key)
-        made = with_given(random_variables(params_key), given or {})
+        made = with_values(random_variables(params_key), given or {})
         return network_state(made, optimizer=optimizer, key=run_key, averages=["long"])
 
     @functools.cache
@@ -184,7 +186,7 @@ def compose(config: Config) -> Experiment:
     def given() -> Mapping[str, np.ndarray]:
         shapes = jax.eval_shape(random_variables, jax.random.key(0))
         assert config.init_from is not None
-        return initial_values(config.init_from, shapes, replaced=HEAD, class_names=names())
+        return read_initial_values(config.init_from, shapes, replaced=HEAD, class_names=names())
 
     def train_batches(
         *, seed: int, start_step: int, process_index: int, process_count: int
@@ -226,7 +228,9 @@ def compose(config: Config) -> Experiment:
         return lambda state: judge(state.ema["long"], test)
 
     shown = config.predict
-    for_people = replace(config.detector, confidence=shown.confidence, iou=shown.iou, most=shown.most)
+    for_people = replace(
+        config.detector, confidence=shown.confidence, iou=shown.iou, max_detections=shown.max_detections
+    )
 
     def folded(see: Callable[..., Any]) -> Callable[..., Any]:
         """``see``, candidates or detector, of uint8 images, with normalisations folded into convolutions."""
@@ -247,7 +251,7 @@ def compose(config: Config) -> Experiment:
                 function=unsuppressed,
                 confidence=for_people.confidence,
                 iou=for_people.iou,
-                most=for_people.most,
+                max_detections=for_people.max_detections,
                 agnostic=for_people.agnostic,
             ),
         )
@@ -263,7 +267,7 @@ def compose(config: Config) -> Experiment:
         )
         return lambda state, files, folder: predicted(state.ema["long"], files, folder)
 
-    count, slots = config.batch_size, config.data.slots
+    count, slots = config.batch_size, config.data.max_boxes
     shape = jax.ShapeDtypeStruct
     batch = {
         "image": shape((count, side, side, 3), jnp.uint8),
@@ -284,9 +288,9 @@ def compose(config: Config) -> Experiment:
         prediction=prediction,
         inference=inference,
         class_names=names,
-        given=given if config.init_from is not None else None,
+        initial_values=given if config.init_from is not None else None,
         rules=SHARDING_RULES,
-        looking=("detector.", "predict.", "evaluation_batch", "data.test_"),
+        evaluation_only=("detector.", "predict.", "evaluation_batch", "data.test_"),
         mesh=config.mesh,
         intervals=config.intervals,
         microbatches=config.microbatches,

@@ -30,21 +30,21 @@ import optax
 
 from experiments.judging import JudgingConfig, united
 from experiments.judging import judged as judge_images
-from vision.data.augment import flipped
+from vision.data.augment.image import flipped
 from vision.data.dataset import DataConfig, Split, check_channels, check_classes, load_dataset, open_dataset
 from vision.data.pipeline import batches, evaluation_batches
-from vision.data.shapes import ShapesConfig
+from vision.data.shapes.world import ShapesConfig
 from vision.data.source import ArraySource
 from vision.diffusion.schedules import make_schedule
 from vision.errors import UserError, at_least_one
 from vision.evaluation.generation import drawn
-from vision.launch.initial import initial_values
 from vision.launch.run import main
-from vision.metrics.shape_judge import compute, load_judge, merge
 from vision.models.unet import SHARDING_RULES, UNet, UNetConfig
 from vision.ops.pixels import to_float, to_uint8
 from vision.parallel.mesh import MeshConfig
 from vision.parallel.sharding import Rules
+from vision.pretrained.initial import read_initial_values
+from vision.pretrained.shape_classifier import compute, load_shape_classifier, merge
 from vision.report.grid import sample_grid
 from vision.tasks.diffusion import (
     DiffusionConfig,
@@ -56,8 +56,9 @@ from vision.tasks.diffusion import (
 )
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluation, Experiment, Intervals
-from vision.train.state import TrainState, create_state, with_given
+from vision.train.state import create_state, with_values
 from vision.train.step import accumulate, averaged, gradient, preprocessed, repeated, warmed_up
+from vision.types import SampleRequest, Samples, TrainState
 
 
 @dataclass(frozen=True)
@@ -222,12 +223,12 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
 
     def init(key: jax.Array, given: Mapping[str, jax.Array] | None = None) -> TrainState:
         params_key, run_key = jax.random.split(key)
-        params = with_given(random_variables(params_key), given or {})["params"]
+        params = with_values(random_variables(params_key), given or {})["params"]
         return create_state(params=params, optimizer=optimizer, key=run_key, ema=averages)
 
     def given() -> Mapping[str, np.ndarray]:
         assert config.init_from is not None
-        return initial_values(config.init_from, jax.eval_shape(random_variables, jax.random.key(0)))
+        return read_initial_values(config.init_from, jax.eval_shape(random_variables, jax.random.key(0)))
 
     fields = ("image", "label") if config.model.classes else ("image",)
 
@@ -260,14 +261,14 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
         """Every class in turn, so that equal numbers are asked for."""
         return np.arange(count, dtype=np.int32) % max(config.model.classes, 1)
 
-    def drawing(compiler: Compiler):
+    def sampling(compiler: Compiler):
         compiled = compiler.function(generate)
 
-        def sample(state: TrainState, count: int) -> tuple[np.ndarray, list[str]]:
-            labels = asked_for(count)
-            images = drawn(compiler, compiled, state.ema["long"], labels, seed=config.seed)
+        def sample(state: TrainState, request: SampleRequest) -> Samples:
+            labels = np.resize(request.labels or asked_for(request.count), request.count).astype(np.int32)
+            images = drawn(compiler, compiled, state.ema["long"], labels, seed=request.seed)
             names = open_dataset(config.data, "train").class_names if config.model.classes else ()
-            return images, [names[label] for label in labels] if names else []
+            return Samples(images=images, captions=tuple(names[label] for label in labels) if names else ())
 
         return sample
 
@@ -284,7 +285,7 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
         )
         test = ArraySource({name: array[:count] for name, array in test.arrays.items()}, test.class_names)
         method = f"{config.sampling.method}, {config.sampling.steps} steps, guidance {config.sampling.guidance:g}"
-        judge = load_judge() if judges else None
+        judge = load_shape_classifier() if judges else None
         mark = compiler.function(
             lambda images, labels: judge.accuracy(to_float(images), labels, config.data.shapes) if judge else {}
         )
@@ -317,7 +318,7 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
                 asked = asked_for(config.samples * (index + 1))[index * config.samples :]
                 labels = np.sort(asked)
                 key = compiler.replicate(jax.random.key(index))
-                images = jax.device_get(compiled(state.ema["long"], compiler.spread(labels), key))[: len(labels)]
+                images = jax.device_get(compiled(state.ema["long"], compiler.shard_padded(labels), key))[: len(labels)]
                 marks = mark(*compiler.replicate((images, labels)))
                 sums = marks if sums is None else merge(sums, marks)
                 shown.append(images)
@@ -340,10 +341,10 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
         images=config.images,
         seed=config.seed,
         evaluation=evaluation,
-        drawing=drawing,
-        given=given if config.init_from is not None else None,
+        sampling=sampling,
+        initial_values=given if config.init_from is not None else None,
         rules=rules,
-        looking=("sampling.", "samples", "judged", "judging.", "held_out"),
+        evaluation_only=("sampling.", "samples", "judged", "judging.", "held_out"),
         mesh=config.mesh,
         intervals=config.intervals,
         microbatches=config.microbatches,

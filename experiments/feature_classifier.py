@@ -1,4 +1,4 @@
-"""Train a small classifier whose features judge generated images (see `vision.metrics.feature_classifier`).
+"""Train a small classifier whose features judge generated images (see `vision.pretrained.feature_classifier`).
 
 Five convolutions, 122,000 parameters, by the recipe that the classification experiments share: crops of images padded
 by 2, mirrored where the class allows it, Nesterov SGD with a linear fall, the average kept. Labels are not smoothed:
@@ -19,9 +19,9 @@ from typing import Any
 
 from experiments import classification, speedrun_cifar
 from experiments.classification import Network, compose
-from vision.data.augment import AugmentConfig
+from vision.data.augment.image import AugmentConfig
 from vision.launch.run import main
-from vision.metrics.feature_classifier import FeatureNetwork, FeatureNetworkConfig
+from vision.pretrained.feature_classifier import FeatureNetwork, FeatureNetworkConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 

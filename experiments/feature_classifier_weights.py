@@ -1,7 +1,7 @@
-"""Write a trained feature classifier to the file that `vision.metrics.feature_classifier` reads, and measure it.
+"""Write a trained feature classifier to the file that `vision.pretrained.feature_classifier` reads, and measure it.
 
     python -m experiments.feature_classifier_weights --init-from runs/feature_classifier/default \
-        --data.dir ~/tensorflow_datasets --out vision/metrics/feature_classifier_cifar10.npz
+        --data.dir ~/tensorflow_datasets --out vision/pretrained/feature_classifier_cifar10.npz
 
 Further options are those of ``experiments.feature_classifier`` that the run was trained with. Both files of version 1
 come from that module's commands: mnist recognises 99.39 % of the 10,000 test images (5 CPU minutes); cifar10 79.80 % of
@@ -20,17 +20,17 @@ import tyro
 from experiments import feature_classifier
 from vision.data.labelled import description, labelled_source, test_batches
 from vision.errors import UserError
-from vision.launch.initial import initial_values
-from vision.metrics.feature_classifier import (
+from vision.ops.pixels import to_float
+from vision.parallel.mesh import make_mesh
+from vision.pretrained.feature_classifier import (
     FeatureClassifier,
     FeatureNetwork,
     load_feature_classifier,
     save_feature_classifier,
 )
-from vision.ops.pixels import to_float
-from vision.parallel.mesh import make_mesh
+from vision.pretrained.initial import read_initial_values
 from vision.train.compile import Compiler
-from vision.train.state import with_given
+from vision.train.state import with_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,8 @@ def classifier_of(config: Config) -> FeatureClassifier:
         raise UserError("a feature classifier is written from a run: give its work directory as --init-from")
     side, shown = config.data.resolution, (1, config.data.resolution, config.data.resolution, config.model.channels)
     fresh = lambda key: FeatureNetwork(config.model).init(key, jnp.zeros(shown), train=False)
-    values = initial_values(config.init_from, jax.eval_shape(fresh, jax.random.key(0)))
-    variables = with_given(jax.jit(fresh)(jax.random.key(0)), values)
+    values = read_initial_values(config.init_from, jax.eval_shape(fresh, jax.random.key(0)))
+    variables = with_values(jax.jit(fresh)(jax.random.key(0)), values)
     rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.float16).astype(jnp.float32), variables)
     train, test = (labelled_source(config.data, split, seed=config.seed) for split in ("train", "test"))
     classifier = FeatureClassifier(

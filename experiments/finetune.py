@@ -19,7 +19,7 @@ from typing import Any
 
 from experiments import classification, resnet_cifar, speedrun_cifar
 from experiments.classification import compose
-from vision.data.augment import AugmentConfig
+from vision.data.augment.image import AugmentConfig
 from vision.data.labelled import LabelledConfig
 from vision.launch.run import main
 from vision.models.resnet import CIFAR_RESNET18, RESNET50, ResNetConfig

@@ -3,7 +3,7 @@
     python -m experiments.fit_anchors yolo_folder --data.dir my_data
 
 Options are those of the experiment. Prints a report on its anchors, one on those that k-means and random changes find
-(`vision.data.anchors`), and the option that uses them. A minute; nothing is trained.
+(`vision.data.annotations.anchors`), and the option that uses them. A minute; nothing is trained.
 """
 
 import importlib
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from vision.data.anchors import anchor_report, fit_anchors
+from vision.data.annotations.anchors import anchor_report, fit_anchors
 from vision.data.detection import box_sizes, ground_truth
 from vision.errors import UserError
 from vision.launch.options import parse

@@ -16,8 +16,8 @@ of the slope at images that are augmented already; and a DCGAN, which after 640,
 JPEG and 97 minutes on one CPU core has a judged accuracy of 0.56 and a Fréchet distance of 1.56 in the features of
 cifar10_v1, and after as many more, from there (``--init-from``), 0.69 and 0.85 (test images 0.80 and 0.02):
 
-    python -m experiments.gan_cifar --model.architecture modern --model.discriminator-norm none --model.classes 10 \
-        --model.latent 64 --model.generator-width 768 --model.discriminator-width 768 --loss paired --penalty.r1 0.05 \
+    python -m experiments.gan_cifar --model.architecture r3gan --model.discriminator-norm none --model.classes 10 \
+        --model.latent 64 --model.generator-width 768 --model.discriminator-width 768 --loss relativistic --penalty.r1 0.05 \
         --penalty.r2 0.05 --discriminator-steps 1 --batch-size 512 --augmentation.parts colour translation cutout \
         --augmentation.probability 0.3
     python -m experiments.gan_cifar --model.architecture dcgan --model.classes 10 --model.latent 128 \
@@ -36,7 +36,7 @@ from typing import Any
 from experiments.adversarial import AdamConfig, AdversarialConfig, compose
 from experiments.diffusion_cifar import QUICK as DIFFUSION
 from vision.launch.run import main
-from vision.models.gan import GanConfig
+from vision.models.gan.networks import GanConfig
 from vision.train.experiment import Experiment, Intervals
 
 
@@ -75,7 +75,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "non_saturating": {"loss": "non_saturating"},
     "least_squares": {"loss": "least_squares"},
     "wasserstein": {"loss": "wasserstein", "model.discriminator_norm": "none", "penalty.wasserstein": 10.0},
-    "paired": {"loss": "paired", "penalty.r1": 0.1, "penalty.r2": 0.1, "discriminator_steps": 1},
+    "relativistic": {"loss": "relativistic", "penalty.r1": 0.1, "penalty.r2": 0.1, "discriminator_steps": 1},
     "no_norm": {"model.discriminator_norm": "none"},
     "r1": {"model.discriminator_norm": "none", "penalty.r1": 0.1},
     "r1_lazily": {"model.discriminator_norm": "none", "penalty.r1": 0.1, "penalty.every": 16},
@@ -85,10 +85,10 @@ ABLATIONS: dict[str, dict[str, Any]] = {
         "augmentation.adaptive": True,
     },
     "dcgan": {"model.architecture": "dcgan"},
-    "modern": {
+    "r3gan": {
         "model.discriminator_norm": "none",
-        "model.architecture": "modern",
-        "loss": "paired",
+        "model.architecture": "r3gan",
+        "loss": "relativistic",
         "penalty.r1": 0.1,
         "penalty.r2": 0.1,
     },

@@ -22,7 +22,7 @@ from experiments.adversarial import AdamConfig, AdversarialConfig, LossName, com
 from experiments.diffusion_cifar import QUICK as DIFFUSION
 from vision.data.dataset import DataConfig
 from vision.launch.run import main
-from vision.models.gan import GanConfig
+from vision.models.gan.networks import GanConfig
 from vision.train.experiment import Experiment, Intervals
 
 MODEL = GanConfig(
@@ -73,7 +73,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "hinge": {"loss": "hinge"},
     "least_squares": {"loss": "least_squares"},
     "wasserstein": {"loss": "wasserstein", "model.discriminator_norm": "none", "penalty.wasserstein": 10.0},
-    "paired": {"loss": "paired", "penalty.r1": 1.0, "penalty.r2": 1.0},
+    "relativistic": {"loss": "relativistic", "penalty.r1": 1.0, "penalty.r2": 1.0},
     "batch_norm": {"model.discriminator_norm": "batch"},
     "plain": {"model.discriminator_norm": "none"},
     "r1": {"model.discriminator_norm": "none", "penalty.r1": 1.0},

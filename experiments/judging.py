@@ -13,10 +13,10 @@ from vision.data.dataset import DataConfig, named_split
 from vision.data.source import ArraySource
 from vision.errors import UserError
 from vision.evaluation.generation import Draw, GenerationConfig, RealImages, evaluator
-from vision.metrics.feature_classifier import KNOWN, load_feature_classifier
-from vision.metrics.judge import Judge
-from vision.metrics.shape_judge import load_judge
+from vision.metrics.generation.feature_extractor import FeatureExtractor
+from vision.pretrained.feature_classifier import KNOWN, load_feature_classifier
 from vision.pretrained.inception_features import Resize, load_inception_features
+from vision.pretrained.shape_classifier import load_shape_classifier
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluation
 
@@ -34,7 +34,7 @@ class JudgingConfig(GenerationConfig):
     """How images are brought to its 299 pixels; "clean" is Parmar et al. 2022."""
 
 
-def judge_of(config: JudgingConfig, data: DataConfig) -> Judge | None:
+def judge_of(config: JudgingConfig, data: DataConfig) -> FeatureExtractor | None:
     """The network; None where there is none to judge.
 
     Raises ``UserError`` where Inception is to judge without weights.
@@ -45,7 +45,7 @@ def judge_of(config: JudgingConfig, data: DataConfig) -> Judge | None:
     if chosen == "none":
         return None
     if chosen == "shapes":
-        return load_judge()
+        return load_shape_classifier()
     if chosen != "inception":
         return load_feature_classifier(chosen)
     if config.inception is None:
@@ -91,7 +91,7 @@ def united(one: Evaluation, other: Evaluation) -> Evaluation:
     """Two evaluations of one state as one."""
     return Evaluation(
         {**one.scalars, **other.scalars},
-        {**one.pictures, **other.pictures},
+        {**one.images, **other.images},
         {**one.protocol, **other.protocol},
-        {**one.films, **other.films},
+        {**one.animations, **other.animations},
     )

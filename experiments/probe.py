@@ -20,15 +20,15 @@ import numpy as np
 from experiments.classification import as_seen
 from vision.data.labelled import description, labelled_source, test_batches
 from vision.errors import UserError
-from vision.launch.initial import initial_values
 from vision.launch.options import parse
-from vision.metrics import neighbours
-from vision.metrics.linear_probe import linear_probe
+from vision.metrics.recognition import neighbours
+from vision.metrics.recognition.linear_probe import linear_probe
 from vision.ops.pixels import to_float
 from vision.parallel.mesh import make_mesh
+from vision.pretrained.initial import read_initial_values
 from vision.pretrained.resnet import HEAD
 from vision.train.compile import Compiler
-from vision.train.state import with_given
+from vision.train.state import with_values
 
 EXPERIMENTS = ("speedrun_cifar", "speedrun_mnist", "resnet_cifar", "resnet_mnist", "resnet_imagenet", "finetune")
 
@@ -42,10 +42,10 @@ def features_of(config: Any, network: Any, compiler: Compiler) -> dict[str, tupl
     seen = lambda image: as_seen(config, to_float(image))
     if network.statistics is not None:
         first = next(test_batches(sources["train"], config.data, batch_size=min(5_000, len(sources["train"]))))
-        variables = with_given(variables, network.statistics(seen(jnp.asarray(first["image"]))))
+        variables = with_values(variables, network.statistics(seen(jnp.asarray(first["image"]))))
     if config.init_from is not None:
         tables = {"published": network.published, "ignored": network.ignored, "replaced": HEAD}
-        variables = with_given(variables, initial_values(config.init_from, variables, **tables))
+        variables = with_values(variables, read_initial_values(config.init_from, variables, **tables))
     variables = compiler.replicate(variables)
     compute = compiler.function(lambda v, x: model.apply(v, seen(x), train=False, method="features")["pooled"])
     found = {}

@@ -18,7 +18,7 @@ from typing import Any
 
 from experiments import classification, speedrun_cifar
 from experiments.classification import Network, compose
-from vision.data.augment import AugmentConfig
+from vision.data.augment.image import AugmentConfig
 from vision.launch.run import main
 from vision.models.resnet import CIFAR_RESNET18, SHARDING_RULES, ResNet, ResNetConfig, layer_of, layers
 from vision.pretrained.resnet import IGNORED, cifar_resnet_rules, resnet_rules

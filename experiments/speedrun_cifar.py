@@ -18,9 +18,9 @@ from typing import Any
 
 from experiments import classification
 from experiments.classification import Network, compose
-from vision.data.augment import AugmentConfig
+from vision.data.augment.image import AugmentConfig
 from vision.data.labelled import LabelledConfig
-from vision.data.shapes import ShapesConfig
+from vision.data.shapes.world import ShapesConfig
 from vision.launch.run import main
 from vision.models.speedrun import (
     SHARDING_RULES,

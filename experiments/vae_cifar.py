@@ -18,7 +18,7 @@ from typing import Any
 
 from experiments.autoencoding import AutoencodingConfig, compose
 from experiments.diffusion_cifar import QUICK as DIFFUSION_QUICK
-from vision.evaluation.autoencoding import BoundConfig
+from vision.evaluation.vae import BoundConfig
 from vision.launch.run import main
 from vision.models.vae import SHARDING_RULES, Vae, VaeConfig
 from vision.tasks.likelihood import LikelihoodConfig

@@ -17,8 +17,8 @@ from typing import Any
 
 from experiments.autoencoding import AutoencodingConfig, compose
 from vision.data.dataset import DataConfig
-from vision.data.shapes import ShapesConfig
-from vision.evaluation.autoencoding import BoundConfig
+from vision.data.shapes.world import ShapesConfig
+from vision.evaluation.vae import BoundConfig
 from vision.launch.run import main
 from vision.models.vae import SHARDING_RULES, Vae, VaeConfig
 from vision.tasks.likelihood import LikelihoodConfig

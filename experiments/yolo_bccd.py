@@ -18,7 +18,7 @@ from typing import Any
 
 from experiments import detection, yolo_coco
 from experiments.detection import SgdConfig, compose
-from vision.data.box_augment import BoxAugmentConfig
+from vision.data.augment.boxes import BoxAugmentConfig
 from vision.data.detection import DetectionConfig
 from vision.launch.run import main
 from vision.models.yolo import YOLO_N, YoloConfig, scaled_anchors
@@ -37,7 +37,7 @@ class Config(detection.Config):
         train_images="images",
         test_images="images",
         resolution=320,
-        slots=60,
+        max_boxes=60,
     )
     augment: BoxAugmentConfig = BoxAugmentConfig(flip_vertical=0.5)
     optimizer: SgdConfig = SgdConfig(warmup=1_600)

@@ -19,9 +19,9 @@ from typing import Any
 
 from experiments import detection
 from experiments.detection import SgdConfig, compose
-from vision.data.box_augment import BoxAugmentConfig
+from vision.data.augment.boxes import BoxAugmentConfig
 from vision.data.detection import DetectionConfig
-from vision.data.shapes import ShapesConfig
+from vision.data.shapes.world import ShapesConfig
 from vision.launch.run import main
 from vision.models.yolo import YOLO_N, YOLO_S, YoloConfig, scaled_anchors
 from vision.train.experiment import Experiment, Intervals
@@ -40,7 +40,7 @@ QUICK = Config(
     data=DetectionConfig(
         name="shapes",
         resolution=128,
-        slots=16,
+        max_boxes=16,
         shapes=ShapesConfig(
             resolution=128, shapes=("circle", "square", "star"), max_objects=4, min_size=0.2, max_size=0.5
         ),

@@ -132,7 +132,7 @@ def main():
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
     numbers = range(config.seed, config.seed + seeds) if seeds else [config.seed]
-    folders = {seed: workdir / "members" / f"seed-{seed}" if seeds else workdir for seed in numbers}
+    folders = {seed: workdir / "replicas" / f"seed-{seed}" if seeds else workdir for seed in numbers}
     for folder in folders.values():
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         (folder / "metrics.jsonl").touch()

@@ -245,7 +245,7 @@ def test_seeds_that_are_one_program(prepared, run):
     for trial in listed:
         assert steps(trial) == [1, 2, 3, 4]
         for seed in range(3):
-            lines = outcomes.metrics(trial.member(Path("study"), seed))
+            lines = outcomes.metrics(trial.replica(Path("study"), seed))
             assert outcomes.final_numbers(lines, 40).keys() == {"score", "error"}
 
 

@@ -22,9 +22,9 @@ def make_trial(name="p", seeds=(0,), budget=40):
 
 
 def write_metrics(folder, trial, lines, seed=0):
-    member = trial.member(folder, seed)
-    member.mkdir(parents=True, exist_ok=True)
-    (member / "metrics.jsonl").write_text(
+    replica = trial.replica(folder, seed)
+    replica.mkdir(parents=True, exist_ok=True)
+    (replica / "metrics.jsonl").write_text(
         "".join(json.dumps({"step": 1, "time": 0.0, **line}) + "\n" for line in lines)
     )
 

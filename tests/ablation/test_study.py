@@ -76,8 +76,8 @@ def test_trials_with_their_commands(make):
     assert shlex.split(found[3].typed(folder))[-6:] == [
         "--seed", "5", "--seeds", "2", "--workdir", "a study/trials/model.width=8/seeds-5-6",
     ]  # fmt: skip
-    assert found[1].member(folder, 0) == folder / "trials/model.width=8/seed-0"
-    assert found[3].member(folder, 6) == folder / "trials/model.width=8/seeds-5-6/members/seed-6"
+    assert found[1].replica(folder, 0) == folder / "trials/model.width=8/seed-0"
+    assert found[3].replica(folder, 6) == folder / "trials/model.width=8/seeds-5-6/replicas/seed-6"
     # beside the work directory, also where a name has dots
     assert found[1].beside(folder, ".log") == folder / "trials/model.width=8/seed-0.log"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vision.data.anchors import (
+from vision.data.annotations.anchors import (
     SMALL,
     anchor_report,
     anchors_per_box,

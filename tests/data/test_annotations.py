@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vision.data.annotations import SMALLEST, Rules, Stated, collect, drawn, open_picture
+from vision.data.annotations.cleaning import SMALLEST, Rules, Stated, collect, drawn, open_picture
 from vision.errors import UserError
 
 NAMES = ("cat", "dog", "emu")
@@ -50,7 +50,7 @@ def ruled(tmp_path):
 def test_what_is_right_is_left_as_it_is(save, ruled):
     boxes = [[0, 0, 40, 30], [1.25, 2.5, 3.75, 8], [1, 2, 1.5, 2.5]]
     found = ruled(stated(save(), boxes, [2, 0, 1], crowd=[False, True, False], area=[17, np.nan, np.nan]))
-    (picture,) = found.pictures
+    (picture,) = found.images
     np.testing.assert_array_equal(picture.boxes, np.array(boxes, np.float32))
     np.testing.assert_array_equal(picture.labels, [2, 0, 1])
     np.testing.assert_array_equal(picture.crowd, [False, True, False])
@@ -70,9 +70,9 @@ def test_what_is_right_is_left_as_it_is(save, ruled):
 def test_clipped_to_the_picture(save, ruled):
     boxes = [[-3, 5, 10, 35], [5, 5, 40.015, 10], [5, 5, 40.03, 11]]
     found = ruled(stated(save(), boxes, area=[np.nan, 99, np.nan]))
-    np.testing.assert_array_equal(found.pictures[0].boxes, [[0, 5, 10, 30], [5, 5, 40, 10], [5, 5, 40, 11]])
+    np.testing.assert_array_equal(found.images[0].boxes, [[0, 5, 10, 30], [5, 5, 40, 10], [5, 5, 40, 11]])
     # The area is that of the clipped box, unless the annotation has its own.
-    np.testing.assert_array_equal(found.pictures[0].area, [250, 99, 210])
+    np.testing.assert_array_equal(found.images[0].area, [250, 99, 210])
     assert found.counts.clipped == 2  # what is out by rounding is clipped without a word
     assert "Clipped to their picture: 2 boxes." in str(found.counts)
 
@@ -86,8 +86,8 @@ def test_without_area_in_the_picture(save, ruled):
         [5, 5, 9, 5 + SMALLEST - 0.1],
     ]
     found = ruled(stated(save(), [*gone, [5, 5, 9, 5 + SMALLEST]]))
-    np.testing.assert_array_equal(found.pictures[0].boxes, [[5, 5, 9, 5.5]])
-    np.testing.assert_array_equal(found.pictures[0].area, [2])
+    np.testing.assert_array_equal(found.images[0].boxes, [[5, 5, 9, 5.5]])
+    np.testing.assert_array_equal(found.images[0].area, [2])
     assert found.counts.without_area == found.counts.dropped == 5
     assert found.counts.clipped == 0
     assert "Boxes dropped: 5 with a side of less than 0.5 pixels in their picture." in str(found.counts)
@@ -97,7 +97,7 @@ def test_without_area_in_the_picture(save, ruled):
 def test_not_finite(save, ruled, normalised):
     bad = [[np.nan, 0, 1, 1], [0, 0, np.inf, 1], [0, -np.inf, 1, 1], [0, 0, np.nan, np.inf]]
     found = ruled(stated(save(), [*bad, [0, 0, 1, 1]], normalised=normalised))
-    np.testing.assert_array_equal(found.pictures[0].boxes, [[0, 0, 40, 30] if normalised else [0, 0, 1, 1]])
+    np.testing.assert_array_equal(found.images[0].boxes, [[0, 0, 40, 30] if normalised else [0, 0, 1, 1]])
     assert found.counts.not_finite == found.counts.dropped == 4
     assert "4 with corners that are not finite" in str(found.counts)
 
@@ -108,9 +108,9 @@ def test_exact_duplicates(save, ruled):
     crowd = [False, False, False, True, True, False, False, False]
     found = ruled(stated(save(), boxes, labels, crowd=crowd), stated(save("b.png"), boxes[:1]))
     # Equal after clipping is equal; another class, a crowd or another picture is something else.
-    np.testing.assert_array_equal(found.pictures[0].labels, [0, 1, 0, 0, 2])
-    np.testing.assert_array_equal(found.pictures[0].crowd, [False, False, True, False, False])
-    assert len(found.pictures[1].boxes) == 1
+    np.testing.assert_array_equal(found.images[0].labels, [0, 1, 0, 0, 2])
+    np.testing.assert_array_equal(found.images[0].crowd, [False, False, True, False, False])
+    assert len(found.images[1].boxes) == 1
     assert found.counts.duplicates == found.counts.dropped == 3
     assert found.counts.clipped == 1
     assert "3 that are exact duplicates" in str(found.counts)
@@ -122,7 +122,7 @@ def test_unknown_classes(save, ruled):
     found = ruled(first, second)
     assert found.counts.unknown == found.counts.dropped == 4
     assert found.counts.background == 1
-    assert len(found.pictures) == 2
+    assert len(found.images) == 2
     assert "4 of an unknown class (gnu in a.png, yak in a.png, gnu in b.png, ...)" in str(found.counts)
     with pytest.raises(UserError, match=r"All 2 boxes .* \(gnu in b.png, owl in b.png\); .* cat, dog, emu"):
         ruled(second)
@@ -132,7 +132,7 @@ def test_pictures_that_are_missing(save, ruled, tmp_path):
     there, gone = stated(save(), [[0, 0, 9, 9]]), stated(tmp_path / "gone.png", [[np.nan] * 4])
     deep = stated(tmp_path / "no_folder" / "b.png", [])
     found = ruled(gone, there, deep)
-    assert [picture.file.name for picture in found.pictures] == ["a.png"]
+    assert [picture.file.name for picture in found.images] == ["a.png"]
     assert found.counts.missing == 2
     assert found.counts.not_finite == 0
     assert "Pictures left out: 2 not in their folder (gone.png, b.png)." in str(found.counts)
@@ -146,8 +146,8 @@ def test_pictures_without_boxes_and_classes_without_boxes(save, ruled):
         stated(save("b.png"), [[0, 0, 9, 9]], [1]),
         stated(save("c.png"), [[0, 0, 9, 9]], [2], crowd=[True]),
     )
-    assert len(found.pictures) == 3
-    assert found.pictures[0].boxes.shape == (0, 4)
+    assert len(found.images) == 3
+    assert found.images[0].boxes.shape == (0, 4)
     assert found.counts.background == 2
     assert found.counts.empty_classes == ("cat", "emu")
     text = str(found.counts)
@@ -172,9 +172,9 @@ def test_fractions_and_sizes_from_headers(save, ruled):
     exif[0x0112] = 6  # a quarter turn: 40x30 is shown as 30x40
     upright, turned = save("a.png"), save("b.jpg", exif=exif)
     found = ruled(*(stated(each, [[0.5, 0.1, 1, 1]], size=None, normalised=True) for each in (upright, turned)))
-    np.testing.assert_allclose(found.pictures[0].boxes, [[20, 3, 40, 30]])
-    np.testing.assert_allclose(found.pictures[1].boxes, [[15, 4, 30, 40]])
-    assert (found.pictures[1].width, found.pictures[1].height) == (30, 40)
+    np.testing.assert_allclose(found.images[0].boxes, [[20, 3, 40, 30]])
+    np.testing.assert_allclose(found.images[1].boxes, [[15, 4, 30, 40]])
+    assert (found.images[1].width, found.images[1].height) == (30, 40)
 
 
 @pytest.mark.parametrize("size", [None, (40, 30)])
@@ -189,7 +189,7 @@ def test_damaged_files(save, ruled, tmp_path, size):
         stated(save(), [[0, 0, 1, 1]], size=size),
     ]
     found = ruled(*items, rules=Rules(skip_damaged=True))
-    assert [picture.file.name for picture in found.pictures] == ["a.png"]
+    assert [picture.file.name for picture in found.images] == ["a.png"]
     assert found.counts.damaged == 3
     text = str(found.counts)
     assert "Pictures left out: 3 damaged (text.png: cannot identify" in text
@@ -200,7 +200,7 @@ def test_damaged_files(save, ruled, tmp_path, size):
         with pytest.raises(UserError, match=r"text\.png cannot be used \(cannot identify"):
             ruled(*items)
     else:
-        assert len(ruled(*items).pictures) == 4
+        assert len(ruled(*items).images) == 4
 
 
 def test_the_first_few_that_are_there(save, ruled, tmp_path):
@@ -211,7 +211,7 @@ def test_the_first_few_that_are_there(save, ruled, tmp_path):
         stated(save("c.png"), [[0, 0, 9, 9], [np.nan] * 4], [2, 2]),
     ]
     found = ruled(*items, rules=Rules(first=2))
-    assert [picture.file.name for picture in found.pictures] == ["a.png", "b.png"]
+    assert [picture.file.name for picture in found.images] == ["a.png", "b.png"]
     # Counts are of these alone, but for what is missing.
     assert (found.counts.boxes, found.counts.without_area, found.counts.not_finite, found.counts.missing) == (
         2,
@@ -219,7 +219,7 @@ def test_the_first_few_that_are_there(save, ruled, tmp_path):
         0,
         1,
     )
-    assert len(ruled(*items, rules=Rules(first=9)).pictures) == 3
+    assert len(ruled(*items, rules=Rules(first=9)).images) == 3
     with pytest.raises(UserError, match="must not be negative, got -1"):
         ruled(*items, rules=Rules(first=-1))
 
@@ -244,9 +244,9 @@ def test_every_line_of_the_counts(save, ruled):
 
 
 def test_drawn_pictures_need_no_rules(save, ruled):
-    pictures = ruled(stated(save(), [[0, 0, 9, 9]])).pictures
+    pictures = ruled(stated(save(), [[0, 0, 9, 9]])).images
     found = drawn(pictures, NAMES)
-    assert found.pictures is pictures
+    assert found.images is pictures
     assert found.category_ids == (1, 2, 3)
     assert str(found.counts).startswith("1 picture with 1 box of 3 classes.")
 

@@ -10,11 +10,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from scipy import stats
 
-from vision.data.augment import AugmentConfig, alternating_flip, augment, flipped, random_flip
-from vision.data.augment_colour import colour_jitter
-from vision.data.augment_crop import pad_crop, random_resized_crop
-from vision.data.augment_erase import cutout, random_erasing
-from vision.data.augment_policy import randaugment, trivialaugment
+from vision.data.augment.colour import colour_jitter
+from vision.data.augment.crop import pad_crop, random_resized_crop
+from vision.data.augment.erase import cutout, random_erasing
+from vision.data.augment.image import AugmentConfig, alternating_flip, augment, flipped, random_flip
+from vision.data.augment.policy import randaugment, trivialaugment
 from vision.errors import UserError
 from vision.parallel.collectives import collectives
 from vision.parallel.mesh import MeshConfig, make_mesh

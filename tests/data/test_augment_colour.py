@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vision.data.augment_colour import colour_jitter
+from vision.data.augment.colour import colour_jitter
 from vision.ops import colour
 
 # A dark grey and a dim colour, which no factor below 2 takes out of range

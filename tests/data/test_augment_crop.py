@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from vision.data.augment_crop import crop_resize, pad_crop, random_rectangles, random_resized_crop
+from vision.data.augment.crop import crop_resize, pad_crop, random_rectangles, random_resized_crop
 
 # Every value is another one, so that an image tells its shift
 IMAGES = jnp.linspace(-1, 1, 5 * 6 * 2).reshape(1, 5, 6, 2) * jnp.ones((800, 1, 1, 1))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vision.data.augment_differentiable import (
+from vision.data.augment.differentiable import (
     COLOUR,
     brightness,
     contrast,

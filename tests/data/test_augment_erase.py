@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vision.data.augment_erase import cutout, random_erasing, rectangle
+from vision.data.augment.erase import cutout, random_erasing, rectangle
 
 ONES = jnp.ones((2000, 40, 50, 1))
 

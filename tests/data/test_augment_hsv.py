@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vision.data.augment_hsv import hsv_jitter, scale_hsv
+from vision.data.augment.hsv import hsv_jitter, scale_hsv
 from vision.ops.colour import rgb_to_hsv
 
 

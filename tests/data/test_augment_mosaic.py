@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from vision.data.augment_mosaic import (
+from vision.data.augment.mosaic import (
     GREY,
     extents,
     gathered,
@@ -16,7 +16,7 @@ from vision.data.augment_mosaic import (
     mosaic_boxes,
     neighbourhood,
 )
-from vision.data.augment_projective import random_motions
+from vision.data.augment.projective import random_motions
 
 GENERATOR = np.random.default_rng(0)
 MOTIONS = {
@@ -178,7 +178,7 @@ def test_painted_rectangles_are_where_their_boxes_are(kind):
     assert cut > 10 or kind == "projective"
 
 
-def test_boxes_that_leave_the_canvas_are_cut_there_and_remembered_whole():
+def test_boxes_that_leave_the_canvas_are_cut_there_and_rereplicaed_whole():
     """The window shows more than the canvas, at half its size; two pictures lose their left part at its border."""
     side, size = 8, 12
     boxes = np.tile(np.float32([[[0, 2, 8, 6]]]), (4, 1, 1))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import vision.data.augment_policy as policy
-from vision.data.augment_policy import OPERATIONS, WIDE, Ranges, apply_operation, randaugment, trivialaugment
+import vision.data.augment.policy as policy
+from vision.data.augment.policy import OPERATIONS, WIDE, Ranges, apply_operation, randaugment, trivialaugment
 from vision.ops import colour
 from vision.ops.geometry import affine_warp, rotation, shear, translation
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from vision.data.augment_projective import random_motions
+from vision.data.augment.projective import random_motions
 from vision.ops.projective import project
 
 COUNT, SIDE, SIZE = 1500, 40, 20

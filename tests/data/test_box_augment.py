@@ -11,10 +11,10 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from scipy import stats
 
-from vision.data.augment_hsv import hsv_jitter
-from vision.data.augment_mosaic import GREY
-from vision.data.box_augment import BoxAugmentConfig, box_augment, random_mosaic
-from vision.data.box_mixing import copy_paste, mixup_with_boxes
+from vision.data.augment.box_mixing import copy_paste, mixup_with_boxes
+from vision.data.augment.boxes import BoxAugmentConfig, box_augment, random_mosaic
+from vision.data.augment.hsv import hsv_jitter
+from vision.data.augment.mosaic import GREY
 from vision.errors import UserError
 from vision.parallel.collectives import collectives
 from vision.parallel.mesh import MeshConfig, make_mesh
@@ -46,11 +46,11 @@ def _augmented(config, batch, key=0, size=None):
 def test_nothing_turned_on_gives_the_batch_back():
     batch = _batch()
     out = _augmented(NOTHING, batch)
-    assert set(out) == {*batch, "lost"}
+    assert set(out) == {*batch, "dropped_boxes"}
     for name, of in batch.items():
         np.testing.assert_array_equal(out[name], of)
         assert out[name].dtype == of.dtype
-    np.testing.assert_array_equal(out["lost"], np.zeros(BATCH, np.int32))
+    np.testing.assert_array_equal(out["dropped_boxes"], np.zeros(BATCH, np.int32))
 
 
 @pytest.mark.parametrize("name", ["flip", "flip_vertical"])
@@ -88,8 +88,8 @@ def test_what_holds_of_every_result():
         sides = (boxes[..., 2:] - boxes[..., :2])[valid]
         assert sides.min() >= 2.5 - 1e-4
         assert (sides.max(1) / sides.min(1)).max() <= 2 + 1e-4
-        assert (valid[out["lost"] > 0]).all()
-        lost += out["lost"].sum()
+        assert (valid[out["dropped_boxes"] > 0]).all()
+        lost += out["dropped_boxes"].sum()
     assert lost > 0
 
 
@@ -131,13 +131,13 @@ def test_slots_run_out_for_the_smallest_boxes_and_are_counted():
     more = lambda of: jnp.pad(of, [(0, 0), (0, 3 * SLOTS), (0, 0)][: of.ndim])
     wide = {**batch, **{name: more(batch[name]) for name in ("boxes", "labels", "valid")}}
     many = jax.tree.map(np.asarray, run(wide))
-    np.testing.assert_array_equal(many["lost"], 0)
+    np.testing.assert_array_equal(many["dropped_boxes"], 0)
     area = lambda boxes: (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-    np.testing.assert_array_equal(few["lost"], np.maximum(many["valid"].sum(1) - SLOTS, 0))
-    assert few["lost"].max() > 0
-    for i in np.flatnonzero(few["lost"]):
+    np.testing.assert_array_equal(few["dropped_boxes"], np.maximum(many["valid"].sum(1) - SLOTS, 0))
+    assert few["dropped_boxes"].max() > 0
+    for i in np.flatnonzero(few["dropped_boxes"]):
         np.testing.assert_allclose(area(few["boxes"][i]), np.sort(area(many["boxes"][i]))[::-1][:SLOTS], rtol=1e-5)
-    for i in np.flatnonzero(few["lost"] == 0):
+    for i in np.flatnonzero(few["dropped_boxes"] == 0):
         np.testing.assert_array_equal(few["boxes"][i], many["boxes"][i, :SLOTS])
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from vision.data.box_mixing import copy_paste, mixup_with_boxes
+from vision.data.augment.box_mixing import copy_paste, mixup_with_boxes
 
 COUNT, SIDE = 600, 8
 
@@ -18,14 +18,14 @@ def _samples(value, boxes, valid, label):
         "boxes": jnp.tile(jnp.asarray(boxes, jnp.float32), (COUNT, 1, 1)) * jnp.asarray(valid)[None, :, None],
         "labels": jnp.tile((jnp.arange(slots, dtype=jnp.int32) + label) * jnp.asarray(valid), (COUNT, 1)),
         "valid": jnp.tile(jnp.asarray(valid), (COUNT, 1)),
-        "lost": jnp.zeros(COUNT, jnp.int32),
+        "dropped_boxes": jnp.zeros(COUNT, jnp.int32),
         "id": jnp.arange(COUNT),
     }
 
 
 OWN = _samples(0.0, [[0, 0, 4, 4], [4, 4, 8, 8], [0, 0, 8, 8]], [True, True, False], 1)
 OTHER = _samples(1.0, [[1, 0, 4, 3], [5, 1, 8, 3], [0, 6, 3, 8]], [True, True, True], 11)
-OTHER["lost"] = jnp.full(COUNT, 2, jnp.int32)
+OTHER["dropped_boxes"] = jnp.full(COUNT, 2, jnp.int32)
 
 
 def _run(function, key=0, **options):
@@ -41,11 +41,11 @@ def test_mixup_is_about_the_mean_with_the_boxes_of_both():
     assert stats.kstest(share, stats.beta(32, 32).cdf).pvalue > 1e-4
     np.testing.assert_array_equal(out["image"], np.broadcast_to(out["image"][:, :1, :1, :1], out["image"].shape))
     for name in OWN:
-        if name != "lost":
+        if name != "dropped_boxes":
             np.testing.assert_array_equal(out[name][~mixed], np.asarray(OWN[name])[~mixed])
-    # Five boxes for three slots: the largest stay, in order where they are equal; two are lost, and two were before
+    # Five boxes for three max_boxes: the largest stay, in order where they are equal; two are lost, and two were before
     np.testing.assert_array_equal(out["labels"][mixed], np.tile([1, 2, 11], (mixed.sum(), 1)))
-    np.testing.assert_array_equal(out["lost"], np.where(mixed, 4, 0))
+    np.testing.assert_array_equal(out["dropped_boxes"], np.where(mixed, 4, 0))
     np.testing.assert_array_equal(out["boxes"][mixed][0, 2], [1, 0, 4, 3])
 
 
@@ -64,10 +64,10 @@ def test_pasted_boxes_cover_little_of_what_is_there():
     expected = np.zeros((SIDE, SIDE, 3))
     expected[1:3, 5:8] = expected[6:8, 0:3] = 1
     np.testing.assert_array_equal(out["image"], np.tile(expected, (COUNT, 1, 1, 1)))
-    # Four boxes for three slots: the smaller two are equal, so that the first of them in a random order stays
+    # Four boxes for three max_boxes: the smaller two are equal, so that the first of them in a random order stays
     np.testing.assert_array_equal(out["labels"][:, :2], np.tile([1, 2], (COUNT, 1)))
     assert set(out["labels"][:, 2].tolist()) == {12, 13}
-    np.testing.assert_array_equal(out["lost"], 1)
+    np.testing.assert_array_equal(out["dropped_boxes"], 1)
     assert out["valid"].all()
     for share, allowed in ((9 / 16 - 0.01, False), (9 / 16 + 0.01, True)):
         pasted = _run(copy_paste, probability=1.0, most=3, largest_overlap=share)["image"][:, 0, 1, 0]
@@ -85,6 +85,6 @@ def test_pastes_are_a_random_choice_of_a_bounded_number():
         np.testing.assert_array_equal(out["valid"][column], True)
         np.testing.assert_array_equal(out["labels"][column, 2], label)
     np.testing.assert_array_equal(out["valid"][~pasted.any(1)], np.asarray(OWN["valid"])[~pasted.any(1)])
-    np.testing.assert_array_equal(out["lost"], 0)
+    np.testing.assert_array_equal(out["dropped_boxes"], 0)
     again = _run(copy_paste, key=1, probability=0.5, most=1, largest_overlap=1.0)
     assert (again["image"] != out["image"]).any()

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vision.data.annotations import Rules
-from vision.data.box_text import class_list, label_folder_of, read_box_text
+from vision.data.annotations.box_text import class_list, label_folder_of, read_box_text
+from vision.data.annotations.cleaning import Rules
 from vision.errors import UserError
 
 
@@ -34,12 +34,12 @@ def test_what_is_read(read):
     found = read()
     assert found.class_names == ("cat", "dog", "great emu")
     assert found.category_ids == (0, 1, 2)
-    assert [(picture.file.name, picture.image_id) for picture in found.pictures] == [
+    assert [(picture.file.name, picture.image_id) for picture in found.images] == [
         ("b.jpg", 1),
         ("c.v2.jpg", 2),
         ("a.png", 3),
     ]
-    first, second, third = found.pictures
+    first, second, third = found.images
     np.testing.assert_allclose(first.boxes, [[0, 0, 40, 30], [5, 12, 15, 18]], rtol=1e-6)
     np.testing.assert_array_equal(first.labels, [1, 0])
     np.testing.assert_allclose(first.area, [1200, 60], rtol=1e-6)
@@ -47,14 +47,14 @@ def test_what_is_read(read):
     np.testing.assert_allclose(second.boxes, [[2, 1.5, 6, 4.5]], rtol=1e-6)
     assert third.boxes.shape == (0, 4)
     assert (found.counts.boxes, found.counts.background, found.counts.missing) == (3, 1, 0)
-    assert len(read(rules=Rules(first=1)).pictures) == 1
+    assert len(read(rules=Rules(first=1)).images) == 1
 
 
 def test_six_decimals_of_a_box_at_the_border_are_not_clipped_aloud(root, read):
     (root / "labels" / "train" / "b.txt").write_text("0 0.166667 0.166667 0.333334 0.333334\n")
     found = read()
     assert found.counts.clipped == 0
-    np.testing.assert_allclose(found.pictures[0].boxes, [[0, 0, 40 / 3, 10]], atol=1e-4)
+    np.testing.assert_allclose(found.images[0].boxes, [[0, 0, 40 / 3, 10]], atol=1e-4)
 
 
 def test_labels_in_the_folder_of_the_pictures(root):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vision.data.annotations import Rules
-from vision.data.coco import read_coco
+from vision.data.annotations.cleaning import Rules
+from vision.data.annotations.coco import read_coco
 from vision.errors import UserError
 
 BCCD = Path(__file__).parents[2].parent / "shared" / "data" / "bccd"
@@ -49,7 +49,7 @@ def test_what_is_read(write):
     found = read_coco(*write(content()))
     assert found.class_names == ("train", "dog", "toothbrush")
     assert found.category_ids == (7, 18, 90)
-    first, second = found.pictures
+    first, second = found.images
     assert (first.image_id, first.file.name, first.width, first.height) == (20, "b.png", 40, 30)
     assert (second.image_id, second.file.name, second.width, second.height) == (10, "a.png", 20, 50)
     np.testing.assert_array_equal(second.boxes, [[1, 2, 4.5, 6], [10, 20, 20, 50], [0, 1, 2, 4]])
@@ -66,7 +66,7 @@ def test_written_out_again_it_is_the_same(write):
     found = read_coco(*write(content()))
     again = {
         (picture.image_id, found.category_ids[label], *box[:2], *(box[2:] - box[:2]))
-        for picture in found.pictures
+        for picture in found.images
         for box, label in zip(picture.boxes, picture.labels, strict=True)
     }
     assert again == {(each["image_id"], each["category_id"], *each["bbox"]) for each in content()["annotations"]}
@@ -84,7 +84,7 @@ def test_rules_are_applied(write):
     counts = read_coco(*write(some)).counts
     assert (counts.unknown, counts.orphans, counts.not_finite, counts.without_area, counts.missing) == (1, 1, 1, 1, 1)
     assert counts.unknown_examples == ("category 1 in b.png",)
-    assert len(read_coco(*write(some), rules=Rules(first=1)).pictures) == 1
+    assert len(read_coco(*write(some), rules=Rules(first=1)).images) == 1
 
 
 def test_two_categories_may_have_one_name(write):
@@ -166,10 +166,10 @@ def test_blood_cells(split, pictures, boxes):
     counts = found.counts
     assert found.class_names == ("RBC", "WBC", "Platelets")
     assert found.category_ids == (1, 2, 3)
-    assert (counts.pictures, counts.boxes) == (pictures, boxes)
+    assert (counts.images, counts.boxes) == (pictures, boxes)
     assert (counts.dropped, counts.clipped, counts.crowd, counts.background, counts.missing) == (0, 0, 0, 0, 0)
     assert str(counts) == f"{pictures} pictures with {boxes} boxes of 3 classes."
     entries = json.loads((BCCD / f"{split}.json").read_text())["annotations"]
-    assert {picture.image_id for picture in found.pictures} == {entry["image_id"] for entry in entries}
+    assert {picture.image_id for picture in found.images} == {entry["image_id"] for entry in entries}
     total = sum(entry["area"] for entry in entries)
-    np.testing.assert_allclose(sum(picture.area.sum(dtype=np.float64) for picture in found.pictures), total, rtol=1e-6)
+    np.testing.assert_allclose(sum(picture.area.sum(dtype=np.float64) for picture in found.images), total, rtol=1e-6)

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import stats
 
-from vision.data.counter_random import _mix, sample_keys, uniform
+from vision.data.shapes.counter_random import _mix, sample_keys, uniform
 
 
 def test_stream_is_splitmix64():

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from vision.data.dataset import DataConfig, load_dataset, open_dataset
-from vision.data.shapes import ShapesConfig
+from vision.data.shapes.world import ShapesConfig
 from vision.errors import UserError
 
 SHAPES = DataConfig(

@@ -8,17 +8,17 @@ import pytest
 import tyro
 from PIL import Image
 
-from vision.data.detection import DetectionConfig, description, detection_source, ground_truth, slotted
+from vision.data.detection import DetectionConfig, description, detection_source, ground_truth, padded_boxes
 from vision.data.letterbox import PAD, Letterbox
 from vision.data.pipeline import batches, evaluation_batches
-from vision.data.shapes import ShapesConfig, draw
+from vision.data.shapes.world import ShapesConfig, draw
 from vision.data.source import ArraySource, layout
 from vision.errors import UserError
 
 BCCD = Path(__file__).parents[2].parent / "shared" / "data" / "bccd"
 LAYOUT = "boxes float32 [3, 4], image uint8 [16, 16, 3], index int32 [], labels int32 [3], valid bool [3]"
 SHAPES = DetectionConfig(
-    resolution=32, slots=3, shapes=ShapesConfig(max_objects=4, min_size=0.25, max_size=0.4), shapes_count=6
+    resolution=32, max_boxes=3, shapes=ShapesConfig(max_objects=4, min_size=0.25, max_size=0.4), shapes_count=6
 )
 
 
@@ -56,7 +56,7 @@ def coco(tmp_path):
         train_images="images/train",
         test_images="images/test",
         resolution=16,
-        slots=3,
+        max_boxes=3,
     )
 
 
@@ -88,34 +88,34 @@ def test_samples_of_coco(coco, stream):
 
 def test_ground_truth_keeps_crowds_and_original_pixels(coco):
     found = ground_truth(coco, "train")
-    assert [picture.image_id for picture in found.pictures] == [10, 20, 30]
-    np.testing.assert_array_equal(found.pictures[0].boxes, [[8, 6, 24, 18], [0, 0, 4, 4]])
-    np.testing.assert_array_equal(found.pictures[1].crowd, [False] * 5 + [True])
+    assert [picture.image_id for picture in found.images] == [10, 20, 30]
+    np.testing.assert_array_equal(found.images[0].boxes, [[8, 6, 24, 18], [0, 0, 4, 4]])
+    np.testing.assert_array_equal(found.images[1].crowd, [False] * 5 + [True])
     assert found.category_ids == (1, 2)
     assert (found.counts.boxes, found.counts.crowd, found.counts.background) == (7, 1, 1)
     assert found.counts.beyond_slots == 2
     assert "More than there are slots, the smallest of their picture: 2 boxes." in str(found.counts)
     assert ground_truth(coco, "train") is found  # read once
     test = ground_truth(coco, "test")
-    assert [picture.file.name for picture in test.pictures] == ["d.png"]
+    assert [picture.file.name for picture in test.images] == ["d.png"]
     assert test.counts.beyond_slots == 0
 
 
 def test_boxes_of_samples_are_those_of_the_ground_truth(coco):
     for split in ("train", "test"):
-        source = detection_source(replace(coco, slots=9), split)
+        source = detection_source(replace(coco, max_boxes=9), split)
         for sample in (source[index] for index in range(len(source))):
-            truth = ground_truth(replace(coco, slots=9), split).pictures[int(sample["index"])]
+            truth = ground_truth(replace(coco, max_boxes=9), split).images[int(sample["index"])]
             back = Letterbox(truth.width, truth.height, 16).from_square(sample["boxes"][sample["valid"]])
             np.testing.assert_allclose(back, truth.boxes[~truth.crowd], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["coco", "shapes"])
 def test_a_few_pictures_to_overfit(coco, name):
-    config = replace(coco if name == "coco" else SHAPES, pictures=2)
+    config = replace(coco if name == "coco" else SHAPES, overfit_images=2)
     train, test = (detection_source(config, split) for split in ("train", "test"))
-    assert len(train) == len(test) == len(ground_truth(config, "test").pictures) == 2
-    whole = detection_source(replace(config, pictures=0), "train")
+    assert len(train) == len(test) == len(ground_truth(config, "test").images) == 2
+    whole = detection_source(replace(config, overfit_images=0), "train")
     for index in range(2):
         np.testing.assert_array_equal(train[index]["image"], test[index]["image"])
         np.testing.assert_array_equal(train[index]["image"], whole[index]["image"])
@@ -148,13 +148,13 @@ def test_worker_processes_can_be_handed_a_source(coco):
 
 
 def test_the_shapes_world():
-    config = replace(SHAPES, slots=2)
+    config = replace(SHAPES, max_boxes=2)
     source, truth = detection_source(config, "train"), ground_truth(config, "train")
     assert source.class_names == truth.class_names == SHAPES.shapes.shapes
     assert truth.category_ids == tuple(range(1, len(SHAPES.shapes.shapes) + 1))
     drawn = draw(replace(SHAPES.shapes, resolution=32), seed=0, indices=np.arange(6), split="train")
     np.testing.assert_array_equal(np.stack([source[index]["image"] for index in range(6)]), drawn["image"])
-    for index, picture in enumerate(truth.pictures):
+    for index, picture in enumerate(truth.images):
         valid = drawn["valid"][index]
         np.testing.assert_array_equal(picture.boxes, drawn["boxes"][index][valid])
         np.testing.assert_array_equal(picture.labels, drawn["shape"][index][valid])
@@ -176,13 +176,13 @@ def test_the_shapes_world():
 def test_slots_take_the_largest_in_the_order_they_come():
     boxes = np.array([[0, 0, 2, 2], [0, 0, 9, 9], [1, 1, 3, 3], [0, 0, 5, 1]], np.float32)
     labels = np.array([4, 5, 6, 7], np.int32)
-    some = slotted(boxes, labels, 3)
+    some = padded_boxes(boxes, labels, 3)
     np.testing.assert_array_equal(some["labels"], [4, 5, 7])  # of equals the first
     np.testing.assert_array_equal(some["boxes"], boxes[[0, 1, 3]])
-    more = slotted(boxes, labels, 6)
+    more = padded_boxes(boxes, labels, 6)
     np.testing.assert_array_equal(more["labels"], [4, 5, 6, 7, 0, 0])
     np.testing.assert_array_equal(more["valid"], [True] * 4 + [False] * 2)
-    none = slotted(boxes[:0], labels[:0], 2)
+    none = padded_boxes(boxes[:0], labels[:0], 2)
     assert layout(none) == "boxes float32 [2, 4], labels int32 [2], valid bool [2]"
 
 
@@ -197,14 +197,14 @@ def test_voc(tmp_path):
         (tmp_path / "Annotations" / f"{name}.xml").write_text(xml)
     (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
     (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("b\n")
-    config = DetectionConfig(name="voc", dir=tmp_path, resolution=16, slots=3, train_names="")
+    config = DetectionConfig(name="voc", dir=tmp_path, resolution=16, max_boxes=3, train_names="")
     source = detection_source(config, "train")
     assert (len(source), source.class_names) == (2, ("cat", "dog"))
     np.testing.assert_array_equal(source[0]["boxes"][0], [4, 5, 12, 11])
     assert layout(source[0]) == LAYOUT
     assert len(detection_source(config, "test")) == 1
     (tmp_path / "classes.txt").write_text("dog\ncat\n")
-    assert detection_source(replace(config, slots=4), "test").class_names == ("dog", "cat")
+    assert detection_source(replace(config, max_boxes=4), "test").class_names == ("dog", "cat")
 
 
 def test_text(tmp_path):
@@ -220,7 +220,7 @@ def test_text(tmp_path):
         test_images="images/val",
         classes="names.txt",
         resolution=16,
-        slots=3,
+        max_boxes=3,
     )
     for split in ("train", "test"):
         source = detection_source(config, split)
@@ -237,7 +237,7 @@ def test_damaged_pictures(coco):
         detection_source(replace(coco, stream=True), "train")[1]
     skipping = replace(coco, skip_damaged=True)
     source, truth = detection_source(skipping, "train"), ground_truth(skipping, "train")
-    assert [picture.file.name for picture in truth.pictures] == ["a.png", "c.png"]
+    assert [picture.file.name for picture in truth.images] == ["a.png", "c.png"]
     assert [int(source[index]["index"]) for index in range(2)] == [0, 1]
     assert truth.counts.damaged == 1
     assert "1 damaged (b.png: cannot identify" in str(truth.counts)
@@ -270,7 +270,7 @@ def test_out_of_range(coco):
         ),
         ({"name": "text", "test_images": "i/val"}, None, "d/i/val (text), letterboxed to 64x64"),
         (
-            {"name": "coco", "train_json": "a.json", "pictures": 8},
+            {"name": "coco", "train_json": "a.json", "overfit_images": 8},
             "the first 8 pictures of d/a.json (coco), letterboxed to 64x64",
             "the first 8 pictures of d/a.json (coco), letterboxed to 64x64",
         ),
@@ -284,7 +284,7 @@ def test_the_data_in_words(changes, train, test):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"resolution": 0}, {"slots": 0}, {"pictures": -1}, {"workers": -1}, {"shapes_count": 0}]
+    "wrong", [{"resolution": 0}, {"max_boxes": 0}, {"overfit_images": -1}, {"workers": -1}, {"shapes_count": 0}]
 )
 def test_options_that_cannot_hold(wrong):
     ((name, value),) = wrong.items()
@@ -293,9 +293,9 @@ def test_options_that_cannot_hold(wrong):
 
 
 def test_the_command_line(tmp_path):
-    given = ["--name", "text", "--dir", str(tmp_path), "--slots", "7", "--stream", "--shapes.max-objects", "3"]
+    given = ["--name", "text", "--dir", str(tmp_path), "--max-boxes", "7", "--stream", "--shapes.max-objects", "3"]
     config = tyro.cli(DetectionConfig, args=given)
-    assert (config.name, config.dir, config.slots, config.stream) == ("text", tmp_path, 7, True)
+    assert (config.name, config.dir, config.max_boxes, config.stream) == ("text", tmp_path, 7, True)
     assert config.shapes == replace(DetectionConfig().shapes, max_objects=3)
     with pytest.raises(SystemExit):
         tyro.cli(DetectionConfig, args=["--name", "yolo"], console_outputs=False)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from vision.data import labelled
 from vision.data.labelled import LabelledConfig, labelled_source
-from vision.data.shapes import ShapesConfig
+from vision.data.shapes.world import ShapesConfig
 from vision.data.subset import labels_of
 from vision.errors import UserError
 
@@ -39,7 +39,7 @@ def fill(root, count, *, classes=CLASSES, first=0):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """30 training and 7 test images of three classes."""
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     return fill(root / "train", 30), fill(root / "test", 7, first=30)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vision.data.mixing import cutmix, mix, mixup
+from vision.data.augment.mixing import cutmix, mix, mixup
 
 COUNT = 1200
 # Image i is i everywhere, and its class is i: a result tells which images it is made of

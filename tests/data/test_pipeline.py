@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vision.data.pipeline import batches, evaluation_batches, permutation, prefetch
+from vision.data.pipeline import batches, evaluation_batches, permutation
 from vision.data.source import ArraySource
 from vision.errors import UserError
+from vision.train.prefetch import prefetch
 
 
 def array_source(size: int) -> ArraySource:

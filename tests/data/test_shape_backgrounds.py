@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from vision.data.counter_random import sample_keys
-from vision.data.shape_backgrounds import BACKGROUNDS, background
-from vision.data.shapes import PALETTE
+from vision.data.shapes.backgrounds import BACKGROUNDS, background
+from vision.data.shapes.counter_random import sample_keys
+from vision.data.shapes.world import PALETTE
 
 KEYS = sample_keys(0, "train", np.arange(150))
 

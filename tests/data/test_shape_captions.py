@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 
-from vision.data.shape_captions import captions
-from vision.data.shapes import COLOURS, SHAPES, ShapesConfig, draw
+from vision.data.shapes.captions import captions
+from vision.data.shapes.world import COLOURS, SHAPES, ShapesConfig, draw
 
 NOUN = re.compile(
     rf"\b(a|an|another) (?:(small|large) )?({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})\b"

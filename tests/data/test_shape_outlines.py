@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from vision.data.shape_outlines import CIRCLE_RADIUS, OUTLINES, coverage
+from vision.data.shapes.outlines import CIRCLE_RADIUS, OUTLINES, coverage
 
 EACH = pytest.mark.parametrize("outline", OUTLINES, ids=lambda outline: outline.name)
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from vision.data.shape_outlines import OUTLINES
-from vision.data.shapes import (
+from vision.data.shapes.outlines import OUTLINES
+from vision.data.shapes.world import (
     COLOURS,
     SHAPES,
     ShapesConfig,

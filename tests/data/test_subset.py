@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vision.data.folder import folder_source
-from vision.data.shapes import ShapesSource
+from vision.data.shapes.world import ShapesSource
 from vision.data.source import ArraySource, in_memory
 from vision.data.subset import Subset, labels_of, labels_per_class, of_classes
 from vision.errors import UserError

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vision.data.voc import read_voc
+from vision.data.annotations.voc import read_voc
 from vision.errors import UserError
 
 
@@ -33,7 +33,7 @@ def split(root, *lines, name="train"):
 
 def test_indices_of_pixels_become_corners(write, tmp_path):
     write("a", thing("cat", (1, 1, 40, 30)), thing("dog", (3, 5, 3, 5)), thing("cat", (2.5, 3, 7, 8.25)))
-    (picture,) = read_voc(tmp_path, None).pictures
+    (picture,) = read_voc(tmp_path, None).images
     # The whole picture, a single pixel, and fractions as VOC 2012 has some
     np.testing.assert_array_equal(picture.boxes, [[0, 0, 40, 30], [2, 4, 3, 5], [1.5, 2, 7, 8.25]])
     np.testing.assert_array_equal(picture.labels, [0, 1, 0])
@@ -44,7 +44,7 @@ def test_indices_of_pixels_become_corners(write, tmp_path):
 def test_difficult_objects_are_crowds(write, tmp_path):
     write("a", *(thing("cat", (n, 1, 40, 30), difficult) for n, difficult in enumerate((0, 1, None), start=1)))
     found = read_voc(tmp_path, None)
-    np.testing.assert_array_equal(found.pictures[0].crowd, [False, True, False])
+    np.testing.assert_array_equal(found.images[0].crowd, [False, True, False])
     assert (found.counts.boxes, found.counts.crowd) == (2, 1)
 
 
@@ -52,7 +52,7 @@ def test_parts_of_an_object_are_not_its_box(write, tmp_path):
     part = "<part><name>head</name><bndbox><xmin>9</xmin><ymin>9</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></part>"
     write("a", thing("person", (2, 2, 20, 20), parts=part))
     found = read_voc(tmp_path, None)
-    np.testing.assert_array_equal(found.pictures[0].boxes, [[1, 1, 20, 20]])
+    np.testing.assert_array_equal(found.images[0].boxes, [[1, 1, 20, 20]])
     assert found.class_names == ("person",)
 
 
@@ -62,15 +62,15 @@ def test_splits_and_classes(write, tmp_path):
     write("c", thing("emu", (1, 1, 9, 9)), thing("cat", (1, 1, 9, 9)))
     split(tmp_path, "c", "", "  a ")
     found = read_voc(tmp_path, "train")
-    assert [picture.file.name for picture in found.pictures] == ["c.jpg", "a.PNG"]
-    assert [picture.image_id for picture in found.pictures] == [1, 2]
+    assert [picture.file.name for picture in found.images] == ["c.jpg", "a.PNG"]
+    assert [picture.image_id for picture in found.images] == [1, 2]
     # Classes are those of the whole set, so that another split numbers them equally.
     assert found.class_names == ("cat", "dog", "emu")
     assert found.category_ids == (1, 2, 3)
     assert found.counts.empty_classes == ("dog",)
-    assert [picture.file.name for picture in read_voc(tmp_path, None).pictures] == ["a.PNG", "b.jpg", "c.jpg"]
+    assert [picture.file.name for picture in read_voc(tmp_path, None).images] == ["a.PNG", "b.jpg", "c.jpg"]
     chosen = read_voc(tmp_path, "train", class_names=("emu", "dog"))
-    np.testing.assert_array_equal(chosen.pictures[0].labels, [0])
+    np.testing.assert_array_equal(chosen.images[0].labels, [0])
     assert chosen.counts.unknown_examples == ("cat in c.jpg", "cat in a.PNG")
 
 
@@ -89,7 +89,7 @@ def test_rules_are_applied(write, tmp_path):
 )
 def test_a_size_that_is_missing_is_read_from_the_picture(write, tmp_path, size):
     write("a", thing("cat", (1, 1, 40, 30)), size=size)
-    (picture,) = read_voc(tmp_path, None).pictures
+    (picture,) = read_voc(tmp_path, None).images
     assert (picture.width, picture.height) == (40, 30)
 
 

@@ -18,9 +18,9 @@ from vision.data.source import ArraySource
 from vision.errors import UserError
 from vision.evaluation import classification as evaluation
 from vision.launch import run as launcher
-from vision.launch.workdir import class_names
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.report.mistakes import mistakes_sheet, worst_mistakes
+from vision.train.class_names import class_names
 from vision.train.compile import Compiler
 
 pytestmark = pytest.mark.usefixtures("on_one_device")
@@ -104,7 +104,7 @@ def test_pictures_are_there_and_the_sheet_has_the_surest_mistakes_of_all():
     counts = {"mistakes": int(np.sum(guess != labels)), "total": COUNT}
     sheet = mistakes_sheet([images[i] for i in shown], *judged, NAMES, **counts)
     for batch_size in (8, 40):
-        found = evaluated(batch_size).pictures
+        found = evaluated(batch_size).images
         assert found.keys() == {"confusion", "reliability", "mistakes"}
         np.testing.assert_array_equal(found["mistakes"], sheet)
         for name in ("confusion", "reliability"):
@@ -142,7 +142,7 @@ KINDS = {
 @pytest.fixture
 def files(tmp_path):
     """Images of many kinds between a damaged one and a text, in no order."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     ramp = np.linspace(0, 255, 40 * 30 * 3).reshape(40, 30, 3).astype(np.uint8)
     for name, change in KINDS.items():
@@ -245,7 +245,7 @@ def test_what_a_run_leaves_of_its_evaluation(run, capsys):
     said = capsys.readouterr().out
     for words in ("top1_accuracy ", "2,000 images of the shapes world (test), 16x16, EMA 0.99", *CLASSES):
         assert words in said
-    # the mirror is a matter of looking
+    # the mirror is a matter of evaluation_only
     assert finetuning(run, "--evaluate", "--mirror") == 0
     assert "EMA 0.99, mirrored too" in capsys.readouterr().out
 

@@ -11,25 +11,25 @@ import pytest
 from PIL import ExifTags, Image
 from pycocotools.coco import COCO
 
-from vision.data.annotations import Annotated, open_picture
+from vision.data.annotations.cleaning import Annotated, open_picture
 from vision.data.detection import AnnotatedSource, DetectionConfig, detection_source, ground_truth
 from vision.data.letterbox import Letterbox, letterboxed
 from vision.data.pipeline import evaluation_batches
-from vision.data.shapes import ShapesConfig
+from vision.data.shapes.world import ShapesConfig
 from vision.errors import UserError
 from vision.evaluation import detection as evaluation
 from vision.evaluation.detection import DetectionSet, PredictionConfig
 from vision.evaluation.detection_files import unique_stems
-from vision.evaluation.detection_pictures import sheets
-from vision.metrics.average_precision import Found, coco_scores
-from vision.metrics.detection_matching import CONFIDENCES, confidence_curves, matching
+from vision.evaluation.detection_images import sheets
+from vision.metrics.detection.average_precision import Found, coco_scores
+from vision.metrics.detection.matching import CONFIDENCES, confidence_curves, matching
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.tasks.detection import Detections, DetectorConfig
 from vision.train.compile import Compiler
 
 SIDE, SLOTS = 32, 8
 WORLD = DetectionConfig(
-    resolution=SIDE, slots=SLOTS, pictures=13, shapes=ShapesConfig(max_objects=4, min_size=0.25, max_size=0.5)
+    resolution=SIDE, max_boxes=SLOTS, overfit_images=13, shapes=ShapesConfig(max_objects=4, min_size=0.25, max_size=0.5)
 )
 SIZES = ((60, 40), (40, 60), (33, 90), (100, 100), (20, 15))
 
@@ -63,7 +63,7 @@ def pictures(tmp_path_factory):
                 image_id=100 - number,
             )
         )
-    truth = replace(ground_truth(WORLD, "test"), pictures=tuple(made), class_names=("ant", "bee", "cat"))
+    truth = replace(ground_truth(WORLD, "test"), images=tuple(made), class_names=("ant", "bee", "cat"))
     truth = replace(truth, category_ids=(3, 1, 2))
     return AnnotatedSource(truth, SIDE, SLOTS), truth
 
@@ -121,7 +121,7 @@ def test_numbers_and_pictures_are_those_of_all_detections_at_once(which, request
     source, truth = request.getfixturevalue(which)
     values = noisy(source)
     found = []
-    for place, picture in enumerate(truth.pictures):
+    for place, picture in enumerate(truth.images):
         box = Letterbox(picture.width, picture.height, SIDE)
         valid = values["valid"][place]
         boxes = np.clip(box.from_square(values["boxes"][place][valid]), 0, np.array([box.width, box.height] * 2))
@@ -130,7 +130,7 @@ def test_numbers_and_pictures_are_those_of_all_detections_at_once(which, request
         found.append(Found(boxes[some].astype(np.float32), scores, labels))
     scores, matches = coco_scores(truth, found), matching(truth, found)
     curves = confidence_curves(matches)
-    square = [open_picture(each.file, (each.width, each.height)) if each.file else None for each in truth.pictures]
+    square = [open_picture(each.file, (each.width, each.height)) if each.file else None for each in truth.images]
     image = lambda place: np.asarray(square[place] if square[place] else source[place]["image"])
     confidence = float(CONFIDENCES[curves.best])
     drawn = sheets(truth, found, matches, confidence=confidence, read_pictures=lambda _: image)
@@ -148,9 +148,9 @@ def test_numbers_and_pictures_are_those_of_all_detections_at_once(which, request
         for words in made.protocol.values():
             assert "toys" in words
             assert "confidence 0.001 or more, suppressed at an IoU above 0.6, at most 300" in words
-        assert made.pictures.keys() == {"precision_recall", "confidence", "confusion", "found", "mistakes"}
+        assert made.images.keys() == {"precision_recall", "confidence", "confusion", "found", "mistakes"}
         for name, picture in drawn.items():
-            np.testing.assert_array_equal(made.pictures[name], picture)
+            np.testing.assert_array_equal(made.images[name], picture)
     assert 0.05 < made.scalars["ap50"] < 0.9
 
 
@@ -181,14 +181,14 @@ def test_nothing_found_and_nothing_there(one_device, world):
     none = evaluated(source, truth, {**values, "valid": values["valid"] & False}, mesh=one_device)
     assert none.scalars["average_precision"] == none.scalars["f1"] == 0.0
     assert "precision" not in none.scalars
-    assert none.pictures.keys() == {"precision_recall", "confidence", "confusion", "found", "mistakes"}
+    assert none.images.keys() == {"precision_recall", "confidence", "confusion", "found", "mistakes"}
     bare = tuple(
         replace(each, boxes=each.boxes[:0], labels=each.labels[:0], crowd=each.crowd[:0], area=each.area[:0])
-        for each in truth.pictures
+        for each in truth.images
     )
-    made = evaluated(source, replace(truth, pictures=bare), values, mesh=one_device)
+    made = evaluated(source, replace(truth, images=bare), values, mesh=one_device)
     assert made.scalars.keys() == made.protocol.keys() == {"best_confidence"}
-    assert made.pictures.keys() == {"confusion", "found", "mistakes"}
+    assert made.images.keys() == {"confusion", "found", "mistakes"}
 
 
 def test_errors(one_device, world):

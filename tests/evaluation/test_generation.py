@@ -11,11 +11,11 @@ from vision.data.pipeline import permutation
 from vision.data.source import ArraySource
 from vision.errors import UserError
 from vision.evaluation.generation import GenerationConfig, RealImages, evaluator
-from vision.metrics.feature_classifier import FeatureClassifier, FeatureNetwork, FeatureNetworkConfig
-from vision.metrics.frechet import frechet_distance
-from vision.metrics.kernel_distance import kernel_distance
-from vision.metrics.moments import moments
+from vision.metrics.generation.frechet import frechet_distance
+from vision.metrics.generation.kernel_distance import kernel_distance
+from vision.metrics.generation.moments import moments
 from vision.parallel.mesh import MeshConfig, make_mesh
+from vision.pretrained.feature_classifier import FeatureClassifier, FeatureNetwork, FeatureNetworkConfig
 from vision.train.compile import Compiler
 
 NAMES = ("dark", "light", "slope")
@@ -121,19 +121,19 @@ def test_numbers_are_those_of_the_metrics(good, judge):
     np.testing.assert_allclose(found["greys_v0_kernel_deviation_floor"], kernel.deviation, rtol=1e-3)
     names = np.array(judge.class_names)[np.asarray(probabilities).argmax(1)]
     right = np.mean(names == np.array(NAMES)[REAL.test.arrays["label"][others]])
-    assert found["greys_v0_judged_accuracy_floor"] == pytest.approx(right)
+    assert found["greys_v0_generated_class_accuracy_floor"] == pytest.approx(right)
 
 
-def test_judged_accuracy_is_of_the_class_asked_for(good, evaluate):
+def test_generated_class_accuracy_is_of_the_class_asked_for(good, evaluate):
     """Classes are matched by name, and a generator that mixes two of them up is right of the third alone."""
-    assert good.scalars["greys_v0_judged_accuracy"] > 0.95
-    assert good.scalars["greys_v0_judged_accuracy_floor"] > 0.95
-    mixed = evaluate(order=(1, 0, 2)).scalars["greys_v0_judged_accuracy"]
+    assert good.scalars["greys_v0_generated_class_accuracy"] > 0.95
+    assert good.scalars["greys_v0_generated_class_accuracy_floor"] > 0.95
+    mixed = evaluate(order=(1, 0, 2)).scalars["greys_v0_generated_class_accuracy"]
     assert 0.35 < mixed < 0.65  # as often as the third, half of the images, is asked for
 
 
 def test_every_number_has_its_protocol(good):
-    names = [*NUMBERS, "judged_accuracy"]
+    names = [*NUMBERS, "generated_class_accuracy"]
     assert set(good.scalars) == {f"greys_v0_{name}{end}" for name in names for end in ("", "_floor")}
     assert set(good.protocol) == set(good.scalars)
     for name, text in good.protocol.items():

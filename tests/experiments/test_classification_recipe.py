@@ -11,11 +11,11 @@ from PIL import Image
 
 from experiments import resnet_cifar, resnet_mnist, speedrun_cifar
 from vision.data.labelled import LabelledConfig
-from vision.data.shapes import ShapesConfig
+from vision.data.shapes.world import ShapesConfig
 from vision.errors import UserError
 from vision.launch import run as launcher
-from vision.launch.members import MembersOptions, together
 from vision.launch.options import parse
+from vision.launch.replicas import ReplicaOptions, vectorized
 from vision.models.resnet import CIFAR_RESNET18
 from vision.models.speedrun import SpeedrunConfig, whitening_kernel
 from vision.train.compile import Compiler
@@ -42,16 +42,16 @@ def pictures(batches):
     return {image.tobytes() for batch in batches for image in batch["image"]}
 
 
-def test_few_labels_are_those_of_the_members_own_seed():
-    """Members of --seeds learn from the labels that each would have alone; all labels are shared."""
+def test_few_labels_are_those_of_the_replicas_own_seed():
+    """Replicas of --seeds learn from the labels that each would have alone; all labels are shared."""
     few = replace(CONFIG, data=replace(SHAPES, labels_per_class=2))
-    both = together(resnet_cifar.build, few, MembersOptions(2))
-    chosen = [pictures(first(both, member.seed, 3)) for member in both.members]
+    both = vectorized(resnet_cifar.build, few, ReplicaOptions(2))
+    chosen = [pictures(first(both, replica.seed, 3)) for replica in both.replicas]
     assert [len(each) for each in chosen] == [8, 8]
     assert chosen[0] != chosen[1]
-    for member, each in zip(both.members, chosen, strict=True):
-        alone = resnet_cifar.build(replace(few, seed=member.seed))
-        assert pictures(first(alone, member.seed, 3)) == each
+    for replica, each in zip(both.replicas, chosen, strict=True):
+        alone = resnet_cifar.build(replace(few, seed=replica.seed))
+        assert pictures(first(alone, replica.seed, 3)) == each
     whole = resnet_cifar.build(CONFIG)
     one, other = (pictures(first(whole, seed, 8)) for seed in (0, 1))
     assert one == other
@@ -71,7 +71,7 @@ def test_the_whitening_is_of_the_training_images(one_device):
         speedrun_cifar.QUICK, model=SpeedrunConfig(widths=(8,), classes=4), data=SHAPES, batch_size=8, images=8
     )
     experiment = speedrun_cifar.build(config)
-    given = experiment.given()
+    given = experiment.initial_values()
     assert given.keys() == {"constants/whitening"}
     images = np.stack([np.frombuffer(each, np.uint8) for each in sorted(pictures(first(experiment, 0, 8)))])
     assert len(images) == 64
@@ -80,7 +80,7 @@ def test_the_whitening_is_of_the_training_images(one_device):
     # Eigenvectors are known but for their sign, and the images are counted 78 or 79 times each
     product = np.einsum("hwik,hwik->k", given["constants/whitening"], expected) / (expected**2).sum((0, 1, 2))
     np.testing.assert_allclose(np.abs(product), 1, atol=0.02)
-    state = Compiler(one_device, experiment.rules).init(experiment.init, key=jax.random.key(0), given=given)
+    state = Compiler(one_device, experiment.rules).init(experiment.init, key=jax.random.key(0), initial=given)
     for kept in (state.model_state, state.ema["long"]):
         np.testing.assert_array_equal(kept["constants"]["whitening"], given["constants/whitening"])
 
@@ -163,8 +163,8 @@ def test_plain_numbers_can_be_swept():
     """Learning rate, decay, smoothing and average are traced: their values share one program."""
     config = parse("", default=CONFIG, quick=CONFIG, description="", arguments=[]).config
     fields = ("optimizer.lr", "optimizer.weight_decay", "loss.smoothing", "ema")
-    swept = together(resnet_cifar.build, config, MembersOptions(0, tuple((name, (0.01, 0.02)) for name in fields)))
-    assert len(swept.members) == 16
+    swept = vectorized(resnet_cifar.build, config, ReplicaOptions(0, tuple((name, (0.01, 0.02)) for name in fields)))
+    assert len(swept.replicas) == 16
     state = jax.eval_shape(swept.init, jax.random.key(0))
     batch = {name: jax.ShapeDtypeStruct((16, *leaf.shape), leaf.dtype) for name, leaf in swept.batch.items()}
     _, scalars = jax.eval_shape(swept.step, state, batch)

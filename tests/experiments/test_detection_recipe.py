@@ -23,7 +23,7 @@ from vision.train.records import read_metrics
 pytestmark = pytest.mark.usefixtures("on_one_device")
 
 OPTIONS = (
-    "--quick --data.resolution 32 --data.shapes-count 16 --data.slots 4 --data.shapes.max-objects 2 "
+    "--quick --data.resolution 32 --data.shapes-count 16 --data.max_boxes 4 --data.shapes.max-objects 2 "
     "--data.shapes.min-size 0.4 --data.shapes.max-size 0.6 --model.width 0.125 --batch-size 8 --images 16 "
     "--intervals.log 8 --intervals.evaluate 16 --intervals.save 16"
 )
@@ -176,7 +176,7 @@ def test_mistakes_are_one_line(options, words, tmp_path, monkeypatch, capsys):
 
 def test_the_exported_file_finds_the_same(several_scales, tmp_path, capsys):
     """Without this code: by deserialising it, as its docstring says, with any number of images."""
-    place, options = tmp_path / "detector.stablehlo", ["--predict.confidence", 0.0001, "--predict.most", 5]
+    place, options = tmp_path / "detector.stablehlo", ["--predict.confidence", 0.0001, "--predict.max_detections", 5]
     assert run(*SMALL, "--sides", 32, 64, *options, "--workdir", several_scales, "--export", place) == 0
     assert "images uint8 [b, 32, 32, 3] -> boxes float32 [b, 5, 4]" in capsys.readouterr().out
     model = jax.export.deserialize(place.read_bytes())
@@ -193,7 +193,7 @@ def test_the_exported_file_finds_the_same(several_scales, tmp_path, capsys):
         lambda key: Yolo(MODEL).init(key, jnp.zeros((1, 32, 32, 3)), train=False), jax.random.key(0)
     )
     variables = jax.tree_util.tree_map_with_path(lambda path, _: stored[f"ema/long/{path_name(path)}"], shapes)
-    how = DetectorConfig(confidence=0.0001, iou=0.45, most=5)
+    how = DetectorConfig(confidence=0.0001, iou=0.45, max_detections=5)
     plain = jax.jit(lambda v, x: detector(Yolo(MODEL), MODEL, how)(v, to_float(x)))(variables, images)
     np.testing.assert_allclose(found["scores"], plain.scores, rtol=1e-3)
     np.testing.assert_allclose(found["boxes"], plain.boxes, atol=0.05)

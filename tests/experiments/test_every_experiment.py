@@ -23,7 +23,7 @@ SHAPES = (
 )
 DIFFUSION = f"{SHAPES} --model.classes 4 --diffusion.steps 20 --sampling.steps 2 --samples 4 --judged 4 --held-out 8"
 BOXES = (
-    "--data.resolution 32 --data.shapes-count 16 --data.slots 4 --data.shapes.max-objects 2 --data.shapes.min-size 0.4 "
+    "--data.resolution 32 --data.shapes-count 16 --data.max_boxes 4 --data.shapes.max-objects 2 --data.shapes.min-size 0.4 "
     "--data.shapes.max-size 0.6 --model.width 0.125"
 )
 CODES = (
@@ -49,12 +49,12 @@ SMALL = {
     "yolo_folder": BOXES,
     "yolo_voc": BOXES,
     "dit_cifar": f"{DIFFUSION} --model.width 16 --model.depth 1 --model.heads 2",
-    "gan_cifar": f"{PLAYERS} --model.architecture residual --augmentation.parts translation --augmentation.adaptive",
+    "gan_cifar": f"{PLAYERS} --model.architecture sngan --augmentation.parts translation --augmentation.adaptive",
     "gan_mnist": f"{PLAYERS} --model.discriminator-norm batch",
     "hvae_cifar": f"{CODES} --model.sides 2 8 --model.groups 1 1 --model.width 8",
     "vae_cifar": f"{CODES} --model.widths 8 --model.hidden 8",
     "vae_mnist": f"{CODES} --model.widths 8 --model.hidden 8",
-    "vqvae_cifar": f"{SHAPES} --model.widths 8 --model.codes 8 --evaluation-batch 16",
+    "autoencoder_cifar": f"{SHAPES} --model.widths 8 --model.codes 8 --evaluation-batch 16",
 }
 BUDGET = "--batch-size 8 --images 16 --intervals.log 8 --intervals.evaluate 16 --intervals.save 16"
 MODULES = {name: importlib.import_module(f"experiments.{name}") for name in SMALL}
@@ -63,7 +63,7 @@ MODULES = {name: importlib.import_module(f"experiments.{name}") for name in SMAL
 def test_all_are_here():
     files = {path.stem for path in (ROOT / "experiments").glob("*.py")}
     # what runs other experiments, looks at data or writes judges; and the recipes of several
-    programs = {"__init__", "ablate", "fit_anchors", "probe", "shape_judge", "feature_classifier_weights"}
+    programs = {"__init__", "ablate", "fit_anchors", "probe", "shape_classifier", "feature_classifier_weights"}
     programs |= {"adversarial", "autoencoding", "classification", "detection", "judging"}
     assert files - programs == set(SMALL)
 

@@ -10,10 +10,10 @@ import pytest
 
 from experiments import feature_classifier
 from experiments.feature_classifier_weights import Config, classifier_of, main
-from vision.data.shapes import ShapesConfig
+from vision.data.shapes.world import ShapesConfig
 from vision.errors import UserError
 from vision.launch import run as launcher
-from vision.metrics.feature_classifier import FeatureNetworkConfig, load_feature_classifier
+from vision.pretrained.feature_classifier import FeatureNetworkConfig, load_feature_classifier
 from vision.train.checkpoint import Checkpoints
 from vision.train.experiment import Intervals
 

@@ -53,6 +53,6 @@ def test_evaluations_are_united():
     other = Evaluation({"b": 2.0}, {}, {"b": "otherwise"}, {"walk": image[None]})
     both = united(one, other)
     assert both.scalars == {"a": 1.0, "b": 2.0}
-    assert set(both.pictures) == {"samples"}
+    assert set(both.images) == {"samples"}
     assert both.protocol == {"a": "how", "b": "otherwise"}
-    assert set(both.films) == {"walk"}
+    assert set(both.animations) == {"walk"}

@@ -1,4 +1,4 @@
-"""What classifiers share: numbers swept as members, features probed, few labels, new heads."""
+"""What classifiers share: numbers swept as replicas, features probed, few labels, new heads."""
 
 import re
 
@@ -30,15 +30,15 @@ def run(*arguments):
     )
 
 
-def test_numbers_of_the_recipe_are_swept_as_members(tmp_path, capsys, unchecked):
+def test_numbers_of_the_recipe_are_swept_as_replicas(tmp_path, capsys, unchecked):
     """Learning rate, decay, smoothing and average are traced: nothing in the recipe asks for their values."""
     fields = ["optimizer.lr", "0,0.01", "optimizer.weight_decay", "0.1", "loss.smoothing", "0.1", "ema", "0.9"]
     assert run("--sweep", *fields, "--optimizer.warmup", 0, "--workdir", tmp_path / "run") == 0, capsys.readouterr().err
-    members = sorted((tmp_path / "run" / "members").iterdir())
-    assert len(members) == 2
+    replicas = sorted((tmp_path / "run" / "replicas").iterdir())
+    assert len(replicas) == 2
     still, moved = (
-        [line["train/loss"] for line in read_metrics(member / "metrics.jsonl") if "train/loss" in line]
-        for member in members
+        [line["train/loss"] for line in read_metrics(replica / "metrics.jsonl") if "train/loss" in line]
+        for replica in replicas
     )
     assert still[0] == pytest.approx(moved[0], rel=1e-5)  # the same start
     assert still[1] != pytest.approx(moved[1], rel=1e-5)

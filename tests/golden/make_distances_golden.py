@@ -38,7 +38,7 @@ KERNEL = {
 
 
 def random_subsets(m, n, *, subsets, subset_size, seed):
-    """As vision/metrics/kernel_distance.py draws them; written again, since that needs jaxtyping."""
+    """As vision/metrics/generation/kernel_distance.py draws them; written again, since that needs jaxtyping."""
     bits = np.random.Philox(np.random.SeedSequence(seed))
     for _ in range(subsets):
         yield tuple(np.argsort(bits.random_raw(size), kind="stable")[:subset_size] for size in (m, n))

@@ -11,6 +11,7 @@ from vision.parallel.mesh import MeshConfig
 from vision.train.experiment import Evaluation, Experiment, Intervals
 from vision.train.state import create_state
 from vision.train.step import averaged, gradient, repeated
+from vision.types import Samples
 
 SIZE = 8
 
@@ -77,8 +78,10 @@ def make_build(hooks):
 
             return evaluate
 
-        def drawing(compiler):
-            return lambda state, count: (np.zeros((count, 4, 4, 3), np.uint8), ["a line"] * count)
+        def sampling(compiler):
+            return lambda state, request: Samples(
+                images=np.zeros((request.count, 4, 4, 3), np.uint8), captions=("a line",) * request.count
+            )
 
         return Experiment(
             init=init,
@@ -91,7 +94,7 @@ def make_build(hooks):
             images=config.images,
             seed=config.seed,
             evaluation=evaluation,
-            drawing=drawing,
+            sampling=sampling,
             mesh=config.mesh,
             intervals=config.intervals,
             dispatch=config.dispatch,

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from vision.errors import UserError
+from vision.inference import Candidates, Inference
 from vision.launch.export_onnx import write_onnx
 from vision.models.yolo import Yolo, YoloConfig
 from vision.nn.csp import NORM_EPSILON
 from vision.nn.fusion import fold, folded_norm
 from vision.ops.pixels import to_float
 from vision.tasks.detection import DetectorConfig, candidates, detector
-from vision.train.experiment import Candidates, Inference
 
 MODEL = YoloConfig(classes=3, depth=0.33, width=0.125)
-HOW = DetectorConfig(confidence=0.0005, iou=0.45, most=100, candidates=2000)
+HOW = DetectorConfig(confidence=0.0005, iou=0.45, max_detections=100, candidates=2000)
 LINE = Inference(function=lambda images: {"mean": to_float(images).mean((1, 2, 3))}, image=(4, 4, 3))
 
 
@@ -30,7 +30,7 @@ def test_a_missing_converter_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_suppression_across_classes_is_refused(tmp_path):
-    among = Candidates(function=LINE.function, confidence=0.1, iou=0.5, most=10, agnostic=True)
+    among = Candidates(function=LINE.function, confidence=0.1, iou=0.5, max_detections=10, agnostic=True)
     with pytest.raises(UserError, match="ONNX suppresses boxes class by class"):
         write_onnx(tmp_path / "model.onnx", Inference(function=LINE.function, image=(4, 4, 3), candidates=among))
 
@@ -66,7 +66,9 @@ def test_a_detector_finds_the_same_by_onnx(runtime, tmp_path: Path):
         boxes, scores = candidates(network, MODEL, HOW)(values, to_float(images))
         return {"boxes": boxes, "scores": scores.swapaxes(1, 2)}
 
-    among = Candidates(function=unsuppressed, confidence=HOW.confidence, iou=HOW.iou, most=HOW.most, agnostic=False)
+    among = Candidates(
+        function=unsuppressed, confidence=HOW.confidence, iou=HOW.iou, max_detections=HOW.max_detections, agnostic=False
+    )
     ours = jax.jit(lambda images: detector(network, MODEL, HOW)(values, to_float(images)))
     write_onnx(tmp_path / "d.onnx", Inference(function=lambda images: {}, image=(64, 64, 3), candidates=among))
     session = runtime.InferenceSession(tmp_path / "d.onnx")
@@ -77,7 +79,7 @@ def test_a_detector_finds_the_same_by_onnx(runtime, tmp_path: Path):
         assert want.valid.sum() > 10 * count
         for index in range(count):
             mine = selected[selected[:, 0] == index]
-            order = np.argsort(-scores[index, mine[:, 1], mine[:, 2]], kind="stable")[: HOW.most]
+            order = np.argsort(-scores[index, mine[:, 1], mine[:, 2]], kind="stable")[: HOW.max_detections]
             label, place = mine[order, 1], mine[order, 2]
             valid = want.valid[index]
             np.testing.assert_allclose(scores[index, label, place], want.scores[index][valid], rtol=1e-4)

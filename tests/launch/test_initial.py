@@ -13,15 +13,15 @@ import pytest
 from experiments import finetune
 from vision.errors import UserError
 from vision.launch import run as launcher
-from vision.launch.initial import initial_values
-from vision.launch.workdir import class_names
 from vision.models.resnet import CIFAR_RESNET18, ResNet
 from vision.parallel.mesh import MeshConfig, make_mesh
+from vision.pretrained.initial import read_initial_values
 from vision.pretrained.resnet import IGNORED, cifar_resnet_rules
 from vision.pretrained.rules import named, to_published
 from vision.pretrained.state_dict import write_state_dict
 from vision.pretrained.variables import write_variables
 from vision.train.checkpoint import Checkpoints
+from vision.train.class_names import class_names
 from vision.train.state import create_state, parameters, variables
 
 pytestmark = pytest.mark.usefixtures("on_one_device")
@@ -89,7 +89,7 @@ def source(tmp_path_factory):
 
 @pytest.mark.parametrize("below_it", ["", "checkpoints"])
 def test_from_a_run_come_its_averages_with_their_statistics(source, capsys, below_it):
-    values = initial_values(source / below_it, shapes())
+    values = read_initial_values(source / below_it, shapes())
     assert capsys.readouterr().err == f"starting from the long averages in {source / below_it}\n"
     arrays = stored(source)
     assert_same(values, below(arrays, "ema/long/"))
@@ -125,7 +125,7 @@ def test_from_runs_with_averages_of_parameters_or_none(tmp_path, capsys, ema, av
     state = state.replace(ema=other)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(jax.tree.map(jnp.asarray, state), 3)
-    values = initial_values(tmp_path, shapes(), average=average)
+    values = read_initial_values(tmp_path, shapes(), average=average)
     assert capsys.readouterr().err == f"starting from {words} in {tmp_path}\n"
     params = other[average] if words.endswith("averages") else tree["params"]
     assert_same(values, named({"params": params, **statistics}))
@@ -135,7 +135,7 @@ def test_from_a_file_of_our_own(tmp_path, capsys):
     tree, path = filled(shapes()), tmp_path / "ours.safetensors"
     write_variables(path, tree)
     # even where there are published names too
-    values = initial_values(path, shapes(), published=cifar_resnet_rules(MODEL), ignored=IGNORED)
+    values = read_initial_values(path, shapes(), published=cifar_resnet_rules(MODEL), ignored=IGNORED)
     assert_same(values, named(tree))
     assert capsys.readouterr().err == f"starting from variables of ours in {path}\n"
 
@@ -146,13 +146,13 @@ def test_from_published_names(tmp_path, capsys):
     tensors = {**to_published(tree, rules=rules), "bn1.num_batches_tracked": np.array(3)}
     assert "layer1.0.conv1.weight" in tensors
     write_state_dict(path, tensors)
-    values = initial_values(path, shapes(), published=rules, ignored=IGNORED)
+    values = read_initial_values(path, shapes(), published=rules, ignored=IGNORED)
     assert_same(values, named(tree))
     assert capsys.readouterr().err == f"starting from published weights in {path}\n"
     with pytest.raises(UserError, match=r"theirs.safetensors has none of our names, and there are no published"):
-        initial_values(path, shapes())
+        read_initial_values(path, shapes())
     with pytest.raises(UserError, match=r"1 arrays that belong nowhere here: bn1\.num_batches_tracked"):
-        initial_values(path, shapes(), published=rules)
+        read_initial_values(path, shapes(), published=rules)
 
 
 @pytest.mark.parametrize("kind", ["run", "ours", "published"])
@@ -167,12 +167,12 @@ def test_the_head_stays_random_for_other_classes_and_it_is_said(source, tmp_path
         )
         write()
     tables = {"published": cifar_resnet_rules(MODEL), "ignored": IGNORED}
-    values = initial_values(path, wanted, **tables, replaced=("^params/head/",))
+    values = read_initial_values(path, wanted, **tables, replaced=("^params/head/",))
     assert_same(values, expected, but=HEAD)
     said = capsys.readouterr().err
     assert said.endswith(f"in {path}; {', '.join(HEAD)} stay random, since there is nothing that fits\n")
     with pytest.raises(UserError, match=r"2 arrays that do not fit: .* of shape \(4,\), where params/head/bias needs"):
-        initial_values(path, wanted, **tables)
+        read_initial_values(path, wanted, **tables)
 
 
 @pytest.mark.parametrize("place", ["", "checkpoints"])
@@ -180,9 +180,9 @@ def test_a_head_that_fits_is_left_out_where_the_classes_are_others(source, capsy
     names = class_names(source)
     assert names == ("red circle", "blue circle", "red star", "blue star")
     averages = below(stored(source), "ema/long/")
-    assert_same(initial_values(source / place, shapes(), replaced=("^params/head/",), class_names=names), averages)
+    assert_same(read_initial_values(source / place, shapes(), replaced=("^params/head/",), class_names=names), averages)
     assert "stay random" not in capsys.readouterr().err
-    others = initial_values(source / place, shapes(), replaced=("^params/head/",), class_names=names[::-1])
+    others = read_initial_values(source / place, shapes(), replaced=("^params/head/",), class_names=names[::-1])
     assert_same(others, averages, but=HEAD)
     assert f"; {', '.join(HEAD)} stay random, since the classes are others\n" in capsys.readouterr().err
 
@@ -204,28 +204,28 @@ def test_all_but_the_head_must_fit(source, tmp_path, kind, change, words):
         path = tmp_path / "ours.safetensors"
         write_variables(path, filled(shapes()))
     with pytest.raises(UserError, match=f"these weights are not of this network, .*{words}"):
-        initial_values(path, shapes(replace(MODEL, **change)), replaced=("^params/head/",))
+        read_initial_values(path, shapes(replace(MODEL, **change)), replaced=("^params/head/",))
 
 
 def test_more_than_there_is_room_for_is_refused(tmp_path):
     path = tmp_path / "ours.safetensors"
     write_variables(path, filled(shapes(replace(MODEL, depths=(1, 1)))))
     with pytest.raises(UserError, match=r"arrays that belong nowhere here: .*stage_2_block_0"):
-        initial_values(path, shapes(), replaced=("^params/head/",))
+        read_initial_values(path, shapes(), replaced=("^params/head/",))
 
 
 def test_paths_to_nothing(tmp_path):
     with pytest.raises(UserError, match=r"there is no .*none to start from: --init-from takes a file of weights or a"):
-        initial_values(tmp_path / "none", shapes())
+        read_initial_values(tmp_path / "none", shapes())
     with pytest.raises(UserError, match="is no work directory of a run: it has no folder checkpoints/"):
-        initial_values(tmp_path, shapes())
+        read_initial_values(tmp_path, shapes())
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="has no checkpoint yet: wait for the run to save one"):
-        initial_values(tmp_path, shapes())
+        read_initial_values(tmp_path, shapes())
     text = tmp_path / "weights.pth"
     text.write_text("no weights")
     with pytest.raises(UserError, match=r"weights\.pth"):
-        initial_values(text, shapes())
+        read_initial_values(text, shapes())
 
 
 def test_a_run_begins_with_exactly_these_values_and_reads_them_once(source, tmp_path, capsys, monkeypatch):
@@ -281,7 +281,7 @@ def test_a_run_begins_with_exactly_these_values_and_reads_them_once(source, tmp_
 
 
 def test_several_seeds_begin_with_the_same_values_and_heads_of_their_own(source, tmp_path, capsys):
-    """As each would alone: the head is drawn from the member's own seed."""
+    """As each would alone: the head is drawn from the replica's own seed."""
     run, given = tmp_path / "run", below(stored(source), "ema/long/")
     options = (STILL, "--init-from", source, "--data.shapes.shapes star circle --seeds 2")
     assert finetuning(run, *options) == 0
@@ -292,16 +292,16 @@ def test_several_seeds_begin_with_the_same_values_and_heads_of_their_own(source,
         if name in HEAD:
             assert name.endswith("bias") or not np.array_equal(array[0], array[1]), name  # biases begin at 0
             alone = [finetune.build(small_config(seed)).init(jax.random.key(seed)) for seed in (0, 1)]
-            for member, state in enumerate(alone):
-                np.testing.assert_array_equal(array[member], named(state.ema["long"])[name], err_msg=name)
+            for replica, state in enumerate(alone):
+                np.testing.assert_array_equal(array[replica], named(state.ema["long"])[name], err_msg=name)
         else:
-            for member in (0, 1):
-                np.testing.assert_array_equal(array[member], given[name], err_msg=name)
+            for replica in (0, 1):
+                np.testing.assert_array_equal(array[replica], given[name], err_msg=name)
     # nor can several be said to see one thing, or be a start
     assert finetuning(run, *options, "--predict", source / "report.html") == 2
-    assert "finetune is a run of several members: --predict has nothing to say of files" in capsys.readouterr().err
+    assert "finetune is a run of several replicas: --predict has nothing to say of files" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"arrays that do not fit: .*of shape \(2, "):
-        initial_values(run, shapes())
+        read_initial_values(run, shapes())
 
 
 def small_config(seed):
@@ -337,5 +337,5 @@ def test_the_mesh_does_not_matter(source):
     config = replace(small_config(0), init_from=source)
     experiment = finetune.build(config)
     compiler = launcher.Compiler(make_mesh(MeshConfig(fsdp=2, tensor=2)), experiment.rules)
-    state = compiler.init(experiment.init, key=jax.random.key(0), given=experiment.given())
+    state = compiler.init(experiment.init, key=jax.random.key(0), initial=experiment.initial_values())
     assert_same(named(jax.device_get(variables(state))), below(stored(source), "ema/long/"))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from vision.errors import UserError
 from vision.launch import run as launcher
-from vision.launch.workdir import claim
+from vision.launch.run_folder import claim
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.train.checkpoint import Checkpoints
 from vision.train.compile import Compiler
@@ -289,7 +289,7 @@ def test_looking_at_a_run(command, hooks, tmp_path):
 
     def command_of_another_process():
         hooks.at_evaluation = lambda step: None
-        # samples are drawn, and a checkpoint may just be finishing; that looking does not write it is tested elsewhere
+        # samples are drawn, and a checkpoint may just be finishing; that evaluation_only does not write it is tested elsewhere
         files = lambda: sorted(path for path in run.rglob("*") if not {"samples", "checkpoints"} & set(path.parts))
         before = files()
         found = command("--workdir", run, "--sample", 3), command("--workdir", run, "--evaluate")

@@ -10,9 +10,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from vision.data.annotations import Annotated, Annotations, Counts
+from vision.data.annotations.cleaning import Annotated, Annotations, Counts
 from vision.errors import UserError
-from vision.metrics.average_precision import RECALLS, Found, coco_scores
+from vision.metrics.detection.average_precision import RECALLS, Found, coco_scores
 
 NAMES = ("ant", "bee", "cat", "dog")
 NUMBERS = (30, 2, 7, 11)
@@ -54,11 +54,11 @@ def whole_boxes(generator, count):
     return np.concatenate([low, low + generator.choice([8, 10, 20, 40, 60, 120], (count, 2))], 1).astype(np.float32)
 
 
-def random_set(seed, *, pictures=7):
+def random_set(seed, *, images=7):
     """Truth with crowds, empty pictures and a class without boxes; detections near it and elsewhere, with ties."""
     generator = np.random.default_rng(seed)
     made, found = [], []
-    for number in generator.permutation(pictures):
+    for number in generator.permutation(images):
         count = int(generator.integers(0, 9))
         boxes, labels = whole_boxes(generator, count), generator.integers(0, 3, count)
         area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) * generator.choice([0.5, 1.0], count)
@@ -86,8 +86,8 @@ def slow_iou(one, other, crowd):
 def slow_curve(truth, found, label, *, threshold, area, most):
     """(precision at the 101 recalls, largest recall) of a class; None for a class without boxes."""
     judged, boxes = [], 0
-    for place in sorted(range(len(found)), key=lambda i: truth.pictures[i].image_id):
-        true, each = truth.pictures[place], found[place]
+    for place in sorted(range(len(found)), key=lambda i: truth.images[i].image_id):
+        true, each = truth.images[place], found[place]
         own = [i for i in range(len(true.boxes)) if true.labels[i] == label]
         skip = {i: true.crowd[i] or not area[0] <= true.area[i] <= area[1] for i in own}
         boxes += sum(not skip[i] for i in own)
@@ -141,7 +141,7 @@ def test_numbers_are_those_of_the_protocol(seed):
     scores = coco_scores(truth, found)
     for name, value in slow_statistics(truth, found).items():
         assert getattr(scores, name) == pytest.approx(value, rel=1e-9, nan_ok=True), name
-    assert scores.pictures == 7
+    assert scores.images == 7
     assert scores.class_names == NAMES
     for label, name in enumerate(NAMES):
         curves = [slow_curve(truth, found, label, threshold=t, area=ALL, most=100) for t in THRESHOLDS]
@@ -156,21 +156,21 @@ def test_numbers_are_those_of_the_protocol(seed):
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_numbers_are_those_of_pycocotools_on_files(seed, tmp_path, capsys):
-    truth, found = random_set(seed, pictures=12)
+    truth, found = random_set(seed, images=12)
     sized = lambda boxes: [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in boxes.tolist()]
     boxes = [
         {"image_id": each.image_id, "category_id": NUMBERS[label], "bbox": box, "area": area, "iscrowd": int(crowd)}
-        for each in truth.pictures
+        for each in truth.images
         for label, box, area, crowd in zip(each.labels, sized(each.boxes), each.area.tolist(), each.crowd, strict=True)
     ]
     content = {
-        "images": [{"id": each.image_id, "width": 300, "height": 300} for each in truth.pictures],
+        "images": [{"id": each.image_id, "width": 300, "height": 300} for each in truth.images],
         "categories": [{"id": number, "name": name} for number, name in zip(NUMBERS, NAMES, strict=True)],
         "annotations": [{"id": number, **box} for number, box in enumerate(boxes, start=1)],
     }
     results = [
         {"image_id": picture.image_id, "category_id": NUMBERS[label], "bbox": box, "score": score}
-        for picture, each in zip(truth.pictures, found, strict=True)
+        for picture, each in zip(truth.images, found, strict=True)
         for label, box, score in zip(each.labels, sized(each.boxes), each.scores.tolist(), strict=True)
     ]
     (tmp_path / "truth.json").write_text(json.dumps(content))
@@ -191,7 +191,7 @@ def test_the_truth_itself_is_perfect():
     truth, _ = random_set(3)
     found = [
         detections(each.boxes[~each.crowd], np.full((~each.crowd).sum(), 0.5), each.labels[~each.crowd])
-        for each in truth.pictures
+        for each in truth.images
     ]
     scalars = coco_scores(truth, found).scalars()
     assert len(scalars) >= 10  # not of a size that does not occur
@@ -234,6 +234,6 @@ def test_errors():
     for boxes, score in (([[0, 0, np.nan, 1]], 0.5), ([[0, 0, 1, 1]], np.nan)):
         with pytest.raises(UserError, match="1 pictures have detections that are not finite"):
             coco_scores(truth, [detections(), detections(boxes, [score], [0])])
-    twice = replace(truth, pictures=(truth.pictures[0], replace(truth.pictures[1], image_id=1)))
+    twice = replace(truth, images=(truth.images[0], replace(truth.images[1], image_id=1)))
     with pytest.raises(UserError, match="same number"):
         coco_scores(twice, [detections(), detections()])

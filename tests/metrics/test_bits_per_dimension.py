@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vision.metrics.bits_per_dimension import bits_per_dimension, bits_per_dimension_of_density
+from vision.metrics.generation.bits_per_dimension import bits_per_dimension, bits_per_dimension_of_density
 
 SHAPE = (4, 5, 3)
 VALUES = math.prod(SHAPE)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vision.errors import UserError
-from vision.metrics.calibration import compute, fit_temperature, init, merge, update
+from vision.metrics.recognition.calibration import compute, fit_temperature, init, merge, update
 
 CLASSES, BATCH = 4, 8
 _update = jax.jit(update)

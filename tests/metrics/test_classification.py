@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vision.errors import UserError
-from vision.metrics.classification import compute, init, merge, update
+from vision.metrics.recognition.classification import compute, init, merge, update
 from vision.parallel.mesh import MeshConfig, make_mesh
 
 CLASSES, BATCH = 7, 8
@@ -142,15 +142,15 @@ def test_top_5_of_five_classes_is_left_out():
     assert "on 7 images of toys, 7 classes" in many.protocol("toys")["top5_accuracy"]
 
 
-def test_members_are_judged_side_by_side():
+def test_replicas_are_judged_side_by_side():
     generator = np.random.default_rng(1)
     logits = jnp.asarray(generator.normal(size=(3, BATCH, CLASSES)), jnp.float32)
     labels = jnp.asarray(generator.integers(0, CLASSES, (3, BATCH)))
     empty = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), init(CLASSES))
     sums = jax.jit(jax.vmap(update))(empty, logits, labels)
-    for member in range(3):
-        marks = compute(jax.tree.map(lambda leaf, member=member: leaf[member], sums))
-        alone = compute(_judged(np.asarray(logits[member]), np.asarray(labels[member])))
+    for replica in range(3):
+        marks = compute(jax.tree.map(lambda leaf, replica=replica: leaf[replica], sums))
+        alone = compute(_judged(np.asarray(logits[replica]), np.asarray(labels[replica])))
         assert marks.scalars() == pytest.approx(alone.scalars(), rel=1e-6)
 
 

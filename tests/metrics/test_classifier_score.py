@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from seeded_features import probabilities
 
 from vision.errors import UserError
-from vision.metrics.classifier_score import classifier_score
+from vision.metrics.generation.classifier_score import classifier_score
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "distances.npz"
 

@@ -6,10 +6,10 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vision.data.annotations import Annotated, Annotations, Counts
+from vision.data.annotations.cleaning import Annotated, Annotations, Counts
 from vision.errors import UserError
-from vision.metrics.average_precision import RECALLS, Found, coco_scores
-from vision.metrics.detection_matching import (
+from vision.metrics.detection.average_precision import RECALLS, Found, coco_scores
+from vision.metrics.detection.matching import (
     ALONE,
     CONFIDENCES,
     ON_CROWD,
@@ -47,10 +47,10 @@ def random_boxes(generator, count):
     return np.concatenate([low, low + generator.integers(1, 8, (count, 2))], axis=1).astype(np.float32)
 
 
-def random_set(seed, pictures=5, classes=3):
+def random_set(seed, images=5, classes=3):
     generator = np.random.default_rng(seed)
     made, found = [], []
-    for number in range(pictures):
+    for number in range(images):
         count, more = generator.integers(0, 8), generator.integers(0, 16)
         crowd = generator.random(count) < 0.25
         made.append(picture(random_boxes(generator, count), generator.integers(0, classes, count), crowd, number + 1))
@@ -112,7 +112,7 @@ def test_ties_and_crowds_by_hand():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_what_is_right_gives_the_average_precision_of_coco(seed):
-    truth, found = random_set(seed, pictures=9)
+    truth, found = random_set(seed, images=9)
     matches = matching(truth, found)
     expected = coco_scores(truth, found).class_ap50
     for label in range(3):
@@ -132,7 +132,7 @@ def test_counts_are_those_of_matching_anew_at_each_confidence(seed):
     for place in (0, 50, 51, 333, 500, 900, 950, 951, 1000):
         confidence = np.float32(CONFIDENCES[place])
         right, wrong, boxes = np.zeros(3, int), np.zeros(3, int), np.zeros(3, int)
-        for true, each in zip(truth.pictures, found, strict=True):
+        for true, each in zip(truth.images, found, strict=True):
             for label in range(3):
                 own, sure = true.labels == label, (each.labels == label) & (each.scores >= confidence)
                 boxes[label] += np.sum(own & ~true.crowd)
@@ -178,7 +178,7 @@ def test_the_best_confidence_is_the_middle_of_equals():
 def test_confusions_against_loops(seed):
     truth, found = random_set(seed)
     expected = np.zeros((4, 4), int)
-    for true, each in zip(truth.pictures, found, strict=True):
+    for true, each in zip(truth.images, found, strict=True):
         sure = each.scores >= np.float32(0.3)
         finds = slow_match(each.boxes[sure], each.scores[sure], true.boxes, true.crowd)
         for match, label in zip(finds, each.labels[sure], strict=True):

@@ -11,8 +11,8 @@ from scipy import linalg
 from seeded_features import CASES, features, pair
 
 from vision.errors import UserError
-from vision.metrics.frechet import frechet_distance
-from vision.metrics.moments import Moments, moments
+from vision.metrics.generation.frechet import frechet_distance
+from vision.metrics.generation.moments import Moments, moments
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "distances.npz"
 

@@ -10,7 +10,7 @@ import pytest
 from seeded_features import CASES, features, pair
 
 from vision.errors import UserError
-from vision.metrics.kernel_distance import kernel_distance, random_subsets, squared_discrepancy
+from vision.metrics.generation.kernel_distance import kernel_distance, random_subsets, squared_discrepancy
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "distances.npz"
 

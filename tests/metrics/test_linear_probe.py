@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vision.errors import UserError
-from vision.metrics.linear_probe import LinearProbeConfig, fit, held_out_part, linear_probe
+from vision.metrics.recognition.linear_probe import LinearProbeConfig, fit, held_out_part, linear_probe
 
 CLASSES = 3
 

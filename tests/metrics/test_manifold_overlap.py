@@ -11,8 +11,8 @@ import pytest
 from seeded_features import CASES, features, pair
 
 from vision.errors import UserError
-from vision.metrics import manifold_overlap as module
-from vision.metrics.manifold_overlap import manifold_overlap
+from vision.metrics.generation import manifold_overlap as module
+from vision.metrics.generation.manifold_overlap import manifold_overlap
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "distances.npz"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from vision.errors import UserError
-from vision.metrics.moments import covariance, merge, moments
+from vision.metrics.generation.moments import covariance, merge, moments
 
 FEATURES = arrays.arrays(np.float64, st.tuples(st.integers(2, 30), st.just(3)), elements=st.floats(-1e3, 1e3, width=32))
 

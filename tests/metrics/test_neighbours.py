@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from vision.errors import UserError
-from vision.metrics.neighbours import NeighboursConfig, accuracy, normalised, predictions, protocol, vote
+from vision.metrics.recognition.neighbours import NeighboursConfig, accuracy, normalised, predictions, protocol, vote
 
 CLASSES, N, QUERIES, WIDTH = 5, 37, 11, 6
 

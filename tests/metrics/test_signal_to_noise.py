@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from similarity_images import pairs
 
-from vision.metrics.signal_to_noise import peak_signal_to_noise
+from vision.metrics.reconstruction.signal_to_noise import peak_signal_to_noise
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "similarity.npz"
 

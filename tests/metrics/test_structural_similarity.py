@@ -13,7 +13,7 @@ import pytest
 from similarity_images import pairs
 
 from vision.errors import UserError
-from vision.metrics.structural_similarity import (
+from vision.metrics.reconstruction.structural_similarity import (
     SCALE_WEIGHTS,
     SMALLEST,
     multiscale_structural_similarity,

@@ -10,23 +10,23 @@ import numpy as np
 import pytest
 
 from vision.errors import UserError
-from vision.models.gan import SHARDING_RULES, GanConfig, discriminator, generator
-from vision.models.gan_dcgan import PatchDiscriminator, halvings
+from vision.models.gan.dcgan import PatchDiscriminator, halvings
+from vision.models.gan.networks import SHARDING_RULES, GanConfig, discriminator, generator
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.parallel.sharding import path_name, shardings
 
 DCGAN = GanConfig("dcgan", 64, latent=100, generator_width=128, discriminator_width=128, discriminator_norm="batch")
 RESIDUAL = GanConfig()
-MODERN = GanConfig(
-    "modern", latent=64, classes=10, generator_width=768, discriminator_width=768, discriminator_norm="none"
+R3GAN = GanConfig(
+    "r3gan", latent=64, classes=10, generator_width=768, discriminator_width=768, discriminator_norm="none"
 )
 TINY = {
     "dcgan": GanConfig("dcgan", 8, 1, 0, 3, 4, 4, "batch"),
     "dcgan with classes": GanConfig("dcgan", 16, 3, 2, 3, 4, 4, "spectral"),
-    "residual": GanConfig("residual", 16, 1, 0, 3, 4, 4),
-    "residual with classes": GanConfig("residual", 8, 3, 2, 3, 4, 4, "batch"),
-    "modern": GanConfig("modern", 8, 1, 0, 3, 16, 16, "none", blocks=1),
-    "modern with classes": GanConfig("modern", 8, 3, 2, 3, 16, 16, "none", blocks=1),
+    "sngan": GanConfig("sngan", 16, 1, 0, 3, 4, 4),
+    "sngan with classes": GanConfig("sngan", 8, 3, 2, 3, 4, 4, "batch"),
+    "r3gan": GanConfig("r3gan", 8, 1, 0, 3, 16, 16, "none", blocks=1),
+    "r3gan with classes": GanConfig("r3gan", 8, 3, 2, 3, 16, 16, "none", blocks=1),
 }
 
 
@@ -83,7 +83,7 @@ def test_size_of_the_modern_networks():
     block = (768 + 1) * 1536 + conv(3, 16, 1536) + 1536 + 1536 * 768
     made = 8 * block + 16 * 768 + 128 * 768 + 10 * 64 + 769 * 3
     judged = 8 * block + 16 * 768 + 4 * 768 + 768 + 1 + 10 * 768
-    assert sizes(MODERN) == (made, judged)
+    assert sizes(R3GAN) == (made, judged)
 
 
 def test_size_and_view_of_the_patch_discriminator():
@@ -110,7 +110,7 @@ def test_halvings(side, expected):
 
 
 @pytest.mark.parametrize("side", [28, 32, 64])
-@pytest.mark.parametrize("base", [DCGAN, RESIDUAL, MODERN], ids=["dcgan", "residual", "modern"])
+@pytest.mark.parametrize("base", [DCGAN, RESIDUAL, R3GAN], ids=["dcgan", "sngan", "r3gan"])
 def test_shapes(base, side):
     config = dataclasses.replace(base, resolution=side, channels=1, classes=3)
     (image, _), (logits, _) = shapes(config)
@@ -153,16 +153,16 @@ def test_every_parameter_has_a_gradient(name):
         # batch normalisation takes away what is the same for all images and pixels, of the generator's blocks the whole
         # way to the last of them: the published network has these biases none the less
         biases = ("conv_in/bias", "conv_out/bias", "skip/bias") if path_name(path).startswith("0/") else "conv_in/bias"
-        before_norm = "residual" in name and path_name(path).endswith(biases)
+        before_norm = "sngan" in name and path_name(path).endswith(biases)
         assert float(jnp.abs(leaf).max()) > 1e-6 or before_norm, path_name(path)
         if before_norm and path_name(path).startswith("0/"):
             assert float(jnp.abs(leaf).max()) < 1e-4, path_name(path)  # what rounding leaves
 
 
 def test_labels_matter_and_batch_norm_needs_none_at_inference():
-    config = TINY["residual with classes"]
+    config = TINY["sngan with classes"]
     latent, image, _ = inputs(config)
-    made, judged = variables_of("residual with classes")
+    made, judged = variables_of("sngan with classes")
     for label in (jnp.zeros(3, jnp.int32), jnp.ones(3, jnp.int32)):
         assert generator(config).apply(made, latent, label, train=False).shape == image.shape
     pictures = [generator(config).apply(made, latent, jnp.full(3, k), train=False) for k in (0, 1)]
@@ -173,7 +173,7 @@ def test_labels_matter_and_batch_norm_needs_none_at_inference():
 
 def test_residual_branches_of_the_modern_networks_begin_at_zero():
     """Zhang et al. 2019: a new network is its skip connections, and the branches' inner layers are scaled by L^-1/4."""
-    config = dataclasses.replace(TINY["modern"], generator_width=64)
+    config = dataclasses.replace(TINY["r3gan"], generator_width=64)
     latent, _, _ = inputs(config)
     params = generator(config).init(jax.random.key(0), latent, train=False)["params"]
     block = params["level_0_block_0"]
@@ -186,7 +186,7 @@ def test_rules_split_what_they_name():
     mesh = make_mesh(MeshConfig(tensor=2))
     for base, names in (
         (RESIDUAL, {"block_0/conv_in/kernel": 3, "block_0/conv_out/kernel": 2}),
-        (MODERN, {"level_0_block_1/widen/kernel": 3, "level_3_block_0/narrow/kernel": 2}),
+        (R3GAN, {"level_0_block_1/widen/kernel": 3, "level_3_block_0/narrow/kernel": 2}),
         (dataclasses.replace(DCGAN, resolution=32), {"double_0/kernel": 3}),
     ):
         (_, made), _ = shapes(base)
@@ -198,7 +198,7 @@ def test_rules_split_what_they_name():
 
 def test_what_cannot_go_together():
     with pytest.raises(UserError, match="has no normalisation"):
-        GanConfig("modern")
+        GanConfig("r3gan")
     with pytest.raises(UserError, match="even and at least 8, not 7"):
         GanConfig(resolution=7)
     with pytest.raises(UserError, match=r"model.latent is at least 1, not 0"):

@@ -34,7 +34,7 @@ def small_blocks():
 def nms(small_blocks):
     return jax.jit(
         lambda boxes, scores, labels, threshold: non_maximum_suppression(
-            boxes, scores, labels=labels, iou_threshold=threshold, score_threshold=0.05, most=MOST
+            boxes, scores, labels=labels, iou_threshold=threshold, score_threshold=0.05, max_detections=MOST
         )
     )
 
@@ -45,7 +45,7 @@ def rescored(small_blocks):
     return {
         (method, name): jax.jit(
             lambda boxes, scores, labels, method=method, decay=decay: RESCORING[method](
-                boxes, scores, labels=labels, decay=decay, score_threshold=0.05, most=MOST
+                boxes, scores, labels=labels, decay=decay, score_threshold=0.05, max_detections=MOST
             )
         )
         for method in RESCORING
@@ -63,13 +63,13 @@ def ious(boxes, others):
     return shared / np.where(union > 0, union, 1)
 
 
-def sequential_nms(boxes, scores, labels, iou_threshold, score_threshold, most):
+def sequential_nms(boxes, scores, labels, iou_threshold, score_threshold, max_detections):
     """Sort; take the next; cross out what it overlaps. All in float32, as the tested code."""
     order = [k for k in np.lexsort((np.arange(len(scores)), -scores)) if scores[k] >= score_threshold]
     order = [k for k in order if scores[k] > -np.inf]
     kept, crossed = [], np.zeros(len(scores), bool)
     for k in order:
-        if crossed[k] or len(kept) == most:
+        if crossed[k] or len(kept) == max_detections:
             continue
         kept.append(int(k))
         crossed |= (ious(boxes[k : k + 1], boxes)[0] > np.float32(iou_threshold)) & (labels == labels[k])
@@ -118,25 +118,29 @@ def crowd(n, seed, objects=40):
 def test_nms_of_thousands_of_boxes(labelled):
     boxes, scores, labels = crowd(3000, seed=int(labelled))
     labels = labels if labelled else np.zeros(3000, np.int32)
-    for threshold, most in ((0.5, 300), (0.9, 2500)):
-        run = jax.jit(partial(non_maximum_suppression, iou_threshold=threshold, score_threshold=0.01, most=most))
-        expected = sequential_nms(boxes, scores, labels, threshold, 0.01, most)
+    for threshold, max_detections in ((0.5, 300), (0.9, 2500)):
+        run = jax.jit(
+            partial(
+                non_maximum_suppression, iou_threshold=threshold, score_threshold=0.01, max_detections=max_detections
+            )
+        )
+        expected = sequential_nms(boxes, scores, labels, threshold, 0.01, max_detections)
         assert indices(run(boxes, scores, labels=labels if labelled else None)) == expected
-    assert 300 < len(expected) < most  # several blocks, and not all of the slots
+    assert 300 < len(expected) < max_detections  # several blocks, and not all of the slots
 
 
 def test_a_long_chain_of_boxes_each_of_which_overlaps_the_next():
     """Every other one is kept: the most rounds that the inside of a block may need."""
     n = 600
     boxes = np.float32([[k, 0, k + 2.5, 1] for k in range(n)])
-    run = jax.jit(partial(non_maximum_suppression, iou_threshold=0.4, score_threshold=0.0, most=n))
+    run = jax.jit(partial(non_maximum_suppression, iou_threshold=0.4, score_threshold=0.0, max_detections=n))
     assert indices(run(boxes, np.linspace(1, 0, n, dtype=np.float32))) == list(range(0, n, 2))
 
 
 def test_large_labels_cost_no_precision():
     boxes = np.float32([[0, 0, 10, 10], [0.25, 0, 10.25, 10], [0, 0, 10, 10]])
     labels = np.int32([2_000_000_001, 2_000_000_001, 2_000_000_002])
-    run = jax.jit(partial(non_maximum_suppression, iou_threshold=0.95, score_threshold=0.0, most=3))
+    run = jax.jit(partial(non_maximum_suppression, iou_threshold=0.95, score_threshold=0.0, max_detections=3))
     assert indices(run(boxes, np.float32([0.9, 0.8, 0.7]), labels=labels)) == [0, 2]
 
 
@@ -152,7 +156,7 @@ METHODS = {
 def test_few_boxes(name, n, small_blocks):
     boxes = np.float32([[0, 0, 4, 4], [10, 0, 14, 4], [0, 10, 4, 14]])[:n]
     scores = np.float32([0.5, 0.9, 0.7])[:n]
-    run = jax.jit(partial(METHODS[name], score_threshold=0.1, most=5))
+    run = jax.jit(partial(METHODS[name], score_threshold=0.1, max_detections=5))
     kept = run(boxes, scores)
     assert kept.index.shape == kept.valid.shape == (5,)
     assert indices(kept) == [k for k in (1, 2, 0) if k < n]
@@ -167,7 +171,9 @@ def test_vmap_is_one_image_after_the_other(name, small_blocks):
     images = [crowd(60, seed, objects=3 + 10 * seed) for seed in range(3)]
     images[1][1][:] = -1.0
     batch = [np.stack(part) for part in zip(*images, strict=True)]
-    run = lambda boxes, scores, labels: METHODS[name](boxes, scores, labels=labels, score_threshold=0.1, most=20)
+    run = lambda boxes, scores, labels: METHODS[name](
+        boxes, scores, labels=labels, score_threshold=0.1, max_detections=20
+    )
     together = jax.jit(jax.vmap(run))(*batch)
     single = jax.jit(run)
     for image, arguments in enumerate(images):
@@ -181,7 +187,7 @@ def test_vmap_is_one_image_after_the_other(name, small_blocks):
 def test_memory_does_not_grow_with_the_square(name):
     n = 25_200
     shapes = (jax.ShapeDtypeStruct((n, 4), jnp.float32), jax.ShapeDtypeStruct((n,), jnp.float32))
-    run = jax.jit(partial(METHODS[name], score_threshold=0.1, most=300))
+    run = jax.jit(partial(METHODS[name], score_threshold=0.1, max_detections=300))
     assert run.lower(*shapes).compile().memory_analysis().temp_size_in_bytes < 100 * 4 * n
 
 
@@ -249,21 +255,21 @@ def test_matrix_nms_follows_the_paper(rescored, name, boxes, scores, labels):
 def test_rescoring_of_thousands_of_boxes():
     """Random boxes without ties, several blocks of full size: the very indices of loops in float64."""
     random = np.random.default_rng(0)
-    n, most = 600, 100
+    n, max_detections = 600, 100
     centre, half = random.uniform(0, 400, (n, 2)), random.uniform(10, 50, (n, 2))
     boxes = np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
     scores = random.uniform(0.1, 1, n).astype(np.float32)
     labels = np.zeros(n, np.int32)
     decay = DECAYS["gaussian"][1]
 
-    matrix = jax.jit(partial(matrix_nms, score_threshold=0.05, most=most))(boxes, scores)
+    matrix = jax.jit(partial(matrix_nms, score_threshold=0.05, max_detections=max_detections))(boxes, scores)
     expected = sequential_matrix_nms(boxes, scores, labels, decay)
-    assert indices(matrix) == np.argsort(-expected, kind="stable")[:most].tolist()
+    assert indices(matrix) == np.argsort(-expected, kind="stable")[:max_detections].tolist()
 
-    soft = jax.jit(partial(soft_nms, score_threshold=0.05, most=most))(boxes, scores)
+    soft = jax.jit(partial(soft_nms, score_threshold=0.05, max_detections=max_detections))(boxes, scores)
     left, picks = np.float64(scores), []
     overlaps = ious(np.float64(boxes), np.float64(boxes))
-    for _ in range(most):
+    for _ in range(max_detections):
         picks.append(int(np.argmax(left)))
         left = left * decay(overlaps[picks[-1]])
         left[picks[-1]] = -np.inf
@@ -273,7 +279,7 @@ def test_rescoring_of_thousands_of_boxes():
 @pytest.mark.parametrize("name", METHODS)
 def test_the_two_zeros_are_equal_and_minus_infinity_is_no_score(name, small_blocks):
     boxes = np.float32([[10 * k, 0, 10 * k + 4, 4] for k in range(4)])
-    run = jax.jit(partial(METHODS[name], score_threshold=-np.inf, most=4))
+    run = jax.jit(partial(METHODS[name], score_threshold=-np.inf, max_detections=4))
     assert indices(run(boxes, np.float32([-0.0, 0.0, -np.inf, -0.0]))) == [0, 1, 3]
 
 

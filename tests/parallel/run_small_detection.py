@@ -14,7 +14,7 @@ from PIL import Image
 
 from vision.data.detection import DetectionConfig, detection_source, ground_truth
 from vision.data.pipeline import evaluation_batches
-from vision.data.shapes import ShapesConfig
+from vision.data.shapes.world import ShapesConfig
 from vision.evaluation.detection import DetectionSet, PredictionConfig, evaluator, predict_files
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.tasks.detection import Detections, DetectorConfig
@@ -22,7 +22,7 @@ from vision.train.compile import Compiler
 
 SIDE = 32
 WORLD = DetectionConfig(
-    resolution=SIDE, slots=8, pictures=13, shapes=ShapesConfig(max_objects=4, min_size=0.25, max_size=0.5)
+    resolution=SIDE, max_boxes=8, overfit_images=13, shapes=ShapesConfig(max_objects=4, min_size=0.25, max_size=0.5)
 )
 
 
@@ -51,7 +51,7 @@ def found(folder):
         compiler, detect, PredictionConfig(), class_names=source.class_names, resolution=SIDE, batch_size=2
     )
     lines = predict(variables, files, folder / f"of-{jax.process_index()}")
-    return dict(made.scalars), sorted(made.pictures), lines[:-1]
+    return dict(made.scalars), sorted(made.images), lines[:-1]
 
 
 def write_files(folder):

@@ -19,7 +19,7 @@ from vision.parallel import sharding
 from vision.parallel.mesh import make_mesh
 from vision.train.checkpoint import Checkpoints
 from vision.train.compile import Compiler
-from vision.train.state import TrainState
+from vision.types import TrainState
 
 STEPS, SIZE = 12, 8
 OPTIONS = (

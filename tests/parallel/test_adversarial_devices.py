@@ -11,9 +11,9 @@ import numpy as np
 import optax
 import pytest
 
-from vision.data.augment import flipped
-from vision.data.augment_differentiable import brightness, differentiable_augment, translation
-from vision.models.gan import SHARDING_RULES, GanConfig, discriminator, generator
+from vision.data.augment.differentiable import brightness, differentiable_augment, translation
+from vision.data.augment.image import flipped
+from vision.models.gan.networks import SHARDING_RULES, GanConfig, discriminator, generator
 from vision.ops.pixels import to_float
 from vision.parallel import sharding
 from vision.parallel.mesh import MeshConfig, make_mesh
@@ -34,7 +34,7 @@ from vision.train.state import create_state
 from vision.train.step import alternate, averaged, gradient, preprocessed
 
 STEPS, SIZE, SIDE = 3, 32, 8
-CONFIG = GanConfig("residual", SIDE, 3, 2, 8, 8, 8)
+CONFIG = GanConfig("sngan", SIDE, 3, 2, 8, 8, 8)
 DECAYS = {"long": 0.9}
 
 

@@ -52,7 +52,7 @@ def test_a_batch_is_shared_and_a_replica_is_whole():
 
 
 @pytest.mark.parametrize(
-    ("config", "members", "sizes"),
+    ("config", "replicas", "sizes"),
     [
         (MeshConfig(), 8, (8, 1, 1, 1)),
         (MeshConfig(), 3, (1, 8, 1, 1)),  # three runs cannot be divided among eight devices: each uses all
@@ -62,17 +62,17 @@ def test_a_batch_is_shared_and_a_replica_is_whole():
         (MeshConfig(seeds=2, tensor=2), 8, (2, 2, 1, 2)),
     ],
 )
-def test_members_divide_the_devices_first(config, members, sizes):
-    mesh = make_mesh(config, members=members)
+def test_replicas_divide_the_devices_first(config, replicas, sizes):
+    mesh = make_mesh(config, replicas=replicas)
     assert tuple(mesh.shape.values()) == sizes
     alone = undivided(mesh)
     assert tuple(alone.shape.values()) == (1, sizes[0] * sizes[1], *sizes[2:])
     assert list(alone.devices.flat) == list(mesh.devices.flat)
 
 
-def test_members_that_cannot_be_divided():
+def test_replicas_that_cannot_be_divided():
     with pytest.raises(UserError, match=r"3 runs cannot be divided among mesh\.seeds=2"):
-        make_mesh(MeshConfig(seeds=2), members=3)
+        make_mesh(MeshConfig(seeds=2), replicas=3)
     with pytest.raises(UserError, match="1 run cannot"):
         make_mesh(MeshConfig(seeds=2))
 

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from vision.data.augment import flipped
+from vision.data.augment.image import flipped
 from vision.diffusion.schedules import make_schedule
 from vision.models.dit import SHARDING_RULES as DIT_RULES
 from vision.models.dit import DiT, DiTConfig

@@ -262,7 +262,7 @@ def test_time_is_summed_over_all_starts_and_shown_as_shares(tmp_path):
     assert not any(cells[0].startswith("time/") for _, cells in page.rows)  # not among the results as well
 
 
-def test_members_have_a_row_each(tmp_path):
-    page = _page(tmp_path, members={"seed-0": {"accuracy": 0.5}, "seed-1": {"accuracy": 0.75, "loss": 2.0}})
+def test_replicas_have_a_row_each(tmp_path):
+    page = _page(tmp_path, replicas={"seed-0": {"accuracy": 0.5}, "seed-1": {"accuracy": 0.75, "loss": 2.0}})
     assert page.row("seed-0")[1] == ["seed-0", "0.5", ""]
     assert page.row("seed-1")[1] == ["seed-1", "0.75", "2"]

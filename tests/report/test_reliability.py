@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vision.metrics.calibration import Calibration
+from vision.metrics.recognition.calibration import Calibration
 from vision.report.reliability import Bins, reliability_picture
 
 _ACCURACY, _TOO_SURE, _TOO_UNSURE = (0, 114, 178), (246, 205, 175), (159, 203, 230)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vision.errors import UserError
-from vision.models.gan import GanConfig, discriminator, generator
+from vision.models.gan.networks import GanConfig, discriminator, generator
 from vision.tasks import adversarial
 from vision.tasks.adaptive_augmentation import AdaptiveConfig, adapted, augmentation_state
 from vision.tasks.adversarial import (
@@ -35,7 +35,7 @@ LOSSES = {
     "hinge": adversarial.HINGE,
     "least_squares": adversarial.LEAST_SQUARES,
     "wasserstein": adversarial.WASSERSTEIN,
-    "paired": adversarial.PAIRED,
+    "relativistic": adversarial.RELATIVISTIC,
 }
 logits = st.lists(st.floats(-20, 20, width=32), min_size=4, max_size=4).map(lambda x: np.array(x, np.float32))
 
@@ -52,7 +52,7 @@ def test_losses_are_what_the_papers_say(real, fake):
         "hinge": (np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean(), -fake.mean()),
         "least_squares": (0.5 * ((real - 1) ** 2).mean() + 0.5 * ((fake + 1) ** 2).mean(), 0.5 * (fake**2).mean()),
         "wasserstein": (fake.mean() - real.mean(), -fake.mean()),
-        "paired": (-log(probability(real - fake)).mean(), -log(probability(fake - real)).mean()),
+        "relativistic": (-log(probability(real - fake)).mean(), -log(probability(fake - real)).mean()),
     }
     for name, loss in LOSSES.items():
         found = (
@@ -159,7 +159,7 @@ def grid(key, batch=256):
     return jax.random.randint(place_key, (batch, 2), -2, 3) + 0.1 * jax.random.normal(noise_key, (batch, 2))
 
 
-@pytest.mark.parametrize("name", ["non_saturating", "paired"])
+@pytest.mark.parametrize("name", ["non_saturating", "relativistic"])
 def test_all_modes_of_a_grid_are_found(name):
     """A mode is found where at least ten of 5,000 points lie within three deviations of it."""
     players = Players(Perceptron(2, width=128), Perceptron(width=128), latent=2)
@@ -167,7 +167,7 @@ def test_all_modes_of_a_grid_are_found(name):
         players,
         LOSSES[name],
         rates={"generator": 2e-3, "discriminator": 4e-3},
-        penalty=weighted(total(r1, r2) if name == "paired" else r1, 0.02),
+        penalty=weighted(total(r1, r2) if name == "relativistic" else r1, 0.02),
         rounds=3000,
         data=grid,
         ema=0.995,
@@ -184,7 +184,7 @@ def test_all_modes_of_a_grid_are_found(name):
 
 CONFIGS = {
     "dcgan": GanConfig("dcgan", 16, 1, 2, 3, 4, 4, "batch"),
-    "residual": GanConfig("residual", 8, 1, 2, 3, 4, 4),
+    "sngan": GanConfig("sngan", 8, 1, 2, 3, 4, 4),
 }
 
 
@@ -244,7 +244,7 @@ def test_each_player_leaves_the_other_untouched(name):
 
 
 def test_a_player_learns_through_the_augmentation_and_only_the_paired_loss_looks_at_real_images():
-    config = CONFIGS["residual"]
+    config = CONFIGS["sngan"]
     players, state = made_state(config, {}, augmentation=augmentation_state(1.0))
     black = Augmentation(lambda images, *, key, probability: images * (1.0 - probability))
     batch = batch_of(config)
@@ -260,7 +260,7 @@ def test_a_player_learns_through_the_augmentation_and_only_the_paired_loss_looks
     plain, turned = (slope(adversarial.HINGE, each, None) for each in (batch, other))
     assert equal(plain, turned)
     assert np.any(plain["project"]["kernel"])
-    plain, turned = (slope(adversarial.PAIRED, each, None) for each in (batch, other))
+    plain, turned = (slope(adversarial.RELATIVISTIC, each, None) for each in (batch, other))
     assert not equal(plain, turned)
 
 

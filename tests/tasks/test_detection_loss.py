@@ -131,7 +131,7 @@ def test_boxes_that_nothing_answers_for_are_counted():
     batch = batch_of(boxes, np.zeros((1, 4)), [[True, True, True, False]])
     raw = [level[:1] for level in random_raw(0, MODEL)]
     found = jax.jit(lambda *of: detection_losses(*of, model=MODEL, config=DetectionLossConfig()))(raw, batch)
-    np.testing.assert_allclose(found["answered"], 1 / 3)
+    np.testing.assert_allclose(found["anchor_recall"], 1 / 3)
 
 
 def test_no_boxes_teach_background_alone():
@@ -143,7 +143,7 @@ def test_no_boxes_teach_background_alone():
         return found["loss"], found
 
     gradient, found = jax.jit(jax.grad(loss, has_aux=True))(raw, batch)
-    assert found["box"] == found["class"] == found["answered"] == 0
+    assert found["box"] == found["class"] == found["anchor_recall"] == 0
     for level in gradient:
         assert np.isfinite(level).all()
         assert (level[..., 4] > 0).all()
@@ -179,7 +179,7 @@ def test_the_loss_trains_a_network_and_moves_its_statistics():
     model = replace(MODEL, width=0.125)
     network = Yolo(model)
     batch = random_batch(0, 3)
-    batch["lost"] = np.array([0, 1, 2], np.int32)
+    batch["dropped_boxes"] = np.array([0, 1, 2], np.int32)
     batch["image"] = np.random.default_rng(0).normal(size=(3, HEIGHT, 96, 3)).astype(np.float32)
     variables = jax.jit(lambda key: network.init(key, jnp.asarray(batch["image"]), train=False))(jax.random.key(0))
     state = {"batch_stats": variables["batch_stats"]}
@@ -188,7 +188,7 @@ def test_the_loss_trains_a_network_and_moves_its_statistics():
         run = jax.jit(partial(loss, key=jax.random.key(0), step=jnp.int32(0)))
         value, (new, scalars) = run(variables["params"], state, batch)
         assert np.isfinite(value)
-        assert scalars.keys() == {"box", "objectness", "class", "answered", "lost"}
-        assert scalars["lost"] == 1.0
+        assert scalars.keys() == {"box", "objectness", "class", "anchor_recall", "dropped_boxes"}
+        assert scalars["dropped_boxes"] == 1.0
         same = jax.tree.map(np.array_equal, new, state)
         assert all(jax.tree.leaves(same)) if running else not any(jax.tree.leaves(same))

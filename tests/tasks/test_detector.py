@@ -100,7 +100,7 @@ def test_other_scales_are_brought_back():
 def test_classes_can_be_left_out_and_detections_limited():
     image = image_with((1, 2, 0), (5, 6, 1))
     assert found(DetectorConfig(confidence=0.3), image, classes=[1]) == [(1, box(5, 6))]
-    assert len(found(DetectorConfig(confidence=0.3, most=1), image)) == 1
+    assert len(found(DetectorConfig(confidence=0.3, max_detections=1), image)) == 1
     assert found(DetectorConfig(confidence=0.9999), image) == []
 
 

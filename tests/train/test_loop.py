@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vision.errors import UserError
-from vision.train.experiment import Member
+from vision.train.experiment import Replica
 from vision.train.loop import Clock, Window, crosses
 from vision.train.progress import Progress
 
@@ -94,12 +94,12 @@ def test_the_clock_starts_again():
     assert clock.restart()[1].keys() == {"step_seconds"}
 
 
-MEMBERS = (Member("seed-0", 0), Member("seed-1", 1))
+REPLICAS = (Replica("seed-0", 0), Replica("seed-1", 1))
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_a_member_that_diverges_is_named_once_and_the_others_go_on():
-    window, here = Window(8, 0, MEMBERS), outputs()
+def test_a_replica_that_diverges_is_named_once_and_the_others_go_on():
+    window, here = Window(8, 0, REPLICAS), outputs()
     for step, losses in enumerate(([1.0, 2.0], [1.0, np.nan], [3.0, np.nan]), start=1):
         window.settle((step, {"loss": jnp.asarray(losses)}), here)
     window.settle(None, here)
@@ -112,8 +112,8 @@ def test_a_member_that_diverges_is_named_once_and_the_others_go_on():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_no_member_left_is_an_error():
-    window = Window(8, 0, MEMBERS)
+def test_no_replica_left_is_an_error():
+    window = Window(8, 0, REPLICAS)
     window.settle((1, {"loss": jnp.asarray([np.inf, np.nan])}), outputs())
-    with pytest.raises(UserError, match="loss of all 2 members became inf"):
+    with pytest.raises(UserError, match="loss of all 2 replicas became inf"):
         window.settle(None, outputs())

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from vision.train.state import create_state, variables, with_given
+from vision.train.state import create_state, variables, with_values
 
 PARAMS = {"player": {"w": jnp.arange(3.0)}, "other": {"w": jnp.ones(2)}}
 
@@ -63,12 +63,12 @@ def test_variables_are_parameters_and_what_the_model_carries():
 def test_given_values_take_the_place_of_others_by_path():
     tree = {"params": PARAMS, "batch_stats": {"mean": jnp.zeros(2, jnp.bfloat16)}}
     given = {"params/other/w": np.array([5.0, 6.0]), "batch_stats/mean": np.array([0.1, 3.0])}
-    found = jax.jit(with_given)(tree, given)
+    found = jax.jit(with_values)(tree, given)
     np.testing.assert_array_equal(found["params"]["other"]["w"], [5, 6])
     np.testing.assert_array_equal(found["params"]["player"]["w"], PARAMS["player"]["w"])
     assert [leaf.dtype for leaf in jax.tree.leaves(found)] == [leaf.dtype for leaf in jax.tree.leaves(tree)]
     np.testing.assert_array_equal(found["batch_stats"]["mean"], jnp.array([0.1, 3.0], jnp.bfloat16))
     with pytest.raises(ValueError, match="there is no params/w among the variables: batch_stats/mean, "):
-        with_given(tree, {"params/w": np.zeros(2)})
+        with_values(tree, {"params/w": np.zeros(2)})
     with pytest.raises(ValueError, match=r"params/other/w has the shape \(2,\) and is given an array of \(1,\)"):
-        with_given(tree, {"params/other/w": np.zeros(1)})
+        with_values(tree, {"params/other/w": np.zeros(1)})

@@ -22,10 +22,10 @@ from vision.ablation.runner import FAILED, KILLED, UNFINISHED, Runner
 from vision.ablation.study import Study, Trial
 from vision.errors import UserError
 from vision.launch.options import command_line, flatten, unknown_name
-from vision.launch.workdir import default_workdir
+from vision.launch.run_folder import default_workdir
 from vision.parallel.processes import ProcessOptions
 from vision.parallel.processes import plan as plan_processes
-from vision.report.units import value
+from vision.units import value
 
 DESCRIPTION = """\
 Compare changes of an experiment over several seeds, and write the table.
@@ -318,7 +318,7 @@ def _run(
     )
 
     def headline(trial: Trial) -> str:
-        found = [final_numbers(metrics(trial.member(folder, seed)), trial.point.budget) for seed in trial.seeds]
+        found = [final_numbers(metrics(trial.replica(folder, seed)), trial.point.budget) for seed in trial.seeds]
         name = options.metric if options.metric in found[0] else next(iter(found[0]), None)
         numbers = [value(each[name]) for each in found if name in each] if name is not None else []
         return f"{name} {', '.join(numbers)}" if numbers else ""

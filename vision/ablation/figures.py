@@ -13,7 +13,7 @@ from vision.ablation.results import Results, Row
 from vision.ablation.statistics import Difference, Summary, summary
 from vision.ablation.study import baseline_of
 from vision.report.curves import log_scaled, series
-from vision.report.units import count
+from vision.units import count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

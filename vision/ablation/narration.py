@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from vision.ablation.outcomes import Outcome
 from vision.ablation.study import Trial
-from vision.report.units import duration
+from vision.units import duration
 
 _SURE = 0.05  # the part of a trial that must be done before its own speed is believed
 

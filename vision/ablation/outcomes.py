@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vision.ablation.study import Trial
+from vision.atomic import write_atomically
 from vision.errors import UserError
-from vision.launch.workdir import BOOKKEEPING, flat
-from vision.report.atomic import write_atomically
+from vision.launch.run_folder import BOOKKEEPING, flat
 from vision.train.records import read_metrics
 
 Ending = Literal["finished", "failed", "interrupted"]
@@ -133,7 +133,7 @@ def judged(
 def images_seen(trial: Trial, folder: Path) -> int:
     """Images at the last line of metrics that a trial wrote; of each seed, where several are one program."""
     try:
-        with (trial.member(folder, trial.seeds[0]) / "metrics.jsonl").open("rb") as file:
+        with (trial.replica(folder, trial.seeds[0]) / "metrics.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
             lines = file.read().split(b"\n")
     except FileNotFoundError:
@@ -144,14 +144,14 @@ def images_seen(trial: Trial, folder: Path) -> int:
     return 0
 
 
-def metrics(member: Path) -> list[dict[str, Any]]:
+def metrics(replica: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl in a folder; none where there is no such file.
 
     Raises:
       UserError: a line is damaged.
     """
     try:
-        return read_metrics(member / "metrics.jsonl")
+        return read_metrics(replica / "metrics.jsonl")
     except FileNotFoundError:
         return []
 
@@ -172,7 +172,7 @@ def problem_of(trial: Trial, folder: Path, seed: int) -> str:
         return found
     budget = trial.point.budget
     try:
-        lines = metrics(trial.member(folder, seed))
+        lines = metrics(trial.replica(folder, seed))
     except UserError as error:
         return str(error)
     if not final_numbers(lines, budget):

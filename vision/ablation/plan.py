@@ -25,7 +25,7 @@ EMPTY = "()"
 """How the empty tuple is written among the values of a field."""
 
 # What an experiment can be told for all points beside its configuration; the rest is the runner's business.
-_FOR_ALL = ("quick", "config", "members_by", "profile", "processes")
+_FOR_ALL = ("quick", "config", "replicas_by", "profile", "processes")
 _LONGEST_NAME = 100  # file systems allow 255 bytes; a name is also a row of a table
 
 

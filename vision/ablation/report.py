@@ -11,9 +11,9 @@ from vision.ablation.page import Picture, embedded, page, table
 from vision.ablation.plan import written
 from vision.ablation.results import Results, Row, Run, State, collect, environments, picture_of, rows
 from vision.ablation.study import Study, baseline_of, spelled
-from vision.launch.workdir import flat
-from vision.report.atomic import write_atomically
-from vision.report.units import count, duration
+from vision.atomic import write_atomically
+from vision.launch.run_folder import flat
+from vision.units import count, duration
 
 _MOST_PICTURES = 48  # crops of samples on the page, about 20 kB each
 _MOST_SEEDS = 3

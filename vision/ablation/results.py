@@ -15,7 +15,7 @@ from vision.ablation.statistics import Difference, Summary, holm, paired, summar
 from vision.ablation.study import Study, Trial, baseline_of, trials
 from vision.errors import UserError
 from vision.launch.options import unknown_name
-from vision.launch.workdir import flat
+from vision.launch.run_folder import flat
 
 State = Literal["waiting", "running", "interrupted", "failed", "finished"]
 
@@ -124,11 +124,11 @@ def collect(study: Study, folder: Path, *, stale: float, metric: str | None = No
             continue
         trial = status.trial
         for seed in trial.seeds:
-            lines = outcomes.metrics(trial.member(folder, seed))
+            lines = outcomes.metrics(trial.replica(folder, seed))
             final = outcomes.final_numbers(lines, trial.point.budget)
             if final:
                 runs[trial.point.name][seed] = Run(
-                    point=trial.point.name, seed=seed, lines=lines, final=final, folder=trial.member(folder, seed)
+                    point=trial.point.name, seed=seed, lines=lines, final=final, folder=trial.replica(folder, seed)
                 )
     names = list(dict.fromkeys(name for seeds in runs.values() for run in seeds.values() for name in run.final))
     if metric is not None and names:

@@ -26,7 +26,7 @@ from vision.ablation.narration import Narrator, about, seconds_left
 from vision.ablation.outcomes import Outcome
 from vision.ablation.study import Trial
 from vision.errors import UserError
-from vision.report.units import count, duration
+from vision.units import count, duration
 
 DONE, FAILED, UNFINISHED, KILLED = 0, 1, 75, 130
 """Exit codes: all finished; some failed; stopped, or some are running elsewhere; Ctrl-C pressed twice."""

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from vision.ablation.plan import BASELINE, Point, written
+from vision.atomic import write_atomically
 from vision.errors import UserError
-from vision.launch.workdir import flat
-from vision.report.atomic import write_atomically
+from vision.launch.run_folder import flat
 
 FILE = "study.json"
 _FORMAT = 1
@@ -77,9 +77,9 @@ class Trial:
         workdir = self.workdir(folder)
         return workdir.with_name(workdir.name + suffix)
 
-    def member(self, folder: Path, seed: int) -> Path:
+    def replica(self, folder: Path, seed: int) -> Path:
         """Where the metrics and samples of one seed are."""
-        return self.workdir(folder) / "members" / f"seed-{seed}" if len(self.seeds) > 1 else self.workdir(folder)
+        return self.workdir(folder) / "replicas" / f"seed-{seed}" if len(self.seeds) > 1 else self.workdir(folder)
 
     def command(self, folder: Path) -> tuple[str, ...]:
         """The command, from ``-m`` on."""

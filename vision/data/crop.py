@@ -24,7 +24,7 @@ def random_resized_crop(
 ) -> Transform:
     """Cut a rectangle of random area and ratio out and resize it to a square (Szegedy et al. 2015, section 6).
 
-    The same distribution as `vision.data.augment_crop.random_resized_crop`. Resized by Pillow's antialiased BILINEAR.
+    The same distribution as `vision.data.augment.crop.random_resized_crop`. Resized by Pillow's antialiased BILINEAR.
 
     Args:
         size: height and width of the result, in pixels.

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from vision.data.folder import FolderSource, check_images, folder_source
-from vision.data.shapes import ShapesConfig, ShapesSource
+from vision.data.shapes.world import ShapesConfig, ShapesSource
 from vision.data.source import ArraySource, Source, in_memory
 from vision.data.subset import Subset
 from vision.data.tfds import tfds_source

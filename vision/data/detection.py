@@ -13,14 +13,14 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32
 
-from vision.data.annotations import Annotated, Annotations, Rules, drawn, open_picture
-from vision.data.box_text import class_list, read_box_text
-from vision.data.coco import read_coco
+from vision.data.annotations.box_text import class_list, read_box_text
+from vision.data.annotations.cleaning import Annotated, Annotations, Rules, drawn, open_picture
+from vision.data.annotations.coco import read_coco
+from vision.data.annotations.voc import read_voc
 from vision.data.dataset import Split
 from vision.data.letterbox import Letterbox, letterboxed
-from vision.data.shapes import ShapesConfig, ShapesSource
+from vision.data.shapes.world import ShapesConfig, ShapesSource
 from vision.data.source import ArraySource, Record, Source, in_memory
-from vision.data.voc import read_voc
 from vision.errors import UserError
 
 # Scenes of the shapes world to evaluate on.
@@ -54,9 +54,9 @@ class DetectionConfig:
     else the names in all of its annotations, sorted."""
     resolution: int = 640
     """Side in pixels of the square that pictures are letterboxed into."""
-    slots: int = 100
+    max_boxes: int = 100
     """Boxes a picture that are trained on; of more, the largest."""
-    pictures: int = 0
+    overfit_images: int = 0
     """Train on the first so many pictures alone, and evaluate on them: for overfitting on purpose. 0 for all."""
     stream: bool = False
     """Decode pictures while training instead of holding the set in memory."""
@@ -70,7 +70,13 @@ class DetectionConfig:
     """Number of training pictures of the shapes world."""
 
     def __post_init__(self):
-        for field, least in (("resolution", 1), ("slots", 1), ("pictures", 0), ("workers", 0), ("shapes_count", 1)):
+        for field, least in (
+            ("resolution", 1),
+            ("max_boxes", 1),
+            ("overfit_images", 0),
+            ("workers", 0),
+            ("shapes_count", 1),
+        ):
             if getattr(self, field) < least:
                 raise UserError(f"{field} of detection data is {getattr(self, field)}, but must be at least {least}.")
 
@@ -84,7 +90,7 @@ def detection_source(config: DetectionConfig, split: Split, *, limit_bytes: int 
 
     Args:
         config: which.
-        split: "train" or "test"; with ``config.pictures`` both are the first training pictures.
+        split: "train" or "test"; with ``config.overfit_images`` both are the first training pictures.
         limit_bytes: refuse to hold more than this in memory; 2 GiB unless told.
 
     Raises:
@@ -92,12 +98,12 @@ def detection_source(config: DetectionConfig, split: Split, *, limit_bytes: int 
             streamed); or the set needs more memory than the limit.
     """
     if config.name == "shapes":
-        source: Source = DrawnSource(_world(config, split), config.slots)
+        source: Source = DrawnSource(_world(config, split), config.max_boxes)
     else:
-        source = AnnotatedSource(ground_truth(config, split), config.resolution, config.slots)
+        source = AnnotatedSource(ground_truth(config, split), config.resolution, config.max_boxes)
     if config.stream:
         return source
-    needed = len(source) * (3 * config.resolution**2 + config.slots * (4 * 4 + 4 + 1) + 4)
+    needed = len(source) * (3 * config.resolution**2 + config.max_boxes * (4 * 4 + 4 + 1) + 4)
     if needed > limit_bytes:
         raise UserError(
             f"{len(source)} pictures of {config.resolution}x{config.resolution} need {needed / 2**30:.1f} GiB of "
@@ -116,13 +122,13 @@ def ground_truth(config: DetectionConfig, split: Split) -> Annotations:
     Raises:
         UserError: the data is not there or not as its format says.
     """
-    return _ground_truth(config, "train" if config.pictures else split)
+    return _ground_truth(config, "train" if config.overfit_images else split)
 
 
 def description(config: DetectionConfig, split: Split) -> str:
     """The data in words, for protocols: "data/annotations/instances_val2017.json (coco), letterboxed to 640x640"."""
-    training = split == "train" or config.pictures > 0
-    few = f"the first {config.pictures} pictures of " if config.pictures else ""
+    training = split == "train" or config.overfit_images > 0
+    few = f"the first {config.overfit_images} pictures of " if config.overfit_images else ""
     match config.name:
         case "shapes":
             where = f"the shapes world ({'train' if training else 'test'})"
@@ -145,7 +151,7 @@ class AnnotatedSource:
     """What is read."""
     resolution: int
     """Side of the square in pixels."""
-    slots: int
+    max_boxes: int
     """Boxes a picture."""
 
     @property
@@ -153,19 +159,19 @@ class AnnotatedSource:
         return self.annotations.class_names
 
     def __len__(self) -> int:
-        return len(self.annotations.pictures)
+        return len(self.annotations.images)
 
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        picture = self.annotations.pictures[index]
+        picture = self.annotations.images[index]
         if picture.file is None:
             raise ValueError(f"picture {index} was drawn and has no file")
         image = open_picture(picture.file, (picture.width, picture.height))
         box = Letterbox(picture.width, picture.height, self.resolution)
         learnt = ~picture.crowd
-        slots = slotted(box.to_square(picture.boxes[learnt]), picture.labels[learnt], self.slots)
-        return {"image": letterboxed(image, self.resolution), **slots, "index": np.asarray(index, np.int32)}
+        boxes = padded_boxes(box.to_square(picture.boxes[learnt]), picture.labels[learnt], self.max_boxes)
+        return {"image": letterboxed(image, self.resolution), **boxes, "index": np.asarray(index, np.int32)}
 
 
 @dataclass(frozen=True)
@@ -174,7 +180,7 @@ class DrawnSource:
 
     scenes: ShapesSource
     """What is drawn; its resolution is that of the samples."""
-    slots: int
+    max_boxes: int
     """Boxes a picture."""
 
     @property
@@ -187,24 +193,26 @@ class DrawnSource:
     def __getitem__(self, index: int) -> Record:
         scene = self.scenes[index]
         valid = scene["valid"]
-        slots = slotted(scene["boxes"][valid], scene["shape"][valid].astype(np.int32), self.slots)
-        return {"image": scene["image"], **slots, "index": np.asarray(index, np.int32)}
+        boxes = padded_boxes(scene["boxes"][valid], scene["shape"][valid].astype(np.int32), self.max_boxes)
+        return {"image": scene["image"], **boxes, "index": np.asarray(index, np.int32)}
 
 
-def slotted(boxes: Float32[np.ndarray, "n 4"], labels: Int32[np.ndarray, " n"], slots: int) -> dict[str, np.ndarray]:
-    """Any number of boxes in a fixed number of slots: the largest if there are too many, in the order they come.
+def padded_boxes(
+    boxes: Float32[np.ndarray, "n 4"], labels: Int32[np.ndarray, " n"], max_boxes: int
+) -> dict[str, np.ndarray]:
+    """Boxes padded to ``max_boxes``: of more, the largest, in their order.
 
     Returns:
-        "boxes" float32 [slots 4], "labels" int32 [slots] and "valid" bool [slots], the valid ones first and zeros
-        elsewhere.
+        "boxes" float32 [max_boxes 4], "labels" int32 [max_boxes] and "valid" bool [max_boxes], the valid ones first and
+        zeros elsewhere.
     """
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    kept = np.sort(np.argsort(-area, kind="stable")[:slots])
-    empty = slots - len(kept)
+    kept = np.sort(np.argsort(-area, kind="stable")[:max_boxes])
+    empty = max_boxes - len(kept)
     return {
         "boxes": np.pad(boxes[kept], ((0, empty), (0, 0))),
         "labels": np.pad(labels[kept], (0, empty)),
-        "valid": np.arange(slots) < len(kept),
+        "valid": np.arange(max_boxes) < len(kept),
     }
 
 
@@ -213,13 +221,13 @@ def _ground_truth(config: DetectionConfig, split: Split) -> Annotations:
     found = _scenes(_world(config, split), stream=config.stream) if config.name == "shapes" else _read(config, split)
     if split == "test":
         return found
-    beyond = sum(max(0, int((~each.crowd).sum()) - config.slots) for each in found.pictures)
+    beyond = sum(max(0, int((~each.crowd).sum()) - config.max_boxes) for each in found.images)
     return replace(found, counts=replace(found.counts, beyond_slots=beyond))
 
 
 def _read(config: DetectionConfig, split: Split) -> Annotations:
     folder, training = config.dir.expanduser(), split == "train"
-    rules = Rules(first=config.pictures, skip_damaged=config.skip_damaged)
+    rules = Rules(first=config.overfit_images, skip_damaged=config.skip_damaged)
     images = folder / (config.train_images if training else config.test_images)
     classes = folder / config.classes
     match config.name:
@@ -235,8 +243,8 @@ def _read(config: DetectionConfig, split: Split) -> Annotations:
 
 def _world(config: DetectionConfig, split: Split) -> ShapesSource:
     """The scenes of a split; the first few of training alone if so configured."""
-    training = split == "train" or config.pictures > 0
-    size = (config.pictures or config.shapes_count) if training else _SHAPES_TEST
+    training = split == "train" or config.overfit_images > 0
+    size = (config.overfit_images or config.shapes_count) if training else _SHAPES_TEST
     shapes = replace(config.shapes, resolution=config.resolution)
     return ShapesSource(config=shapes, size=size, split="train" if training else "test")
 
@@ -248,15 +256,15 @@ def _drawn(scenes: ShapesSource, fields: tuple[str, ...]) -> dict[str, np.ndarra
 
 def _drawn_source(config: DetectionConfig, split: Split) -> ArraySource:
     """All scenes of the shapes world in memory."""
-    scenes = _world(config, "train" if config.pictures else split)
+    scenes = _world(config, "train" if config.overfit_images else split)
     arrays = _drawn(scenes, ("image", *_SCENE))
     rows = [
-        slotted(boxes[valid], shape[valid].astype(np.int32), config.slots)
+        padded_boxes(boxes[valid], shape[valid].astype(np.int32), config.max_boxes)
         for boxes, shape, valid in zip(*(arrays[name] for name in _SCENE), strict=True)
     ]
-    slots = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    padded = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     index = np.arange(len(rows), dtype=np.int32)
-    return ArraySource({"image": arrays["image"], **slots, "index": index}, scenes.config.shapes)
+    return ArraySource({"image": arrays["image"], **padded, "index": index}, scenes.config.shapes)
 
 
 def _scenes(scenes: ShapesSource, *, stream: bool) -> Annotations:
@@ -287,7 +295,7 @@ def _scene(
 def box_sizes(config: DetectionConfig) -> Float32[np.ndarray, "n 2"]:
     """Widths and heights of all boxes to learn, in pixels of the letterboxed squares: what anchors should be like."""
     sizes = [np.zeros((0, 2), np.float32)]
-    for picture in ground_truth(config, "train").pictures:
+    for picture in ground_truth(config, "train").images:
         boxes = Letterbox(picture.width, picture.height, config.resolution).to_square(picture.boxes[~picture.crowd])
         sizes.append(boxes[:, 2:] - boxes[:, :2])
     return np.concatenate(sizes)

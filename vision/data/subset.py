@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from vision.data.folder import FolderSource
-from vision.data.shapes import ShapesSource
+from vision.data.shapes.world import ShapesSource
 from vision.data.source import BLOCK, ArraySource, BlockSource, Record, Source, in_blocks, read
 from vision.errors import UserError
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from vision.data.folder import rgb
 from vision.errors import UserError
-from vision.metrics import calibration, classification
+from vision.metrics.recognition import calibration, classification
 from vision.report.confusion import confusion_picture
 from vision.report.grid import save_png
 from vision.report.mistakes import mistakes_sheet, prediction_sheet, worst_mistakes
@@ -167,7 +167,7 @@ def predict_files(
         if not images:
             return []
         padded = np.resize(np.stack(images), (batch_size, *images[0].shape))
-        rows = jax.device_get(compiled(variables, compiler.spread(padded)))[: len(images)]
+        rows = jax.device_get(compiled(variables, compiler.shard_padded(padded)))[: len(images)]
         best = np.argsort(-rows, axis=-1, kind="stable")[:, :most]
         return [[(class_names[int(i)], float(row[i])) for i in of] for row, of in zip(rows, best, strict=True)]
 

@@ -11,15 +11,15 @@ import numpy as np
 from jaxtyping import Array, UInt8
 from PIL import Image, ImageOps
 
-from vision.data.annotations import Annotations
-from vision.data.coco import read_coco_numbers
+from vision.data.annotations.cleaning import Annotations
+from vision.data.annotations.coco import read_coco_numbers
 from vision.data.folder import rgb
 from vision.data.letterbox import Letterbox, letterboxed
 from vision.errors import UserError
 from vision.evaluation.detection_files import Predicted, said_of, unique_stems, write_picture, write_results
-from vision.evaluation.detection_pictures import ReadPicture, plots, read_files, sheets
-from vision.metrics.average_precision import CocoScores, Found, coco_scores
-from vision.metrics.detection_matching import CONFIDENCES, IOU, ConfidenceCurves, confidence_curves, matching
+from vision.evaluation.detection_images import ReadPicture, plots, read_files, sheets
+from vision.metrics.detection.average_precision import CocoScores, Found, coco_scores
+from vision.metrics.detection.matching import CONFIDENCES, IOU, ConfidenceCurves, confidence_curves, matching
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluation
 
@@ -45,7 +45,7 @@ class Chosen(Protocol):
         ...
 
     @property
-    def most(self) -> int:
+    def max_detections(self) -> int:
         """Detections in an image."""
         ...
 
@@ -86,13 +86,13 @@ def evaluator(compiler: Compiler, detect: Detect, config: Chosen) -> Callable[[A
             fields = {name: batch[name] for name in ("image", "index", "mask")}
             detections, index, mask = jax.device_get(compiled(variables, compiler.shard(fields)))
             for row in np.flatnonzero(mask).tolist():
-                picture = truth.pictures[int(index[row])]
+                picture = truth.images[int(index[row])]
                 box = Letterbox(picture.width, picture.height, test.resolution)
                 found[int(index[row])] = original(detections, row, box)
-        missing = len(truth.pictures) - len(found)
+        missing = len(truth.images) - len(found)
         if missing:
             raise ValueError(f"{missing} pictures of the truth were in no batch.")
-        everything = [found[place] for place in range(len(truth.pictures))]
+        everything = [found[place] for place in range(len(truth.images))]
         scores, matches = coco_scores(truth, everything), matching(truth, everything)
         curves = confidence_curves(matches)
         scalars, protocol = _numbers(scores, curves, test.description, config)
@@ -118,10 +118,10 @@ def _numbers(
     """All scalars and their protocol."""
     how = (
         f"detections of confidence {config.confidence:g} or more, suppressed at an IoU above {config.iou:g}, "
-        f"at most {config.most} in a picture"
+        f"at most {config.max_detections} in a picture"
     )
     scalars, protocol = scores.scalars(), scores.protocol(data, how)
-    on = f"on {scores.pictures:,} pictures of {data}; {how}"
+    on = f"on {scores.images:,} pictures of {data}; {how}"
     at = f"matched as COCO does at IoU {IOU:g}, at the confidence of the best mean F1 on these pictures"
     marks = {
         name: float(values[curves.best])
@@ -143,12 +143,12 @@ def _numbers(
 
 def _reader(test: DetectionSet, truth: Annotations, places: set[int]) -> ReadPicture:
     """Pictures from their files; those that were drawn are taken from the batches, once more, and kept."""
-    wanted = {place for place in places if truth.pictures[place].file is None}
+    wanted = {place for place in places if truth.images[place].file is None}
     kept: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
     for batch in test.batches() if wanted else ():
         for row, place in enumerate(batch["index"].tolist()):
             if place in wanted and batch["mask"][row]:
-                picture = truth.pictures[place]
+                picture = truth.images[place]
                 kept[place] = _unboxed(batch["image"][row], Letterbox(picture.width, picture.height, test.resolution))
         if kept.keys() == wanted:
             break
@@ -182,7 +182,7 @@ class PredictionConfig:
     """Detections with less are left out."""
     iou: float = 0.45
     """Of two boxes that overlap more than this, the less sure one is left out."""
-    most: int = 300
+    max_detections: int = 300
     """Largest number of detections in a picture."""
     only: tuple[str, ...] = ()
     """Names of the classes to look for; all if none."""
@@ -241,7 +241,7 @@ def predict_files(
             return []
         squares = np.stack([letterboxed(image, resolution) for image in images])
         padded = np.resize(squares, (batch_size, *squares.shape[1:]))
-        detections = jax.device_get(compiled(variables, compiler.spread(padded)))
+        detections = jax.device_get(compiled(variables, compiler.shard_padded(padded)))
         boxes = [Letterbox(image.width, image.height, resolution) for image in images]
         return [original(detections, row, box) for row, box in enumerate(boxes)]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vision.data.coco import CocoNumbers
-from vision.metrics.average_precision import Found
-from vision.report.atomic import write_atomically
+from vision.atomic import write_atomically
+from vision.data.annotations.coco import CocoNumbers
+from vision.metrics.detection.average_precision import Found
 from vision.report.boxes import Marked, boxes_picture
 
 _JPEG = frozenset({".jpg", ".jpeg"})
@@ -107,7 +107,7 @@ def write_picture(
 def text_lines(one: Predicted) -> list[str]:
     """For each detection its class, counted from 0, centre x and y, width, height and confidence.
 
-    Centre and size are shares of the picture's width and height: what `vision.data.box_text` reads, and the confidence.
+    Centre and size are shares of the picture's width and height: what `vision.data.annotations.box_text` reads, and the confidence.
     """
     boxes = one.found.boxes.astype(np.float64) / ([one.width, one.height] * 2)
     rows = zip(boxes.tolist(), one.found.labels.tolist(), one.found.scores.tolist(), strict=True)

@@ -16,12 +16,12 @@ from jaxtyping import Array, Float, Int, Key
 from vision.data.pipeline import permutation
 from vision.data.source import ArraySource
 from vision.errors import UserError, at_least_one
-from vision.metrics.classifier_score import classifier_score
-from vision.metrics.frechet import frechet_distance
-from vision.metrics.judge import ClassJudge, Judge
-from vision.metrics.kernel_distance import kernel_distance
-from vision.metrics.manifold_overlap import manifold_overlap
-from vision.metrics.moments import moments
+from vision.metrics.generation.classifier_score import classifier_score
+from vision.metrics.generation.feature_extractor import ClassNamingExtractor, FeatureExtractor
+from vision.metrics.generation.frechet import frechet_distance
+from vision.metrics.generation.kernel_distance import kernel_distance
+from vision.metrics.generation.manifold_overlap import manifold_overlap
+from vision.metrics.generation.moments import moments
 from vision.ops.pixels import to_float
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluation
@@ -78,7 +78,7 @@ class _Judged:
 
 
 def evaluator(
-    compiler: Compiler, judge: Judge, draw: Draw, config: GenerationConfig, real: RealImages
+    compiler: Compiler, judge: FeatureExtractor, draw: Draw, config: GenerationConfig, real: RealImages
 ) -> Callable[[Any], Evaluation]:
     """(variables) -> Fréchet and kernel distance, precision, recall, density, coverage, score, judged accuracy.
 
@@ -112,7 +112,7 @@ def evaluator(
         found = []
         for index, start in enumerate(range(0, len(rows), config.batch)):
             part = rows[start : start + config.batch]
-            filled = compiler.spread(np.resize(part, (size, *part.shape[1:])))
+            filled = compiler.shard_padded(np.resize(part, (size, *part.shape[1:])))
             found.append([each[: len(part)] for each in jax.device_get(call(filled, index))])
         features, probabilities = (np.concatenate(each) for each in zip(*found, strict=True))
         return _Judged(features, probabilities, labels)
@@ -155,11 +155,11 @@ def _numbers(reference: np.ndarray, judged: _Judged, config: GenerationConfig) -
         "score": classifier_score(judged.probabilities, splits=config.splits).mean,
     }
     if judged.labels is not None:
-        numbers["judged_accuracy"] = float(np.mean(judged.probabilities.argmax(1) == judged.labels))
+        numbers["generated_class_accuracy"] = float(np.mean(judged.probabilities.argmax(1) == judged.labels))
     return numbers
 
 
-def _protocol(judge: Judge, config: GenerationConfig, real: RealImages, *, reference: int) -> dict[str, str]:
+def _protocol(judge: FeatureExtractor, config: GenerationConfig, real: RealImages, *, reference: int) -> dict[str, str]:
     """What each number means, by name."""
     what, of = judge.protocol(), f"{config.samples:,} {real.drawn_description}"
     against = f"{of} against {reference:,} images of {real.train_description}"
@@ -175,7 +175,7 @@ def _protocol(judge: Judge, config: GenerationConfig, real: RealImages, *, refer
         "density": f"{balls} of real images that a drawn one is in, by k, {against} (Naeem et al. 2020)",
         "coverage": f"share of {balls} of real images with a drawn one in it, {against} (Naeem et al. 2020)",
         "score": f"exp of the mean KL(p(y|x) || p(y)), mean over {config.splits} parts of {of}",
-        "judged_accuracy": f"share of {of} whose likeliest class is the one asked for, as often as training has it",
+        "generated_class_accuracy": f"share of {of} whose likeliest class is the one asked for, as often as training has it",
     }
     return {name: f"{text}; {what}" for name, text in numbers.items()}
 
@@ -188,7 +188,7 @@ def _floor_protocol(words: Mapping[str, str], real: RealImages, count: int, samp
     }
 
 
-def _check(judge: Judge, config: GenerationConfig, real: RealImages) -> None:
+def _check(judge: FeatureExtractor, config: GenerationConfig, real: RealImages) -> None:
     """Raises ``UserError`` unless there are as many images as every number needs."""
     at_least_one(config, "samples", "reference", "batch", "neighbours", "subsets", "splits")
     shape = jax.ShapeDtypeStruct((1, *real.train.arrays["image"].shape[1:]), np.float32)
@@ -224,9 +224,9 @@ def _chosen(source: ArraySource, count: int, seed: int) -> ArraySource:
     return ArraySource({name: array[rows] for name, array in source.arrays.items()}, source.class_names)
 
 
-def _classes(judge: Judge, source: ArraySource) -> Int[np.ndarray, " n"] | None:
+def _classes(judge: FeatureExtractor, source: ArraySource) -> Int[np.ndarray, " n"] | None:
     """The images' labels as the judge numbers them, by name; None without labels or without names."""
-    if "label" not in source.arrays or not isinstance(judge, ClassJudge):
+    if "label" not in source.arrays or not isinstance(judge, ClassNamingExtractor):
         return None
     known: Sequence[str] = judge.class_names
     for name in source.class_names:
@@ -258,5 +258,5 @@ def drawn(
     for index, start in enumerate(range(0, len(labels), size)):
         part = np.resize(labels[start : start + size], size)
         key = compiler.replicate(jax.random.fold_in(jax.random.key(seed), index))
-        parts.append(jax.device_get(compiled(variables, compiler.spread(part), key))[:size])
+        parts.append(jax.device_get(compiled(variables, compiler.shard_padded(part), key))[:size])
     return np.concatenate(parts)[: len(labels)]

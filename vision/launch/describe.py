@@ -70,7 +70,7 @@ def describe(
     lines += [f"  {'*' if name in changed else ' '} {name} = {value}" for name, value in flatten(config).items()]
     lines += ["", *_parameters(state.params, placed.params)]
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
-    runs = max(len(experiment.members), 1)
+    runs = max(len(experiment.replicas), 1)
     devices = compiler.mesh.devices.size
     sizes = " x ".join(f"{axis} {size}" for axis, size in compiler.mesh.shape.items() if size > 1) or "one device"
     lines += [

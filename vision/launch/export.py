@@ -15,8 +15,8 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from vision.report.atomic import write_atomically
-from vision.train.experiment import Inference
+from vision.atomic import write_atomically
+from vision.inference import Inference
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -22,9 +22,9 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
+from vision.atomic import write_atomically
 from vision.errors import UserError
-from vision.report.atomic import write_atomically
-from vision.train.experiment import Candidates, Inference
+from vision.inference import Candidates, Inference
 
 
 def write_onnx(path: Path, inference: Inference) -> str:
@@ -76,7 +76,7 @@ def write_onnx(path: Path, inference: Inference) -> str:
 def _suppress(onnx: Any, model: Any, candidates: Candidates) -> None:
     """Adds NonMaxSuppression (ONNX operator set 11) behind the outputs boxes and scores."""
     graph = model.graph
-    constants = {"most": candidates.most, "iou": candidates.iou, "confidence": candidates.confidence}
+    constants = {"most": candidates.max_detections, "iou": candidates.iou, "confidence": candidates.confidence}
     for name, value in constants.items():
         kind = onnx.TensorProto.INT64 if name == "most" else onnx.TensorProto.FLOAT
         graph.initializer.append(onnx.helper.make_tensor(f"suppression_{name}", kind, [1], [value]))

@@ -46,7 +46,7 @@ class RunOptions:
     sweep: tuple[str, ...] = ()
     """Fields that are plain numbers, each followed by its values, as in "optimizer.lr 1e-4,3e-4,1e-3": one run for
     every combination (and seed), all in one program."""
-    members_by: Literal["auto", "vmap", "turns"] = "auto"
+    replicas_by: Literal["auto", "vmap", "sequential"] = "auto"
     """How the runs of --seeds and --sweep that share a device are computed: all at once, or in turn. By default what
     the backend does best; changes rounding, nothing else."""
     profile: bool = False
@@ -82,7 +82,7 @@ def parse(prog: str, *, default: Config, quick: Config, description: str, argume
         base = default
         content = _read(Path(location))
         stored = _as_arguments(content["config"], origin=Path(location), known=flatten(default))
-        stored += _member_arguments(content.get("members", {}))
+        stored += _replica_arguments(content.get("replicas", {}))
 
     @dataclass(frozen=True)
     class CommandLine:
@@ -186,10 +186,12 @@ def _read(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _member_arguments(members: Mapping[str, Any]) -> list[str]:
-    """The options that a stored run of several members was started with."""
-    seeds = ["--seeds", str(members["seeds"])] if members.get("seeds") else []
-    sweep = [word for name, numbers in members.get("sweep", {}).items() for word in (name, ",".join(map(str, numbers)))]
+def _replica_arguments(replicas: Mapping[str, Any]) -> list[str]:
+    """The options that a stored run of several replicas was started with."""
+    seeds = ["--seeds", str(replicas["seeds"])] if replicas.get("seeds") else []
+    sweep = [
+        word for name, numbers in replicas.get("sweep", {}).items() for word in (name, ",".join(map(str, numbers)))
+    ]
     return [*seeds, *(["--sweep", *sweep] if sweep else [])]
 
 

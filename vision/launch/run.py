@@ -13,28 +13,29 @@ import jax
 import numpy as np
 
 from vision.errors import UserError
-from vision.launch import workdir as work
+from vision.launch import run_folder as work
 from vision.launch.describe import describe, simulate_devices
 from vision.launch.export import write_export
 from vision.launch.export_onnx import write_onnx
-from vision.launch.members import MembersOptions, parse_sweep, together
 from vision.launch.options import Parsed, changes, command_line, nested, parse
+from vision.launch.replicas import ReplicaOptions, parse_sweep, vectorized
 from vision.parallel.agreement import check_equal, first_alone, from_first, is_first
 from vision.parallel.mesh import devices_needed, make_mesh
 from vision.parallel.processes import start
-from vision.report.film import film_of_pictures, save_film
+from vision.report.animation import animate_files, save_animation
 from vision.report.grid import sample_grid, save_png
 from vision.train.checkpoint import Checkpoints
+from vision.train.class_names import class_names, keep_class_names
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluation, Experiment
 from vision.train.interruption import EXIT_CODE, Interrupted, Interruption
 from vision.train.loop import Outputs, steps_taken, train
-from vision.train.members import FOLDER as MEMBERS
-from vision.train.members import MemberRecords, combined
 from vision.train.profile import Profile
 from vision.train.progress import Progress
 from vision.train.records import Records, read_metrics
-from vision.train.state import TrainState
+from vision.train.replicas import FOLDER as REPLICAS
+from vision.train.replicas import ReplicaRecords, combined
+from vision.types import SampleRequest, TrainState
 
 
 def main(
@@ -108,23 +109,23 @@ def run(name: str, parsed: Parsed[Any], build: Callable[[Any], Experiment], desc
     """Do what the parsed command line asks for."""
     config, options = parsed.config, parsed.run
     use_compilation_cache()
-    members = MembersOptions(options.seeds, parse_sweep(options.sweep), options.members_by)
-    experiment = together(build, config, members) if members else build(config)
+    replicas = ReplicaOptions(options.seeds, parse_sweep(options.sweep), options.replicas_by)
+    experiment = vectorized(build, config, replicas) if replicas else build(config)
     if options.dry_run:
         simulate_devices(devices_needed(experiment.mesh))
     if not options.dry_run:
         start(options.processes, os.environ)
     compiler = Compiler(
-        make_mesh(experiment.mesh, members=max(len(experiment.members), 1)),
+        make_mesh(experiment.mesh, replicas=max(len(experiment.replicas), 1)),
         experiment.rules,
-        members=len(experiment.members),
+        replicas=len(experiment.replicas),
     )
     compiler.check_batch_size(experiment.batch_size, microbatches=experiment.microbatches)
     if options.dry_run:
         print(describe(experiment, compiler, config=config, default=parsed.default))
         return
     folder = options.workdir or work.default_workdir(
-        name, quick=options.quick, config=config, default=parsed.default, members=members.stored()
+        name, quick=options.quick, config=config, default=parsed.default, replicas=replicas.stored()
     )
     if options.sample is not None or options.evaluate or options.predict or options.export:
         look(
@@ -133,16 +134,16 @@ def run(name: str, parsed: Parsed[Any], build: Callable[[Any], Experiment], desc
             compiler,
             folder,
             config,
-            members=members.stored(),
+            replicas=replicas.stored(),
             sample=options.sample,
             evaluate=options.evaluate,
             predict=options.predict,
             export=options.export,
         )
         return
-    check_equal("what they were started with", (folder, nested(config), members))
+    check_equal("what they were started with", (folder, nested(config), replicas))
     locks: list[int] = []
-    first_alone(lambda: locks.append(work.claim(folder, name, config, members=members.stored())))
+    first_alone(lambda: locks.append(work.claim(folder, name, config, replicas=replicas.stored())))
     try:
         fit(name, experiment, compiler, folder, parsed, description)
     finally:
@@ -193,9 +194,9 @@ def fit(
     environment = work.write_environment(folder) if first_process else {}
     if experiment.class_names is not None:
         names = experiment.class_names()
-        first_alone(lambda: work.keep_class_names(folder, names))
+        first_alone(lambda: keep_class_names(folder, names))
     steps_of = lambda images: max(1, images // experiment.batch_size) if images else 0
-    intervals, runs = experiment.intervals, max(len(experiment.members), 1)
+    intervals, runs = experiment.intervals, max(len(experiment.replicas), 1)
     with contextlib.ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
         checkpoints = stack.enter_context(
@@ -203,8 +204,8 @@ def fit(
         )
         state = checkpoints.restore(abstract_state(experiment, compiler), report=say)
         if state is None:
-            given = experiment.given() if experiment.given is not None else None
-            state = compiler.init(experiment.init, key=jax.random.key(experiment.seed), given=given)
+            initial = experiment.initial_values() if experiment.initial_values is not None else None
+            state = compiler.init(experiment.init, key=jax.random.key(experiment.seed), initial=initial)
         first = steps_taken(state)
         if first:
             say(f"resuming after step {first} ({first * experiment.batch_size:,} images)")
@@ -242,10 +243,10 @@ def fit(
         print(f"finished: {', '.join(f'{k} {v}' for k, v in final.items())}\nreport: {folder / 'report.html'}")
 
 
-def open_records(experiment: Experiment, folder: Path, first: int, *, write: bool) -> Records | MemberRecords:
-    """The records of a run that starts after step ``first``, or of its members."""
-    if experiment.members:
-        return MemberRecords(folder, first, write, members=experiment.members)
+def open_records(experiment: Experiment, folder: Path, first: int, *, write: bool) -> Records | ReplicaRecords:
+    """The records of a run that starts after step ``first``, or of its replicas."""
+    if experiment.replicas:
+        return ReplicaRecords(folder, first, write, replicas=experiment.replicas)
     return Records(folder, first, write)
 
 
@@ -295,21 +296,21 @@ class Page:
         if not is_first():
             return
         self._last = evaluation
-        self._latest = combined(evaluation.scalars, self._experiment.members)
+        self._latest = combined(evaluation.scalars, self._experiment.replicas)
         samples = self._folder / "samples"
         save_pictures(samples, images, evaluation)
-        for member, own in zip(self._experiment.members, evaluation.members, strict=True):
-            save_pictures(self._folder / MEMBERS / member.name / "samples", images, own)
+        for replica, own in zip(self._experiment.replicas, evaluation.replicas, strict=True):
+            save_pictures(self._folder / REPLICAS / replica.name / "samples", images, own)
         from vision.report.curves import save_curves  # matplotlib takes a second to import
 
         save_curves(self._folder / "curves.png", read_metrics(self._folder / "metrics.jsonl"))
         self._render(step, images, evaluation)
 
     def finish(self, step: int, images: int) -> None:
-        """Write the page once more, with the film; where this process had no evaluation, it stands."""
+        """Write the page once more, with the animation; where this process had no evaluation, it stands."""
         if is_first() and self._last is not None:
             samples = self._folder / "samples"
-            film_of_pictures(samples / "samples.gif", sorted(samples.glob("samples-*.png"), key=images_of))
+            animate_files(samples / "samples.gif", sorted(samples.glob("samples-*.png"), key=images_of))
             self._render(step, images, self._last)
 
     def _render(self, step: int, images: int, evaluation: Evaluation) -> None:
@@ -329,9 +330,9 @@ class Page:
             sample_paths=sorted(samples.glob("*-*.png"), key=images_of, reverse=True),
             curves_path=self._folder / "curves.png",
             summary=self.summary(),
-            members={
-                member.name: {name: float(value) for name, value in own.scalars.items()}
-                for member, own in zip(self._experiment.members, evaluation.members, strict=True)
+            replicas={
+                replica.name: {name: float(value) for name, value in own.scalars.items()}
+                for replica, own in zip(self._experiment.replicas, evaluation.replicas, strict=True)
             },
             description=self._description,
             status=f"{'Finished' if images >= total else 'Running'}: step {step:,}, {images:,} of {total:,} images",
@@ -358,10 +359,10 @@ class Page:
 def save_pictures(folder: Path, images: int, evaluation: Evaluation) -> None:
     """Keep an evaluation's pictures, named by the number of images seen."""
     folder.mkdir(parents=True, exist_ok=True)
-    for picture, pixels in evaluation.pictures.items():
+    for picture, pixels in evaluation.images.items():
         save_png(folder / f"{picture}-{images:010d}.png", pixels)
-    for film, frames in evaluation.films.items():
-        save_film(folder / f"{film}-{images:010d}.gif", frames)
+    for animation, frames in evaluation.animations.items():
+        save_animation(folder / f"{animation}-{images:010d}.gif", frames)
 
 
 def look(
@@ -371,7 +372,7 @@ def look(
     folder: Path,
     config: Any,
     *,
-    members: Mapping[str, Any],
+    replicas: Mapping[str, Any],
     sample: int | None,
     evaluate: bool,
     predict: tuple[str, ...],
@@ -380,7 +381,7 @@ def look(
     """Sample from, evaluate, predict with or export the newest checkpoint of a work directory; train nothing."""
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} is no work directory: train first, or name one with --workdir")
-    work.check_same(folder, name, config, members=members, free=(*work.BOOKKEEPING, *experiment.looking))
+    work.check_same(folder, name, config, replicas=replicas, free=(*work.BOOKKEEPING, *experiment.evaluation_only))
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         state = checkpoints.restore(
             abstract_state(experiment, compiler), report=lambda text: print(text, file=sys.stderr)
@@ -390,40 +391,41 @@ def look(
     images = steps_taken(state) * experiment.batch_size
     if evaluate:
         evaluation = experiment.evaluation(compiler)(state)
-        for key, value in combined(evaluation.scalars, experiment.members).items():
+        for key, value in combined(evaluation.scalars, experiment.replicas).items():
             if is_first():
                 print(f"{key} {value:.6g}  ({evaluation.protocol.get(key, 'no protocol stated')})")
     if predict:
-        if experiment.prediction is None or experiment.members:
-            why = "is a run of several members" if experiment.members else "has no predictions"
+        if experiment.prediction is None or experiment.replicas:
+            why = "is a run of several replicas" if experiment.replicas else "has no predictions"
             raise UserError(f"{name} {why}: --predict has nothing to say of files")
         out = folder / "predictions" / f"{images:010d}"
-        names = work.class_names(folder)
+        names = class_names(folder)
         if names is None:  # a run from before they were kept
             names = experiment.class_names() if experiment.class_names is not None else ()
         lines = experiment.prediction(compiler, names)(state, files_of(predict), out)
         if is_first():
             print("\n".join(lines))
     if export is not None:
-        if experiment.inference is None or experiment.members:
+        if experiment.inference is None or experiment.replicas:
             raise UserError(f"{name} has no function of images to write: --export is for single runs that see")
         inference = experiment.inference(jax.device_get(state))
         write = write_onnx if export.suffix == ".onnx" else write_export
         if is_first():
             print(write(export.expanduser(), inference))
     if sample is not None:
-        if experiment.drawing is None:
+        if experiment.sampling is None:
             raise UserError(f"{name} does not generate images: --sample has nothing to draw")
         if sample < 1:
             raise UserError(f"--sample takes a positive number of images, not {sample}")
-        pictures, captions = experiment.drawing(compiler)(state, sample)
+        made = experiment.sampling(compiler)(state, SampleRequest(count=sample, seed=experiment.seed))
+        pictures, captions = made.images, list(made.captions)
         if not is_first():
             return
         out = folder / "samples" / f"drawn-{images:010d}"
         out.mkdir(parents=True, exist_ok=True)
         for index, picture in enumerate(pictures):
             save_png(out / f"{index:05d}.png", picture)
-        columns = sample if experiment.members else int(np.ceil(np.sqrt(sample)))  # one row a member
+        columns = sample if experiment.replicas else int(np.ceil(np.sqrt(sample)))  # one row a replica
         grid = sample_grid(pictures, columns=columns, captions=captions or None)
         save_png(out / "grid.png", grid)
         print(f"{len(pictures)} samples after {images:,} images: {out / 'grid.png'}")

@@ -3,7 +3,7 @@
 All three compile, with shapes that depend on shapes alone, and can be vmapped over images. They take n boxes with
 scores and return indices in the order of falling scores; among equal scores the lower index goes first. Scores that
 are NaN, -inf or below the threshold are never kept. With labels, boxes of different labels leave each other alone.
-Memory is O(n), never O(n^2). No boxes (n = 0) and n < ``most`` are fine.
+Memory is O(n), never O(n^2). No boxes (n = 0) and n < ``max_detections`` are fine.
 """
 
 from collections.abc import Callable
@@ -26,20 +26,20 @@ Decay = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 class Kept(NamedTuple):
     """What is left, by falling scores; the valid slots come first."""
 
-    index: Int[Array, " most"]
+    index: Int[Array, " max_detections"]
     """Into the boxes; 0 where not valid."""
-    valid: Bool[Array, " most"]
+    valid: Bool[Array, " max_detections"]
     """Whether the slot holds a box."""
 
 
 class Rescored(NamedTuple):
     """What is left after scores have decayed, by falling decayed scores; the valid slots come first."""
 
-    index: Int[Array, " most"]
+    index: Int[Array, " max_detections"]
     """Into the boxes; 0 where not valid."""
-    score: Float[Array, " most"]
+    score: Float[Array, " max_detections"]
     """The decayed score; 0 where not valid."""
-    valid: Bool[Array, " most"]
+    valid: Bool[Array, " max_detections"]
     """Whether the slot holds a box."""
 
 
@@ -63,7 +63,7 @@ def non_maximum_suppression(
     labels: Int[Array, " n"] | None = None,
     iou_threshold: Number,
     score_threshold: Number,
-    most: int,
+    max_detections: int,
 ) -> Kept:
     """Greedy suppression: take the best box that is left, drop those that overlap it too much, until none is left.
 
@@ -76,15 +76,15 @@ def non_maximum_suppression(
       labels: boxes suppress those of their own label alone; None if all are alike.
       iou_threshold: boxes with an IoU above it with a kept one are dropped; in [0, 1].
       score_threshold: boxes with a score below it are dropped.
-      most: how many to keep.
+      max_detections: how many to keep.
     """
     boxes, scores, labels = _candidates(boxes, scores, labels, score_threshold)
     size = min(_BLOCK, len(scores))
-    slots = jnp.arange(most)
+    slots = jnp.arange(max_detections)
 
     def unfinished(carry):
         left, count, *_ = carry
-        return (count < most) & (jnp.max(left) > -jnp.inf)
+        return (count < max_detections) & (jnp.max(left) > -jnp.inf)
 
     def block(carry):
         left, count, index = carry
@@ -94,11 +94,11 @@ def non_maximum_suppression(
         within = _overlap(boxes[at], labels[at], boxes[at], labels[at]) > iou_threshold
         kept = _greedy(alive, jnp.triu(within, 1))
         # those that are not kept, or too many, fall behind the end of the slots
-        slot = jnp.where(kept, count + jnp.cumsum(kept) - 1, most)
+        slot = jnp.where(kept, count + jnp.cumsum(kept) - 1, max_detections)
         left = left.at[at].set(-jnp.inf)
         return left, count + jnp.sum(kept), index.at[slot].set(at, mode="drop")
 
-    _, count, index = lax.while_loop(unfinished, block, (scores, jnp.int32(0), jnp.zeros(most, jnp.int32)))
+    _, count, index = lax.while_loop(unfinished, block, (scores, jnp.int32(0), jnp.zeros(max_detections, jnp.int32)))
     return Kept(index, slots < count)
 
 
@@ -109,7 +109,7 @@ def matrix_nms(
     labels: Int[Array, " n"] | None = None,
     decay: Decay = gaussian_decay,
     score_threshold: Number,
-    most: int,
+    max_detections: int,
 ) -> Rescored:
     """Matrix NMS (Wang et al. 2020, "SOLOv2", the section of that name): all scores decay at once.
 
@@ -122,7 +122,7 @@ def matrix_nms(
       labels: boxes decay by those of their own label alone; None if all are alike.
       decay: f of the paper, :func:`gaussian_decay` or :func:`linear_decay` or the like.
       score_threshold: boxes with a decayed score below it are dropped.
-      most: how many to keep.
+      max_detections: how many to keep.
     """
     boxes, scores, labels = _candidates(boxes, scores, labels, score_threshold, multiple=_BLOCK)
     n = len(scores)
@@ -158,8 +158,8 @@ def matrix_nms(
     _, factor = lax.fori_loop(0, blocks, column, (jnp.ones(n), jnp.ones(n)))
     decayed = _eligible(ranked * factor, score_threshold)
     # back in the order of the boxes, where top_k breaks ties by the lower index
-    score, index = lax.top_k(jnp.zeros_like(decayed).at[order].set(decayed), min(most, n))
-    return _rescored(index, score, most)
+    score, index = lax.top_k(jnp.zeros_like(decayed).at[order].set(decayed), min(max_detections, n))
+    return _rescored(index, score, max_detections)
 
 
 def soft_nms(
@@ -169,11 +169,11 @@ def soft_nms(
     labels: Int[Array, " n"] | None = None,
     decay: Decay = gaussian_decay,
     score_threshold: Number,
-    most: int,
+    max_detections: int,
 ) -> Rescored:
     """Soft-NMS (Bodla et al. 2017, figure 2): take the best box that is left and let the scores of the others decay.
 
-    ``most`` rounds at most, each of O(n).
+    ``max_detections`` rounds at most, each of O(n).
 
     Args:
       boxes: corners (x0, y0, x1, y1).
@@ -181,13 +181,13 @@ def soft_nms(
       labels: boxes decay by those of their own label alone; None if all are alike.
       decay: f of the paper, :func:`gaussian_decay` or :func:`linear_decay` or the like.
       score_threshold: boxes whose score falls below it are dropped.
-      most: how many to keep.
+      max_detections: how many to keep.
     """
     boxes, scores, labels = _candidates(boxes, scores, labels, score_threshold)
 
     def unfinished(carry):
         left, count, *_ = carry
-        return (count < most) & (jnp.max(left) > -jnp.inf)
+        return (count < max_detections) & (jnp.max(left) > -jnp.inf)
 
     def pick(carry):
         left, count, index, score = carry
@@ -198,9 +198,9 @@ def soft_nms(
         left = _eligible(left * factor, score_threshold).at[at].set(-jnp.inf)
         return left, count + 1, index.at[count].set(at), score.at[count].set(best)
 
-    empty = (jnp.int32(0), jnp.zeros(most, jnp.int32), jnp.full(most, -jnp.inf))
+    empty = (jnp.int32(0), jnp.zeros(max_detections, jnp.int32), jnp.full(max_detections, -jnp.inf))
     _, _, index, score = lax.while_loop(unfinished, pick, (scores, *empty))
-    return _rescored(index, score, most)
+    return _rescored(index, score, max_detections)
 
 
 def _candidates(
@@ -246,8 +246,8 @@ def _greedy(alive: Bool[Array, " n"], suppresses: Bool[Array, "n n"]) -> Bool[Ar
     return lax.while_loop(lambda pair: jnp.any(pair[0] != pair[1]), lambda pair: (pair[1], step(pair[1])), carry)[1]
 
 
-def _rescored(index: Int[Array, " k"], score: Float[Array, " k"], most: int) -> Rescored:
-    """``most`` slots from k <= ``most``; a score of -inf is no box."""
+def _rescored(index: Int[Array, " k"], score: Float[Array, " k"], max_detections: int) -> Rescored:
+    """``max_detections`` slots from k <= ``max_detections``; a score of -inf is no box."""
     valid = score > -jnp.inf
     filled = Rescored(jnp.where(valid, index, 0), jnp.where(valid, score, 0.0), valid)
-    return Rescored(*(jnp.pad(x, (0, most - len(score))) for x in filled))
+    return Rescored(*(jnp.pad(x, (0, max_detections - len(score))) for x in filled))

@@ -19,7 +19,7 @@ class MeshConfig:
     """Sizes of the mesh axes; their product is the number of devices."""
 
     seeds: int = 0
-    """Groups of devices among which the members of --seeds or --sweep are divided; 0 for as many as fit."""
+    """Groups of devices among which the replicas of --seeds or --sweep are divided; 0 for as many as fit."""
     data: int = -1
     """Devices that each take a share of the batch and hold whole parameters; -1 for all that remain."""
     fsdp: int = 1
@@ -28,27 +28,27 @@ class MeshConfig:
     """Devices that share the channels of a layer (tensor parallelism), by the model's sharding rules."""
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None, *, members: int = 1) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None, *, replicas: int = 1) -> Mesh:
     """A mesh over ``devices`` (all of them by default) with axes ``seeds``, ``data``, ``fsdp``, ``tensor``.
 
     Args:
       config: sizes of the axes.
       devices: what to build it of.
-      members: runs trained as one program, which the axis ``seeds`` divides. By default that axis is as long as
-        members and devices allow: members do not communicate, shares of a batch do.
+      replicas: runs trained as one program, which the axis ``seeds`` divides. By default that axis is as long as
+        replicas and devices allow: replicas do not communicate, shares of a batch do.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices, or the members cannot be divided.
+      UserError: the sizes do not multiply to the number of devices, or the replicas cannot be divided.
     """
     devices = jax.devices() if devices is None else devices
     if config.fsdp < 1 or config.tensor < 1 or (config.data < 1 and config.data != -1) or config.seeds < 0:
         raise UserError(f"mesh sizes are positive (or -1 for data, 0 for seeds), not {config}")
     fixed = config.fsdp * config.tensor * (1 if config.data == -1 else config.data)
-    seeds = config.seeds or math.gcd(members, max(len(devices) // fixed, 1))
-    if members % seeds:
+    seeds = config.seeds or math.gcd(replicas, max(len(devices) // fixed, 1))
+    if replicas % seeds:
         raise UserError(
-            f"{members} run{'s' if members > 1 else ''} cannot be divided among mesh.seeds={seeds} groups of devices: "
-            f"choose a divisor of {members}"
+            f"{replicas} run{'s' if replicas > 1 else ''} cannot be divided among mesh.seeds={seeds} groups of devices: "
+            f"choose a divisor of {replicas}"
         )
     data = len(devices) // (fixed * seeds) if config.data == -1 else config.data
     sizes = (seeds, data, config.fsdp, config.tensor)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from vision.report.units import count
+from vision.units import count
 
 _MOST_CLASSES = 100  # more names than this cannot be read in one picture
 _MOST_CONFUSED = 40  # shown of a matrix with more classes

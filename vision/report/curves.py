@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from vision.report.atomic import write_atomically
-from vision.report.units import count
+from vision.atomic import write_atomically
+from vision.units import count
 
 _NOT_SCALARS = ("step", "images", "time")
 _PHASES = ("train", "eval", "val", "test")

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from vision.report.atomic import write_atomically
+from vision.atomic import write_atomically
 
 _TILE = 128  # pixels: the side that small images are enlarged to at most
 _SMALL = 64  # pixels: images up to this side are enlarged

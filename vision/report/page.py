@@ -15,8 +15,8 @@ from typing import Any
 
 from PIL import Image
 
-from vision.report.atomic import write_atomically
-from vision.report.units import count, duration, value
+from vision.atomic import write_atomically
+from vision.units import count, duration, value
 
 _NOT_SCALARS = ("step", "images", "time")
 # Bytes of encoded pictures; base64 adds a third, and 3 MB in all can still be sent by mail.
@@ -108,7 +108,7 @@ def write_page(
     curves_path: str | Path | None,
     summary: Mapping[str, float | str],
     description: str,
-    members: Mapping[str, Mapping[str, float]] | None = None,
+    replicas: Mapping[str, Mapping[str, float]] | None = None,
     status: str = "",
     changed: Collection[str] = (),
 ) -> None:
@@ -130,7 +130,7 @@ def write_page(
         curves_path: the picture of the curves; None leaves it out.
         summary: a few numbers to be seen first, by what they are.
         description: the experiment's docstring. Paragraphs are set as such, indented ones as they stand.
-        members: where several runs were trained as one program, the latest numbers of each by its name.
+        replicas: where several runs were trained as one program, the latest numbers of each by its name.
         status: one line on where the run stands, such as ``Finished after 1h02m``.
         changed: dotted keys of ``config`` whose values differ from the defaults, which are marked.
 
@@ -149,7 +149,7 @@ def write_page(
         _description(description),
         f"<h2>Command</h2>\n<pre><code>{_command(command)}</code></pre>",
         _results(metrics, protocol),
-        _members(members or {}),
+        _replicas(replicas or {}),
         _curves(curves_path),
         _samples([Path(sample) for sample in sample_paths]),
         _time(metrics),
@@ -238,19 +238,19 @@ def _results(metrics: Sequence[Mapping[str, Any]], protocol: Mapping[str, str]) 
     )
 
 
-def _members(members: Mapping[str, Mapping[str, float]]) -> str:
-    if not members:
+def _replicas(replicas: Mapping[str, Mapping[str, float]]) -> str:
+    if not replicas:
         return ""
-    names = list(dict.fromkeys(name for numbers in members.values() for name in numbers))
+    names = list(dict.fromkeys(name for numbers in replicas.values() for name in numbers))
     head = "".join(f'<th class="number">{_key(name)}</th>' for name in names)
     rows = "\n".join(
-        f'<tr><th class="key" scope="row">{_key(member)}</th>'
+        f'<tr><th class="key" scope="row">{_key(replica)}</th>'
         + "".join(f'<td class="number">{value(numbers[name]) if name in numbers else ""}</td>' for name in names)
         + "</tr>"
-        for member, numbers in members.items()
+        for replica, numbers in replicas.items()
     )
     return (
-        f'<h2>Members</h2>\n<div class="wide"><table><thead><tr><th>run</th>{head}</tr></thead>'
+        f'<h2>Replicas</h2>\n<div class="wide"><table><thead><tr><th>run</th>{head}</tr></thead>'
         f"\n<tbody>\n{rows}\n</tbody></table></div>"
     )
 

@@ -15,7 +15,7 @@ _TOO_SURE, _TOO_UNSURE = ("#f6cdaf", "#e08a4d"), ("#9fcbe6", "#3b93c6")
 
 @runtime_checkable
 class Bins(Protocol):
-    """The part of a `vision.metrics.calibration.Calibration` that is drawn."""
+    """The part of a `vision.metrics.recognition.calibration.Calibration` that is drawn."""
 
     @property
     def expected_calibration_error(self) -> float:

@@ -36,7 +36,7 @@ class AdversarialLoss(NamedTuple):
     """(real logits, generated logits) -> loss."""
     generator: Callable[[Logits, Logits], Float[Array, ""]]
     """(real logits, generated logits) -> loss."""
-    paired: bool = False
+    relativistic: bool = False
     """Whether the generator's loss looks at the real logits."""
     calibrated: bool = True
     """Whether the sign of a logit says real or generated."""
@@ -87,7 +87,7 @@ def wasserstein_discriminator(real: Logits, fake: Logits) -> Float[Array, ""]:
     return jnp.mean(fake) - jnp.mean(real)
 
 
-def paired_discriminator(real: Logits, fake: Logits) -> Float[Array, ""]:
+def relativistic_discriminator(real: Logits, fake: Logits) -> Float[Array, ""]:
     """E[-log sigmoid(l(x) - l(G(z)))], one generated image for each real one.
 
     Jolicoeur-Martineau 2019, section 3.1 (RpGAN); Huang et al. 2024, eq. 2 with f(t) = -log(1 + exp(-t)).
@@ -95,7 +95,7 @@ def paired_discriminator(real: Logits, fake: Logits) -> Float[Array, ""]:
     return jnp.mean(jax.nn.softplus(fake - real))
 
 
-def paired_generator(real: Logits, fake: Logits) -> Float[Array, ""]:
+def relativistic_generator(real: Logits, fake: Logits) -> Float[Array, ""]:
     """E[-log sigmoid(l(G(z)) - l(x))]: the same with the sides exchanged."""
     return jnp.mean(jax.nn.softplus(real - fake))
 
@@ -110,7 +110,7 @@ LEAST_SQUARES = AdversarialLoss(least_squares_discriminator, least_squares_gener
 """Least squares, with -1 for generated and 1 for real."""
 WASSERSTEIN = AdversarialLoss(wasserstein_discriminator, linear_generator, calibrated=False)
 """The Wasserstein distance, which needs a discriminator of bounded slope."""
-PAIRED = AdversarialLoss(paired_discriminator, paired_generator, paired=True, calibrated=False)
+RELATIVISTIC = AdversarialLoss(relativistic_discriminator, relativistic_generator, relativistic=True, calibrated=False)
 """Relativistic pairing, which needs R1 and R2 to converge (Huang et al. 2024)."""
 
 
@@ -219,7 +219,7 @@ def generator_loss(
         fake = _seen(augmentation, model_state, fake, key=fake_key)
         fake_logits, _ = _judged(players, params, model_state, fake, label)
         real_logits = fake_logits
-        if loss.paired:
+        if loss.relativistic:
             real = _seen(augmentation, model_state, real, key=real_key)
             real_logits, _ = _judged(players, params, model_state, real, label)
         return loss.generator(real_logits, fake_logits), (moved, {})

@@ -1,6 +1,6 @@
 """Which anchors of which cells answer for which box: the assignment of the YOLOs by shape and place.
 
-An anchor matches a box where neither side is four times the other's or more; the box is then answered for by the
+An anchor matches a box where neither side is four times the other's or more; the box is then matched for by the
 cell of its centre and the two nearest cells beside it, one in each direction, as far as they exist. So a box has up to
 nine answers a level, and none where no anchor matches.
 """

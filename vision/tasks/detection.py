@@ -151,7 +151,7 @@ def level_losses(
 def detection_losses(
     raw: Raw, batch: Mapping[str, Array], *, model: YoloConfig, config: DetectionLossConfig
 ) -> dict[str, Float[Array, ""]]:
-    """The "loss", its three parts with their gains, and "answered", the share of boxes that some anchor matches.
+    """The "loss", its three parts with their gains, and "anchor_recall", the share of boxes that some anchor matches.
 
     Args:
       raw: what the network predicts.
@@ -161,7 +161,7 @@ def detection_losses(
     """
     height, width = batch["image"].shape[1:3]
     parts = {"box": jnp.zeros(()), "objectness": jnp.zeros(()), "class": jnp.zeros(())}
-    answered = jnp.zeros(batch["valid"].shape, bool)
+    matched = jnp.zeros(batch["valid"].shape, bool)
     for level, stride, sides, balance in zip(raw, STRIDES, model.anchor_levels, config.balance, strict=True):
         anchors = jnp.asarray(sides)
         grid = (level.shape[1], level.shape[2])
@@ -170,14 +170,18 @@ def detection_losses(
         parts["box"] += losses["box"]
         parts["objectness"] += balance * losses["objectness"]
         parts["class"] += losses["class"]
-        answered |= jax.vmap(lambda n, at, is_valid: n.at[at].max(is_valid))(answered, found.box, found.valid)
+        matched |= jax.vmap(lambda n, at, is_valid: n.at[at].max(is_valid))(matched, found.box, found.valid)
     # The published gains are those of three levels, 80 classes and 640x640 pixels
     levels = 3 / len(STRIDES)
     parts["box"] *= config.box * levels
     parts["objectness"] *= config.objectness * levels * (height * width / 640**2)
     parts["class"] *= config.classes * levels * (model.classes / 80)
     boxes = jnp.maximum(jnp.sum(batch["valid"]), 1)
-    return {"loss": parts["box"] + parts["objectness"] + parts["class"], **parts, "answered": jnp.sum(answered) / boxes}
+    return {
+        "loss": parts["box"] + parts["objectness"] + parts["class"],
+        **parts,
+        "anchor_recall": jnp.sum(matched) / boxes,
+    }
 
 
 def detection_loss(
@@ -185,8 +189,8 @@ def detection_loss(
 ) -> Callable[..., Any]:
     """The LossFn of a detector on batches with "image" float [b h w 3], "boxes", "labels" and "valid" (see `assign`).
 
-    The loss is a mean over what is matched in the batch. Logs its parts, "answered", and, where augmentation counts
-    them, the boxes "lost" an image for want of slots. ``running_statistics`` normalises by the running statistics and
+    The loss is a mean over what is matched in the batch. Logs its parts, "anchor_recall", and, where augmentation counts
+    them, the boxes "dropped_boxes" an image for want of slots. ``running_statistics`` normalises by the running statistics and
     leaves them as they are (fine-tuning on few images).
     """
 
@@ -199,9 +203,9 @@ def detection_loss(
             raw, new = network.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
             model_state = {**model_state, **new}
         found = detection_losses(raw, batch, model=model, config=config)
-        scalars = {name: found[name] for name in ("box", "objectness", "class", "answered")}
-        if "lost" in batch:  # boxes of mosaics that found no slot
-            scalars["lost"] = jnp.mean(batch["lost"].astype(jnp.float32))
+        scalars = {name: found[name] for name in ("box", "objectness", "class", "anchor_recall")}
+        if "dropped_boxes" in batch:  # boxes of mosaics that found no slot
+            scalars["dropped_boxes"] = jnp.mean(batch["dropped_boxes"].astype(jnp.float32))
         return found["loss"], (model_state, scalars)
 
     return loss
@@ -215,7 +219,7 @@ class DetectorConfig:
     """Scores below this are no detections; 0.001 for average precision, 0.25 for pictures."""
     iou: float = 0.6
     """Of two boxes that overlap more than this, the less sure one is suppressed."""
-    most: int = 300
+    max_detections: int = 300
     """Largest number of detections in an image."""
     candidates: int = 2000
     """The surest boxes so many of an image take part in suppression; a box with two likely classes is two."""
@@ -230,10 +234,10 @@ class DetectorConfig:
 def suppressed(boxes: Float[Array, "b n 4"], scores: Float[Array, "b n k"], config: DetectorConfig) -> Detections:
     """The detections among all boxes: the surest candidates, greedily suppressed, class by class unless agnostic."""
     classes = scores.shape[-1]
-    most = min(config.candidates, scores.shape[1] * classes)
+    max_detections = min(config.candidates, scores.shape[1] * classes)
 
     def of_image(boxes: Array, scores: Array) -> Detections:
-        best, place = jax.lax.top_k(scores.reshape(-1), most)
+        best, place = jax.lax.top_k(scores.reshape(-1), max_detections)
         near, labels = boxes[place // classes], (place % classes).astype(jnp.int32)
         kept = non_maximum_suppression(
             near,
@@ -241,7 +245,7 @@ def suppressed(boxes: Float[Array, "b n 4"], scores: Float[Array, "b n k"], conf
             labels=None if config.agnostic else labels,
             iou_threshold=config.iou,
             score_threshold=config.confidence,
-            most=config.most,
+            max_detections=config.max_detections,
         )
         blank = lambda x: jnp.where(kept.valid.reshape(-1, *[1] * (x.ndim - 1)), x[kept.index], 0)
         return Detections(blank(near), blank(best), blank(labels), kept.valid)

@@ -19,7 +19,7 @@ from absl import logging as absl_logging
 from vision.errors import UserError
 from vision.parallel.agreement import all_of, check_equal, first_alone
 from vision.parallel.sharding import path_name
-from vision.train.state import TrainState
+from vision.types import TrainState
 
 ITEM = "state"
 

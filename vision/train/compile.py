@@ -18,8 +18,8 @@ from vision.errors import UserError
 from vision.parallel.mesh import batch_shards, replicated, undivided
 from vision.parallel.sharding import Rules, shardings
 from vision.train.flops import Flops, flops_of
-from vision.train.state import TrainState
-from vision.train.step import Batch, OverSeeds, Scalars, Step
+from vision.train.step import OverSeeds, with_frozen
+from vision.types import Batch, Scalars, Step, TrainState
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def abstract(tree: Any) -> Any:
 
 
 Running = TrainState | tuple[TrainState, ...]
-"""A state between two steps; of members that go in turn, one part for each turn."""
+"""A state between two steps; of replicas that go in turn, one part for each turn."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class Program:
 
     compiled: jax.stages.Compiled
     flops: Flops
-    """Operations of one dispatch, over all members and devices."""
+    """Operations of one dispatch, over all replicas and devices."""
 
 
 @dataclass
 class CompiledStep:
     """A step, compiled once for each shape of batch, at most ``shapes`` times.
 
-    Call it as the step itself; the state that goes in is donated and must not be used again. Members that go in turn
+    Call it as the step itself; the state that goes in is donated and must not be used again. Replicas that go in turn
     (:class:`OverSeeds`) share one program, dispatched once for each.
     """
 
@@ -72,11 +72,13 @@ class CompiledStep:
     state_shardings: Any
     batch_sharding: NamedSharding
     shapes: int = 1
+    frozen: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of frozen networks, on the devices, or ShapeDtypeStructs with shardings where the step is not run."""
     traces: int = 0
     """How often the step was traced."""
     compile_seconds: float = 0.0
     _programs: dict[Any, Program] = field(default_factory=dict)
-    _turns: list[Array] = field(default_factory=list)
+    _rounds: list[Array] = field(default_factory=list)
 
     def program(self, state: Any, batch: Any) -> Program:
         """The program for these arrays or ShapeDtypeStructs; compiles at first sight.
@@ -94,53 +96,71 @@ class CompiledStep:
 
             everywhere = NamedSharding(self.batch_sharding.mesh, P())
             state = jax.eval_shape(self._join, list(state)) if isinstance(state, tuple) else abstract(state)
-            step, arguments, placed = self.step, [state, abstract(batch)], []
-            if isinstance(step, OverSeeds) and (turns := step.turns(state, batch)) > 1:
-                self._turns = [jax.device_put(np.int32(turn), everywhere) for turn in range(turns)]
-                part = jax.eval_shape(functools.partial(step.split, turns=turns), state)[0]
+            frozen, arguments, placed = dict(self.frozen), [state, abstract(batch)], []
+            if (rounds := self._count_rounds(state, batch)) > 1:
+                assert isinstance(self.step, OverSeeds)
+                self._rounds = [jax.device_put(np.int32(turn), everywhere) for turn in range(rounds)]
+                part = jax.eval_shape(functools.partial(self.step.split, rounds=rounds), state)[0]
                 arguments, placed = [part, arguments[1], jax.ShapeDtypeStruct((), jnp.int32)], [everywhere]
-                step = step.turn
 
-            def traced(*arguments: Any) -> tuple[TrainState, Scalars]:
+            def traced(frozen: Mapping[str, Any], *arguments: Any) -> tuple[TrainState, Scalars]:
                 self.traces += 1
-                return step(*arguments)
+                step = self._with(frozen)
+                return step.turn(*arguments) if rounds > 1 else step(*arguments)
 
+            where = jax.tree.map(lambda leaf: leaf.sharding, frozen)
             jitted = jax.jit(
                 traced,
-                in_shardings=(self.state_shardings, self.batch_sharding, *placed),
+                in_shardings=(where, self.state_shardings, self.batch_sharding, *placed),
                 out_shardings=(self.state_shardings, everywhere),
-                donate_argnums=0,
+                donate_argnums=1,
             )
-            staged = jitted.trace(*arguments)
+            staged = jitted.trace(abstract(frozen), *arguments)
             compiled = staged.lower().compile(compiler_options=compiler_options())
-            self._programs[signature] = Program(compiled, flops_of(staged.jaxpr).times(max(len(self._turns), 1)))
+            self._programs[signature] = Program(compiled, flops_of(staged.jaxpr).times(max(len(self._rounds), 1)))
             self.compile_seconds += time.monotonic() - started
         return self._programs[signature]
 
     def __call__(self, state: Running, batch: Batch) -> tuple[Running, Scalars]:
-        """Take a step; ``state`` is donated. What comes out goes into the next call, or into :meth:`whole`."""
-        program = self.program(state, batch).compiled
-        if not self._turns:
-            return program(state, batch)
+        """Take a step; ``state`` is donated. What comes out goes into the next call, or into :meth:`merged`."""
+        program, frozen = self.program(state, batch).compiled, dict(self.frozen)
+        if not self._rounds:
+            return program(frozen, state, batch)
         assert isinstance(self.step, OverSeeds)
         parts, collected = list(state if isinstance(state, tuple) else self._split(state)), []
-        for index, turn in enumerate(self._turns):
-            parts[index], scalars = program(parts[index], batch, turn)
+        for index, turn in enumerate(self._rounds):
+            parts[index], scalars = program(frozen, parts[index], batch, turn)
             collected.append(scalars)
         return tuple(parts), self._join_scalars(collected)
 
+    def _with(self, frozen: Mapping[str, Any]) -> Any:
+        """The step with the variables of frozen networks; of replicas, each has the same."""
+        if isinstance(self.step, OverSeeds):
+            return dataclasses.replace(self.step, step=with_frozen(self.step.step, frozen))
+        return with_frozen(self.step, frozen)
+
+    def _count_rounds(self, state: Any, batch: Any) -> int:
+        """How many replicas of a device go in turn; 1 for a single run."""
+        counts: list[int] = []
+        if isinstance(self.step, OverSeeds):
+            # what a step computes may depend on the shapes of frozen variables, which are abstract here
+            jax.eval_shape(
+                lambda frozen: counts.append(self._with(frozen).rounds(state, batch)), abstract(dict(self.frozen))
+            )
+        return counts[0] if counts else 1
+
     def flops(self, batch: Batch) -> Flops:
-        """What a dispatch of a batch of this shape, which was seen before, costs over all members and devices."""
+        """What a dispatch of a batch of this shape, which was seen before, costs over all replicas and devices."""
         return self._programs[_signature(batch)].flops
 
-    def whole(self, state: Running) -> TrainState:
-        """The state as a checkpoint holds it: members that go in turn are kept apart between steps."""
+    def merged(self, state: Running) -> TrainState:
+        """The state as a checkpoint holds it: replicas that go in turn are kept apart between steps."""
         return self._join(list(state)) if isinstance(state, tuple) else state
 
     @functools.cached_property
     def _split(self) -> Callable[..., Any]:
-        apart = lambda state: self.step.split(state, len(self._turns))  # pyright: ignore[reportAttributeAccessIssue]
-        return jax.jit(apart, out_shardings=(self.state_shardings,) * len(self._turns))
+        apart = lambda state: self.step.split(state, len(self._rounds))  # pyright: ignore[reportAttributeAccessIssue]
+        return jax.jit(apart, out_shardings=(self.state_shardings,) * len(self._rounds))
 
     @functools.cached_property
     def _join(self) -> Callable[..., Any]:
@@ -162,37 +182,68 @@ class Compiler:
 
     mesh: Mesh
     rules: Rules = ()
-    members: int = 0
+    replicas: int = 0
     """Runs trained as one program: state and batches have a leading axis of so many; 0 for a single run without one."""
 
-    def alone(self) -> "Compiler":
-        """The compiler for one member by itself, on the same devices."""
-        return self if not self.members else Compiler(undivided(self.mesh), self.rules)
+    def single_run(self) -> "Compiler":
+        """The compiler for one replica by itself, on the same devices."""
+        return self if not self.replicas else Compiler(undivided(self.mesh), self.rules)
 
     def state_shardings(self, init: Callable[..., TrainState]) -> tuple[TrainState, TrainState]:
         """(abstract state, shardings) of what ``init(key)`` makes, without making it."""
         shape = jax.eval_shape(init, jax.random.key(0))
-        if not self.members:
+        if not self.replicas:
             return shape, shardings(shape, mesh=self.mesh, rules=self.rules)
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shape)
         placed = shardings(one, mesh=self.mesh, rules=self.rules)
         return shape, jax.tree.map(lambda where: NamedSharding(self.mesh, P("seeds", *where.spec)), placed)
 
     def init(
-        self, init: Callable[..., TrainState], *, key: Key[Array, ""], given: Mapping[str, np.ndarray] | None = None
+        self, init: Callable[..., TrainState], *, key: Key[Array, ""], initial: Mapping[str, np.ndarray] | None = None
     ) -> TrainState:
-        """``init(key)``, or ``init(key, given)``, with every array born in its shards."""
+        """``init(key)``, or ``init(key, initial)``, with every array born in its shards."""
         _, placed = self.state_shardings(init)
-        from_bits = lambda bits, *given: init(jax.random.wrap_key_data(bits), *given)
-        values = [dict(given)] if given else []
+        from_bits = lambda bits, *initial: init(jax.random.wrap_key_data(bits), *initial)
+        values = [dict(initial)] if initial else []
         return jax.jit(from_bits, out_shardings=placed)(np.asarray(jax.random.key_data(key)), *values)
 
-    def step(self, step: Step, init: Callable[..., TrainState], *, dispatch: int = 1, shapes: int = 1) -> CompiledStep:
-        """The compiled form of ``step`` for states made by ``init``; ``dispatch`` > 1 for a ``repeated`` step."""
+    def step(
+        self,
+        step: Step,
+        init: Callable[..., TrainState],
+        *,
+        dispatch: int = 1,
+        shapes: int = 1,
+        frozen: Mapping[str, Any] | None = None,
+    ) -> CompiledStep:
+        """The compiled form of ``step`` for states made by ``init``.
+
+        Args:
+          step: a training step, or ``OverSeeds``.
+          init: makes the states.
+          dispatch: steps in one dispatch, for a ``repeated`` step.
+          shapes: how many batch shapes may occur.
+          frozen: variables of frozen networks by name, see :meth:`place`.
+        """
         _, placed = self.state_shardings(init)
         if isinstance(step, OverSeeds):
             step = dataclasses.replace(step, mesh=self.mesh)
-        return CompiledStep(step, placed, self.batch_placement(dispatch=dispatch), shapes=shapes)
+        return CompiledStep(step, placed, self.batch_placement(dispatch=dispatch), shapes=shapes, frozen=frozen or {})
+
+    def place(self, variables: Any) -> Any:
+        """Variables of a frozen network, the same on every process, on the devices, divided by the sharding rules.
+
+        Of ShapeDtypeStructs, the same with shardings.
+        """
+        placed = shardings(abstract(variables), mesh=self.mesh, rules=self.rules)
+
+        def put(leaf: Any, where: NamedSharding) -> Any:
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+            host = np.asarray(leaf)
+            return jax.make_array_from_callback(host.shape, where, lambda index: host[index])
+
+        return jax.tree.map(put, variables, placed)
 
     def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function`` under jit, with outputs replicated so that every process can fetch them.
@@ -201,26 +252,26 @@ class Compiler:
         """
         return jax.jit(function, out_shardings=replicated(self.mesh), compiler_options=compiler_options())
 
-    def member(self, init: Callable[..., TrainState]) -> Callable[[TrainState, int], TrainState]:
-        """A function (state of all, index) -> the state of one member, placed as :meth:`alone` would place it.
+    def replica(self, init: Callable[..., TrainState]) -> Callable[[TrainState, int], TrainState]:
+        """A function (state of all, index) -> the state of one replica, placed as :meth:`single_run` would place it.
 
         ``init`` makes the state of all.
         """
         shape, _ = self.state_shardings(init)
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shape)
-        placed = shardings(one, mesh=self.alone().mesh, rules=self.rules)
+        placed = shardings(one, mesh=self.single_run().mesh, rules=self.rules)
         chosen = jax.jit(lambda state, index: jax.tree.map(lambda x: x[index], state), out_shardings=placed)
         return lambda state, index: chosen(state, np.int32(index))
 
     def batch_placement(self, *, dispatch: int = 1) -> NamedSharding:
-        """Where a batch lives. Before the axis of samples come that of members and that of steps in a dispatch."""
-        lead = ("seeds",) if self.members else ()
+        """Where a batch lives. Before the axis of samples come that of replicas and that of steps in a dispatch."""
+        lead = ("seeds",) if self.replicas else ()
         steps = (None,) if dispatch > 1 else ()
         return NamedSharding(self.mesh, P(*lead, *steps, ("data", "fsdp")))
 
     def batch_shape(self, batch: Mapping[str, jax.ShapeDtypeStruct], *, dispatch: int = 1) -> dict:
-        """The abstract batch of one dispatch of all members, from that of one step of one run."""
-        lead = ((self.members,) if self.members else ()) + ((dispatch,) if dispatch > 1 else ())
+        """The abstract batch of one dispatch of all replicas, from that of one step of one run."""
+        lead = ((self.replicas,) if self.replicas else ()) + ((dispatch,) if dispatch > 1 else ())
         return {name: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype) for name, leaf in batch.items()}
 
     def replicate(self, tree: Any) -> Any:
@@ -245,7 +296,7 @@ class Compiler:
         shards = batch_shards(self.mesh)
         return -(-count // shards) * shards
 
-    def spread(self, samples: Num[np.ndarray, "n ..."]) -> Num[Array, "padded ..."]:
+    def shard_padded(self, samples: Num[np.ndarray, "n ..."]) -> Num[Array, "padded ..."]:
         """Divide ``samples``, the same on every process, among the devices that share a batch.
 
         Repeats samples from the start where the number does not divide: whoever uses them drops the surplus.
@@ -255,8 +306,8 @@ class Compiler:
         return jax.make_array_from_callback(padded.shape, self.batch_placement(), lambda index: padded[index])
 
     def check_batch_size(self, batch_size: int, *, microbatches: int = 1) -> None:
-        """Raise ``UserError`` unless every device gets an equal share of every microbatch, here and :meth:`alone`."""
-        for mesh, parts in ((self.mesh, microbatches), (self.alone().mesh, 1)):
+        """Raise ``UserError`` unless every device gets an equal share of every microbatch, here and :meth:`single_run`."""
+        for mesh, parts in ((self.mesh, microbatches), (self.single_run().mesh, 1)):
             if batch_size % (batch_shards(mesh) * parts):
                 raise UserError(
                     f"a batch of {batch_size} cannot be shared equally by {batch_shards(mesh)} devices "

@@ -3,72 +3,65 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
+from vision.inference import Inference
 from vision.parallel.mesh import MeshConfig
 from vision.parallel.sharding import Rules
 from vision.train.compile import Compiler
-from vision.train.state import TrainState
-from vision.train.step import Step
+from vision.types import SampleRequest, Samples, Step, TrainState
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What an evaluation found."""
 
-    scalars: Mapping[str, float | Float[np.ndarray, " members"]] = field(default_factory=dict)
-    """Numbers by name; of several members, one array [members] each."""
-    pictures: Mapping[str, UInt8[np.ndarray, "h w 3"]] = field(default_factory=dict)
-    """Pictures by name; each is kept as a PNG."""
+    scalars: Mapping[str, float | Float[np.ndarray, " replicas"]] = field(default_factory=dict)
+    """Numbers by name; of several replicas, one array [replicas] each."""
+    images: Mapping[str, UInt8[np.ndarray, "h w 3"]] = field(default_factory=dict)
+    """Images by name; each is kept as a PNG."""
     protocol: Mapping[str, str] = field(default_factory=dict)
     """For each number, in words: on what, how many, how computed."""
-    films: Mapping[str, UInt8[np.ndarray, "t rows columns 3"]] = field(default_factory=dict)
+    animations: Mapping[str, UInt8[np.ndarray, "t rows columns 3"]] = field(default_factory=dict)
     """Frames by name; each is kept as a GIF."""
-    members: tuple["Evaluation", ...] = ()
-    """What was found of each member, where several runs were trained as one program."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidates:
-    """What a suppression of boxes chooses from, for file formats that bring a suppression of their own."""
-
-    function: Callable[[Array], Mapping[str, Array]]
-    """Images uint8 [b h w c] -> "boxes" float32 [b n 4] in pixels, "scores" float32 [b k n] in [0, 1]."""
-    confidence: float
-    """Scores that are not larger are left out."""
-    iou: float
-    """Boxes that overlap a surer one of their class by more are left out."""
-    most: int
-    """Detections of one class in an image, at most."""
-    agnostic: bool
-    """Boxes of different classes leave each other out too."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inference:
-    """What a trained model does with images: what ``--export`` writes to a file."""
-
-    function: Callable[[Array], Mapping[str, Array]]
-    """Images uint8 [b h w c] -> what is seen, by name, the images along the first axis."""
-    image: tuple[int, int, int]
-    """Height, width and channels."""
-    candidates: Candidates | None = None
-    """For detectors: the same up to the suppression."""
+    replicas: tuple["Evaluation", ...] = ()
+    """What was found of each replica, where several runs were trained as one program."""
 
 
 @dataclass(frozen=True)
-class Member:
+class Replica:
     """One of several runs that are trained as one program."""
 
     name: str
-    """Its folder below ``members/`` and its name in tables: "seed-3", or "optimizer.lr=0.0003,seed-3"."""
+    """Its folder below ``replicas/`` and its name in tables: "seed-3", or "optimizer.lr=0.0003,seed-3"."""
     seed: int
     group: str = ""
-    """What it shares with the members that differ from it in the seed alone: "optimizer.lr=0.0003"."""
+    """What it shares with the replicas that differ from it in the seed alone: "optimizer.lr=0.0003"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenPart:
+    """A network with fixed weights that a run uses: a first stage, a perceptual network, a generator.
+
+    Its variables are an argument of the compiled step, outside the train state and its checkpoints; losses, evaluation
+    and sampling find them in ``model_state["frozen"][name]``. The hash of its content is its identity and is kept with
+    the run; the path is a hint, which the option overrides.
+    """
+
+    option: str
+    """The configuration field that holds the path: "perceptual.weights"."""
+    path: Path
+    """Where the variables are read from."""
+    shapes: Any
+    """The tree of variables, of ShapeDtypeStructs."""
+    load: Callable[[], Any]
+    """Reads the variables, a tree of arrays as in ``shapes``. Raises ``UserError`` where that is impossible."""
+    in_step: bool = True
+    """Whether the step uses it; one that only makes data is checked and not kept on the devices."""
 
 
 @runtime_checkable
@@ -89,19 +82,21 @@ class Batches(Protocol):
 class Init(Protocol):
     """How a run begins."""
 
-    def __call__(self, key: Key[Array, ""], given: Mapping[str, Array] = ..., /) -> TrainState:
+    def __call__(self, key: Key[Array, ""], initial: Mapping[str, Array] = ..., /) -> TrainState:
         """The state at step 0; a pure function, so that it can be compiled and born in shards.
 
-        ``given`` has values for some of the variables, by path (see ``state.with_given``), in place of random ones.
+        ``initial`` has values for some of the variables, by path (see ``state.with_values``), in place of random ones.
         """
         ...
 
 
-Predict = Callable[[TrainState, Sequence[Path], Path], list[str]]
-"""(state, files, folder for what is written) -> lines for people."""
+PredictFiles = Callable[[TrainState, Sequence[Path], Path], list[str]]
+"""(state, files, folder for what is written) -> lines to print."""
 
 Evaluate = Callable[[TrainState], Evaluation]
-Draw = Callable[[TrainState, int], tuple[UInt8[np.ndarray, "n h w c"], list[str]]]
+Sample = Callable[[TrainState, SampleRequest], Samples]
+EvaluatorFactory = Callable[[Compiler], Evaluate]
+"""Compiles what an evaluation needs; called once a run, before the first evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,20 +127,22 @@ class Experiment:
     images: int
     """Budget: the run ends with the first dispatch that reaches it."""
     seed: int
-    evaluation: Callable[[Compiler], Evaluate]
-    """Compiles what evaluating needs; called once a run, before the first evaluation."""
-    drawing: Callable[[Compiler], Draw] | None = None
-    """Compiles (state, n) -> (n images, n captions), for experiments that generate."""
-    prediction: Callable[[Compiler, Sequence[str]], Predict] | None = None
-    """Compiles what ``--predict`` does with files, for experiments that say something of images; is given the names of
-    the classes that the run was trained on."""
+    evaluation: EvaluatorFactory
+    """Compiles what evaluating needs, for any state of the run."""
+    sampling: Callable[[Compiler], Sample] | None = None
+    """Compiles (state, request) -> samples, for experiments that generate."""
+    prediction: Callable[[Compiler, Sequence[str]], PredictFiles] | None = None
+    """(compiler, names of the classes that the run was trained on) -> predictions for files, for experiments that
+    recognise."""
     inference: Callable[[TrainState], Inference] | None = None
-    """State -> the function of images that ``--export`` writes to a file."""
+    """State -> the function of images that ``python -m vision export`` writes to a file."""
     class_names: Callable[[], Sequence[str]] | None = None
     """Reads the names of the data's classes, where there are classes to tell apart; kept in the work directory."""
-    given: Callable[[], Mapping[str, np.ndarray]] | None = None
-    """Where a fresh run starts from in place of random variables, by path: weights from a file, statistics of the data.
+    initial_values: Callable[[], Mapping[str, np.ndarray]] | None = None
+    """What a fresh run starts from in place of random variables, by path: weights from a file, statistics of the data.
     Called once, on the host of every process, and not when a run is resumed or described."""
+    frozen: Mapping[str, FrozenPart] = field(default_factory=dict)
+    """Networks with fixed weights that the step, the evaluation or the data use, by name."""
     rules: Rules = ()
     """Sharding rules, usually the model's."""
     mesh: MeshConfig = MeshConfig()
@@ -154,12 +151,12 @@ class Experiment:
     """Into how many microbatches ``step`` cuts a batch."""
     dispatch: int = 1
     """Steps in one dispatch."""
-    looking: tuple[str, ...] = ()
-    """Prefixes of configuration fields that change what is drawn from or measured of a state, not the state: they may
-    differ from the run's own when one samples from it or evaluates it."""
-    members: tuple[Member, ...] = ()
-    """The runs that this experiment trains as one program, see ``launch/members.py``; empty for a single run. States
-    and batches have a leading axis of members then; ``batch``, ``batch_size`` and ``images`` are of each."""
+    evaluation_only: tuple[str, ...] = ()
+    """Prefixes of configuration fields that change how a state is sampled from or evaluated, not the state itself: they
+    may differ from the run's own when one samples from it or evaluates it."""
+    replicas: tuple[Replica, ...] = ()
+    """The runs that this experiment trains as one program, see ``launch/replicas.py``; empty for a single run. States
+    and batches have a leading axis of replicas then; ``batch``, ``batch_size`` and ``images`` are of each."""
     batch_shapes: int = 1
     """How many different batch shapes may occur (multi-scale training)."""
 

@@ -14,18 +14,18 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from vision.data.pipeline import prefetch
 from vision.errors import UserError
 from vision.train.checkpoint import Checkpoints
 from vision.train.compile import CompiledStep, Compiler, Running
-from vision.train.experiment import Evaluation, Experiment, Member
+from vision.train.experiment import Evaluation, Experiment, Replica
 from vision.train.interruption import Interrupted, Interruption
-from vision.train.members import MemberRecords, combined
 from vision.train.peaks import peak_flops, utilisation
+from vision.train.prefetch import prefetch
 from vision.train.profile import Profile
 from vision.train.progress import Progress
 from vision.train.records import Records
-from vision.train.state import TrainState
+from vision.train.replicas import ReplicaRecords, combined
+from vision.types import TrainState
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Outputs:
     """Where a run's results go, and who may stop it."""
 
     checkpoints: Checkpoints
-    records: Records | MemberRecords
+    records: Records | ReplicaRecords
     progress: Progress
     interruption: Interruption
     profile: Profile
@@ -46,7 +46,7 @@ class Work:
     """Operations since the last log line, and what the devices could do, for the utilisation there."""
 
     done: int = 0
-    """Floating-point operations, over all members and devices."""
+    """Floating-point operations, over all replicas and devices."""
     peak: float | None = None
     """Peak of one device, FLOP/s; None where it is not known."""
 
@@ -112,24 +112,24 @@ def train(
       UserError: a scalar is not finite; the data, the disk or a checkpoint failed.
     """
     every, size, total = experiment.intervals, experiment.batch_size, experiment.total_steps
-    members = experiment.members
-    runs = max(len(members), 1)
-    taken = steps_taken(step.whole(state))
+    replicas = experiment.replicas
+    runs = max(len(replicas), 1)
+    taken = steps_taken(step.merged(state))
     clock, work = Clock(), Work()
-    window = Window(size, taken, members)
+    window = Window(size, taken, replicas)
 
     def due(interval: int, before: int, now: int) -> bool:
         return now >= total or crosses(interval, before * size, now * size)
 
     def look(now: int) -> None:
         since = time.monotonic()
-        evaluation = evaluate(step.whole(state))
+        evaluation = evaluate(step.merged(state))
         named = {f"eval/{name}": value for name, value in evaluation.scalars.items()}
         outputs.records.write_scalars(now, now * size, named)
-        outputs.records.write_images(now, now * size, evaluation.pictures)
-        if isinstance(outputs.records, MemberRecords):
-            outputs.records.write_member_images(now, now * size, evaluation.members)
-        outputs.progress.log(now * size * runs, combined(named, members))
+        outputs.records.write_images(now, now * size, evaluation.images)
+        if isinstance(outputs.records, ReplicaRecords):
+            outputs.records.write_replica_images(now, now * size, evaluation.replicas)
+        outputs.progress.log(now * size * runs, combined(named, replicas))
         outputs.on_evaluation(now, now * size, evaluation)
         clock.add("evaluation", since)
 
@@ -139,7 +139,7 @@ def train(
         outputs.records.flush()
         # Orbax fetches by np.asarray, which accelerators count as an implicit transfer
         with jax.transfer_guard_device_to_host("allow"):
-            outputs.checkpoints.save(step.whole(state), now)
+            outputs.checkpoints.save(step.merged(state), now)
         clock.add("checkpoint", since)
 
     def log(now: int) -> None:
@@ -150,7 +150,7 @@ def train(
         timing.update(work.utilisation(working, compiler.mesh.devices.size))
         means = {f"train/{name}": value for name, value in window.means().items()}
         outputs.records.write_scalars(now, now * size, {**means, **timing, **named_times(spent)})
-        outputs.progress.log(now * size * runs, {**combined(means, members), **timing})
+        outputs.progress.log(now * size * runs, {**combined(means, replicas), **timing})
 
     def stop_clock(now: int) -> None:
         _, spent = clock.restart()
@@ -160,7 +160,7 @@ def train(
     if taken > 0 and not evaluated and due(every.evaluate, taken - experiment.dispatch, taken):
         look(taken)
     if taken >= total:
-        return step.whole(state)
+        return step.merged(state)
     with _open_batches(experiment, compiler, taken) as batches, jax.transfer_guard("disallow"):
         while taken < total:
             if outputs.interruption.requested(taken // experiment.dispatch):
@@ -199,11 +199,11 @@ def train(
     outputs.checkpoints.wait()
     clock.add("checkpoint", since)
     stop_clock(taken)
-    return step.whole(state)
+    return step.merged(state)
 
 
 def steps_taken(state: TrainState) -> int:
-    """Steps taken so far, by every member alike."""
+    """Steps taken so far, by every replica alike."""
     return int(np.max(jax.device_get(state.step)))
 
 
@@ -220,10 +220,10 @@ def crosses(interval: int, before: int, now: int) -> bool:
 class Window:
     """The scalars since the last log line, with those of the newest step still on the device."""
 
-    def __init__(self, batch_size: int, start_step: int, members: tuple[Member, ...] = ()):
+    def __init__(self, batch_size: int, start_step: int, replicas: tuple[Replica, ...] = ()):
         self._size = batch_size
-        self._members = members
-        self._lost = np.zeros(max(len(members), 1), bool)
+        self._replicas = replicas
+        self._lost = np.zeros(max(len(replicas), 1), bool)
         self._last = self._since = start_step
         self._values: list[Mapping[str, np.ndarray]] = []
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
@@ -236,7 +236,7 @@ class Window:
     def settle(self, newest: tuple[int, Mapping[str, jax.Array]] | None, outputs: Outputs) -> None:
         """Fetch the scalars of the step before ``newest``, which by then is at work; None fetches all.
 
-        Raises ``UserError`` when one of them is not finite. Of several members, those that diverge are named and the
+        Raises ``UserError`` when one of them is not finite. Of several replicas, those that diverge are named and the
         others go on; it is an error when none is left.
         """
         pending, self._pending = self._pending, newest
@@ -247,7 +247,7 @@ class Window:
         self._check_finite(scalars, step, outputs)
         self._values.append(scalars)
         self._last = step
-        runs = max(len(self._members), 1)
+        runs = max(len(self._replicas), 1)
         shown = {f"train/{name}": float(value.mean()) for name, value in scalars.items()}
         outputs.progress.update(step * self._size * runs, shown)
 
@@ -265,7 +265,7 @@ class Window:
             f"(images {(first - 1) * self._size} to {last * self._size})"
         )
         if lost.all():
-            whose = f" of all {len(self._members)} members" if self._members else ""
+            whose = f" of all {len(self._replicas)} replicas" if self._replicas else ""
             raise UserError(
                 f"{bad[0]}{whose} became {value} {when}; the last good checkpoint is "
                 f"{outputs.checkpoints.latest or 'none yet'}. The same command would take the same step again: lower "
@@ -273,12 +273,12 @@ class Window:
                 code=3,
             )
         for index in np.flatnonzero(lost & ~self._lost):
-            name = self._members[index].name
-            outputs.progress.message(f"{name} diverged: {bad[0]} became {value} {when}; the other members go on")
+            name = self._replicas[index].name
+            outputs.progress.message(f"{name} diverged: {bad[0]} became {value} {when}; the other replicas go on")
         self._lost |= lost
 
     def means(self) -> dict[str, np.ndarray]:
-        """Means of all scalars since the last call, of each member; starts again."""
+        """Means of all scalars since the last call, of each replica; starts again."""
         names = self._values[-1].keys() if self._values else ()
         means = {name: np.mean([v[name] for v in self._values], axis=0, dtype=np.float64) for name in names}
         self._values, self._since = [], self._last
@@ -291,10 +291,10 @@ def _open_batches(experiment: Experiment, compiler: Compiler, start_step: int):
         experiment.batches(
             seed=seed, start_step=start_step, process_index=jax.process_index(), process_count=jax.process_count()
         )
-        for seed in ([member.seed for member in experiment.members] or [experiment.seed])
+        for seed in ([replica.seed for replica in experiment.replicas] or [experiment.seed])
     ]
     streams = [stream if dispatch == 1 else _stacked(stream, dispatch) for stream in streams]
-    host = _abreast(streams) if experiment.members else streams[0]
+    host = _abreast(streams) if experiment.replicas else streams[0]
     return prefetch(host, lambda batch: compiler.shard(batch, dispatch=dispatch))
 
 
@@ -305,7 +305,7 @@ def _stacked(batches: Iterator[Mapping[str, np.ndarray]], count: int) -> Iterato
 
 
 def _abreast(streams: list[Iterator[Mapping[str, np.ndarray]]]) -> Iterator[dict[str, np.ndarray]]:
-    """One batch of every member, stacked along a leading axis."""
+    """One batch of every replica, stacked along a leading axis."""
     while True:
         group = [next(stream) for stream in streams]
         yield {name: np.stack([batch[name] for batch in group]) for name in group[0]}

@@ -69,7 +69,7 @@ def make_optimizer(
     Raises:
       UserError: a number is out of range, or, when its state is made, a pattern of ``frozen`` is found nowhere.
     """
-    # a number that is swept over members is traced here, and was checked when each member was built with its own
+    # a number that is swept over replicas is traced here, and was checked when each replica was built with its own
     plain = {name: getattr(config, name) for name in ("lr", "weight_decay", "clip", "warmup")}
     for name, value in plain.items():
         if isinstance(value, int | float) and value < 0:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import SupportsFloat
 
-from vision.report.units import count, duration, value
+from vision.units import count, duration, value
 
 _WINDOW = 60.0  # seconds that the rate looks back
 _REDRAW = 0.2  # seconds between two drawings of the live line

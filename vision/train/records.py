@@ -24,8 +24,8 @@ from typing import Any, BinaryIO, SupportsFloat
 import numpy as np
 from jaxtyping import UInt8
 
+from vision.atomic import write_atomically
 from vision.errors import UserError
-from vision.report.atomic import write_atomically
 
 _KEYS = ("step", "images", "time")
 _NOT_FINITE = ("nan", "inf", "-inf")

@@ -1,4 +1,4 @@
-"""All that a run is: one pytree, and all that a checkpoint holds."""
+"""Making the state of a run, and taking variables out of it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -6,34 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 from jaxtyping import Array, Key
 
 from vision.parallel.sharding import path_name
+from vision.types import Params, TrainState
 
-Params = Any
 Optimizers = optax.GradientTransformation | Mapping[str, optax.GradientTransformation]
-
-
-class TrainState(struct.PyTreeNode):
-    """The state of a run.
-
-    Attributes:
-      step: int32 scalar, steps taken.
-      params: parameters; with several players, a mapping from player to its sub-tree.
-      model_state: what the model carries besides (batch statistics, code books); ``{}`` for none.
-      opt_state: Optax state; with several players, a mapping with the keys of ``params``.
-      ema: averaged copies by name, of the parameters or of all variables; ``{}`` for none.
-      key: the run's key; each step uses ``fold_in(key, step)``, so that randomness is a function of the step.
-    """
-
-    # Unchecked types: a state of shapes and a state of shardings are TrainStates too.
-    step: Any
-    params: Params
-    model_state: Any
-    opt_state: Any
-    ema: dict[str, Any]
-    key: Any
 
 
 def parameters(state: TrainState) -> Params:
@@ -46,24 +24,29 @@ def variables(state: TrainState) -> dict[str, Any]:
 
     A network with BatchNorm is averaged with its statistics: those of the newest parameters do not fit the average.
     """
-    return {"params": state.params, **state.model_state}
+    return {"params": state.params, **{name: tree for name, tree in state.model_state.items() if name != "frozen"}}
 
 
-def with_given(tree: Any, given: Mapping[str, Any]) -> Any:
-    """``tree`` with the leaves at the paths in ``given`` ("params/head/kernel") replaced by the arrays there.
+def attach_frozen(state: TrainState, frozen: Mapping[str, Any]) -> TrainState:
+    """``state`` with the variables of frozen networks, by name, in ``model_state["frozen"]``; for none, as it is."""
+    return state.replace(model_state={**state.model_state, "frozen": dict(frozen)}) if frozen else state
+
+
+def with_values(tree: Any, values: Mapping[str, Any]) -> Any:
+    """``tree`` with the leaves at the paths in ``values`` ("params/head/kernel") replaced by the arrays there.
 
     This is how a run starts from published weights, from another run, or from statistics of its data.
 
     Raises ``ValueError`` for a path that the tree lacks, or an array of another shape.
     """
     leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    if unknown := sorted(set(given) - set(leaves)):
+    if unknown := sorted(set(values) - set(leaves)):
         raise ValueError(f"there is no {unknown[0]} among the variables: {', '.join(sorted(leaves)[:3])}, ...")
 
     def chosen(path: tuple[Any, ...], leaf: Any) -> Any:
-        if path_name(path) not in given:
+        if path_name(path) not in values:
             return leaf
-        array = jnp.asarray(given[path_name(path)])
+        array = jnp.asarray(values[path_name(path)])
         if array.shape != leaf.shape:
             raise ValueError(f"{path_name(path)} has the shape {leaf.shape} and is given an array of {array.shape}")
         return array.astype(leaf.dtype)

@@ -8,7 +8,7 @@ model or a task.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,25 +17,10 @@ import optax
 from einops import rearrange
 from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Int, Key, Num
+from jaxtyping import Array, Float, Int
 
-from vision.train.state import Params, TrainState, parameters
-
-Batch = Mapping[str, Array]
-Scalars = Mapping[str, Num[Array, "..."]]  # one number each, or one for each member
-Step = Callable[[TrainState, Batch], tuple[TrainState, Scalars]]
-Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
-
-
-@runtime_checkable
-class LossFn(Protocol):
-    """A loss is a mean over the global batch, with the model's new state and the scalars to log."""
-
-    def __call__(
-        self, params: Params, model_state: Any, batch: Batch, *, key: Key[Array, ""], step: Int[Array, ""]
-    ) -> tuple[Float[Array, ""], tuple[Any, Scalars]]:
-        """(params, model_state, batch) -> (loss, (model_state, scalars)); ``step`` is for losses that warm up."""
-        ...
+from vision.train.state import attach_frozen, parameters
+from vision.types import Batch, LossFn, Scalars, Schedule, Step, TrainState
 
 
 def gradient(loss: LossFn, optimizer: optax.GradientTransformation, *, part: str | None = None) -> Step:
@@ -159,6 +144,22 @@ def preprocessed(loss: LossFn, transform: Callable[..., Batch]) -> LossFn:
     return transformed
 
 
+def with_frozen(step: Callable[..., Any], frozen: Mapping[str, Any]) -> Callable[..., Any]:
+    """``step`` whose losses find the variables ``frozen`` in ``model_state["frozen"]``.
+
+    They are no part of the state that comes out, so that no checkpoint, average or optimizer holds them.
+    """
+    if not frozen:
+        return step
+
+    def attached(state: TrainState, batch: Batch, *numbers: Any) -> tuple[TrainState, Scalars]:
+        state, scalars = step(attach_frozen(state, frozen), batch, *numbers)
+        rest = {name: tree for name, tree in state.model_state.items() if name != "frozen"}
+        return state.replace(model_state=rest), scalars
+
+    return attached
+
+
 def averaged(
     step: Step, decays: Mapping[str, float | Schedule], *, of: Callable[[TrainState], Any] = parameters
 ) -> Step:
@@ -214,67 +215,67 @@ def repeated(step: Step, count: int, *, unroll: bool | None = None) -> Step:
 
 @dataclass(frozen=True, eq=False)
 class OverSeeds:
-    """``count`` independent runs as one step: every leaf of state, batch and scalars has a leading axis of members.
+    """``count`` independent runs as one step: every leaf of state, batch and scalars has a leading axis of replicas.
 
-    Member i computes what ``step`` alone would, to float32 rounding. On a device the members are vmapped, or go in
-    turn: the compiler then makes one program of :meth:`turn`, which is compiled once and dispatched for one member
-    after another, so that a member costs what it costs alone.
+    Replica i computes what ``step`` alone would, to float32 rounding. On a device the replicas are vmapped, or go in
+    turn: the compiler then makes one program of :meth:`turn`, which is compiled once and dispatched for one replica
+    after another, so that a replica costs what it costs alone.
 
     Attributes:
-      step: the step of one member; with ``numbers``, a function (state, batch, numbers) whose last argument maps the
-        same names to the member's scalars.
-      count: number of members n.
-      numbers: hyperparameters in which the members differ, one value for each.
-      mesh: a mesh whose axis ``seeds``, when larger than 1, divides the members among its devices, in order. The other
-        axes share the work on each member as they do for a single run.
-      in_turn: whether the members of one device go in turn. By default on CPUs, where the step has convolutions: a
+      step: the step of one replica; with ``numbers``, a function (state, batch, numbers) whose last argument maps the
+        same names to the replica's scalars.
+      count: number of replicas n.
+      numbers: hyperparameters in which the replicas differ, one value for each.
+      mesh: a mesh whose axis ``seeds``, when larger than 1, divides the replicas among its devices, in order. The other
+        axes share the work on each replica as they do for a single run.
+      sequential: whether the replicas of one device go in turn. By default on CPUs, where the step has convolutions: a
         convolution vmapped over its weights is several times slower there than the same work in turn.
 
     Raises:
-      ValueError: the members cannot be divided equally.
+      ValueError: the replicas cannot be divided equally.
     """
 
     step: Callable[..., tuple[TrainState, Scalars]]
     count: int
     numbers: Mapping[str, Float[np.ndarray, " n"]] | None = None
     mesh: Mesh | None = None
-    in_turn: bool | None = None
+    sequential: bool | None = None
 
     def __post_init__(self):
         if self.count % self._shards:
-            raise ValueError(f"{self.count} members cannot be divided equally among {self._shards} groups of devices")
+            raise ValueError(f"{self.count} replicas cannot be divided equally among {self._shards} groups of devices")
 
     @property
     def _shards(self) -> int:
         return 1 if self.mesh is None else self.mesh.shape["seeds"]
 
-    def turns(self, state: TrainState, batch: Batch) -> int:
-        """How many members of a device go in turn, or 1 where all are computed at once."""
+    def rounds(self, state: TrainState, batch: Batch) -> int:
+        """How many replicas of a device go in turn, or 1 where all are computed at once."""
         here = self.count // self._shards
-        if here == 1 or self.in_turn is False:
+        if here == 1 or self.sequential is False:
             return 1
-        if self.in_turn is None:
-            one = jax.eval_shape(lambda *of: _member(0, *of), state, dict(batch), self._constants())
+        if self.sequential is None:
+            one = jax.eval_shape(lambda *of: _replica(0, *of), state, dict(batch), self._constants())
             if jax.default_backend() != "cpu" or not has_convolution(self._one, *one):
                 return 1
         return here
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
         """A step of all."""
-        turns = self.turns(state, batch)
-        if turns == 1:
+        rounds = self.rounds(state, batch)
+        if rounds == 1:
             at_once = jax.vmap(self._one) if self.count > self._shards else self._alone
             return self._divided(at_once)(state, dict(batch), self._constants())
-        parts, collected = list(self.split(state, turns)), []
-        for index in range(turns):
+        parts, collected = list(self.split(state, rounds)), []
+        for index in range(rounds):
             parts[index], scalars = self.turn(parts[index], batch, jnp.int32(index))
             collected.append(scalars)
         return self.joined(parts), self.joined(collected)
 
-    def split(self, tree: Any, turns: int) -> tuple[Any, ...]:
-        """Leaves [members ...] as one tree for each turn, of leaves [groups of devices ...]."""
+    def split(self, tree: Any, rounds: int) -> tuple[Any, ...]:
+        """Leaves [replicas ...] as one tree for each turn, of leaves [groups of devices ...]."""
         return tuple(
-            jax.tree.map(lambda x, i=index: x.reshape(-1, turns, *x.shape[1:])[:, i], tree) for index in range(turns)
+            jax.tree.map(lambda x, i=index: x.reshape(-1, rounds, *x.shape[1:])[:, i], tree) for index in range(rounds)
         )
 
     def joined(self, parts: Sequence[Any]) -> Any:
@@ -282,20 +283,20 @@ class OverSeeds:
         return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1).reshape(-1, *leaves[0].shape[1:]), *parts)
 
     def turn(self, part: TrainState, batch: Batch, index: Int[Array, ""]) -> tuple[TrainState, Scalars]:
-        """A step of the member ``index`` of every group of devices.
+        """A step of the replica ``index`` of every group of devices.
 
-        ``part`` is of :meth:`split`, the batch of all members. Only the part is written: a stacked state would be
-        copied whole for every member.
+        ``part`` is of :meth:`split`, the batch of all replicas. Only the part is written: a stacked state would be
+        copied whole for every replica.
         """
 
         def local(part: Any, batch: Any, numbers: Any) -> Any:
-            own = (*_member(0, part), *_member(index, batch, numbers))
+            own = (*_replica(0, part), *_replica(index, batch, numbers))
             return jax.tree.map(lambda x: x[None], self._one(*own))
 
         return self._divided(local)(part, dict(batch), self._constants())
 
     def _alone(self, *trees: Any) -> tuple[TrainState, Scalars]:
-        return jax.tree.map(lambda x: x[None], self._one(*_member(0, *trees)))
+        return jax.tree.map(lambda x: x[None], self._one(*_replica(0, *trees)))
 
     def _constants(self) -> dict[str, Array]:
         return {name: jnp.asarray(values, jnp.float32) for name, values in (self.numbers or {}).items()}
@@ -304,7 +305,7 @@ class OverSeeds:
         return self.step(state, batch, numbers) if self.numbers else self.step(state, batch)
 
     def _divided(self, local: Callable[..., Any]) -> Callable[..., Any]:
-        """``local``, on the members of each group of devices."""
+        """``local``, on the replicas of each group of devices."""
         if self._shards == 1:
             return local
         spec = PartitionSpec("seeds")
@@ -314,11 +315,11 @@ class OverSeeds:
             axis_names={"seeds"},
             in_specs=(spec, spec, spec),
             out_specs=(spec, spec),
-            check_vma=False,  # members never meet: there is nothing to sum over the axis
+            check_vma=False,  # replicas never meet: there is nothing to sum over the axis
         )
 
 
-def _member(index: int | Int[Array, ""], *trees: Any) -> Any:
+def _replica(index: int | Int[Array, ""], *trees: Any) -> Any:
     return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, 0, keepdims=False), trees)
 
 

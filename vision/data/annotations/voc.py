@@ -1,0 +1,135 @@
+"""Annotations in PASCAL VOC's XML (Everingham et al. 2010; the development kit of the challenge describes the format).
+
+A set is a folder with JPEGImages, Annotations (one XML file a picture, of the same name) and ImageSets/Main (one text
+file a split, one name a line). Boxes are indices of their first and last pixels, counted from 1. Here corners lie at
+the edges of pixels, so a box is (xmin - 1, ymin - 1, xmax, ymax).
+
+Objects that are marked as difficult become crowds: they are not trained on, and whether they are found or not counts
+for nothing. It is VOC's intention, with one difference: in COCO's evaluation several detections may fall on one crowd,
+and the overlap with it is taken relative to the detection.
+"""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from vision.data.annotations.cleaning import ALL, Annotations, Rules, Stated, collect
+from vision.data.folder import SUFFIXES
+from vision.errors import UserError
+
+
+def read_voc(
+    folder: Path, split: str | None, *, class_names: tuple[str, ...] | None = None, rules: Rules = ALL
+) -> Annotations:
+    """The pictures and boxes of a VOC set, after the rules of `vision.data.annotations.cleaning`.
+
+    Args:
+        folder: with JPEGImages and Annotations.
+        split: "train" for the names in ImageSets/Main/train.txt, and so on; None for all of Annotations, sorted.
+        class_names: the classes; None takes the names in all of Annotations, sorted, so that splits agree.
+        rules: what may be chosen.
+
+    Returns:
+        pictures in the order of the split; ``image_id`` is their place in it, and ``category_ids`` count the classes,
+        both from 1. A size that is missing or 0 in the XML is read from the picture.
+
+    Raises:
+        UserError: a folder or the file of the split is not there; a name of the split has no XML file; an XML file is
+            malformed or lacks an element; there are no objects to take classes from; and as `collect` does.
+    """
+    annotations, images = folder / "Annotations", folder / "JPEGImages"
+    for each in (annotations, images):
+        if not each.is_dir():
+            raise UserError(f"There is no folder {each}; VOC has pictures in JPEGImages and XML in Annotations.")
+    every = sorted(file.stem for file in annotations.glob("*.xml") if not file.name.startswith("."))
+    if not every:
+        raise UserError(f"There are no XML files in {annotations}.")
+    names = every if split is None else _split(folder / "ImageSets" / "Main" / f"{split}.txt", set(every))
+    parsed = {name: _objects(annotations / f"{name}.xml") for name in (names if class_names else every)}
+    classes = class_names or tuple(sorted({written for _, objects in parsed.values() for written, _, _ in objects}))
+    if not classes:
+        raise UserError(f"No XML file in {annotations} has an object, so there are no classes.")
+    files = {file.stem: file for file in sorted(images.iterdir()) if file.suffix.lower() in SUFFIXES}
+    labels = {name: label for label, name in enumerate(classes)}
+    stated = [
+        _stated(files.get(name, images / f"{name}.jpg"), number, *parsed[name], labels)
+        for number, name in enumerate(names, start=1)
+    ]
+    ids = tuple(range(1, len(classes) + 1))
+    return collect(stated, class_names=classes, category_ids=ids, folder=images, rules=rules)
+
+
+# (class as written, corners, difficult)
+_Object = tuple[str, tuple[float, float, float, float], bool]
+
+
+def _split(path: Path, known: set[str]) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The split {path} cannot be read: {error}.") from error
+    names: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        name = line.strip()
+        if not name:
+            continue
+        if name not in known:
+            raise UserError(f"{path}, line {number} names {name!r}, but there is no {name}.xml in Annotations.")
+        names.append(name)
+    if not names:
+        raise UserError(f"The split {path} names no pictures.")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"The split {path} names {twice!r} twice.")
+    return names
+
+
+def _objects(path: Path) -> tuple[tuple[int, int] | None, list[_Object]]:
+    """Size, if it is stated, and objects of one XML file."""
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (OSError, ElementTree.ParseError, ValueError) as error:
+        raise UserError(f"The annotation {path} cannot be read as XML: {error}.") from error
+    width, height = (_number(_text(root, f"size/{side}", "0", path), "size", path) for side in ("width", "height"))
+    # Some tools write zeros; "nan" fails the comparison too.
+    size = (int(width), int(height)) if 1 <= width < 2**31 and 1 <= height < 2**31 else None
+    objects: list[_Object] = []
+    for number, element in enumerate(root.findall("object"), start=1):
+        where = f"object {number}"
+        name = _text(element, "name", None, path, where)
+        # The box is a child of the object; parts of a person have boxes of their own, further down.
+        xmin, ymin, xmax, ymax = (
+            _number(_text(element, f"bndbox/{side}", None, path, where), where, path)
+            for side in ("xmin", "ymin", "xmax", "ymax")
+        )
+        objects.append((name, (xmin - 1, ymin - 1, xmax, ymax), _text(element, "difficult", "0", path) == "1"))
+    return size, objects
+
+
+def _text(element: ElementTree.Element, path: str, default: str | None, file: Path, where: str = "") -> str:
+    text = (element.findtext(path) or "").strip() or default
+    if text is None:
+        raise UserError(f"{where} of the annotation {file} has no {path}.")
+    return text
+
+
+def _number(text: str, where: str, file: Path) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(f"{where} of the annotation {file} has {text!r} where a number of pixels belongs.") from error
+
+
+def _stated(
+    file: Path, number: int, size: tuple[int, int] | None, objects: list[_Object], labels: dict[str, int]
+) -> Stated:
+    return Stated(
+        file=file,
+        image_id=number,
+        size=size,
+        boxes=np.array([corners for _, corners, _ in objects], np.float64).reshape(-1, 4),
+        labels=np.array([labels.get(name, -1) for name, _, _ in objects], np.int32),
+        unknown=tuple(name for name, _, _ in objects if name not in labels),
+        crowd=np.array([difficult for _, _, difficult in objects], bool),
+    )

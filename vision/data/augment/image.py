@@ -1,0 +1,161 @@
+"""Augmentation on the device, inside the step: pure functions of images in [-1, 1] and a key, random for each sample.
+
+What happens to a sample depends on the key, on its place in the batch and on itself, never on other samples (mixing,
+which does, is in `vision.data.augment.mixing`). Shapes are static. `augment` composes what a configuration turns on; the parts
+are in ``augment_crop``, ``augment_policy``, ``augment_colour`` and ``augment_erase``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from vision.data.augment.colour import colour_jitter
+from vision.data.augment.crop import PadMode, pad_crop, random_resized_crop
+from vision.data.augment.erase import ErasingFill, cutout, random_erasing
+from vision.data.augment.policy import randaugment, trivialaugment
+from vision.errors import UserError
+from vision.ops.geometry import Interpolation
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What is done to training images; by default nothing.
+
+    Raises:
+        UserError: values that cannot hold, or two croppings at once.
+    """
+
+    flip: bool = False
+    """Mirror half of the images left to right."""
+    pad_crop: int = 0
+    """Pad by so many pixels and cut the old size out at random; 4 is usual for CIFAR."""
+    pad_mode: PadMode = "zeros"
+    """What is padded with: mid-grey, the mirrored image, or its border repeated."""
+    crop_scale: tuple[float, float] = (1.0, 1.0)
+    """Smallest and largest share of the area that a random resized crop keeps; (0.08, 1) is usual for ImageNet."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Narrowest and widest ratio of width to height of that crop."""
+    policy: Literal["none", "randaugment", "trivialaugment"] = "none"
+    """Random operations: RandAugment (Cubuk et al. 2020) or TrivialAugment (Müller & Hutter 2021)."""
+    operations: int = 2
+    """RandAugment: how many operations, one after the other."""
+    magnitude: float = 9.0
+    """RandAugment: how strong they are, 0 to 10."""
+    magnitude_std: float = 0.0
+    """RandAugment: deviation of the magnitude from operation to operation; infinity draws it evenly from 0 to 10."""
+    interpolation: Interpolation = "bilinear"
+    """How the policies sample turned, sheared and moved images."""
+    brightness: float = 0.0
+    """Colour jitter: the largest change of the factor of brightness, from 1."""
+    contrast: float = 0.0
+    """The same of contrast."""
+    saturation: float = 0.0
+    """The same of saturation."""
+    hue: float = 0.0
+    """Colour jitter: the largest turn of the hue, in turns, at most 0.5."""
+    erasing: float = 0.0
+    """Probability of random erasing (Zhong et al. 2020); 0.25 is usual for ImageNet."""
+    erasing_fill: ErasingFill = "random"
+    """What it fills in: a random colour for each pixel, or mid-grey."""
+    cutout: int = 0
+    """Side of the square that cutout greys out (DeVries & Taylor 2017), in pixels; 16 is theirs for CIFAR-10."""
+
+    def __post_init__(self):
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1 or not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise UserError(
+                f"crop_scale must be two shares of the area within (0, 1] and crop_ratio two positive ratios, each the "
+                f"smaller first, got {self.crop_scale} and {self.crop_ratio}."
+            )
+        if self.pad_crop and low < 1:
+            raise UserError("pad_crop and crop_scale both crop: set pad_crop to 0 or crop_scale to (1, 1).")
+        whole = {"pad_crop": self.pad_crop, "cutout": self.cutout, "operations": self.operations - 1}
+        strengths = {name: getattr(self, name) for name in ("brightness", "contrast", "saturation", "hue")}
+        for name, value in {**whole, **strengths, "magnitude_std": self.magnitude_std}.items():
+            if value < 0:
+                raise UserError(f"{name} must not be {getattr(self, name)}: it is too small.")
+        if not 0 <= self.magnitude <= 10 or not 0 <= self.erasing <= 1 or self.hue > 0.5:
+            raise UserError(
+                f"magnitude must be within [0, 10], erasing within [0, 1] and hue at most 0.5, got {self.magnitude}, "
+                f"{self.erasing} and {self.hue}."
+            )
+
+
+def augment(images: Float[Array, "b h w c"], config: AugmentConfig, *, key: Key[Array, ""]) -> Float[Array, "b h w c"]:
+    """What ``config`` turns on, in the usual order: crop, flip, policy, colour jitter, erasing, cutout.
+
+    Args:
+      images: values in [-1, 1]; the policies and colour jitter need three channels.
+      config: static under jit.
+      key: each part draws from its own, so that turning one on changes no draw of another.
+
+    Returns:
+      images of the same shape and range.
+    """
+    crop_key, flip_key, policy_key, colour_key, erase_key, cutout_key = jax.random.split(key, 6)
+    if config.pad_crop:
+        images = pad_crop(images, config.pad_crop, mode=config.pad_mode, key=crop_key)
+    if config.crop_scale[0] < 1:
+        size = (images.shape[1], images.shape[2])
+        images = random_resized_crop(images, size, scale=config.crop_scale, ratio=config.crop_ratio, key=crop_key)
+    if config.flip:
+        images = random_flip(images, key=flip_key)
+    if config.policy == "randaugment":
+        images = randaugment(
+            images,
+            operations=config.operations,
+            magnitude=config.magnitude,
+            magnitude_std=config.magnitude_std,
+            interpolation=config.interpolation,
+            key=policy_key,
+        )
+    if config.policy == "trivialaugment":
+        images = trivialaugment(images, interpolation=config.interpolation, key=policy_key)
+    jitter = {name: getattr(config, name) for name in ("brightness", "contrast", "saturation", "hue")}
+    if any(jitter.values()):
+        images = colour_jitter(images, **jitter, key=colour_key)
+    if config.erasing:
+        images = random_erasing(images, probability=config.erasing, fill=config.erasing_fill, key=erase_key)
+    if config.cutout:
+        images = cutout(images, config.cutout, key=cutout_key)
+    return images
+
+
+def random_flip(images: Float[Array, "b h w c"], *, key: Key[Array, ""]) -> Float[Array, "b h w c"]:
+    """Mirror each image left to right with probability one half."""
+    return _mirror(images, jax.random.bernoulli(key, 0.5, images.shape[:1]))
+
+
+def flipped(batch: Mapping[str, Array], *, key: Key[Array, ""]) -> dict[str, Array]:
+    """The batch with "image" under :func:`random_flip`."""
+    return {**batch, "image": random_flip(batch["image"], key=key)}
+
+
+def alternating_flip(
+    images: Float[Array, "b h w c"],
+    sample: Int[Array, " b"],
+    epoch: Int[Array, " #b"] | Int[Array, ""] | int,
+    *,
+    key: Key[Array, ""],
+) -> Float[Array, "b h w c"]:
+    """Mirror each sample in every other epoch, half of the samples in the odd ones (Jordan 2024, section 3.2).
+
+    In any two epochs that follow each other the network sees each image and its mirror image once, where a coin would
+    show one of them twice to half of the samples.
+
+    Args:
+      images: values of any range.
+      sample: each image's number in the data set, the same in every epoch.
+      epoch: from 0.
+      key: decides which samples begin mirrored; it must be the same throughout a run.
+    """
+    begins = jax.vmap(lambda number: jax.random.bernoulli(jax.random.fold_in(key, number)))(sample)
+    return _mirror(images, begins ^ (jnp.asarray(epoch) % 2 == 1))
+
+
+def _mirror(images: Array, chosen: Array) -> Array:
+    return jnp.where(chosen[:, None, None, None], images[:, :, ::-1], images)

@@ -1,0 +1,84 @@
+"""English captions of the shapes world: what a scene holds, how large and where, and nothing untrue."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from vision.data.shapes.world import ShapesConfig
+
+_PARTLY_HIDDEN = 0.9  # an object of which less is visible is said to be behind the other
+_APART = 0.1  # least difference of two centres, in image sides, that is called a direction
+_ROWS = ("top", "", "bottom")
+_COLUMNS = ("left", "", "right")
+
+
+def captions(drawn: Mapping[str, np.ndarray], config: ShapesConfig) -> list[str]:
+    """One caption for each scene that `vision.data.shapes.world.draw` drew with this config; the same every time.
+
+    One object is said with its place ("a small red star at the top left"), two with their relation ("a large
+    red star to the left of a blue circle"), several as a list with their places. Objects are named from slot
+    0 on.
+
+    An object is small or large when its size is in the lowest or highest third of the config's range; nothing
+    is said of sizes when the largest is less than 1.4 times the least. Places are the thirds of the image
+    that hold the centre of the object's box. Of two objects one is behind the other when less than nine
+    tenths of it are visible; otherwise the difference of the boxes' centres decides, along both axes when
+    neither difference is twice the other, and two centres within a tenth of the image of each other have no
+    direction.
+    """
+    names = ("shape", "colour", "size", "boxes", "visible")
+    return [_caption(config, {name: drawn[name][i][valid] for name in names}) for i, valid in enumerate(drawn["valid"])]
+
+
+def _caption(config: ShapesConfig, scene: Mapping[str, np.ndarray]) -> str:
+    nouns = _nouns(config, scene)
+    boxes = scene["boxes"] / config.resolution
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    if len(nouns) == 2:
+        return f"{nouns[0]} {_relation(centres, scene['visible'])} {nouns[1]}"
+    phrases = [f"{noun} {_place(centre)}" for noun, centre in zip(nouns, centres, strict=True)]
+    return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
+
+
+def _nouns(config: ShapesConfig, scene: Mapping[str, np.ndarray]) -> list[str]:
+    """Noun phrases in the order of slots: "a red star", "an orange heart", "another red star"."""
+    nouns: list[str] = []
+    seen: set[str] = set()
+    for shape, colour, size in zip(scene["shape"], scene["colour"], scene["size"], strict=True):
+        noun = f"{_size_word(config, float(size))}{config.colours[colour]} {config.shapes[shape]}"
+        article = "another" if noun in seen else "an" if noun[0] in "aeiou" else "a"
+        nouns.append(f"{article} {noun}")
+        seen.add(noun)
+    return nouns
+
+
+def _size_word(config: ShapesConfig, size: float) -> str:
+    span = config.max_size - config.min_size
+    if config.max_size < 1.4 * config.min_size:
+        return ""
+    if size < config.min_size + span / 3:
+        return "small "
+    return "large " if size > config.max_size - span / 3 else ""
+
+
+def _place(centre: np.ndarray) -> str:
+    column, row = np.minimum((centre * 3).astype(int), 2)
+    words = " ".join(word for word in (_ROWS[row], _COLUMNS[column]) if word)
+    if not words:
+        return "in the middle"
+    return f"{'at' if _ROWS[row] else 'on'} the {words}"
+
+
+def _relation(centres: np.ndarray, visible: np.ndarray) -> str:
+    if visible[0] < _PARTLY_HIDDEN:
+        return "behind"
+    if visible[1] < _PARTLY_HIDDEN:
+        return "in front of"
+    across, down = centres[0] - centres[1]
+    if max(abs(across), abs(down)) < _APART:
+        return "and"
+    horizontal = "to the left of" if across < 0 else "to the right of"
+    vertical = "above" if down < 0 else "below"
+    if abs(across) >= 2 * abs(down):
+        return horizontal
+    return vertical if abs(down) >= 2 * abs(across) else f"{vertical} and {horizontal}"

@@ -1,0 +1,229 @@
+"""What a detector's evaluation shows: curves, confusions, some pictures with their boxes, and the worst errors."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int, UInt8
+from PIL import Image
+
+from vision.data.annotations.cleaning import Annotations, open_picture
+from vision.metrics.detection.average_precision import RECALLS, CocoScores, Found
+from vision.metrics.detection.matching import (
+    CONFIDENCES,
+    IOU,
+    ConfidenceCurves,
+    FalsePositive,
+    Matching,
+    Miss,
+    detection_confusion,
+    sure_enough,
+    worst_false_positives,
+    worst_misses,
+)
+from vision.report.boxes import Marked, boxes_sheet, context
+from vision.report.confusion import confusion_picture
+from vision.report.precision_recall import confidence_picture, precision_recall_picture
+
+MOST_SHOWN = 12
+"""Pictures on the sheet of what was found."""
+MOST_ERRORS = 12
+"""False positives on the sheet of mistakes, and as many misses."""
+TILE, ERROR_TILE = 400, 200
+"""Pixels of the longer side of a picture on the two sheets."""
+
+ReadPicture = Callable[[int], UInt8[np.ndarray, "h w 3"]]
+"""Place in the truth -> the picture itself, at the size that the truth states."""
+ReadPictures = Callable[[set[int]], ReadPicture]
+"""Places that will be asked for -> how to."""
+
+
+def read_files(truth: Annotations) -> ReadPicture:
+    """Pictures from their files."""
+
+    def read(place: int) -> UInt8[np.ndarray, "h w 3"]:
+        picture = truth.images[place]
+        assert picture.file is not None
+        return np.asarray(open_picture(picture.file, (picture.width, picture.height)))
+
+    return read
+
+
+def plots(
+    truth: Annotations, found: Sequence[Found], scores: CocoScores, curves: ConfidenceCurves
+) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
+    """What is drawn of the numbers alone: "confidence", and, where there are boxes, "precision_recall"; "confusion".
+
+    Confusions are those of the detections that are as sure as the best mean F1 demands. Without boxes and such
+    detections there are none.
+    """
+    confidence = float(CONFIDENCES[curves.best])
+    precision, recall, f1 = curves.mean
+    pictures = {}
+    if curves.boxes.any():
+        pictures["precision_recall"] = precision_recall_picture(
+            scores.precision, RECALLS, scores.class_ap50, truth.class_names
+        )
+        pictures["confidence"] = confidence_picture(CONFIDENCES, precision, recall, f1, best=curves.best)
+    matrix = detection_confusion(truth, found, confidence=confidence)
+    if matrix.sum():
+        pictures["confusion"] = confusion_picture(
+            matrix, (*truth.class_names, "background"), title=_confusion_title(matrix, confidence)
+        )
+    return pictures
+
+
+def _confusion_title(matrix: Int[np.ndarray, "j j"], confidence: float) -> str:
+    boxes, right = int(matrix[:-1].sum()), int(np.trace(matrix))
+    missed, wrong = int(matrix[:-1, -1].sum()), int(matrix[-1].sum())
+    return (
+        f"{right:,} of {boxes:,} boxes found and named right, {missed:,} missed,\n{wrong:,} detections where no box is "
+        f"(confidence ≥ {confidence:.3f}, IoU ≥ {IOU:g})"
+    )
+
+
+def sheets(
+    truth: Annotations, found: Sequence[Found], matches: Matching, *, confidence: float, read_pictures: ReadPictures
+) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
+    """What is drawn on pictures: "found", a dozen of them evenly spread over the set; "mistakes", the worst errors.
+
+    Args:
+        truth: what is there.
+        found: for each of its pictures.
+        matches: of the two.
+        confidence: less sure detections are not shown.
+        read_pictures: called once, with the places of all that are shown.
+    """
+    count = len(truth.images)
+    chosen = sorted({round(place) for place in np.linspace(0, count - 1, min(count, MOST_SHOWN)).tolist()})
+    false = worst_false_positives(truth, found, matches, confidence=confidence, most=MOST_ERRORS)
+    missed = worst_misses(truth, found, matches, confidence=confidence, most=MOST_ERRORS)
+    read = read_pictures({*chosen, *(each.picture for each in (*false, *missed))})
+    shown = [_shown(truth, found, place, confidence, read(place)) for place in chosen]
+    which = f"{len(chosen)} of the {count:,} pictures" if len(chosen) < count else f"all {count:,} pictures"
+    heading = f"{which}, with what was found with a confidence of {confidence:.3f} or more (that of the best F1)"
+    columns = math.ceil(math.sqrt(len(chosen)))
+    wrong = int(np.sum(~matches.right & ~matches.ignored & sure_enough(matches.scores, confidence)))
+    caught = int(np.sum(matches.right & sure_enough(matches.scores, confidence)))
+    lost = int(matches.boxes.sum()) - caught
+    sections = (
+        (
+            _counted(wrong, len(false), "wrong detections", confidence, "surest"),
+            _false_marks(truth, found, false, read),
+        ),
+        (
+            _counted(lost, len(missed), "boxes missed", confidence, "largest"),
+            _missed_marks(truth, found, missed, confidence, read),
+        ),
+    )
+    return {
+        "found": boxes_sheet(((heading, shown),), truth.class_names, columns=columns, tile=TILE),
+        "mistakes": boxes_sheet(sections, truth.class_names, columns=6, tile=ERROR_TILE),
+    }
+
+
+def _counted(count: int, shown: int, what: str, confidence: float, order: str) -> str:
+    more = f"; the {shown} {order}" if shown < count else ""
+    return f"{count:,} {what} at confidence {confidence:.3f} or more (IoU {IOU:g}){more}"
+
+
+def _shown(
+    truth: Annotations, found: Sequence[Found], place: int, confidence: float, image: UInt8[np.ndarray, "h w 3"]
+) -> Marked:
+    """A whole picture, reduced so that many can be held."""
+    picture, each = truth.images[place], found[place]
+    scale = min(1.0, TILE / max(picture.width, picture.height))
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    sure = np.flatnonzero(sure_enough(each.scores, confidence))
+    sure = sure[np.argsort(-each.scores[sure], kind="stable")]
+    real = ~picture.crowd
+    return Marked(
+        image=np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)),
+        found=each.boxes[sure] * np.float32(scale),
+        found_labels=each.labels[sure],
+        scores=each.scores[sure],
+        true=picture.boxes[real] * np.float32(scale),
+        true_labels=picture.labels[real],
+        caption=(_name(truth, place),),
+    )
+
+
+def _false_marks(
+    truth: Annotations, found: Sequence[Found], errors: Sequence[FalsePositive], read: ReadPicture
+) -> list[Marked]:
+    """Each wrong detection, and the true boxes that it touches."""
+    marks = []
+    for error in errors:
+        picture, each = truth.images[error.picture], found[error.picture]
+        said = truth.class_names[each.labels[error.place]]
+        crop, corner = context(read(error.picture), each.boxes[error.place])
+        shift = np.tile(corner, 2)
+        near = _touching(picture.boxes, each.boxes[error.place]) & ~picture.crowd
+        marks.append(
+            Marked(
+                image=crop,
+                found=each.boxes[error.place : error.place + 1] - shift,
+                found_labels=each.labels[error.place : error.place + 1],
+                scores=each.scores[error.place : error.place + 1],
+                true=picture.boxes[near] - shift,
+                true_labels=picture.labels[near],
+                caption=(
+                    f"{said} {each.scores[error.place]:.2f}",
+                    _why_false(truth, error, said),
+                    _name(truth, error.picture),
+                ),
+            )
+        )
+    return marks
+
+
+def _why_false(truth: Annotations, error: FalsePositive, said: str) -> str:
+    if error.nearest < 0:
+        return "nothing is marked there"
+    true = truth.class_names[truth.images[error.picture].labels[error.nearest]]
+    if error.iou < IOU:
+        return f"ill placed, IoU {error.iou:.2f}" if true == said else f"overlaps {true}, IoU {error.iou:.2f}"
+    return f"found before, IoU {error.iou:.2f}" if true == said else f"is {true}, IoU {error.iou:.2f}"
+
+
+def _missed_marks(
+    truth: Annotations, found: Sequence[Found], errors: Sequence[Miss], confidence: float, read: ReadPicture
+) -> list[Marked]:
+    """Each missed box, and the detections that touch it."""
+    marks = []
+    for error in errors:
+        picture, each = truth.images[error.picture], found[error.picture]
+        crop, corner = context(read(error.picture), picture.boxes[error.box])
+        shift = np.tile(corner, 2)
+        near = _touching(each.boxes, picture.boxes[error.box]) & sure_enough(each.scores, confidence)
+        if error.instead >= 0:
+            taken = truth.class_names[each.labels[error.instead]]
+            said = f"taken for {taken} {each.scores[error.instead]:.2f}"
+        else:
+            said = f"found with {error.score:.2f} only" if error.score > 0 else "no detection fits it"
+        marks.append(
+            Marked(
+                image=crop,
+                found=each.boxes[near] - shift,
+                found_labels=each.labels[near],
+                scores=each.scores[near],
+                true=picture.boxes[error.box : error.box + 1] - shift,
+                true_labels=picture.labels[error.box : error.box + 1],
+                caption=(
+                    f"{truth.class_names[picture.labels[error.box]]} missed",
+                    said,
+                    _name(truth, error.picture),
+                ),
+            )
+        )
+    return marks
+
+
+def _touching(boxes: Float32[np.ndarray, "n 4"], box: Float32[np.ndarray, " 4"]) -> Bool[np.ndarray, " n"]:
+    """Whether each box has something in common with ``box``."""
+    return np.all((boxes[:, :2] < box[2:]) & (boxes[:, 2:] > box[:2]), axis=1)
+
+
+def _name(truth: Annotations, place: int) -> str:
+    file = truth.images[place].file
+    return f"picture {place + 1}" if file is None else file.name

@@ -1,0 +1,170 @@
+"""The work directory: one configuration, one run, one writer."""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vision.atomic import write_atomically
+from vision.errors import UserError
+from vision.launch.options import changes, command_line, nested
+
+# Fields that change where and how often, never what is computed: a run may come back with others.
+BOOKKEEPING = ("mesh.", "intervals.")
+
+# All that a run leaves which is killed before it has written config.json.
+LEFT_BY_A_KILL = (".lock", ".config.json.tmp")
+
+
+def identity(config: Any, default: Any, *, free: tuple[str, ...] = BOOKKEEPING) -> dict[str, Any]:
+    """The changes that make it another experiment; fields that start with one of ``free`` do not."""
+    return {k: v for k, v in changes(config, default).items() if not k.startswith(free)}
+
+
+def default_workdir(
+    name: str,
+    *,
+    quick: bool,
+    config: Any,
+    default: Any,
+    replicas: Mapping[str, Any] | None = None,
+    free: tuple[str, ...] = BOOKKEEPING,
+) -> Path:
+    """``runs/NAME/quick,model.width=64,seeds=8``: the differences from the defaults, hashed where they are long."""
+    parts = ["quick"] if quick else []
+    several = {name: tuple(value) if isinstance(value, list) else value for name, value in flat(replicas or {}).items()}
+    for field, value in sorted({**identity(config, default, free=free), **several}.items()):
+        shown = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        parts.append(f"{field}={re.sub(r'[^A-Za-z0-9._+-]', '-', shown)}")
+    folder = ",".join(parts) or "default"
+    if len(folder) > 120:
+        folder = f"{folder[:100]},{hashlib.sha256(folder.encode()).hexdigest()[:12]}"
+    return Path("runs") / name / folder
+
+
+def claim(workdir: Path, name: str, config: Any, *, replicas: Mapping[str, Any] | None = None) -> int:
+    """Make ``workdir`` this run's: write config.json, or check that the one there is the same; lock it.
+
+    Args:
+      workdir: created when missing.
+      name: the experiment.
+      config: its configuration.
+      replicas: the runs that are trained together, as config.json keeps them; none for a single run.
+
+    Returns the lock's file descriptor, which holds until the process ends.
+
+    Raises ``UserError`` when another configuration or experiment lives there (naming what differs), when it is no
+    work directory but has files in it, when another process is writing to it, or when it cannot be written.
+    """
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not path.exists() and any(entry.name not in LEFT_BY_A_KILL for entry in workdir.iterdir()):
+            raise UserError(f"{workdir} has files in it but no config.json: choose an empty or new --workdir")
+        lock = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"the work directory {workdir} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise UserError(
+            f"another process is training in {workdir}: wait for it, stop it, or choose another --workdir"
+        ) from error
+    content = {"experiment": name, "config": nested(config), **({"replicas": replicas} if replicas else {})}
+    try:
+        if path.exists():
+            check_same(workdir, name, config, replicas=replicas)
+        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def check_same(
+    workdir: Path,
+    name: str,
+    config: Any,
+    *,
+    replicas: Mapping[str, Any] | None = None,
+    free: tuple[str, ...] = BOOKKEEPING,
+) -> None:
+    """Raise ``UserError`` unless config.json in ``workdir`` is of this experiment, configuration and replicas."""
+    try:
+        stored = json.loads((workdir / "config.json").read_text())
+        other, before = stored["experiment"], {**flat(stored["config"]), **flat(stored.get("replicas", {}))}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{workdir / 'config.json'} cannot be read ({error}): restore it, or choose another --workdir"
+        ) from error
+    if other != name:
+        raise UserError(f"{workdir} belongs to the experiment {other}, not {name}: choose another --workdir")
+    now = {**flat(nested(config)), **flat(replicas or {})}
+    different = [
+        f"{key} is {before.get(key, 'absent')} there and {now.get(key, 'absent')} here"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(free)
+    ]
+    if different:
+        more = f" (and {len(different) - 3} more)" if len(different) > 3 else ""
+        raise UserError(
+            f"{workdir} belongs to another configuration: {'; '.join(different[:3])}{more}: "
+            "choose another --workdir, or none"
+        )
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names to values, of a configuration as JSON keeps it."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found.update(flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
+    return found
+
+
+def environment(
+    packages: Sequence[str] = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+) -> dict:
+    """Versions, devices, git commit and command line of this process."""
+    device = jax.devices()[0]
+    return {
+        "command": command_line(),
+        "python": sys.version.split()[0],
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "processes": jax.process_count(),
+        "host": platform.platform(),
+        "cpus": os.cpu_count(),
+        "git": _git(),
+    }
+
+
+def _git() -> dict[str, Any] | str:
+    """Commit of the source tree and whether it has uncommitted changes."""
+    root = Path(__file__).resolve().parents[2]
+    run = lambda *words: subprocess.run(
+        ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True
+    ).stdout.strip()
+    try:
+        return {"commit": run("rev-parse", "HEAD"), "dirty": bool(run("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return "not a git checkout"
+
+
+def write_environment(workdir: Path) -> dict[str, Any]:
+    """Write environment.json, and keep one line a start in starts.jsonl, since a run may come back elsewhere."""
+    found = environment()
+    write_atomically(workdir / "environment.json", (json.dumps(found, indent=2) + "\n").encode())
+    with (workdir / "starts.jsonl").open("a") as file:
+        file.write(json.dumps(found) + "\n")
+    return found

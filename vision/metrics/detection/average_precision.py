@@ -1,0 +1,292 @@
+"""Average precision of a detector as COCO defines it, computed by COCO's own library (pycocotools).
+
+In short (Lin et al. 2014 and the evaluation page of COCO): in each picture and class the 100 surest detections are
+matched greedily, the surest first, each to the free box that it overlaps most if their IoU reaches a threshold. Over
+all pictures, detections by falling score trace precision against recall; precision is made to fall, read at the 101
+recalls 0, 0.01, ..., 1, and averaged: over recalls, over classes that have boxes, and over the thresholds 0.50, 0.55,
+..., 0.95. Detections on crowds count neither way.
+
+Other code for YOLO prints other numbers for the same weights, since one or more of these differ:
+
+- precision is integrated as a step function, or between other recalls, where COCO reads it at 101;
+- pairs are matched by falling IoU, or by class after the fact, where COCO goes by score;
+- small, medium and large go by the area of the box, where COCO takes that of the object's mask (a little smaller);
+- another maximum of detections: 100 of each class in each picture here, whatever the detector returns;
+- another confidence below which nothing is returned: at 0.25 the tail of the curve is cut off, at 0.001 it is not;
+- pictures are padded to rectangles of like shape in a batch, where here each is letterboxed to a square.
+
+So a protocol names confidence, IoU of the suppression and maximum of detections.
+"""
+
+import contextlib
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int32
+
+from vision.errors import UserError
+
+RECALLS = np.linspace(0.0, 1.0, 101)
+"""Where precision is read."""
+
+
+@runtime_checkable
+class TruePicture(Protocol):
+    """The part of a `vision.data.annotations.cleaning.Annotated` that detections are compared with."""
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        ...
+
+    @property
+    def boxes(self) -> Float32[np.ndarray, "n 4"]:
+        """(x0, y0, x1, y1) in pixels."""
+        ...
+
+    @property
+    def labels(self) -> Int32[np.ndarray, " n"]:
+        """Places in the list of classes."""
+        ...
+
+    @property
+    def crowd(self) -> Bool[np.ndarray, " n"]:
+        """Whether a box is around a crowd."""
+        ...
+
+    @property
+    def area(self) -> Float32[np.ndarray, " n"]:
+        """Of the objects, in square pixels."""
+        ...
+
+    @property
+    def image_id(self) -> int:
+        """COCO's number; pictures with equal scores are ranked by it."""
+        ...
+
+
+@runtime_checkable
+class Truth(Protocol):
+    """The part of `vision.data.annotations.cleaning.Annotations` that detections are compared with."""
+
+    @property
+    def images(self) -> Sequence[TruePicture]:
+        """All pictures."""
+        ...
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The name of label i at place i."""
+        ...
+
+    @property
+    def category_ids(self) -> Sequence[int]:
+        """COCO's number of label i at place i."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found in one picture, in any order."""
+
+    boxes: Float32[np.ndarray, "n 4"]
+    """(x0, y0, x1, y1) in pixels of the original picture."""
+    scores: Float32[np.ndarray, " n"]
+    """Confidences; larger is surer."""
+    labels: Int32[np.ndarray, " n"]
+    """Places in the list of classes."""
+
+
+@dataclass(frozen=True, eq=False)
+class CocoScores:
+    """What `coco_scores` says of a detector. All in [0, 1]; nan where no box is there to be found."""
+
+    average_precision: float
+    """AP@[.50:.95]: mean over thresholds and classes, all areas, 100 detections."""
+    ap50: float
+    """At the IoU .50 alone."""
+    ap75: float
+    """At the IoU .75 alone."""
+    ap_small: float
+    """Of objects of at most 32^2 square pixels."""
+    ap_medium: float
+    """Of objects of 32^2 to 96^2 square pixels."""
+    ap_large: float
+    """Of objects of at least 96^2 square pixels."""
+    ar1: float
+    """AR@[.50:.95]: the largest recall, mean over thresholds and classes, with 1 detection of a class in a picture."""
+    ar10: float
+    """With 10 detections."""
+    ar100: float
+    """With 100 detections."""
+    ar_small: float
+    """With 100, of objects of at most 32^2 square pixels."""
+    ar_medium: float
+    """With 100, of objects of 32^2 to 96^2 square pixels."""
+    ar_large: float
+    """With 100, of objects of at least 96^2 square pixels."""
+    class_names: tuple[str, ...]
+    """The name of class i at place i."""
+    class_average_precision: Float[np.ndarray, " k"]
+    """AP@[.50:.95] of each class; nan for one without boxes."""
+    class_ap50: Float[np.ndarray, " k"]
+    """AP at the IoU .50 of each class; nan for one without boxes."""
+    precision: Float[np.ndarray, "k 101"]
+    """At the IoU .50 and the recalls `RECALLS`, for each class: the largest at this recall or beyond, 0 where it is not
+    reached; nan for a class without boxes."""
+    images: int
+    """How many were judged."""
+
+    @property
+    def per_class(self) -> dict[str, tuple[float, float]]:
+        """(AP@[.50:.95], AP50) by name."""
+        columns = (self.class_average_precision.tolist(), self.class_ap50.tolist())
+        return dict(zip(self.class_names, zip(*columns, strict=True), strict=True))
+
+    def scalars(self) -> dict[str, float]:
+        """The twelve numbers for the record, without those that are undefined."""
+        numbers = {each.name: getattr(self, each.name) for each in fields(self)[: len(_STATISTICS)]}
+        return {name: value for name, value in numbers.items() if not math.isnan(value)}
+
+    def protocol(self, data: str, how: str) -> dict[str, str]:
+        """For each of the scalars, in words, how it was computed.
+
+        Args:
+          data: on which pictures.
+          how: detections were chosen: confidence, IoU of the suppression and how many.
+        """
+        on = f"on {self.images:,} pictures of {data}, {len(self.class_names)} classes; {how}"
+        by = "COCO's (pycocotools, boxes)"
+        return {name: f"{by} {words}, {on}" for name, words in _STATISTICS.items() if name in self.scalars()}
+
+
+# In the order of pycocotools' statistics
+_STATISTICS = {
+    "average_precision": "AP@[.50:.95], 100 detections",
+    "ap50": "AP@.50, 100 detections",
+    "ap75": "AP@.75, 100 detections",
+    "ap_small": "AP@[.50:.95] of objects up to 32^2 pixels, 100 detections",
+    "ap_medium": "AP@[.50:.95] of objects of 32^2 to 96^2 pixels, 100 detections",
+    "ap_large": "AP@[.50:.95] of objects from 96^2 pixels, 100 detections",
+    "ar1": "AR@[.50:.95], 1 detection",
+    "ar10": "AR@[.50:.95], 10 detections",
+    "ar100": "AR@[.50:.95], 100 detections",
+    "ar_small": "AR@[.50:.95] of objects up to 32^2 pixels, 100 detections",
+    "ar_medium": "AR@[.50:.95] of objects of 32^2 to 96^2 pixels, 100 detections",
+    "ar_large": "AR@[.50:.95] of objects from 96^2 pixels, 100 detections",
+}
+
+
+def coco_scores(truth: Truth, found: Sequence[Found]) -> CocoScores:
+    """COCO's twelve numbers, the AP of each class, and its curves.
+
+    Args:
+      truth: the annotation; boxes around crowds are COCO's ``iscrowd``.
+      found: for each of its pictures, in its order.
+
+    Raises:
+      UserError: there are no pictures, two have one number, or a detection is not finite or of no class.
+      ValueError: there is not one ``found`` for each picture.
+    """
+    check_found(truth, found)
+    # Imported here, since only evaluations of detectors need it.
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):  # the library prints its progress and a table
+        judge = COCOeval(_dataset(truth, _true_boxes(truth)), _dataset(truth, _found_boxes(truth, found)), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    statistics = np.where(judge.stats < 0, np.nan, judge.stats).tolist()
+    # [thresholds, recalls, classes by category id, areas, maxima of detections]; all areas come first, 100 last
+    table = judge.eval["precision"][:, :, :, 0, -1]
+    order = np.argsort(np.argsort(truth.category_ids))  # of class i among the sorted ids
+    table = np.where(table < 0, np.nan, table)[:, :, order]
+    return CocoScores(
+        **dict(zip(_STATISTICS, statistics, strict=True)),
+        class_names=tuple(truth.class_names),
+        class_average_precision=table.mean((0, 1)),
+        class_ap50=table[0].mean(0),
+        precision=np.ascontiguousarray(table[0].T),
+        images=len(truth.images),
+    )
+
+
+def check_found(truth: Truth, found: Sequence[Found]) -> None:
+    """Raise unless detections and truth fit, as `coco_scores` says."""
+    if not truth.images:
+        raise UserError("the detector was shown no pictures, so there is no precision: judge at least one picture")
+    if len(found) != len(truth.images):
+        raise ValueError(f"{len(found)} detections for {len(truth.images)} pictures: give one for each.")
+    numbers = [each.image_id for each in truth.images]
+    if len(set(numbers)) < len(numbers):
+        raise UserError("two pictures of the annotation have the same number (image id): number them apart")
+    classes = len(truth.class_names)
+    wrong = sum(not (np.isfinite(each.boxes).all() and np.isfinite(each.scores).all()) for each in found)
+    if wrong:
+        raise UserError(
+            f"{wrong:,} pictures have detections that are not finite, so the detector cannot be judged: look for an "
+            "overflow in the model, or for weights that diverged"
+        )
+    if any(((each.labels < 0) | (each.labels >= classes)).any() for each in found):
+        raise UserError(f"detections have labels outside [0, {classes}): build the model for the classes of the data")
+
+
+def _true_boxes(truth: Truth) -> list[dict[str, Any]]:
+    return [
+        {"area": area, "iscrowd": int(crowd), **box}
+        for picture in truth.images
+        for box, area, crowd in zip(
+            _boxes(truth, picture, picture.boxes, picture.labels),
+            picture.area.tolist(),
+            picture.crowd.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _found_boxes(truth: Truth, found: Sequence[Found]) -> list[dict[str, Any]]:
+    return [
+        {"area": box["bbox"][2] * box["bbox"][3], "iscrowd": 0, "score": score, **box}
+        for picture, each in zip(truth.images, found, strict=True)
+        for box, score in zip(_boxes(truth, picture, each.boxes, each.labels), each.scores.tolist(), strict=True)
+    ]
+
+
+def _boxes(
+    truth: Truth, picture: TruePicture, boxes: Float32[np.ndarray, "n 4"], labels: Int[np.ndarray, " n"]
+) -> list[dict[str, Any]]:
+    """Boxes of a picture in COCO's terms: (left, upper, width, height)."""
+    corners = boxes.astype(np.float64)
+    sized = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
+    return [
+        {"image_id": picture.image_id, "category_id": int(truth.category_ids[label]), "bbox": box}
+        for box, label in zip(sized, labels.tolist(), strict=True)
+    ]
+
+
+def _dataset(truth: Truth, boxes: list[dict[str, Any]]) -> Any:
+    """A ``pycocotools.coco.COCO`` of these boxes, without a file."""
+    from pycocotools.coco import COCO
+
+    coco: Any = COCO()
+    coco.dataset = {
+        "images": [{"id": each.image_id, "width": each.width, "height": each.height} for each in truth.images],
+        "categories": [
+            {"id": int(number), "name": name}
+            for number, name in zip(truth.category_ids, truth.class_names, strict=True)
+        ],
+        # numbered from 1: a match with box 0 would be taken for none
+        "annotations": [{"id": number, **box} for number, box in enumerate(boxes, start=1)],
+    }
+    coco.createIndex()
+    return coco

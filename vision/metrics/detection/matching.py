@@ -1,0 +1,291 @@
+"""Which detection found which box, and what follows: precision and recall at each confidence, confusions, worst errors.
+
+Detections are matched as COCO matches them (`vision.metrics.detection.average_precision`), at an IoU of 0.5: in each picture the
+surest goes first and takes, of the boxes that are free, the one that it overlaps most, the last of equals. Of
+detections with equal scores the first goes first. One that is left and lies on a crowd (half of its area or more) is
+ignored: neither right nor wrong. Crowds are no boxes to find. Since a match depends on surer detections alone, one
+matching serves all confidences. Unlike COCO's numbers, which take the 100 surest of a class, it takes all detections.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int
+
+from vision.metrics.detection.average_precision import Found, Truth, check_found
+
+IOU = 0.5
+"""From which a detection finds a box."""
+CONFIDENCES = np.linspace(0.0, 1.0, 1001)
+"""At which precision and recall are counted."""
+ALONE, ON_CROWD = -1, -2
+"""What a detection matches that finds no box, and one that lies on a crowd."""
+
+
+def overlaps(
+    found: Float32[np.ndarray, "n 4"], true: Float32[np.ndarray, "m 4"], crowd: Bool[np.ndarray, " m"]
+) -> Float64[np.ndarray, "n m"]:
+    """IoU of each detection with each box, in [0, 1]; with a crowd, the share of the detection that lies on it."""
+    a, b = found.astype(np.float64)[:, None], true.astype(np.float64)[None]
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    shared = np.prod(np.maximum(sides, 0), axis=-1)
+    area = lambda boxes: np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1)
+    whole = np.where(crowd, area(a), area(a) + area(b) - shared)
+    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+
+
+def sure_enough(scores: Float32[np.ndarray, " n"], confidence: float) -> Bool[np.ndarray, " n"]:
+    """Whether scores are at or above a confidence, which is rounded as they are: 0.9 is not below 0.9."""
+    return scores >= np.float32(confidence)
+
+
+def matched(
+    found: Float32[np.ndarray, "n 4"],
+    scores: Float32[np.ndarray, " n"],
+    true: Float32[np.ndarray, "m 4"],
+    crowd: Bool[np.ndarray, " m"],
+) -> Int[np.ndarray, " n"]:
+    """For each detection in a picture, whatever its class, the box that it finds, or `ALONE` or `ON_CROWD`."""
+    result = np.full(len(found), ALONE)
+    if not len(true):
+        return result
+    shared = overlaps(found, true, crowd)
+    on_crowd = np.any(shared[:, crowd] >= IOU, axis=1)
+    free = np.where(crowd, -1.0, shared)
+    result[on_crowd] = ON_CROWD
+    for place in np.argsort(-scores, kind="stable"):
+        best = len(true) - 1 - int(np.argmax(free[place, ::-1]))
+        if free[place, best] >= IOU:
+            result[place] = best
+            free[:, best] = -1.0
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """All detections of a set, matched within their class. Detections are in the order of their pictures."""
+
+    matches: tuple[Int[np.ndarray, " _"], ...]
+    """For each picture: what each detection finds, see `matched`; places are in the picture's boxes."""
+    labels: Int[np.ndarray, " d"]
+    """Class of each detection."""
+    scores: Float32[np.ndarray, " d"]
+    """Confidence of each."""
+    right: Bool[np.ndarray, " d"]
+    """Whether it finds a box."""
+    ignored: Bool[np.ndarray, " d"]
+    """Whether it lies on a crowd instead."""
+    boxes: Int[np.ndarray, " k"]
+    """Boxes to find of each class."""
+
+
+def matching(truth: Truth, found: Sequence[Found]) -> Matching:
+    """Match the detections of each picture and class. Raises as `vision.metrics.detection.average_precision.coco_scores` does."""
+    check_found(truth, found)
+    matches = []
+    boxes = np.zeros(len(truth.class_names), np.int64)
+    for picture, each in zip(truth.images, found, strict=True):
+        np.add.at(boxes, picture.labels[~picture.crowd], 1)
+        result = np.full(len(each.scores), ALONE)
+        for label in np.intersect1d(picture.labels, each.labels):
+            ours, theirs = np.flatnonzero(each.labels == label), np.flatnonzero(picture.labels == label)
+            finds = matched(each.boxes[ours], each.scores[ours], picture.boxes[theirs], picture.crowd[theirs])
+            result[ours] = np.where(finds < 0, finds, theirs[np.maximum(finds, 0)])
+        matches.append(result)
+    every = np.concatenate(matches)
+    return Matching(
+        matches=tuple(matches),
+        labels=np.concatenate([each.labels for each in found]),
+        scores=np.concatenate([each.scores for each in found]),
+        right=every >= 0,
+        ignored=every == ON_CROWD,
+        boxes=boxes,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class ConfidenceCurves:
+    """Detections at or above each of the `CONFIDENCES`, counted. Fractions are in [0, 1]."""
+
+    right: Int[np.ndarray, "k t"]
+    """Detections of each class that find a box, so also boxes found."""
+    wrong: Int[np.ndarray, "k t"]
+    """Detections of each class that find none, those on crowds left out."""
+    boxes: Int[np.ndarray, " k"]
+    """Boxes to find of each class."""
+
+    @property
+    def precision(self) -> Float[np.ndarray, "k t"]:
+        """Share of the detections that are right; nan without detections."""
+        return _share(self.right, self.right + self.wrong)
+
+    @property
+    def recall(self) -> Float[np.ndarray, "k t"]:
+        """Share of the boxes that are found; nan for a class without boxes."""
+        return _share(self.right, np.broadcast_to(self.boxes[:, None], self.right.shape))
+
+    @property
+    def f1(self) -> Float[np.ndarray, "k t"]:
+        """2 TP / (2 TP + FP + FN), the harmonic mean of both; nan for a class without boxes and detections."""
+        return _f1(self.right, self.wrong, np.broadcast_to(self.boxes[:, None], self.right.shape))
+
+    @property
+    def overall(self) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
+        """Precision, recall and F1 of all classes counted together."""
+        right, wrong = self.right.sum(0), self.wrong.sum(0)
+        boxes = np.broadcast_to(self.boxes.sum(), right.shape)
+        return _share(right, right + wrong), _share(right, boxes), _f1(right, wrong, boxes)
+
+    @property
+    def mean(self) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
+        """Precision, recall and F1, each the mean over the classes that have boxes; nan if none has.
+
+        The mean of precision is over those of them that have detections; nan if none has.
+        """
+        some = self.boxes > 0
+        precision, recall, f1 = (values[some] for values in (self.precision, self.recall, self.f1))
+        defined = ~np.isnan(precision)
+        over = lambda values, count: np.divide(
+            values.sum(0), count, out=np.full(len(CONFIDENCES), np.nan), where=count > 0
+        )
+        every = np.full(len(CONFIDENCES), some.sum())
+        return over(np.where(defined, precision, 0.0), defined.sum(0)), over(recall, every), over(f1, every)
+
+    @property
+    def best(self) -> int:
+        """Place in `CONFIDENCES` of the largest mean F1: of several that are best the middle one, also if none is."""
+        f1 = np.nan_to_num(self.mean[2])
+        best = np.flatnonzero(f1 == f1.max())
+        return int(best[(len(best) - 1) // 2])
+
+
+def confidence_curves(matches: Matching) -> ConfidenceCurves:
+    """Count right and wrong detections of each class at each confidence."""
+    classes = len(matches.boxes)
+    wrong = ~matches.right & ~matches.ignored
+    counted = lambda kind: np.stack(
+        [_at_least(matches.scores[kind & (matches.labels == label)]) for label in range(classes)]
+    )
+    return ConfidenceCurves(counted(matches.right), counted(wrong), matches.boxes)
+
+
+def detection_confusion(truth: Truth, found: Sequence[Found], *, confidence: float) -> Int[np.ndarray, "j j"]:
+    """What is taken for what: j is one more than the classes, the last row and column are the background.
+
+    Detections of at least ``confidence`` are matched whatever their class. A box that is found is in the row of its
+    class and the column of the detection's; one that is not, in the last column; a detection that finds none, in the
+    last row. Detections on crowds, of any class, are not counted.
+    """
+    background = len(truth.class_names)
+    counts = np.zeros((background + 1, background + 1), np.int64)
+    for picture, each in zip(truth.images, found, strict=True):
+        sure = sure_enough(each.scores, confidence)
+        labels = each.labels[sure]
+        finds = matched(each.boxes[sure], each.scores[sure], picture.boxes, picture.crowd)
+        right = finds >= 0
+        missed = ~picture.crowd
+        missed[finds[right]] = False
+        np.add.at(counts, (picture.labels[finds[right]], labels[right]), 1)
+        np.add.at(counts[background], labels[finds == ALONE], 1)
+        np.add.at(counts[:, background], picture.labels[missed], 1)
+    return counts
+
+
+@dataclass(frozen=True)
+class FalsePositive:
+    """A detection that finds no box of its class."""
+
+    picture: int
+    """Place in the truth's pictures."""
+    place: int
+    """Of the detection in what was found there."""
+    nearest: int
+    """The box that it overlaps most, of any class, crowds left out; of equals the first; -1 if it overlaps none."""
+    iou: float
+    """With that one; 0 if there is none."""
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A box that no sure enough detection of its class finds."""
+
+    picture: int
+    """Place in the truth's pictures."""
+    box: int
+    """Place in the picture's boxes."""
+    instead: int
+    """The surest detection of another class that overlaps it by an IoU of `IOU` or more, sure enough; -1 if there is
+    none."""
+    score: float
+    """Of the detection of its own class that finds it, which is not sure enough; 0 if there is none."""
+
+
+def worst_false_positives(
+    truth: Truth, found: Sequence[Found], matches: Matching, *, confidence: float, most: int
+) -> list[FalsePositive]:
+    """At most ``most`` wrong detections of at least ``confidence``, the surest first; of equals the first."""
+    sizes = np.array([len(each) for each in matches.matches])
+    ends = np.cumsum(sizes)
+    wrong = np.flatnonzero(~matches.right & ~matches.ignored & sure_enough(matches.scores, confidence))
+    result = []
+    for number in wrong[np.argsort(-matches.scores[wrong], kind="stable")[:most]].tolist():
+        picture = int(np.searchsorted(ends, number, side="right"))
+        place = number - int(ends[picture] - sizes[picture])
+        true = truth.images[picture]
+        shared = overlaps(found[picture].boxes[place : place + 1], true.boxes, np.zeros(len(true.boxes), bool))[0]
+        shared = np.where(true.crowd, 0.0, shared)
+        near = bool(len(shared)) and float(shared.max()) > 0
+        result.append(
+            FalsePositive(
+                picture=picture,
+                place=place,
+                nearest=int(np.argmax(shared)) if near else -1,
+                iou=float(shared.max()) if near else 0.0,
+            )
+        )
+    return result
+
+
+def worst_misses(
+    truth: Truth, found: Sequence[Found], matches: Matching, *, confidence: float, most: int
+) -> list[Miss]:
+    """At most ``most`` boxes that no detection of at least ``confidence`` finds, the largest (in pixels) first."""
+    missed: list[tuple[float, int, int, float]] = []
+    for place, (picture, each, finds) in enumerate(zip(truth.images, found, matches.matches, strict=True)):
+        score = np.zeros(len(picture.boxes))
+        score[finds[finds >= 0]] = each.scores[finds >= 0]
+        caught = np.zeros(len(picture.boxes), bool)
+        caught[finds[(finds >= 0) & sure_enough(each.scores, confidence)]] = True
+        sides = picture.boxes[:, 2:] - picture.boxes[:, :2]
+        left = np.flatnonzero(~caught & ~picture.crowd)
+        missed += [(float(np.prod(sides[box])), place, int(box), float(score[box])) for box in left]
+    missed.sort(key=lambda each: -each[0])
+    return [
+        Miss(picture=place, box=box, instead=_instead(truth, found, place, box, confidence), score=score)
+        for _, place, box, score in missed[:most]
+    ]
+
+
+def _instead(truth: Truth, found: Sequence[Found], place: int, box: int, confidence: float) -> int:
+    """The surest detection of another class on a box; -1 if there is none."""
+    true, each = truth.images[place], found[place]
+    shared = overlaps(each.boxes, true.boxes[box : box + 1], np.zeros(1, bool))[:, 0]
+    on_it = (shared >= IOU) & sure_enough(each.scores, confidence) & (each.labels != true.labels[box])
+    return int(np.argmax(np.where(on_it, each.scores, -np.inf))) if on_it.any() else -1
+
+
+def _at_least(scores: Float32[np.ndarray, " n"]) -> Int[np.ndarray, " t"]:
+    """How many scores are at or above each confidence."""
+    return len(scores) - np.searchsorted(np.sort(scores), CONFIDENCES.astype(np.float32), side="left")
+
+
+def _share(part: Int[np.ndarray, "*n"], whole: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+
+
+def _f1(
+    right: Int[np.ndarray, "*n"], wrong: Int[np.ndarray, "*n"], boxes: Int[np.ndarray, "*n"]
+) -> Float[np.ndarray, "*n"]:
+    # 2 TP / (2 TP + FP + FN), where TP + FN is the number of boxes
+    return _share(2 * right, right + wrong + boxes)

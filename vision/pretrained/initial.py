@@ -1,0 +1,89 @@
+"""``--init-from``: where a fresh run starts from in place of random variables.
+
+A file of published weights (safetensors, or a PyTorch state dict), one of our own variables, or the work directory of
+another run, of which the averaged variables are taken. A run that has a checkpoint of its own goes on from that.
+"""
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vision.errors import UserError
+from vision.parallel.agreement import is_first
+from vision.pretrained.rules import Rule, Rules, from_published, named
+from vision.pretrained.state_dict import read_state_dict
+from vision.train.checkpoint import Checkpoints
+from vision.train.class_names import class_names as class_names_of
+
+
+def read_initial_values(
+    path: Path,
+    variables: Any,
+    *,
+    published: Rules = (),
+    ignored: Sequence[str] = (),
+    replaced: Sequence[str] = (),
+    class_names: Sequence[str] | None = None,
+    average: str | None = "long",
+) -> dict[str, np.ndarray]:
+    """Values for the variables of a network, by path ("params/head/kernel"), read from ``path``; says what it did.
+
+    Args:
+      path: a file, or the work directory of a run.
+      variables: shapes of the variables, {"params": ..., ...}.
+      published: how names of published weights are ours; none if there are no published weights of this network.
+      ignored: regular expressions of names there that may be left unused.
+      replaced: regular expressions of our paths that keep their random values where the file has none that fit, as the
+        head does for another number of classes.
+      class_names: of the data; where those that a run kept are others, or in another order, ``replaced`` stays random
+        whether it fits or not.
+      average: the name of the averages to take of a run that has them; None takes the trained variables themselves.
+
+    Raises:
+      UserError: the path cannot be read, or what is there is not of this network.
+    """
+    path = path.expanduser()
+    if not path.exists():
+        raise UserError(f"there is no {path} to start from: --init-from takes a file of weights or a work directory")
+    if path.is_dir():
+        tensors, origin = _of_run(path, average)
+    else:
+        tensors, origin = read_state_dict(path), "published weights"
+    if path.is_dir() or all(name.split("/")[0] in variables for name in tensors):
+        origin = origin if path.is_dir() else "variables of ours"
+        published = tuple(Rule(name, name) for name in named(variables))
+    elif not published:
+        raise UserError(f"{path} has none of our names, and there are no published weights of this network to compare")
+    placeholders = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
+    found, left = from_published(tensors, placeholders, rules=published, ignored=ignored, replaced=replaced)
+    values = {name: np.asarray(value) for name, value in named(found).items() if name not in left}
+    before = class_names_of(path.parent if path.name == "checkpoints" else path) if path.is_dir() else None
+    others = None not in (before, class_names) and before != tuple(class_names or ())
+    chosen = [name for name in values if others and any(re.search(expression, name) for expression in replaced)]
+    kept = f"; {', '.join(left)} stay random, since there is nothing that fits" if left else ""
+    kept += f"; {', '.join(chosen)} stay random, since the classes are others" if chosen else ""
+    if is_first():
+        print(f"starting from {origin} in {path}{kept}", file=sys.stderr)
+    return {name: value for name, value in values.items() if name not in chosen}
+
+
+def _of_run(folder: Path, average: str | None) -> tuple[Mapping[str, np.ndarray], str]:
+    """The averaged variables in the newest checkpoint of a run, or the trained ones where it has no such average."""
+    checkpoints = folder if folder.name == "checkpoints" else folder / "checkpoints"
+    if not checkpoints.is_dir():
+        raise UserError(f"{folder} is no work directory of a run: it has no folder checkpoints/")
+    with Checkpoints(checkpoints, read_only=True) as opened:
+        arrays = opened.arrays()
+    of = lambda prefix: {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+    averages = of(f"ema/{average}/") if average is not None else {}
+    if any(name.startswith("params/") for name in averages):
+        return averages, f"the {average} averages"
+    state = of("model_state/")
+    if averages:
+        return {**{f"params/{name}": a for name, a in averages.items()}, **state}, f"the {average} averages"
+    return {**{f"params/{name}": a for name, a in of("params/").items()}, **state}, "the variables"

@@ -1,0 +1,93 @@
+"""The types that the packages share: batches, conditions, losses, steps, the state of a run, requests for samples."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int, Key, Num, UInt8
+
+Params = Any
+"""A tree of arrays: the parameters of a network, or of several under the names of the players."""
+
+Batch = Mapping[str, Array]
+"""Fields with the samples along the first axis: "image" [b h w c], uint8 in the input pipeline, float32 in [-1, 1]
+inside a step; "label" int32 [b]; ..."""
+
+Condition = Mapping[str, Array]
+"""What a network is conditioned on, by name, samples along the first axis: "label" int32 [b], "tokens" int32 [b n],
+"embedding" float32 [b d], "image" float32 [b h w c] in [-1, 1], "mask" float32 [b h w 1]. Empty for none."""
+
+Scalars = Mapping[str, Num[Array, "..."]]
+"""Numbers by the names under which they are logged, means over the global batch; one for each replica where several
+runs are trained as one program."""
+
+Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
+"""Step -> value."""
+
+
+class TrainState(struct.PyTreeNode):
+    """All that a run is, and all that a checkpoint holds. Frozen networks (see ``vision.frozen``) are not part of it.
+
+    Attributes:
+      step: int32 scalar, steps taken.
+      params: parameters; with several players, a mapping from player to its sub-tree.
+      model_state: what the model carries besides (batch statistics, code books); ``{}`` for none.
+      opt_state: Optax state; with several players, a mapping with the keys of ``params``.
+      ema: averaged copies by name, of the parameters or of all variables; ``{}`` for none.
+      key: the run's key; each step uses ``fold_in(key, step)``, so that randomness is a function of the step.
+    """
+
+    # Unchecked types: a state of shapes and a state of shardings are TrainStates too.
+    step: Any
+    params: Params
+    model_state: Any
+    opt_state: Any
+    ema: dict[str, Any]
+    key: Any
+
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, Scalars]]
+"""A training step is a value: see ``vision.train.step`` for how steps are composed."""
+
+
+@runtime_checkable
+class LossFn(Protocol):
+    """A loss is a mean over the global batch, with the model's new state and the scalars to log."""
+
+    def __call__(
+        self, params: Params, model_state: Any, batch: Batch, *, key: Key[Array, ""], step: Int[Array, ""]
+    ) -> tuple[Float[Array, ""], tuple[Any, Scalars]]:
+        """(params, model_state, batch) -> (loss, (model_state, scalars)); ``step`` is for losses that warm up.
+
+        Variables of frozen networks are in ``model_state["frozen"]`` by name, and are returned as they are.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest:
+    """What is asked of a generator. Fields that the generator has no condition for stay empty."""
+
+    count: int
+    """Number of images, at least 1."""
+    labels: tuple[int, ...] = ()
+    """Classes, repeated until there are ``count``; empty for equal numbers of all."""
+    prompts: tuple[str, ...] = ()
+    """Texts, repeated until there are ``count``."""
+    images: tuple[UInt8[np.ndarray, "h w c"], ...] = ()
+    """Images to start from or to look at, repeated until there are ``count``."""
+    masks: tuple[UInt8[np.ndarray, "h w 1"], ...] = ()
+    """0 or 255 for each pixel of ``images``: 255 where they may change."""
+    seed: int = 0
+    """Of the noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """What a generator returned."""
+
+    images: UInt8[np.ndarray, "n h w c"]
+    captions: tuple[str, ...] = ()
+    """One for each image, or none."""
