@@ -12,44 +12,56 @@ alone, where the paper also predicts a variance.
     python -m experiments.dit_cifar --quick --seeds 8               eight runs as one program, vmapped
 """
 
-import dataclasses
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments import diffusion_cifar
-from experiments.diffusion_cifar import OptimizerConfig
+from vision.launch.about import About
+
 from vision.errors import UserError
 from vision.launch.run import main
 from vision.models.dit import SHARDING_RULES, DiT, DiTConfig
+from vision.recipes.diffusion import QUICK_DIFFUSION, DiffusionRunConfig, diffusion
+from vision.recipes.quick_data import tiny, tiny_data
+from vision.tasks.diffusion import SamplingConfig
 from vision.train.experiment import Experiment
+from vision.train.optimizer import AdamConfig
+
+ABOUT = About(task="diffusion", paper="Peebles & Xie 2023", quick="5 min")
 
 
-@dataclass(frozen=True)
-class Config(diffusion_cifar.Config):
+@dataclass(frozen=True, kw_only=True)
+class Config(DiffusionRunConfig):
     """The recipe."""
 
-    model: DiTConfig = DiTConfig()  # pyright: ignore[reportIncompatibleVariableOverride] - another network
-    optimizer: OptimizerConfig = OptimizerConfig(lr=1e-4, warmup=0)
+    model: DiTConfig = DiTConfig()
+    sampling: SamplingConfig = SamplingConfig(method="ancestral", steps=1000, variance="beta")
+    optimizer: AdamConfig = AdamConfig(lr=1e-4, clip=1.0)
 
 
-# What the two quick experiments share: data, process, sampling, budget.
-_QUICK = {
-    field.name: getattr(diffusion_cifar.QUICK, field.name) for field in dataclasses.fields(diffusion_cifar.Config)
-}
-QUICK = Config(
-    **{
-        **_QUICK,
-        "model": DiTConfig(patch=4, width=128, depth=6, heads=4, classes=36),
-        "optimizer": OptimizerConfig(lr=1e-3, warmup=6_400, decay=True, b2=0.99),
-    }
+QUICK = replace(
+    Config(model=DiTConfig(patch=4, width=128, depth=6, heads=4, classes=36), **QUICK_DIFFUSION),
+    optimizer=AdamConfig(lr=1e-3, warmup=6_400, schedule="cosine", b2=0.99, clip=1.0),
+)
+TINY = tiny(
+    QUICK,
+    model=replace(QUICK.model, width=16, depth=1, heads=2, classes=4),
+    data=tiny_data(QUICK.data),
+    diffusion=replace(QUICK.diffusion, steps=20),
+    sampling=replace(QUICK.sampling, steps=2),
+    samples=4,
+    classified=4,
+    held_out=8,
 )
 
 ABLATIONS: dict[str, dict[str, Any]] = {
-    **{
-        name: diffusion_cifar.ABLATIONS[name]
-        for name in ("epsilon", "x0", "v", "linear", "cosine", "min_snr", "unguided")
-    },
+    "epsilon": {"diffusion.prediction": "epsilon", "diffusion.weighting": "simple"},
+    "x0": {"diffusion.prediction": "x0"},
+    "v": {"diffusion.prediction": "v"},
+    "linear": {"diffusion.schedule": "linear"},
+    "cosine": {"diffusion.schedule": "cosine"},
+    "min_snr": {"diffusion.weighting": "min_snr"},
+    "unguided": {"sampling.guidance": 1.0},
     "patch_4": {"model.patch": 4},
     "half_width": {"model.width": 192},
     "half_depth": {"model.depth": 6},
@@ -57,7 +69,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 def build(config: Config) -> Experiment:
-    """The recipe with the transformer."""
+    """The recipe of diffusion models with the transformer."""
     model = config.model
     if model.width % (4 * model.heads):
         raise UserError(f"model.width {model.width} must be a multiple of 4 times model.heads, {4 * model.heads}")
@@ -66,7 +78,7 @@ def build(config: Config) -> Experiment:
             f"images of {config.data.resolution} pixels cannot be cut into patches of {model.patch}: choose "
             f"--data.resolution as a multiple of {model.patch}, or another --model.patch"
         )
-    return diffusion_cifar.compose(config, DiT(model), rules=SHARDING_RULES)
+    return diffusion(config, DiT(model), rules=SHARDING_RULES)
 
 
 if __name__ == "__main__":

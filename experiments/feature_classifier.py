@@ -12,22 +12,26 @@ that gathers the features of a class about one point (Müller et al. 2019), and 
 Then ``experiments.feature_classifier_weights`` writes the file that the package reads.
 """
 
-import re
 import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments import classification, speedrun_cifar
-from experiments.classification import Network, compose
+from vision.launch.about import About
+
 from vision.data.augment.image import AugmentConfig
 from vision.launch.run import main
-from vision.pretrained.feature_classifier import FeatureNetwork, FeatureNetworkConfig
+from vision.pretrained.feature_classifier import FeatureNetworkConfig
+from vision.recipes.classification import ClassificationRunConfig, classification
+from vision.recipes.classifiers import network
+from vision.recipes.quick_data import RECOGNITION, tiny, tiny_data
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
+ABOUT = About(task="feature extractors", paper="Müller et al. 2019", quick="1 min")
 
-@dataclass(frozen=True)
-class Config(classification.Config):
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ClassificationRunConfig):
     """The recipe."""
 
     model: FeatureNetworkConfig = FeatureNetworkConfig()
@@ -41,11 +45,12 @@ class Config(classification.Config):
 
 QUICK = Config(
     model=FeatureNetworkConfig(widths=(16, 24, 32), strides=(2, 2, 1), classes=36),
-    data=replace(speedrun_cifar.QUICK.data, shapes_count=10_000),
+    data=replace(RECOGNITION, shapes_count=10_000),
     optimizer=OptimizerConfig(lr=0.1, warmup=5_000, schedule="linear"),
     intervals=Intervals(log=5_000, evaluate=20_000, save=20_000),
     images=20_000,
 )
+TINY = tiny(QUICK, model=replace(QUICK.model, widths=(8,), strides=(2,), classes=4), data=tiny_data(QUICK.data))
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "smoothing": {"loss.smoothing": 0.1},
@@ -55,17 +60,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def network(config: FeatureNetworkConfig) -> Network:
-    """The network and what a recipe must know of it; a layer for each convolution, then the head."""
-    layers = len(config.widths) + 1
-    found = lambda path: re.search(r"(?:conv|norm)_(\d+)", path)
-    layer_of = lambda path: int(match.group(1)) if (match := found(path)) else layers - 1
-    return Network(FeatureNetwork(config), (), layer_of, layers)
-
-
 def build(config: Config) -> Experiment:
-    """Compose the recipe."""
-    return compose(config, network(config.model))
+    """The recipe of classifiers."""
+    return classification(config, network(config.model))
 
 
 if __name__ == "__main__":

@@ -17,18 +17,23 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments import classification, resnet_cifar, speedrun_cifar
-from experiments.classification import compose
+from vision.launch.about import About
+
 from vision.data.augment.image import AugmentConfig
 from vision.data.labelled import LabelledConfig
 from vision.launch.run import main
 from vision.models.resnet import CIFAR_RESNET18, RESNET50, ResNetConfig
+from vision.recipes.classification import ClassificationRunConfig, classification
+from vision.recipes.classifiers import network
+from vision.recipes.quick_data import RECOGNITION, tiny, tiny_data
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
+ABOUT = About(task="recognition", paper="Kornblith et al. 2019", quick="1 min")
 
-@dataclass(frozen=True)
-class Config(classification.Config):
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ClassificationRunConfig):
     """The recipe."""
 
     model: ResNetConfig = RESNET50
@@ -44,13 +49,14 @@ class Config(classification.Config):
 
 QUICK = Config(
     model=replace(CIFAR_RESNET18, depths=(1, 1, 1), width=16, classes=36),
-    data=speedrun_cifar.QUICK.data,
+    data=RECOGNITION,
     imagenet_statistics=False,
     augment=AugmentConfig(flip=True, pad_crop=4),
     optimizer=OptimizerConfig(name="adamw", lr=2e-3, weight_decay=0.05, warmup=2_000),
     intervals=Intervals(log=4_000, evaluate=20_000, save=20_000),
     images=20_000,
 )
+TINY = tiny(QUICK, model=replace(QUICK.model, width=8, depths=(1,), classes=4), data=tiny_data(QUICK.data))
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "head_alone": {"optimizer.frozen": ("stem", "stage_"), "loss.running_statistics": True},
@@ -62,8 +68,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 def build(config: Config) -> Experiment:
-    """Compose the recipe."""
-    return compose(config, resnet_cifar.network(config.model))
+    """The recipe of classifiers."""
+    return classification(config, network(config.model))
 
 
 if __name__ == "__main__":

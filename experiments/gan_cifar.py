@@ -30,23 +30,27 @@ CIFAR-10 itself: ``python -m vision.data.cifar10 --data-dir ~/tensorflow_dataset
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.adversarial import AdamConfig, AdversarialConfig, compose
-from experiments.diffusion_cifar import QUICK as DIFFUSION
+from vision.launch.about import About
+
 from vision.launch.run import main
 from vision.models.gan.networks import GanConfig
+from vision.recipes.adversarial import AdversarialConfig, AugmentationConfig, adversarial
+from vision.recipes.quick_data import GENERATION, tiny, tiny_data
 from vision.train.experiment import Experiment, Intervals
+from vision.train.optimizer import AdamConfig
+
+ABOUT = About(task="adversarial networks", paper="Miyato et al. 2018", quick="7 min")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(AdversarialConfig):
     """The recipe."""
 
-    generator_optimizer: AdamConfig = AdamConfig(b1=0.0, b2=0.9)
-    discriminator_optimizer: AdamConfig = AdamConfig(b1=0.0, b2=0.9)
-    decay: bool = True
+    generator_optimizer: AdamConfig = AdamConfig(b1=0.0, b2=0.9, schedule="linear")
+    discriminator_optimizer: AdamConfig = AdamConfig(b1=0.0, b2=0.9, schedule="linear")
     intervals: Intervals = Intervals(log=50_000, evaluate=1_000_000, save=500_000)
     images: int = 38_400_000
     batch_size: int = 64
@@ -54,13 +58,13 @@ class Config(AdversarialConfig):
     flip: bool = True
 
 
-# a smaller sort, which draws something in minutes on a CPU
+# a smaller kind, whose samples are recognisable after minutes on a CPU
 QUICK = Config(
     model=GanConfig(architecture="dcgan", classes=36, latent=64, generator_width=32, discriminator_width=32),
-    data=DIFFUSION.data,
+    data=GENERATION,
     loss="non_saturating",
-    generator_optimizer=AdamConfig(lr=3e-4),
-    discriminator_optimizer=AdamConfig(lr=3e-4),
+    generator_optimizer=AdamConfig(lr=3e-4, b1=0.5, schedule="linear"),
+    discriminator_optimizer=AdamConfig(lr=3e-4, b1=0.5, schedule="linear"),
     intervals=Intervals(log=6_400, evaluate=80_000, save=40_000),
     images=160_000,
     batch_size=32,
@@ -68,6 +72,22 @@ QUICK = Config(
     ema=0.998,
     flip=False,
     samples=72,
+)
+TINY = tiny(
+    QUICK,
+    model=replace(
+        QUICK.model,
+        architecture="sngan",
+        resolution=16,
+        classes=4,
+        latent=4,
+        generator_width=4,
+        discriminator_width=4,
+    ),
+    data=tiny_data(QUICK.data),
+    augmentation=AugmentationConfig(parts=("translation",), adaptive=True),
+    metrics=replace(QUICK.metrics, features="none"),
+    samples=4,
 )
 
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -97,8 +117,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 def build(config: Config) -> Experiment:
-    """Compose the recipe."""
-    return compose(config)
+    """The recipe of adversarial networks."""
+    return adversarial(config)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,17 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.adversarial import AdamConfig, AdversarialConfig, LossName, compose
-from experiments.diffusion_cifar import QUICK as DIFFUSION
+from vision.launch.about import About
+
 from vision.data.dataset import DataConfig
 from vision.launch.run import main
 from vision.models.gan.networks import GanConfig
+from vision.recipes.adversarial import AdversarialConfig, LossName, adversarial
+from vision.recipes.quick_data import SILHOUETTES, tiny, tiny_data
 from vision.train.experiment import Experiment, Intervals
+from vision.train.optimizer import AdamConfig
+
+ABOUT = About(task="adversarial networks", paper="Radford et al. 2016", quick="3 min")
 
 MODEL = GanConfig(
     architecture="dcgan",
@@ -43,29 +48,37 @@ class Config(AdversarialConfig):
     model: GanConfig = MODEL
     data: DataConfig = DataConfig(name="mnist", resolution=28)
     loss: LossName = "non_saturating"
-    generator_optimizer: AdamConfig = AdamConfig(lr=5e-4, b2=0.99)
-    discriminator_optimizer: AdamConfig = AdamConfig(lr=1e-3, b2=0.99)
-    decay: bool = True
+    generator_optimizer: AdamConfig = AdamConfig(lr=5e-4, b1=0.5, b2=0.99, schedule="linear")
+    discriminator_optimizer: AdamConfig = AdamConfig(lr=1e-3, b1=0.5, b2=0.99, schedule="linear")
     intervals: Intervals = Intervals(log=6_400, evaluate=60_000, save=60_000)
     images: int = 540_000
 
 
-# bright figures on black, as digits are
 QUICK = Config(
     model=replace(MODEL, channels=3, classes=6, generator_width=24, discriminator_width=24),
-    data=DataConfig(
-        name="shapes",
-        resolution=28,
-        shapes_count=20_000,
-        shapes=replace(DIFFUSION.data.shapes, colours=("yellow",), backgrounds=("solid",), dark_share=1.0, relief=0.0),
-    ),
-    generator_optimizer=AdamConfig(lr=3e-4),
-    discriminator_optimizer=AdamConfig(lr=3e-4),
+    data=SILHOUETTES,
+    generator_optimizer=AdamConfig(lr=3e-4, b1=0.5, schedule="linear"),
+    discriminator_optimizer=AdamConfig(lr=3e-4, b1=0.5, schedule="linear"),
     intervals=Intervals(log=6_400, evaluate=64_000, save=32_000),
     images=192_000,
     batch_size=32,
     ema=0.998,
     samples=60,
+)
+TINY = tiny(
+    QUICK,
+    model=replace(
+        QUICK.model,
+        discriminator_norm="batch",
+        resolution=16,
+        classes=4,
+        latent=4,
+        generator_width=4,
+        discriminator_width=4,
+    ),
+    data=tiny_data(QUICK.data),
+    metrics=replace(QUICK.metrics, features="none"),
+    samples=4,
 )
 
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -84,8 +97,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 def build(config: Config) -> Experiment:
-    """Compose the recipe."""
-    return compose(config)
+    """The recipe of adversarial networks."""
+    return adversarial(config)
 
 
 if __name__ == "__main__":

@@ -11,21 +11,26 @@
 
 import itertools
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.autoencoding import AutoencodingConfig, compose
-from experiments.vae_cifar import QUICK as VAE_QUICK
+from vision.launch.about import About
+
 from vision.errors import UserError
+from vision.evaluation.vae import BoundConfig
 from vision.launch.run import main
 from vision.models.hvae import SHARDING_RULES, Hvae, HvaeConfig
+from vision.recipes.quick_data import GENERATION, tiny, tiny_data
+from vision.recipes.vae import VaeRunConfig, vae
 from vision.tasks.likelihood import LikelihoodConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
+ABOUT = About(task="variational autoencoders", paper="Child 2021", quick="6 min")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Config(AutoencodingConfig):
+class Config(VaeRunConfig):
     """The recipe."""
 
     model: HvaeConfig = HvaeConfig()
@@ -40,14 +45,22 @@ class Config(AutoencodingConfig):
 
 QUICK = Config(
     model=HvaeConfig(groups=(1, 1, 1, 1), width=32),
-    data=VAE_QUICK.data,
-    likelihood=VAE_QUICK.likelihood,
+    data=GENERATION,
+    likelihood=LikelihoodConfig(components=1, smallest=0.05),  # rendered shapes are flat but for the last bits
     optimizer=OptimizerConfig(name="adamw", lr=1e-3, b2=0.99, weight_decay=0.0, warmup=5_000, clip=500.0),
-    bound=VAE_QUICK.bound,
-    intervals=VAE_QUICK.intervals,
+    bound=BoundConfig(importance=20, importance_images=500),
+    intervals=Intervals(log=10_000, evaluate=50_000, save=50_000),
     flip=False,
     images=100_000,
     batch_size=32,
+)
+TINY = tiny(
+    QUICK,
+    model=replace(QUICK.model, resolution=16, latent=4, sides=(2, 8), groups=(1, 1), width=8),
+    data=tiny_data(QUICK.data),
+    bound=BoundConfig(importance=2, importance_images=8),
+    metrics=replace(QUICK.metrics, features="none"),
+    samples=4,
 )
 
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -61,7 +74,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 def build(config: Config) -> Experiment:
-    """The recipe with the ladder of groups."""
+    """The recipe of variational autoencoders with the ladder of groups."""
     sides, model = config.model.sides, config.model
     steps = [later / earlier for earlier, later in itertools.pairwise(sides)]
     if not sides or len(sides) != len(model.groups) or any(step not in (2, 4, 8, 16) for step in steps):
@@ -73,7 +86,7 @@ def build(config: Config) -> Experiment:
             f"the last of model.sides is model.resolution / model.patch, {model.resolution / model.patch:g} and not "
             f"{sides[-1]}; model.groups are at least 1"
         )
-    return compose(config, lambda outputs: Hvae(model, outputs), rules=SHARDING_RULES, coarsest=model.patch)
+    return vae(config, lambda outputs: Hvae(model, outputs), rules=SHARDING_RULES, coarsest=model.patch)
 
 
 if __name__ == "__main__":

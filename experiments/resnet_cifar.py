@@ -11,23 +11,26 @@ cifar --model.shortcut identity --model.width 16 --model.depths 3 3 3`` (ResNet-
     python -m experiments.resnet_cifar --data.dir ~/tensorflow_datasets --predict 'photographs/*.jpg'   after training
 """
 
-import functools
 import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments import classification, speedrun_cifar
-from experiments.classification import Network, compose
+from vision.launch.about import About
+
 from vision.data.augment.image import AugmentConfig
 from vision.launch.run import main
-from vision.models.resnet import CIFAR_RESNET18, SHARDING_RULES, ResNet, ResNetConfig, layer_of, layers
-from vision.pretrained.resnet import IGNORED, cifar_resnet_rules, resnet_rules
+from vision.models.resnet import CIFAR_RESNET18, ResNetConfig
+from vision.recipes.classification import ClassificationRunConfig, classification
+from vision.recipes.classifiers import network
+from vision.recipes.quick_data import RECOGNITION, tiny, tiny_data
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
+ABOUT = About(task="recognition", paper="He et al. 2016", quick="2 min")
 
-@dataclass(frozen=True)
-class Config(classification.Config):
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ClassificationRunConfig):
     """The recipe."""
 
     model: ResNetConfig = CIFAR_RESNET18
@@ -40,12 +43,13 @@ class Config(classification.Config):
 
 QUICK = Config(
     model=replace(CIFAR_RESNET18, depths=(1, 1, 1), width=16, classes=36),
-    data=speedrun_cifar.QUICK.data,
+    data=RECOGNITION,
     optimizer=OptimizerConfig(lr=0.05, warmup=4_000),
     intervals=Intervals(log=4_000, evaluate=20_000, save=20_000),
     images=40_000,
     batch_size=32,
 )
+TINY = tiny(QUICK, model=replace(QUICK.model, width=8, depths=(1,), classes=4), data=tiny_data(QUICK.data))
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no_flip": {"augment.flip": False},
@@ -63,15 +67,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def network(config: ResNetConfig) -> Network:
-    """A ResNet and what a recipe must know of it."""
-    rules = cifar_resnet_rules(config) if config.stem == "cifar" else resnet_rules(config)
-    return Network(ResNet(config), SHARDING_RULES, functools.partial(layer_of, config), layers(config), rules, IGNORED)
-
-
 def build(config: Config) -> Experiment:
-    """Compose the recipe."""
-    return compose(config, network(config.model))
+    """The recipe of classifiers."""
+    return classification(config, network(config.model))
 
 
 if __name__ == "__main__":

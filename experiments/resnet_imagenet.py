@@ -17,21 +17,26 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments import classification, resnet_cifar, speedrun_cifar
-from experiments.classification import compose
+from vision.launch.about import About
+
 from vision.data.augment.image import AugmentConfig
 from vision.data.labelled import LabelledConfig
 from vision.launch.run import main
 from vision.models.resnet import RESNET50, ResNetConfig
+from vision.recipes.classification import ClassificationRunConfig, classification
+from vision.recipes.classifiers import network
+from vision.recipes.quick_data import RECOGNITION, tiny, tiny_data
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
+
+ABOUT = About(task="recognition", paper="He et al. 2016; Wightman et al. 2021", quick="4 min")
 
 EPOCH = 1_281_167
 """Training images of ImageNet-1k."""
 
 
-@dataclass(frozen=True)
-class Config(classification.Config):
+@dataclass(frozen=True, kw_only=True)
+class Config(ClassificationRunConfig):
     """The 90-epoch baseline."""
 
     model: ResNetConfig = RESNET50
@@ -49,13 +54,14 @@ class Config(classification.Config):
 
 QUICK = Config(
     model=replace(RESNET50, depths=(1, 1, 1, 1), width=16, classes=36),
-    data=replace(speedrun_cifar.QUICK.data, resolution=64),
+    data=replace(RECOGNITION, resolution=64),
     optimizer=OptimizerConfig(lr=0.1, weight_decay=1e-4, warmup=2_000),
     intervals=Intervals(log=2_000, evaluate=20_000, save=20_000),
     images=20_000,
     batch_size=64,
     ema=0.99,
 )
+TINY = tiny(QUICK, model=replace(QUICK.model, width=8, depths=(1,), classes=4), data=tiny_data(QUICK.data))
 
 # Wightman et al. 2021, table 1: LAMB, binary cross-entropy, RandAugment, mixup 0.1 or 0.2, CutMix 1.0
 _STRIKES_BACK = {
@@ -106,8 +112,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 def build(config: Config) -> Experiment:
-    """Compose the recipe."""
-    return compose(config, resnet_cifar.network(config.model))
+    """The recipe of classifiers."""
+    return classification(config, network(config.model))
 
 
 if __name__ == "__main__":

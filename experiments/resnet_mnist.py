@@ -12,18 +12,23 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments import classification, resnet_cifar, speedrun_cifar
-from experiments.classification import compose
+from vision.launch.about import About
+
 from vision.data.augment.image import AugmentConfig
 from vision.data.labelled import LabelledConfig
 from vision.launch.run import main
 from vision.models.resnet import CIFAR_RESNET18, ResNetConfig
+from vision.recipes.classification import ClassificationRunConfig, classification
+from vision.recipes.classifiers import network
+from vision.recipes.quick_data import RECOGNITION, tiny, tiny_data
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
+ABOUT = About(task="recognition", paper="He et al. 2016", quick="1 min")
 
-@dataclass(frozen=True)
-class Config(classification.Config):
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ClassificationRunConfig):
     """The recipe."""
 
     model: ResNetConfig = replace(CIFAR_RESNET18, depths=(1, 1, 1), width=16, channels=1)
@@ -38,16 +43,13 @@ class Config(classification.Config):
 
 QUICK = Config(
     model=replace(CIFAR_RESNET18, depths=(1, 1, 1), width=8, classes=6),
-    data=replace(
-        speedrun_cifar.QUICK.data,
-        resolution=28,
-        shapes=replace(speedrun_cifar.QUICK.data.shapes, colours=("yellow",)),
-    ),
+    data=replace(RECOGNITION, resolution=28, shapes=replace(RECOGNITION.shapes, colours=("yellow",))),
     optimizer=OptimizerConfig(lr=0.1, warmup=2_000),
     intervals=Intervals(log=4_000, evaluate=20_000, save=20_000),
     images=20_000,
     batch_size=100,
 )
+TINY = tiny(QUICK, model=replace(QUICK.model, width=8, depths=(1,), classes=4), data=tiny_data(QUICK.data))
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no_crop": {"augment.pad_crop": 0},
@@ -59,8 +61,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 def build(config: Config) -> Experiment:
-    """Compose the recipe."""
-    return compose(config, resnet_cifar.network(config.model))
+    """The recipe of classifiers."""
+    return classification(config, network(config.model))
 
 
 if __name__ == "__main__":

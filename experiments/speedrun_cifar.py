@@ -11,32 +11,27 @@ all 50,000 images. Here the learning rate is one for all parameters, flips are r
 CIFAR-10 itself: ``python -m vision.data.cifar10 --data-dir ~/tensorflow_datasets`` (170 MB, needs no TensorFlow).
 """
 
-import functools
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments import classification
-from experiments.classification import Network, compose
+from vision.launch.about import About
+
 from vision.data.augment.image import AugmentConfig
-from vision.data.labelled import LabelledConfig
-from vision.data.shapes.world import ShapesConfig
 from vision.launch.run import main
-from vision.models.speedrun import (
-    SHARDING_RULES,
-    SpeedrunConfig,
-    SpeedrunNet,
-    layer_of,
-    layers,
-    whitening_kernel,
-)
+from vision.models.speedrun import SpeedrunConfig
+from vision.recipes.classification import ClassificationRunConfig, classification
+from vision.recipes.classifiers import network
+from vision.recipes.quick_data import RECOGNITION, tiny, tiny_data
 from vision.tasks.classification import ClassificationConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
+ABOUT = About(task="recognition", paper="Jordan 2024", quick="2 min")
 
-@dataclass(frozen=True)
-class Config(classification.Config):
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ClassificationRunConfig):
     """The recipe."""
 
     model: SpeedrunConfig = SpeedrunConfig()
@@ -46,7 +41,7 @@ class Config(classification.Config):
         lr=0.2, momentum=0.85, weight_decay=5e-4, warmup=100_000, schedule="linear"
     )
     intervals: Intervals = Intervals(log=10_000, evaluate=125_000, save=125_000)
-    mirror: bool = True
+    flip_tta: bool = True
     ema: float = 0.99
     images: int = 495_000
     batch_size: int = 500
@@ -54,46 +49,29 @@ class Config(classification.Config):
 
 QUICK = Config(
     model=SpeedrunConfig(widths=(16, 32, 64), classes=36),
-    data=LabelledConfig(
-        name="shapes",
-        shapes_count=20_000,
-        shapes=ShapesConfig(
-            shapes=("circle", "square", "triangle", "star", "heart", "cross"),
-            colours=("red", "yellow", "green", "blue", "purple", "pink"),
-        ),
-    ),
+    data=RECOGNITION,
     optimizer=OptimizerConfig(lr=0.2, momentum=0.85, warmup=10_000, schedule="linear"),
     intervals=Intervals(log=5_000, evaluate=30_000, save=30_000),
     images=60_000,
     batch_size=125,
 )
+TINY = tiny(QUICK, model=replace(QUICK.model, widths=(8,), classes=4), data=tiny_data(QUICK.data))
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no_smoothing": {"loss.smoothing": 0.0},
     "no_flip": {"augment.flip": False},
     "no_crop": {"augment.pad_crop": 0},
     "cutout": {"augment.cutout": 12},
-    "not_mirrored": {"mirror": False},
+    "no_flip_tta": {"flip_tta": False},
     "half_width": {"model.widths": (32, 128, 128)},
     "muon": {"optimizer.name": "muon", "optimizer.lr": 0.02},
     "cosine": {"optimizer.schedule": "cosine"},
 }
 
 
-def network(config: SpeedrunConfig) -> Network:
-    """The network and what a recipe must know of it."""
-    return Network(
-        SpeedrunNet(config),
-        SHARDING_RULES,
-        functools.partial(layer_of, config),
-        layers(config),
-        statistics=lambda images: {"constants/whitening": whitening_kernel(images)},
-    )
-
-
 def build(config: Config) -> Experiment:
-    """Compose the recipe."""
-    return compose(config, network(config.model))
+    """The recipe of classifiers."""
+    return classification(config, network(config.model))
 
 
 if __name__ == "__main__":

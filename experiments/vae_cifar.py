@@ -13,21 +13,25 @@ The beta-VAE of Higgins et al. 2017 is ``--objective.beta``, the capacity of Bur
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.autoencoding import AutoencodingConfig, compose
-from experiments.diffusion_cifar import QUICK as DIFFUSION_QUICK
+from vision.launch.about import About
+
 from vision.evaluation.vae import BoundConfig
 from vision.launch.run import main
 from vision.models.vae import SHARDING_RULES, Vae, VaeConfig
+from vision.recipes.quick_data import GENERATION, tiny, tiny_data
+from vision.recipes.vae import VaeRunConfig, vae
 from vision.tasks.likelihood import LikelihoodConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
+ABOUT = About(task="variational autoencoders", paper="Kingma & Welling 2014; Salimans et al. 2017", quick="3 min")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Config(AutoencodingConfig):
+class Config(VaeRunConfig):
     """The recipe."""
 
     model: VaeConfig = VaeConfig(zero_output=True)
@@ -42,14 +46,22 @@ class Config(AutoencodingConfig):
 
 QUICK = Config(
     model=VaeConfig(latent=16, patch=4, widths=(64, 128), blocks=1, hidden=(256,), zero_output=True),
-    data=DIFFUSION_QUICK.data,
-    likelihood=LikelihoodConfig(components=1, smallest=0.05),  # drawings are flat but for the last bits
+    data=GENERATION,
+    likelihood=LikelihoodConfig(components=1, smallest=0.05),  # rendered shapes are flat but for the last bits
     optimizer=OptimizerConfig(name="adamw", lr=1e-3, b2=0.999, weight_decay=0.0, warmup=5_000, clip=500.0),
     bound=BoundConfig(importance=20, importance_images=500),
     intervals=Intervals(log=10_000, evaluate=50_000, save=50_000),
     flip=False,
     images=100_000,
     batch_size=32,
+)
+TINY = tiny(
+    QUICK,
+    model=replace(QUICK.model, resolution=16, latent=4, widths=(8,), hidden=(8,)),
+    data=tiny_data(QUICK.data),
+    bound=BoundConfig(importance=2, importance_images=8),
+    metrics=replace(QUICK.metrics, features="none"),
+    samples=4,
 )
 
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -68,9 +80,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 def build(config: Config) -> Experiment:
-    """The recipe with the convolutional network."""
+    """The recipe of variational autoencoders with the convolutional network."""
     coarsest = config.model.patch * 2 ** (len(config.model.widths) - 1)
-    return compose(config, lambda outputs: Vae(config.model, outputs), rules=SHARDING_RULES, coarsest=coarsest)
+    return vae(config, lambda outputs: Vae(config.model, outputs), rules=SHARDING_RULES, coarsest=coarsest)
 
 
 if __name__ == "__main__":

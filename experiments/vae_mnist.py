@@ -12,28 +12,33 @@ MNIST is prepared by ``tfds build mnist --file_format=array_record``, which need
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.autoencoding import AutoencodingConfig, compose
+from vision.launch.about import About
+
 from vision.data.dataset import DataConfig
 from vision.data.shapes.world import ShapesConfig
 from vision.evaluation.vae import BoundConfig
 from vision.launch.run import main
 from vision.models.vae import SHARDING_RULES, Vae, VaeConfig
+from vision.recipes.quick_data import SHAPES, tiny, tiny_data
+from vision.recipes.vae import Binarisation, VaeRunConfig, vae
 from vision.tasks.likelihood import LikelihoodConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
+ABOUT = About(task="variational autoencoders", paper="Kingma & Welling 2014", quick="1 min")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Config(AutoencodingConfig):
+class Config(VaeRunConfig):
     """The recipe."""
 
     model: VaeConfig = VaeConfig(latent=40, resolution=28, channels=1, patch=4, widths=(32,), blocks=1, hidden=(512,))
     data: DataConfig = DataConfig(name="mnist", resolution=28)
     likelihood: LikelihoodConfig = LikelihoodConfig(kind="bernoulli")
-    binarise: Any = "dynamic"
+    binarise: Binarisation = "dynamic"
     optimizer: OptimizerConfig = OptimizerConfig(
         name="adamw", lr=2e-3, b2=0.999, weight_decay=0.0, warmup=25_000, clip=200.0
     )
@@ -41,25 +46,27 @@ class Config(AutoencodingConfig):
     images: int = 6_300_000
 
 
-# bright figures on black, which stay what they are when pixels are made black or white
+# bright shapes on black, which stay what they are when pixels become black or white
 QUICK = Config(
     model=VaeConfig(latent=16, resolution=28, channels=3, patch=4, widths=(32,), blocks=0, hidden=(256,)),
     data=DataConfig(
         name="shapes",
         resolution=28,
         shapes_count=20_000,
-        shapes=ShapesConfig(
-            shapes=("circle", "square", "triangle", "star", "heart", "cross"),
-            colours=("yellow",),
-            backgrounds=("solid",),
-            dark_share=1.0,
-            relief=0.0,
-        ),
+        shapes=ShapesConfig(shapes=SHAPES, colours=("yellow",), backgrounds=("solid",), dark_share=1.0, relief=0.0),
     ),
     optimizer=OptimizerConfig(name="adamw", lr=2e-3, b2=0.999, weight_decay=0.0, warmup=5_000, clip=200.0),
     intervals=Intervals(log=10_000, evaluate=50_000, save=50_000),
     bound=BoundConfig(importance_images=500),
     images=100_000,
+)
+TINY = tiny(
+    QUICK,
+    model=replace(QUICK.model, resolution=16, latent=4, widths=(8,), hidden=(8,)),
+    data=tiny_data(QUICK.data),
+    bound=BoundConfig(importance=2, importance_images=8),
+    metrics=replace(QUICK.metrics, features="none"),
+    samples=4,
 )
 
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -76,13 +83,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 def build(config: Config) -> Experiment:
-    """The recipe with the convolutional network."""
-    return compose(
-        config,
-        lambda outputs: Vae(config.model, outputs),
-        rules=SHARDING_RULES,
-        coarsest=config.model.patch * 2 ** (len(config.model.widths) - 1),
-    )
+    """The recipe of variational autoencoders with the convolutional network."""
+    coarsest = config.model.patch * 2 ** (len(config.model.widths) - 1)
+    return vae(config, lambda outputs: Vae(config.model, outputs), rules=SHARDING_RULES, coarsest=coarsest)
 
 
 if __name__ == "__main__":

@@ -16,17 +16,27 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments import detection, yolo_coco
-from experiments.detection import SgdConfig, compose
+from vision.launch.about import About
+
 from vision.data.augment.boxes import BoxAugmentConfig
 from vision.data.detection import DetectionConfig
 from vision.launch.run import main
 from vision.models.yolo import YOLO_N, YoloConfig, scaled_anchors
+from vision.recipes.detection import (
+    DETECTION_ABLATIONS,
+    QUICK_DETECTION,
+    TINY_DETECTION,
+    DetectionRunConfig,
+    SgdConfig,
+    detection,
+)
 from vision.train.experiment import Experiment, Intervals
 
+ABOUT = About(task="detection", paper="Redmon & Farhadi 2018; Bochkovskiy et al. 2020", quick="6 min")
 
-@dataclass(frozen=True)
-class Config(detection.Config):
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DetectionRunConfig):
     """The recipe."""
 
     model: YoloConfig = replace(YOLO_N, classes=3, anchors=scaled_anchors(320))
@@ -47,18 +57,19 @@ class Config(detection.Config):
     ema: float = 0.999
 
 
-QUICK = replace(yolo_coco.QUICK)
+QUICK = Config(**QUICK_DETECTION)
+TINY = Config(**TINY_DETECTION)
 
 ABLATIONS: dict[str, dict[str, Any]] = {
-    **yolo_coco.ABLATIONS,
+    **DETECTION_ABLATIONS,
     "no_vertical_flip": {"augment.flip_vertical": 0.0},
     "no_colour": {"augment.hue": 0.0, "augment.saturation": 0.0, "augment.value": 0.0},
 }
 
 
 def build(config: Config) -> Experiment:
-    """Compose the recipe."""
-    return compose(config)
+    """The recipe of detectors."""
+    return detection(config)
 
 
 if __name__ == "__main__":

@@ -14,60 +14,37 @@ so these are not numbers of this code.
 """
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from experiments import detection
-from experiments.detection import SgdConfig, compose
-from vision.data.augment.boxes import BoxAugmentConfig
+from vision.launch.about import About
+
 from vision.data.detection import DetectionConfig
-from vision.data.shapes.world import ShapesConfig
 from vision.launch.run import main
-from vision.models.yolo import YOLO_N, YOLO_S, YoloConfig, scaled_anchors
-from vision.train.experiment import Experiment, Intervals
+from vision.models.yolo import YOLO_S, YoloConfig
+from vision.recipes.detection import DETECTION_ABLATIONS, QUICK_DETECTION, TINY_DETECTION, DetectionRunConfig, detection
+from vision.train.experiment import Experiment
+
+ABOUT = About(task="detection", paper="Redmon & Farhadi 2018; Bochkovskiy et al. 2020", quick="6 min")
 
 
-@dataclass(frozen=True)
-class Config(detection.Config):
+@dataclass(frozen=True, kw_only=True)
+class Config(DetectionRunConfig):
     """The recipe."""
 
     model: YoloConfig = YOLO_S
     data: DetectionConfig = DetectionConfig(name="coco", stream=True)
 
 
-QUICK = Config(
-    model=replace(YOLO_N, width=0.125, classes=3, anchors=scaled_anchors(128)),
-    data=DetectionConfig(
-        name="shapes",
-        resolution=128,
-        max_boxes=16,
-        shapes=ShapesConfig(
-            resolution=128, shapes=("circle", "square", "star"), max_objects=4, min_size=0.2, max_size=0.5
-        ),
-        shapes_count=4_000,
-    ),
-    augment=BoxAugmentConfig(mosaic=0.0, scale=0.2, hue=0.0, saturation=0.0, value=0.0),
-    optimizer=SgdConfig(warmup=2_000),
-    intervals=Intervals(log=3_000, evaluate=33_000, save=11_000),
-    images=66_000,
-    batch_size=16,
-    ema=0.998,
-)
+QUICK = Config(**QUICK_DETECTION)
+TINY = Config(**TINY_DETECTION)
 
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "no_mosaic": {"augment.mosaic": 0.0},
-    "mixup": {"augment.mixup": 0.1},
-    "focal": {"loss.focal": 1.5},
-    "smoothing": {"loss.smoothing": 0.1},
-    "equal_balance": {"loss.balance": (1.0, 1.0, 1.0)},
-    "no_momentum_warmup": {"optimizer.warmup_momentum": 0.937},
-    "mirrored_too": {"detector.mirror": True},
-}
+ABLATIONS: dict[str, dict[str, Any]] = DETECTION_ABLATIONS
 
 
 def build(config: Config) -> Experiment:
-    """Compose the recipe."""
-    return compose(config)
+    """The recipe of detectors."""
+    return detection(config)
 
 
 if __name__ == "__main__":

@@ -15,16 +15,26 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments import detection, yolo_coco
-from experiments.detection import SgdConfig, compose
+from vision.launch.about import About
+
 from vision.data.detection import DetectionConfig
 from vision.launch.run import main
 from vision.models.yolo import YOLO_S, YoloConfig, scaled_anchors
+from vision.recipes.detection import (
+    DETECTION_ABLATIONS,
+    QUICK_DETECTION,
+    TINY_DETECTION,
+    DetectionRunConfig,
+    SgdConfig,
+    detection,
+)
 from vision.train.experiment import Experiment
 
+ABOUT = About(task="detection", paper="Redmon & Farhadi 2018; Bochkovskiy et al. 2020", quick="6 min")
 
-@dataclass(frozen=True)
-class Config(detection.Config):
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DetectionRunConfig):
     """The recipe."""
 
     model: YoloConfig = replace(YOLO_S, classes=20, anchors=scaled_anchors(512))
@@ -34,14 +44,15 @@ class Config(detection.Config):
     ema: float = 0.9998
 
 
-QUICK = replace(yolo_coco.QUICK)
+QUICK = Config(**QUICK_DETECTION)
+TINY = Config(**TINY_DETECTION)
 
-ABLATIONS: dict[str, dict[str, Any]] = yolo_coco.ABLATIONS
+ABLATIONS: dict[str, dict[str, Any]] = DETECTION_ABLATIONS
 
 
 def build(config: Config) -> Experiment:
-    """Compose the recipe."""
-    return compose(config)
+    """The recipe of detectors."""
+    return detection(config)
 
 
 if __name__ == "__main__":

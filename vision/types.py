@@ -66,6 +66,20 @@ class LossFn(Protocol):
         ...
 
 
+@runtime_checkable
+class Sampler(Protocol):
+    """A generator as a pure function of its variables, of conditions and of noise."""
+
+    def __call__(
+        self, variables: Any, condition: Condition, index: Int[Array, " n"], key: Key[Array, ""], /
+    ) -> Num[Array, "n h w c"]:
+        """Images, float32 in [-1, 1] or uint8; the noise of image i is a function of (key, index[i]).
+
+        ``index`` says how many images there are, also where there are no conditions.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleRequest:
     """What is asked of a generator. Fields that the generator has no condition for stay empty."""

@@ -5,13 +5,24 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from vision.data import crop
-from vision.data.dataset import DataConfig, Split, load_dataset, named_split, open_dataset
+from vision.data.dataset import (
+    DataConfig,
+    Split,
+    check_channels,
+    check_classes,
+    load_dataset,
+    named_split,
+    open_dataset,
+)
 from vision.data.folder import rgb, square
+from vision.data.image_data import Data, HostBatch, process_share
 from vision.data.pipeline import Transform, batches, evaluation_batches
 from vision.data.source import Record, Source
 from vision.data.subset import labels_per_class, of_classes
@@ -118,6 +129,46 @@ def description(config: LabelledConfig, split: Split) -> str:
         few = f", {config.labels_per_class} images a class"
     some = f", classes {', '.join(config.classes)}" if config.classes else ""
     return f"{named_split(config, split)}, {how}{side}x{side}{some}{few}"
+
+
+def labelled_data(config: LabelledConfig, *, classes: int, channels: int, seed: int) -> Data:
+    """The data of a classifier, see :class:`vision.data.image_data.Data`; samples have "image" and "label".
+
+    Args:
+      config: which images.
+      classes: of the model.
+      channels: of the model.
+      seed: of the choice of few labels. Replicas of a run share all images; of few labels each has its own.
+
+    Raises (its functions): ``UserError`` where the data is missing or does not fit the model.
+    """
+
+    @functools.cache
+    def opened(split: Split, seed: int) -> Source:
+        source = labelled_source(config, split, seed=seed)
+        check_classes(source, classes)
+        check_channels(source, channels)
+        return source
+
+    def train_batches(
+        batch_size: int, *, seed: int, start_step: int, process_index: int, process_count: int
+    ) -> Iterator[HostBatch]:
+        source = opened("train", seed if config.labels_per_class else own_seed)
+        share = {"process_index": process_index, "process_count": process_count}
+        return training_batches(source, config, batch_size=batch_size, seed=seed, start_step=start_step, **share)
+
+    own_seed, size = seed, config.resolution
+    return Data(
+        sample={
+            "image": jax.ShapeDtypeStruct((size, size, channels), jnp.uint8),
+            "label": jax.ShapeDtypeStruct((), jnp.int32),
+        },
+        source=lambda split: opened(split, own_seed),
+        train_batches=train_batches,
+        test_batches=lambda size: test_batches(opened("test", own_seed), config, batch_size=size, **process_share()),
+        description=functools.partial(description, config),
+        class_names=lambda: tuple(opened("test", own_seed).class_names),
+    )
 
 
 def _check_folders(config: LabelledConfig, found: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""How classifiers are evaluated and shown: all numbers and pictures of a test set, and what is said of files."""
+"""Evaluation of classifiers: numbers and plots of a test set, and predictions for files."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +13,7 @@ from jaxtyping import Array, UInt8
 from PIL import Image, ImageOps
 
 from vision.data.folder import rgb
+from vision.data.image_data import Data
 from vision.errors import UserError
 from vision.metrics.recognition import calibration, classification
 from vision.report.confusion import confusion_picture
@@ -20,22 +21,23 @@ from vision.report.grid import save_png
 from vision.report.mistakes import mistakes_sheet, prediction_sheet, worst_mistakes
 from vision.report.reliability import reliability_picture
 from vision.train.compile import Compiler
-from vision.train.experiment import Evaluation
+from vision.train.experiment import Evaluate, Evaluation, EvaluatorFactory
+from vision.types import TrainState
 
 Classify = Callable[[Mapping[str, Any], Array], Array]
 """(variables, images uint8 [b h w c]) -> logits [b k]."""
 
-MOST_MISTAKES = 32
+MAX_MISTAKES = 32
 """On the sheet of mistakes."""
-MOST_SHOWN = 60
+MAX_SHOWN = 60
 """On the sheet of predictions."""
 THUMBNAIL = 320
 """Pixels of the longer side of images kept for that sheet, which shows them at half of it."""
 
 
 @dataclass(frozen=True)
-class TestSet:
-    """What a classifier is judged on."""
+class ClassificationSet:
+    """What a classifier is evaluated on."""
 
     batches: Callable[[], Iterable[Mapping[str, np.ndarray]]]
     """This process's share of the batches, the same number on each: "image" uint8, "label" int32, "mask" bool."""
@@ -45,7 +47,9 @@ class TestSet:
     """In words, for the protocol: "the test split of mnist, 28x28"."""
 
 
-def evaluator(compiler: Compiler, classify: Classify, *, classes: int) -> Callable[[Any, TestSet], Evaluation]:
+def evaluator(
+    compiler: Compiler, classify: Classify, *, classes: int
+) -> Callable[[Any, ClassificationSet], Evaluation]:
     """(variables, test set) -> accuracies, calibration, confusion matrix, reliability diagram and worst mistakes.
 
     The counts are sums over the global batch, computed on the devices; padding is masked. Of up to 20 classes, the
@@ -62,15 +66,15 @@ def evaluator(compiler: Compiler, classify: Classify, *, classes: int) -> Callab
 
     compiled = compiler.function(update)
 
-    def evaluate(variables: Any, test: TestSet) -> Evaluation:
+    def evaluate(variables: Any, test: ClassificationSet) -> Evaluation:
         sums = compiler.replicate((classification.init(classes), calibration.init()))
         worst: list[_Mistake] = []
         for batch in test.batches():
             fields = {name: batch[name] for name in ("image", "label", "mask")}
-            sums, said = compiled(sums, variables, compiler.shard(fields))
+            sums, predictions = compiled(sums, variables, compiler.shard(fields))
             if jax.process_count() == 1:  # the sheet of mistakes wants images, which other processes do not have here
-                predicted, confidence = (of[fields["mask"]] for of in jax.device_get(said))
-                worst = _surest([*worst, *_mistakes(fields, predicted, confidence)])
+                predicted, confidence = (of[fields["mask"]] for of in jax.device_get(predictions))
+                worst = _most_confident([*worst, *_mistakes(fields, predicted, confidence)])
         marks, bins = classification.compute(jax.device_get(sums[0])), calibration.compute(jax.device_get(sums[1]))
         scalars = {**marks.scalars(), **bins.scalars()}
         protocol = {**marks.protocol(test.description), **bins.protocol(test.description)}
@@ -81,12 +85,12 @@ def evaluator(compiler: Compiler, classify: Classify, *, classes: int) -> Callab
                     protocol[f"class_accuracy/{name}"] = (
                         f"share of the images of {name} that are recognised, {test.description}"
                     )
-        pictures = {
+        images = {
             "confusion": confusion_picture(marks.confusion, test.class_names),
             "reliability": reliability_picture(bins),
         }
         if jax.process_count() == 1:
-            pictures["mistakes"] = mistakes_sheet(
+            images["mistakes"] = mistakes_sheet(
                 [each.image for each in worst],
                 np.array([each.truth for each in worst], np.int32),
                 np.array([each.predicted for each in worst], np.int32),
@@ -95,9 +99,38 @@ def evaluator(compiler: Compiler, classify: Classify, *, classes: int) -> Callab
                 mistakes=marks.count - int(np.trace(marks.confusion)),
                 total=marks.count,
             )
-        return Evaluation(scalars, pictures, protocol)
+        return Evaluation(scalars, images, protocol)
 
     return evaluate
+
+
+def classification_metrics(
+    classify: Classify,
+    data: Data,
+    variables: Callable[[TrainState], Any],
+    *,
+    classes: int,
+    batch_size: int,
+    description: str,
+) -> EvaluatorFactory:
+    """Accuracy and calibration on the test split, see :func:`evaluator`.
+
+    Args:
+      classify: the classifier.
+      data: whose test split.
+      variables: state -> variables of the classifier.
+      classes: number of them.
+      batch_size: images at a time, rounded up to a multiple of the devices.
+      description: of the averages, for protocols: "EMA 0.999".
+    """
+
+    def factory(compiler: Compiler) -> Evaluate:
+        evaluate = evaluator(compiler, classify, classes=classes)
+        size, words = compiler.rounded_up(batch_size), f"{data.description('test')}, {description}"
+        test = ClassificationSet(lambda: data.test_batches(size), data.class_names(), words)
+        return lambda state: evaluate(variables(state), test)
+
+    return factory
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,17 +144,17 @@ class _Mistake:
 
 
 def _mistakes(batch: Mapping[str, np.ndarray], predicted: np.ndarray, confidence: np.ndarray) -> list[_Mistake]:
-    """The surest mistakes of a batch; ``predicted`` and ``confidence`` are of its real images."""
+    """The most confident mistakes of a batch; ``predicted`` and ``confidence`` are of its real images."""
     truth = batch["label"][batch["mask"]]
     images = batch["image"][batch["mask"]]
-    places = worst_mistakes(truth, predicted, confidence, MOST_MISTAKES).tolist()
+    places = worst_mistakes(truth, predicted, confidence, MAX_MISTAKES).tolist()
     # copies, which do not keep their batch in memory
     return [_Mistake(images[i].copy(), int(truth[i]), int(predicted[i]), float(confidence[i])) for i in places]
 
 
-def _surest(mistakes: list[_Mistake]) -> list[_Mistake]:
-    """As many as are shown, the surest first; of equally sure ones the first."""
-    return sorted(mistakes, key=lambda each: -each.confidence)[:MOST_MISTAKES]
+def _most_confident(mistakes: list[_Mistake]) -> list[_Mistake]:
+    """As many as are shown, the most confident first; of equally confident ones the first."""
+    return sorted(mistakes, key=lambda each: -each.confidence)[:MAX_MISTAKES]
 
 
 def predict_files(
@@ -132,7 +165,7 @@ def predict_files(
     class_names: Sequence[str],
     channels: int,
     batch_size: int = 64,
-    most: int = 5,
+    max_classes: int = 5,
 ) -> Callable[[Any, Sequence[Path], Path], list[str]]:
     """(variables, files, folder) -> a line a file with its likeliest classes; writes the sheet ``predictions.png``.
 
@@ -145,7 +178,7 @@ def predict_files(
       class_names: one for each class.
       channels: of the model's images: 3, or 1 for grey.
       batch_size: images at a time; no more are in memory, but small ones of those on the sheet.
-      most: how many classes a line names.
+      max_classes: largest number of classes in a line.
     """
     compiled = compiler.function(lambda variables, images: jax.nn.softmax(classify(variables, images)))
 
@@ -168,7 +201,7 @@ def predict_files(
             return []
         padded = np.resize(np.stack(images), (batch_size, *images[0].shape))
         rows = jax.device_get(compiled(variables, compiler.shard_padded(padded)))[: len(images)]
-        best = np.argsort(-rows, axis=-1, kind="stable")[:, :most]
+        best = np.argsort(-rows, axis=-1, kind="stable")[:, :max_classes]
         return [[(class_names[int(i)], float(row[i])) for i in of] for row, of in zip(rows, best, strict=True)]
 
     def predict(variables: Any, files: Sequence[Path], folder: Path) -> list[str]:
@@ -186,7 +219,7 @@ def predict_files(
                 top = next(guesses)
                 lines.append(f"{file}: " + ", ".join(f"{label} {p:.3f}" for label, p in top))
                 seen += 1
-                if len(shown) < MOST_SHOWN:
+                if len(shown) < MAX_SHOWN:
                     shown.append((each[1], top, file.name))
         if not shown:
             rest = f" and {len(files) - 1} more" if len(files) > 1 else ""

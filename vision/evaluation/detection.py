@@ -1,4 +1,4 @@
-"""How detectors are evaluated and shown: all numbers and pictures of a test set, and what is found in files."""
+"""Evaluation of detectors: numbers and plots of a test set, and detections in files."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from vision.data.annotations.cleaning import Annotations
 from vision.data.annotations.coco import read_coco_numbers
 from vision.data.folder import rgb
+from vision.data.image_data import Data
 from vision.data.letterbox import Letterbox, letterboxed
 from vision.errors import UserError
 from vision.evaluation.detection_files import Predicted, said_of, unique_stems, write_picture, write_results
@@ -21,9 +22,10 @@ from vision.evaluation.detection_images import ReadPicture, plots, read_files, s
 from vision.metrics.detection.average_precision import CocoScores, Found, coco_scores
 from vision.metrics.detection.matching import CONFIDENCES, IOU, ConfidenceCurves, confidence_curves, matching
 from vision.train.compile import Compiler
-from vision.train.experiment import Evaluation
+from vision.train.experiment import Evaluate, Evaluation, EvaluatorFactory
+from vision.types import TrainState
 
-MOST_CLASSES = 20
+MAX_CLASSES = 20
 """Up to so many, each has numbers of its own."""
 
 Detect = Callable[[Mapping[str, Any], Array], Any]
@@ -31,28 +33,28 @@ Detect = Callable[[Mapping[str, Any], Array], Any]
 
 
 @runtime_checkable
-class Chosen(Protocol):
+class Selection(Protocol):
     """The part of a `vision.tasks.detection.DetectorConfig` that the protocol names."""
 
     @property
     def confidence(self) -> float:
-        """Below it nothing is a detection."""
+        """Smallest score of a detection."""
         ...
 
     @property
     def iou(self) -> float:
-        """Of the suppression."""
+        """Of non-maximum suppression."""
         ...
 
     @property
     def max_detections(self) -> int:
-        """Detections in an image."""
+        """Largest number of detections in an image."""
         ...
 
 
 @dataclass(frozen=True)
 class DetectionSet:
-    """What a detector is judged on."""
+    """What a detector is evaluated on."""
 
     batches: Callable[[], Iterable[Mapping[str, np.ndarray]]]
     """This process's share of the batches, the same number on each: "image" uint8 [b s s 3], letterboxed, "index" int32
@@ -65,7 +67,7 @@ class DetectionSet:
     """In words, for the protocol: "the shapes world (test), 128x128"."""
 
 
-def evaluator(compiler: Compiler, detect: Detect, config: Chosen) -> Callable[[Any, DetectionSet], Evaluation]:
+def evaluator(compiler: Compiler, detect: Detect, config: Selection) -> Callable[[Any, DetectionSet], Evaluation]:
     """(variables, test set) -> COCO's numbers, precision and recall at the best F1, curves, confusions, and pictures.
 
     Every process gets all detections. Boxes are brought back to the original pictures and clipped to them; what has no
@@ -96,24 +98,57 @@ def evaluator(compiler: Compiler, detect: Detect, config: Chosen) -> Callable[[A
         scores, matches = coco_scores(truth, everything), matching(truth, everything)
         curves = confidence_curves(matches)
         scalars, protocol = _numbers(scores, curves, test.description, config)
-        pictures = plots(truth, everything, scores, curves)
+        images = plots(truth, everything, scores, curves)
         if (
             jax.process_count() == 1
         ):  # pictures without files are in the batches, which other processes do not have here
-            pictures |= sheets(
+            images |= sheets(
                 truth,
                 everything,
                 matches,
                 confidence=float(CONFIDENCES[curves.best]),
                 read_pictures=lambda places: _reader(test, truth, places),
             )
-        return Evaluation(scalars, pictures, protocol)
+        return Evaluation(scalars, images, protocol)
 
     return evaluate
 
 
+def detection_metrics(
+    detect: Detect,
+    data: Data,
+    variables: Callable[[TrainState], Any],
+    config: Selection,
+    *,
+    truth: Callable[[], Annotations],
+    resolution: int,
+    batch_size: int,
+    description: str,
+) -> EvaluatorFactory:
+    """COCO's numbers on the test split, see :func:`evaluator`.
+
+    Args:
+      detect: the detector.
+      data: whose test split.
+      variables: state -> variables of the detector.
+      config: how detections were selected.
+      truth: reads the annotation of the test split.
+      resolution: size of the letterboxed squares in pixels.
+      batch_size: images at a time, rounded up to a multiple of the devices.
+      description: of the averages, for protocols: "EMA 0.9999".
+    """
+
+    def factory(compiler: Compiler) -> Evaluate:
+        evaluate = evaluator(compiler, detect, config)
+        size, words = compiler.rounded_up(batch_size), f"{data.description('test')}, {description}"
+        test = DetectionSet(lambda: data.test_batches(size), truth, resolution, words)
+        return lambda state: evaluate(variables(state), test)
+
+    return factory
+
+
 def _numbers(
-    scores: CocoScores, curves: ConfidenceCurves, data: str, config: Chosen
+    scores: CocoScores, curves: ConfidenceCurves, data: str, config: Selection
 ) -> tuple[dict[str, float], dict[str, str]]:
     """All scalars and their protocol."""
     how = (
@@ -130,7 +165,7 @@ def _numbers(
     words = {name: f"mean of {name} over the classes that have boxes, {at}, {on}" for name in marks}
     marks["best_confidence"] = float(CONFIDENCES[curves.best])
     words["best_confidence"] = f"where the mean F1 over classes is best, of 0, 0.001, ..., 1, {on}"
-    if len(scores.class_names) <= MOST_CLASSES:
+    if len(scores.class_names) <= MAX_CLASSES:
         for name, (precision, ap50) in scores.per_class.items():
             marks |= {f"class_average_precision/{name}": precision, f"class_ap50/{name}": ap50}
             words[f"class_average_precision/{name}"] = f"COCO's AP@[.50:.95] of {name}, {on}"
@@ -149,14 +184,16 @@ def _reader(test: DetectionSet, truth: Annotations, places: set[int]) -> ReadPic
         for row, place in enumerate(batch["index"].tolist()):
             if place in wanted and batch["mask"][row]:
                 picture = truth.images[place]
-                kept[place] = _unboxed(batch["image"][row], Letterbox(picture.width, picture.height, test.resolution))
+                kept[place] = _without_padding(
+                    batch["image"][row], Letterbox(picture.width, picture.height, test.resolution)
+                )
         if kept.keys() == wanted:
             break
     from_file = read_files(truth)
     return lambda place: kept[place] if place in kept else from_file(place)
 
 
-def _unboxed(square: UInt8[np.ndarray, "s s 3"], box: Letterbox) -> UInt8[np.ndarray, "h w 3"]:
+def _without_padding(square: UInt8[np.ndarray, "s s 3"], box: Letterbox) -> UInt8[np.ndarray, "h w 3"]:
     """The picture of a letterboxed square at its own size."""
     (x, y), (width, height) = box.offset, box.size
     part = Image.fromarray(square[y : y + height, x : x + width])

@@ -1,8 +1,9 @@
-"""From a generator to numbers: distances and overlap between what it draws and real images, in the features of a judge.
+"""Numbers of a generator: distances and overlap between generated and real images in the features of a fixed network.
 
-Beside each number stands its floor, what the test set gets in the place of the drawn images. A distance depends on how
-many images it was computed of, so that counts belong to every protocol. A classifier knows the images that it was
-trained on better than others; that too is in the floor, and a generator that copies training images may be below it.
+Next to each number is its floor: what test images get in place of the generated ones. A distance depends on how many
+images it was computed from, so that counts belong to every protocol. A classifier recognises the images that it was
+trained on better than others; that is part of the floor too, and a generator that copies training images may be below
+it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +12,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Float, Int
 
+from vision.data.dataset import DataConfig
+from vision.data.image_data import Data
 from vision.data.pipeline import permutation
-from vision.data.source import ArraySource
+from vision.data.source import ArraySource, in_memory
 from vision.errors import UserError, at_least_one
+from vision.evaluation.feature_extractors import FeaturesConfig, load_features
+from vision.evaluation.generator import Generator
 from vision.metrics.generation.classifier_score import classifier_score
 from vision.metrics.generation.feature_extractor import ClassNamingExtractor, FeatureExtractor
 from vision.metrics.generation.frechet import frechet_distance
@@ -24,116 +29,171 @@ from vision.metrics.generation.manifold_overlap import manifold_overlap
 from vision.metrics.generation.moments import moments
 from vision.ops.pixels import to_float
 from vision.train.compile import Compiler
-from vision.train.experiment import Evaluation
-
-Draw = Callable[[Any, Array, Key[Array, ""]], Array]
-"""(variables, labels int32 [n], key) -> images uint8 [n h w c]; without classes the labels play no part."""
+from vision.train.experiment import Evaluate, Evaluation, EvaluatorFactory
+from vision.types import TrainState
 
 
 @dataclass(frozen=True)
-class GenerationConfig:
-    """How many images are judged, and by which numbers."""
+class GenerationConfig(FeaturesConfig):
+    """Which features, how many images, and the constants of each number."""
 
     samples: int = 5_000
-    """Images that are drawn and judged, and test images that are judged for the floor, as far as there are so many."""
+    """Images that are generated, and test images for the floor, as far as there are so many."""
     reference: int = 5_000
     """Training images that they are compared with, chosen at random once."""
     batch: int = 250
-    """Images at a time. Where devices do not divide it, they draw a few more, which are left out."""
+    """Images at a time. Where devices do not divide it, a few more are generated and left out."""
     neighbours: int = 5
-    """Precision, recall, density, coverage: the neighbour that the ball about each image reaches to."""
+    """Precision, recall, density, coverage: the neighbour that the ball around each image reaches to."""
     subsets: int = 100
-    """Kernel distance: how many pairs of random subsets."""
+    """Kernel distance: number of pairs of random subsets."""
     subset_size: int = 1_000
     """Kernel distance: images in each."""
     splits: int = 10
-    """Score of the classifier: parts that the images are divided into."""
+    """Classifier score: number of parts that the images are divided into."""
     seed: int = 0
-    """Of what is drawn and chosen: the same for every state."""
+    """Of the noise and of what is chosen: the same for every state."""
 
 
 @dataclass(frozen=True, eq=False)
 class RealImages:
-    """What a generator is compared with."""
+    """What generated images are compared with."""
 
     train: ArraySource
-    """"image" uint8 [n h w c], and "label" int32 [n] where the generator draws the class that it is asked for."""
+    """"image" uint8 [n h w c], and "label" int32 [n] where the generator is conditioned on classes."""
     test: ArraySource
     """The same."""
     train_description: str
     """In words, for the protocol: "mnist (train)"."""
     test_description: str
-    drawn_description: str = "drawn images"
-    """What the generator makes, for the protocol."""
+    generated_description: str = "generated images"
+    """What the generator returns, for the protocol."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Judged:
-    """What a judge says of a set of images."""
+class _Extracted:
+    """What the feature extractor computes of a set of images."""
 
     features: Float[np.ndarray, "n d"]
     probabilities: Float[np.ndarray, "n k"]
     labels: Int[np.ndarray, " n"] | None
-    """Classes of the judge that the images are of, or were asked for."""
+    """The images' classes, or those requested, as the extractor numbers them."""
+
+
+def generation_metrics(
+    generator: Generator,
+    config: GenerationConfig,
+    *,
+    data: Data,
+    images: DataConfig,
+    generated: str = "generated images",
+    preprocessed: str = "",
+) -> EvaluatorFactory:
+    """Distances to real images, overlap with them, score and class accuracy; no numbers without a feature extractor.
+
+    Args:
+      generator: what is evaluated.
+      config: the features and counts.
+      data: real images.
+      images: names the data set, which "auto" looks at.
+      generated: what the generator returns, for the protocol.
+      preprocessed: what was done to the real images first, for the protocol: "binarised once".
+    """
+
+    def factory(compiler: Compiler) -> Evaluate:
+        extractor = load_features(config, images.name)
+        if extractor is None:
+            return lambda state: Evaluation()
+        how = f", {preprocessed}" if preprocessed else ""
+        train, test = (f"{data.description(split)}{how}" for split in ("train", "test"))
+        real = RealImages(_fields(data, "train", generator), _fields(data, "test", generator), train, test, generated)
+        evaluate = evaluator(compiler, extractor, generator, config, real)
+
+        def of_state(state: TrainState) -> Evaluation:
+            found = evaluate(generator.variables(state))
+            protocol = {name: f"{text}; {generator.description}" for name, text in found.protocol.items()}
+            return Evaluation(found.scalars, {}, protocol)
+
+        return of_state
+
+    return factory
+
+
+def _fields(data: Data, split: Any, generator: Generator) -> ArraySource:
+    source = in_memory(data.source(split))
+    names = ("image", "label") if generator.classes else ("image",)
+    return ArraySource({name: source.arrays[name] for name in names}, source.class_names)
 
 
 def evaluator(
-    compiler: Compiler, judge: FeatureExtractor, draw: Draw, config: GenerationConfig, real: RealImages
+    compiler: Compiler, extractor: FeatureExtractor, generator: Generator, config: GenerationConfig, real: RealImages
 ) -> Callable[[Any], Evaluation]:
-    """(variables) -> Fréchet and kernel distance, precision, recall, density, coverage, score, judged accuracy.
+    """(variables) -> Fréchet and kernel distance, precision, recall, density, coverage, score, class accuracy.
 
-    All names begin with that of the judge; those that end with "_floor" are of test images. Classes are asked for as
-    often as the training images show them. The judged accuracy is the share of images whose class, as the judge finds
-    it, is the one asked for; it needs labels and a judge whose classes have names.
+    All names begin with that of the feature extractor; those that end with "_floor" are of test images. Classes are
+    requested as often as the training images have them. The generated class accuracy is the share of images whose
+    class, as the extractor recognises it, is the one requested; it needs labels and an extractor whose classes have
+    names.
 
-    The real images are judged at once, so that a state costs only its own.
+    The features of real images are computed at once, so that a state costs only its own.
 
     Args:
       compiler: of the mesh.
-      judge: a tree of arrays.
-      draw: the generator; its variables are what the result is called with.
+      extractor: a tree of arrays.
+      generator: what generates; its variables are what the result is called with.
       config: counts.
-      real: images as the generator draws them.
+      real: real images of the generator's size.
 
     Raises:
-      UserError: there are fewer images than a number needs, or classes that the judge does not know.
+      UserError: there are fewer images than a number needs, or classes that the extractor does not know.
     """
-    _check(judge, config, real)
+    _check(extractor, config, real)
     chosen = [_chosen(real.train, config.reference, config.seed), _chosen(real.test, config.samples, config.seed)]
-    wanted, truth = (_classes(judge, source) for source in chosen)
-    held = compiler.replicate(judge)
+    train_classes, test_classes = (_classes(extractor, source) for source in chosen)
+    held = compiler.replicate(extractor)
     size = compiler.rounded_up(config.batch)
-    said = compiler.function(lambda judge, images: judge.features_and_probabilities(to_float(images)))
-    drawn = compiler.function(
-        lambda judge, variables, labels, key: judge.features_and_probabilities(to_float(draw(variables, labels, key)))
+    of_images = compiler.function(lambda extractor, images: extractor.features_and_probabilities(to_float(images)))
+    of_samples = compiler.function(
+        lambda extractor, *request: extractor.features_and_probabilities(to_float(generator.sample(*request)))
     )
 
-    def in_parts(rows: np.ndarray, labels: np.ndarray | None, call: Callable[[Array, int], Any]) -> _Judged:
+    def in_parts(
+        rows: Mapping[str, np.ndarray], count: int, labels: np.ndarray | None, call: Callable[[Any, int], Any]
+    ) -> _Extracted:
         found = []
-        for index, start in enumerate(range(0, len(rows), config.batch)):
-            part = rows[start : start + config.batch]
-            filled = compiler.shard_padded(np.resize(part, (size, *part.shape[1:])))
-            found.append([each[: len(part)] for each in jax.device_get(call(filled, index))])
+        for index, start in enumerate(range(0, count, config.batch)):
+            part = {name: value[start : start + config.batch] for name, value in rows.items()}
+            filled = {
+                name: compiler.shard_padded(np.resize(value, (size, *value.shape[1:]))) for name, value in part.items()
+            }
+            kept = min(config.batch, count - start)
+            found.append([each[:kept] for each in jax.device_get(call(filled, index))])
         features, probabilities = (np.concatenate(each) for each in zip(*found, strict=True))
-        return _Judged(features, probabilities, labels)
+        return _Extracted(features, probabilities, labels)
 
     train, test = (
-        in_parts(source.arrays["image"], labels, lambda images, _: said(held, images))
-        for source, labels in zip(chosen, (wanted, truth), strict=True)
+        in_parts({"image": source.arrays["image"]}, len(source), labels, lambda part, _: of_images(held, part["image"]))
+        for source, labels in zip(chosen, (train_classes, test_classes), strict=True)
     )
     reference = train.features
     floor = _numbers(reference, test, config)
-    labels = chosen[0].arrays.get("label", np.zeros(1))
-    asked = np.resize(labels, config.samples).astype(np.int32)
-    wanted = None if wanted is None else np.resize(wanted, config.samples)
-    words = _protocol(judge, config, real, reference=len(reference))
+    labels = chosen[0].arrays.get("label") if generator.classes else None
+    condition = {} if labels is None else {"label": np.resize(labels, config.samples).astype(np.int32)}
+    requested = None if train_classes is None else np.resize(train_classes, config.samples)
+    index = compiler.shard_padded(np.arange(size, dtype=np.int32))
+    words = _protocol(extractor, config, real, reference=len(reference))
     floors = _floor_protocol(words, real, len(test.features), config.samples)
-    named = lambda numbers, end="": {f"{judge.name}_{name}{end}": value for name, value in numbers.items()}
+    named = lambda numbers, end="": {f"{extractor.name}_{name}{end}": value for name, value in numbers.items()}
 
     def evaluate(variables: Any) -> Evaluation:
-        key_of = lambda index: compiler.replicate(jax.random.fold_in(jax.random.key(config.seed), index))
-        judged = in_parts(asked, wanted, lambda labels, index: drawn(held, variables, labels, key_of(index)))
-        numbers = _numbers(reference, judged, config)
+        key_of = lambda number: compiler.replicate(jax.random.fold_in(jax.random.key(config.seed), number))
+        generated = in_parts(
+            condition,
+            config.samples,
+            requested,
+            lambda part, number: of_samples(held, variables, part, index, key_of(number)),
+        )
+        numbers = _numbers(reference, generated, config)
         scalars = {**named(numbers), **named(floor, "_floor")}
         protocol = {**named({name: words[name] for name in numbers}), **named(floors, "_floor")}
         return Evaluation(scalars, {}, {name: text for name, text in protocol.items() if name in scalars})
@@ -141,9 +201,9 @@ def evaluator(
     return evaluate
 
 
-def _numbers(reference: np.ndarray, judged: _Judged, config: GenerationConfig) -> dict[str, float]:
+def _numbers(reference: np.ndarray, found: _Extracted, config: GenerationConfig) -> dict[str, float]:
     """All numbers of a set of images."""
-    features = judged.features
+    features = found.features
     kernel = kernel_distance(
         reference, features, subsets=config.subsets, subset_size=config.subset_size, seed=config.seed
     )
@@ -152,16 +212,18 @@ def _numbers(reference: np.ndarray, judged: _Judged, config: GenerationConfig) -
         "kernel": kernel.mean,
         "kernel_deviation": kernel.deviation,
         **asdict(manifold_overlap(reference, features, neighbours=config.neighbours)),
-        "score": classifier_score(judged.probabilities, splits=config.splits).mean,
+        "score": classifier_score(found.probabilities, splits=config.splits).mean,
     }
-    if judged.labels is not None:
-        numbers["generated_class_accuracy"] = float(np.mean(judged.probabilities.argmax(1) == judged.labels))
+    if found.labels is not None:
+        numbers["generated_class_accuracy"] = float(np.mean(found.probabilities.argmax(1) == found.labels))
     return numbers
 
 
-def _protocol(judge: FeatureExtractor, config: GenerationConfig, real: RealImages, *, reference: int) -> dict[str, str]:
+def _protocol(
+    extractor: FeatureExtractor, config: GenerationConfig, real: RealImages, *, reference: int
+) -> dict[str, str]:
     """What each number means, by name."""
-    what, of = judge.protocol(), f"{config.samples:,} {real.drawn_description}"
+    what, of = extractor.protocol(), f"{config.samples:,} {real.generated_description}"
     against = f"{of} against {reference:,} images of {real.train_description}"
     balls = f"balls to neighbour {config.neighbours} (Euclidean)"
     subsets = f"{config.subsets} subsets of {config.subset_size:,} of {against}, kernel (x.y/d + 1)^3, unbiased"
@@ -170,29 +232,33 @@ def _protocol(judge: FeatureExtractor, config: GenerationConfig, real: RealImage
         "frechet": f"squared Fréchet distance, unbiased covariances in float64, {against}",
         "kernel": f"squared maximum mean discrepancy, mean over {subsets}",
         "kernel_deviation": f"standard deviation of the squared maximum mean discrepancy over {subsets}",
-        "precision": f"share of drawn images within {balls} of real ones, {against} ({kynkaanniemi})",
-        "recall": f"share of real images within {balls} of drawn ones, {against} ({kynkaanniemi})",
-        "density": f"{balls} of real images that a drawn one is in, by k, {against} (Naeem et al. 2020)",
-        "coverage": f"share of {balls} of real images with a drawn one in it, {against} (Naeem et al. 2020)",
+        "precision": f"share of generated images within {balls} of real ones, {against} ({kynkaanniemi})",
+        "recall": f"share of real images within {balls} of generated ones, {against} ({kynkaanniemi})",
+        "density": f"number of {balls} of real images that contain a generated one, over k, {against} (Naeem et al. 2020)",
+        "coverage": f"share of {balls} of real images with a generated one in them, {against} (Naeem et al. 2020)",
         "score": f"exp of the mean KL(p(y|x) || p(y)), mean over {config.splits} parts of {of}",
-        "generated_class_accuracy": f"share of {of} whose likeliest class is the one asked for, as often as training has it",
+        "generated_class_accuracy": (
+            f"share of {of} whose most likely class is the one requested; classes as frequent as in training"
+        ),
     }
     return {name: f"{text}; {what}" for name, text in numbers.items()}
 
 
 def _floor_protocol(words: Mapping[str, str], real: RealImages, count: int, samples: int) -> dict[str, str]:
-    fewer = f", fewer than the {samples:,} drawn, which makes distances larger" if count < samples else ""
+    fewer = f", fewer than the {samples:,} generated, which makes distances larger" if count < samples else ""
     return {
-        name: f"{count:,} images of {real.test_description} in the place of those drawn{fewer}; else as: {text}"
+        name: f"{count:,} images of {real.test_description} in place of those generated{fewer}; otherwise as: {text}"
         for name, text in words.items()
     }
 
 
-def _check(judge: FeatureExtractor, config: GenerationConfig, real: RealImages) -> None:
+def _check(extractor: FeatureExtractor, config: GenerationConfig, real: RealImages) -> None:
     """Raises ``UserError`` unless there are as many images as every number needs."""
     at_least_one(config, "samples", "reference", "batch", "neighbours", "subsets", "splits")
     shape = jax.ShapeDtypeStruct((1, *real.train.arrays["image"].shape[1:]), np.float32)
-    features, _ = jax.eval_shape(lambda judge, images: judge.features_and_probabilities(images), judge, shape)
+    features, _ = jax.eval_shape(
+        lambda extractor, images: extractor.features_and_probabilities(images), extractor, shape
+    )
     size = features.shape[1]
     needs = {
         f"a covariance of {size} features": size + 1,
@@ -202,11 +268,11 @@ def _check(judge: FeatureExtractor, config: GenerationConfig, real: RealImages) 
     }
     if config.reference > len(real.train):
         raise UserError(
-            f"{config.reference:,} training images were to be compared with, but {real.train_description} has only "
+            f"{config.reference:,} training images are the reference, but {real.train_description} has only "
             f"{len(real.train):,}: set reference to less"
         )
     counts = {
-        "drawn images (samples)": config.samples,
+        "generated images (samples)": config.samples,
         "training images (reference)": config.reference,
         f"images of {real.test_description}": len(real.test),
     }
@@ -214,49 +280,24 @@ def _check(judge: FeatureExtractor, config: GenerationConfig, real: RealImages) 
         for whose, count in counts.items():
             if count < least:
                 raise UserError(
-                    f"{what} by {judge.name}: at least {least:,} {whose} are needed, but there are {count:,}"
+                    f"{what} by {extractor.name}: at least {least:,} {whose} are needed, but there are {count:,}"
                 )
 
 
 def _chosen(source: ArraySource, count: int, seed: int) -> ArraySource:
-    """So many images at random, or all in another order: a folder's come sorted by class."""
+    """At most ``count`` images at random, or all in another order: a folder's come sorted by class."""
     rows = permutation(len(source), seed=seed, epoch=0)[:count]
     return ArraySource({name: array[rows] for name, array in source.arrays.items()}, source.class_names)
 
 
-def _classes(judge: FeatureExtractor, source: ArraySource) -> Int[np.ndarray, " n"] | None:
-    """The images' labels as the judge numbers them, by name; None without labels or without names."""
-    if "label" not in source.arrays or not isinstance(judge, ClassNamingExtractor):
+def _classes(extractor: FeatureExtractor, source: ArraySource) -> Int[np.ndarray, " n"] | None:
+    """The images' labels as the extractor numbers them, by name; None without labels or without names."""
+    if "label" not in source.arrays or not isinstance(extractor, ClassNamingExtractor):
         return None
-    known: Sequence[str] = judge.class_names
+    known: Sequence[str] = extractor.class_names
     for name in source.class_names:
         if name not in known:
-            raise UserError(f"{judge.name} knows no class {name!r}, only {', '.join(known)}: choose another judge")
+            raise UserError(
+                f"{extractor.name} knows no class {name!r}, only {', '.join(known)}: choose another feature extractor"
+            )
     return np.array([known.index(name) for name in source.class_names], np.int32)[source.arrays["label"]]
-
-
-def drawn(
-    compiler: Compiler,
-    compiled: Callable[..., Array],
-    variables: Any,
-    labels: Int[np.ndarray, " n"],
-    *,
-    seed: int,
-    most: int = 256,
-) -> np.ndarray:
-    """An image for each label, uint8 [n h w c], in parts of one size, so that one program of bounded memory draws all.
-
-    Args:
-      compiler: of the mesh.
-      compiled: a `Draw`, compiled.
-      variables: of the generator.
-      labels: what is asked for.
-      seed: of the keys, one for each part.
-      most: images in a part.
-    """
-    size, parts = min(len(labels), most), []
-    for index, start in enumerate(range(0, len(labels), size)):
-        part = np.resize(labels[start : start + size], size)
-        key = compiler.replicate(jax.random.fold_in(jax.random.key(seed), index))
-        parts.append(jax.device_get(compiled(variables, compiler.shard_padded(part), key))[:size])
-    return np.concatenate(parts)[: len(labels)]

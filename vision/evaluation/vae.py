@@ -1,4 +1,4 @@
-"""How variational autoencoders are judged and shown: bounds on the likelihood of images, and pictures of codes."""
+"""Evaluation of variational autoencoders: bounds on the likelihood of images, and what latents look like."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,21 +10,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from vision.data.image_data import Data
+from vision.data.source import in_memory
 from vision.errors import UserError
 from vision.metrics.generation.bits_per_dimension import bits_per_dimension
 from vision.report.grid import sample_grid
 from vision.report.latent_space import latent_space_picture
+from vision.tasks.vae import VaeFunctions
 from vision.train.compile import Compiler
-from vision.train.experiment import Evaluation
+from vision.train.experiment import Evaluate, Evaluation, EvaluatorFactory
+from vision.types import TrainState
 
 SHOWN = 32
 """Test images that are shown beside their reconstructions."""
+SHOWN_LATENTS = 2_000
+"""Test images whose latents are plotted in the plane."""
 STEPS = 9
-"""Pictures of a walk through codes."""
+"""Images of a path through latents."""
 FURTHEST = 3.0
-"""How far a walk along one dimension goes, in deviations of the prior."""
-MOST_DIMENSIONS = 12
-"""Dimensions that are walked along, those with the largest rate."""
+"""How far a path along one dimension goes, in deviations of the prior."""
+MAX_DIMENSIONS = 12
+"""Dimensions that are traversed, those with the largest rate."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,9 @@ class BoundConfig:
     """How the likelihood of the test set is bounded."""
 
     importance: int = 100
-    """Codes an image of the importance-weighted bound; 0 to leave it out."""
+    """Latents an image of the importance-weighted bound, not negative; 0 to leave it out."""
     importance_images: int = 1_000
-    """Test images, the first ones, that it is computed on."""
+    """Number of test images, the first ones, at least 1, that it is computed on."""
 
     def __post_init__(self):
         if self.importance < 0 or self.importance_images < 1:
@@ -42,29 +48,8 @@ class BoundConfig:
 
 
 @dataclass(frozen=True)
-class Autoencoding:
-    """What is evaluated: pure functions of the model's variables, images uint8 [b h w c] and a key.
-
-    ``vision/tasks/vae.py`` makes them.
-    """
-
-    terms: Callable[..., tuple[Array, Array]]
-    """-> distortion [b] and rate of each dimension or group [b g], in nats, of one code of each image."""
-    bound: Callable[..., Array]
-    """-> importance-weighted bound [b] in nats."""
-    rebuilt: Callable[..., tuple[Array, Array]]
-    """-> images as the model is given them, and rebuilt, uint8 [b h w c]."""
-    encode: Callable[..., Array] | None
-    """(variables, images uint8) -> mean codes [b z]; None where codes are not one vector each."""
-    decode: Callable[..., Array] | None
-    """(variables, codes [b z]) -> images uint8."""
-    bits: bool
-    """Whether the likelihood is of 8-bit pixels, so that nats are bits of the file."""
-
-
-@dataclass(frozen=True)
 class ReconstructionSet:
-    """What an autoencoder is judged on."""
+    """What an autoencoder is evaluated on."""
 
     batches: Callable[[], Iterable[Mapping[str, np.ndarray]]]
     """This process's share of the batches, the same number on each: "image" uint8, "mask" bool."""
@@ -77,7 +62,7 @@ class ReconstructionSet:
 
 
 def evaluator(
-    compiler: Compiler, model: Autoencoding, config: BoundConfig, *, observed: str = ""
+    compiler: Compiler, model: VaeFunctions, bits: bool, config: BoundConfig, *, preprocessed: str = ""
 ) -> Callable[[Any, ReconstructionSet], Evaluation]:
     """(variables, test set) -> bounds in nats and bits, rate and distortion, and pictures.
 
@@ -86,9 +71,10 @@ def evaluator(
 
     Args:
       compiler: of the mesh.
-      model: of one with vectors as codes, walks through them are drawn too.
+      model: of one with vectors as latents, paths through them are shown too.
+      bits: whether the likelihood is of 8-bit pixels, so that nats are bits of the file.
       config: the importance-weighted bound.
-      observed: what becomes of images first, for the protocol: "dynamically binarised, one draw an image".
+      preprocessed: what is done to images first, for the protocol: "dynamically binarised, one draw an image".
     """
 
     def sums(variables: Any, batch: Mapping[str, Array], key: Array) -> tuple[Array, Array, Array]:
@@ -102,7 +88,7 @@ def evaluator(
         return jnp.sum(keep * bound), jnp.sum(keep)
 
     compiled, compiled_tighter = compiler.function(sums), compiler.function(tighter)
-    compiled_rebuilt = compiler.function(lambda variables, image, key: model.rebuilt(variables, image, key=key))
+    compiled_reconstruct = compiler.function(lambda variables, image, key: model.reconstruct(variables, image, key=key))
     walks = _walks(compiler, model) if model.encode is not None and model.decode is not None else None
     key_of = lambda number: compiler.replicate(jax.random.fold_in(jax.random.key(0), number))
 
@@ -120,7 +106,7 @@ def evaluator(
                 bound, bounded = bound + float(more[0]), bounded + float(more[1])
         rate = np.asarray(rates) / count
         shape = test.first["image"].shape[1:]
-        how = f"{int(count):,} images of {test.description}{f', {observed}' if observed else ''}"
+        how = f"{int(count):,} images of {test.description}{f', {preprocessed}' if preprocessed else ''}"
         nats = float(distortion / count + rate.sum())
         scalars = {"nats": nats, "distortion": float(distortion / count), "rate": float(rate.sum())}
         scalars["active"] = float(np.sum(rate > 0.01))
@@ -135,37 +121,73 @@ def evaluator(
             scalars[name] = -bound / bounded
             protocol[name] = (
                 f"negative importance-weighted bound in nats an image, {config.importance} codes each, the first "
-                f"{int(bounded):,} images of {test.description}{f', {observed}' if observed else ''}"
+                f"{int(bounded):,} images of {test.description}{f', {preprocessed}' if preprocessed else ''}"
             )
-        if model.bits:
+        if bits:
             scalars["bits_per_dimension"] = bits_per_dimension(nats, shape)
             protocol["bits_per_dimension"] = f"nats / (ln 2 x {math.prod(shape)}), 8-bit pixels, {how}"
         pairs = jax.device_get(
-            compiled_rebuilt(variables, compiler.shard_padded(test.first["image"][:SHOWN]), key_of(0))
+            compiled_reconstruct(variables, compiler.shard_padded(test.first["image"][:SHOWN]), key_of(0))
         )
-        pictures = {"reconstructions": beside(*(each[:SHOWN] for each in pairs))}
+        images = {"reconstructions": interleaved(*(each[:SHOWN] for each in pairs))}
         animations = {}
         if walks is not None:
             more, animations = walks(variables, test, rate)
-            pictures.update(more)
-        return Evaluation(scalars, pictures, protocol, animations)
+            images.update(more)
+        return Evaluation(scalars, images, protocol, animations)
 
     return evaluate
 
 
-def beside(images: UInt8[np.ndarray, "n h w c"], rebuilt: UInt8[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "H W 3"]:
+def likelihood_bounds(
+    model: VaeFunctions,
+    data: Data,
+    variables: Callable[[TrainState], Any],
+    config: BoundConfig,
+    *,
+    batch_size: int,
+    bits: bool,
+    description: str,
+    preprocessed: str = "",
+) -> EvaluatorFactory:
+    """Bounds, reconstructions and latents of the test split, see :func:`evaluator`.
+
+    Args:
+      model: what is evaluated.
+      data: whose test split.
+      variables: state -> variables of the model.
+      config: the importance-weighted bound.
+      batch_size: images at a time, rounded up to a multiple of the devices.
+      bits: whether the likelihood is of 8-bit pixels, so that nats are bits of the file.
+      description: of the averages, for protocols: "EMA 0.999".
+      preprocessed: see :func:`evaluator`.
+    """
+
+    def factory(compiler: Compiler) -> Evaluate:
+        evaluate = evaluator(compiler, model, bits, config, preprocessed=preprocessed)
+        first = {name: array[:SHOWN_LATENTS] for name, array in in_memory(data.source("test")).arrays.items()}
+        size, words = compiler.rounded_up(batch_size), f"{data.description('test')}, {description}"
+        test = ReconstructionSet(lambda: data.test_batches(size), first, data.class_names(), words)
+        return lambda state: evaluate(variables(state), test)
+
+    return factory
+
+
+def interleaved(
+    images: UInt8[np.ndarray, "n h w c"], reconstructed: UInt8[np.ndarray, "n h w c"]
+) -> UInt8[np.ndarray, "H W 3"]:
     """Rows of images, each with a row of their reconstructions below."""
     columns = min(8, len(images))
     rows = [
         part
         for start in range(0, len(images) - columns + 1, columns)
-        for part in (images[start : start + columns], rebuilt[start : start + columns])
+        for part in (images[start : start + columns], reconstructed[start : start + columns])
     ]
-    return sample_grid(np.concatenate(rows), columns=columns, row_titles=["image", "rebuilt"] * (len(rows) // 2))
+    return sample_grid(np.concatenate(rows), columns=columns, row_titles=["image", "reconstruction"] * (len(rows) // 2))
 
 
 def _walks(
-    compiler: Compiler, model: Autoencoding
+    compiler: Compiler, model: VaeFunctions
 ) -> Callable[[Any, ReconstructionSet, Float[np.ndarray, " z"]], tuple[dict[str, Any], dict[str, Any]]]:
     """(variables, test set, rate of each dimension) -> pictures and animations of walks through codes.
 
@@ -189,7 +211,7 @@ def _walks(
         share = np.linspace(0.0, 1.0, STEPS)[:, None]
         lines = [(1.0 - share) * codes[2 * i] + share * codes[2 * i + 1] for i in range(pairs)]
         between = pictures_of(variables, np.concatenate(lines))
-        chosen = np.argsort(-rate, kind="stable")[:MOST_DIMENSIONS]
+        chosen = np.argsort(-rate, kind="stable")[:MAX_DIMENSIONS]
         along = np.repeat(codes[:1], len(chosen) * STEPS, axis=0).reshape(len(chosen), STEPS, -1)
         for row, dimension in enumerate(chosen):
             along[row, :, dimension] = np.linspace(-FURTHEST, FURTHEST, STEPS)

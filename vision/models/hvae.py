@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from vision.errors import UserError, at_least_one
 from vision.nn.latent import Inferred, gaussian_kl, gaussian_log_density, standard_normal
@@ -112,22 +112,22 @@ class Hvae(nn.Module):
         return found
 
     def _decoded(
-        self, count: int, encoded: dict[int, Array] | None, *, key: Key[Array, ""], temperature: float
+        self, index: Int[Array, " n"], encoded: dict[int, Array] | None, *, key: Key[Array, ""], temperature: float
     ) -> Inferred:
         """From the coarsest group to pixels; from the posterior where there is an image, else from the prior."""
-        config = self.config
+        config, count = self.config, len(index)
         hidden = jnp.zeros((count, config.sides[0], config.sides[0], config.width))
         divergences, ratio, codes, before = [], jnp.zeros(count), [], None
-        for number, (side, index) in enumerate(self.places):
+        for number, (side, block) in enumerate(self.places):
             if side != before:
                 while hidden.shape[1] < side:
                     hidden = upsample_nearest(hidden)
                 hidden, before = hidden + self.start[side], side
-            place = f"{side}_{index}"
+            place = f"{side}_{block}"
             prior = self.prior[place](hidden)
             mean, log_variance, more = jnp.split(prior, [config.latent, 2 * config.latent], axis=-1)
             group_key = jax.random.fold_in(key, number)
-            noise = standard_normal(mean.shape, key=group_key)
+            noise = standard_normal(mean.shape, key=group_key, index=index)
             if encoded is None:
                 code = mean + temperature * jnp.exp(0.5 * log_variance) * noise
                 divergences.append(jnp.zeros(count))
@@ -154,8 +154,13 @@ class Hvae(nn.Module):
           image: float32 in [-1, 1].
           key: of the draws.
         """
-        return self._decoded(image.shape[0], self._encoded(image), key=key, temperature=1.0)
+        return self._decoded(jnp.arange(len(image)), self._encoded(image), key=key, temperature=1.0)
 
-    def draw(self, count: int, *, key: Key[Array, ""], temperature: float = 1.0) -> Float[Array, "count h w outputs"]:
-        """Parameters of the likelihood for ``count`` codes from the prior, all deviations times ``temperature``."""
-        return self._decoded(count, None, key=key, temperature=temperature).outputs
+    def sample(
+        self, index: Int[Array, " n"], *, key: Key[Array, ""], temperature: float = 1.0
+    ) -> Float[Array, "n h w outputs"]:
+        """Parameters of the likelihood for latents from the prior, with all deviations times ``temperature``.
+
+        The latents of sample i are functions of (key, index[i]).
+        """
+        return self._decoded(index, None, key=key, temperature=temperature).outputs

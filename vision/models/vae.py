@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from vision.errors import UserError, at_least_one
 from vision.nn.latent import Inferred, gaussian_kl, gaussian_log_density, standard_normal
@@ -155,6 +154,11 @@ class Vae(nn.Module):
         """The parameters of p(x|z)."""
         return self.decoder(code)
 
-    def draw(self, count: int, *, key: Key[Array, ""], temperature: float = 1.0) -> Float[Array, "count h w outputs"]:
-        """Parameters of the likelihood for ``count`` codes from the prior, whose deviation is ``temperature``."""
-        return self.decoder(temperature * jax.random.normal(key, (count, self.config.latent)))
+    def sample(
+        self, index: Int[Array, " n"], *, key: Key[Array, ""], temperature: float = 1.0
+    ) -> Float[Array, "n h w outputs"]:
+        """Parameters of the likelihood for latents from the prior, whose deviation is ``temperature``.
+
+        Latent i is a function of (key, index[i]).
+        """
+        return self.decoder(temperature * standard_normal((len(index), self.config.latent), key=key, index=index))

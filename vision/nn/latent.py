@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 
 class Inferred(NamedTuple):
@@ -44,7 +44,10 @@ def gaussian_log_density(
     return -0.5 * (math.log(2.0 * math.pi) + log_variance + scaled)
 
 
-def standard_normal(shape: tuple[int, ...], *, key: Key[Array, ""]) -> Float[Array, "b ..."]:
-    """N(0, 1) of a shape [b ...]; row i is a function of (key, i) alone, whatever b is."""
-    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(shape[0]))
+def standard_normal(
+    shape: tuple[int, ...], *, key: Key[Array, ""], index: Int[Array, " b"] | None = None
+) -> Float[Array, "b ..."]:
+    """N(0, 1) of a shape [b ...]; row i is a function of (key, index[i]) alone, by default of (key, i)."""
+    rows = jnp.arange(shape[0]) if index is None else index
+    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
     return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)

@@ -11,6 +11,7 @@ each other and with the floor, the training set against the test set. It is not 
 ``experiments/feature_classifier.py`` trains them, ``experiments/feature_classifier_weights.py`` writes the files.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,12 @@ class FeatureNetworkConfig:
     """Number of logits."""
     channels: int = 3
     """Channels of the image."""
+
+
+def feature_layer_of(config: FeatureNetworkConfig, path: str) -> int:
+    """The layer of a parameter: one for each convolution, then the head."""
+    match = re.search(r"(?:conv|norm)_(\d+)", path)
+    return int(match.group(1)) if match else len(config.widths)
 
 
 class FeatureNetwork(nn.Module):

@@ -1,7 +1,7 @@
 """Adversarial networks as a task: losses of logits, and the two players' LossFns.
 
-A generator makes images of latent codes; a discriminator gives each image a logit, high for real ones, and with D its
-sigmoid is the probability of being real. Each player has its own loss and steps down its own gradient:
+A generator maps latents to images; a discriminator gives each image a logit, high for real ones, whose sigmoid D is
+the probability of being real. Each player has its own loss and steps down its own gradient:
 
     alternate(
         gradient(discriminator_loss(players, HINGE), optimizer_d, part="discriminator"),
@@ -9,7 +9,7 @@ sigmoid is the probability of being real. Each player has its own loss and steps
     )
 
 Parameters, and what networks carry besides, lie in a sub-tree for each player: ``params["generator"]`` and
-``model_state["generator"]["batch_stats"]``. ``model_state["augmentation"]`` says how strongly images are augmented.
+``model_state["generator"]["batch_stats"]``. ``model_state["augmentation"]`` holds the strength of augmentation.
 """
 
 from collections.abc import Callable
@@ -25,6 +25,7 @@ from vision.errors import UserError
 from vision.nn.latent import standard_normal
 from vision.ops.pixels import to_uint8
 from vision.tasks.gradient_penalty import Penalty
+from vision.types import Condition, LossFn, Sampler
 
 Logits = Float[Array, "*shape"]
 
@@ -37,9 +38,9 @@ class AdversarialLoss(NamedTuple):
     generator: Callable[[Logits, Logits], Float[Array, ""]]
     """(real logits, generated logits) -> loss."""
     relativistic: bool = False
-    """Whether the generator's loss looks at the real logits."""
+    """Whether the generator's loss depends on the real logits too."""
     calibrated: bool = True
-    """Whether the sign of a logit says real or generated."""
+    """Whether the sign of a logit means real or generated."""
 
 
 def minimax_discriminator(real: Logits, fake: Logits) -> Float[Array, ""]:
@@ -96,7 +97,7 @@ def relativistic_discriminator(real: Logits, fake: Logits) -> Float[Array, ""]:
 
 
 def relativistic_generator(real: Logits, fake: Logits) -> Float[Array, ""]:
-    """E[-log sigmoid(l(G(z)) - l(x))]: the same with the sides exchanged."""
+    """E[-log sigmoid(l(G(z)) - l(x))]: with the two exchanged."""
     return jnp.mean(jax.nn.softplus(real - fake))
 
 
@@ -111,25 +112,25 @@ LEAST_SQUARES = AdversarialLoss(least_squares_discriminator, least_squares_gener
 WASSERSTEIN = AdversarialLoss(wasserstein_discriminator, linear_generator, calibrated=False)
 """The Wasserstein distance, which needs a discriminator of bounded slope."""
 RELATIVISTIC = AdversarialLoss(relativistic_discriminator, relativistic_generator, relativistic=True, calibrated=False)
-"""Relativistic pairing, which needs R1 and R2 to converge (Huang et al. 2024)."""
+"""Relativistic pairing loss, which needs R1 and R2 to converge (Huang et al. 2024)."""
 
 
 @dataclass(frozen=True)
 class Players:
-    """The two networks, and what the generator is given."""
+    """The two networks and the generator's inputs."""
 
     generator: nn.Module
     """(latent [b z], label [b] or None, train=...) -> image [b h w c]."""
     discriminator: nn.Module
     """(image, label or None, train=...) -> logits [b], or of any shape that begins with b."""
     latent: int
-    """Numbers in a latent code."""
+    """Size z of a latent."""
     classes: int = 0
     """Number of classes; 0 for networks without labels."""
 
 
 class Augmentation(NamedTuple):
-    """What is done to all images that the discriminator sees, real and generated."""
+    """Augmentation of all images that the discriminator sees, real and generated."""
 
     function: Callable[..., Float[Array, "b h w c"]]
     """(images, key=..., probability=...) -> images, differentiable; the probability is that of each change."""
@@ -137,21 +138,21 @@ class Augmentation(NamedTuple):
     """(``model_state["augmentation"]``, real logits) -> the next; None for a probability that stays."""
 
 
-def latents(
-    count: int, size: int, *, key: Key[Array, ""], truncation: float | None = None
-) -> Float[Array, "{count} {size}"]:
-    """Latent codes from N(0, 1); code i depends on (key, i) alone.
+def sample_latents(
+    index: Int[Array, " n"], size: int, *, key: Key[Array, ""], truncation: float | None = None
+) -> Float[Array, "n {size}"]:
+    """Latents from N(0, 1); latent i depends on (key, index[i]) alone.
 
-    With ``truncation``, numbers beyond it are drawn again: fidelity for variety (Brock et al. 2019, section 3.1).
+    With ``truncation``, values beyond it are sampled again: fidelity for variety (Brock et al. 2019, section 3.1).
     """
     if truncation is None:
-        return standard_normal((count, size), key=key)
-    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(count))
+        return standard_normal((index.shape[0], size), key=key, index=index)
+    keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(index)
     return jax.vmap(lambda each: jax.random.truncated_normal(each, -truncation, truncation, (size,)))(keys)
 
 
 def check_truncation(truncation: float | None) -> None:
-    """Raises ``UserError`` for what is no bound."""
+    """Raise ``UserError`` unless this is a bound or None."""
     if truncation is not None and not truncation > 0.0:
         raise UserError(f"truncation is a positive number or None, not {truncation}")
 
@@ -162,12 +163,12 @@ def discriminator_loss(
     *,
     penalty: Penalty | None = None,
     augmentation: Augmentation | None = None,
-) -> Callable[..., Any]:
+) -> LossFn:
     """The discriminator's LossFn; batches hold "image" float32 in [-1, 1] and, with classes, "label" int32.
 
     Real and generated images pass the network one batch after the other, so that batch statistics do not mix them; its
     state (statistics, singular vectors) moves with both. Generated images get the labels of the real ones. The penalty
-    is of the images as the discriminator sees them, after augmentation, at the network's inference form. Logs
+    is computed on the images after augmentation, with the network in inference mode. Logs
     ``real_logit`` and ``fake_logit`` (means), ``real_sign`` (mean sign of the real logits, which overfitting takes to
     1), ``penalty``, and ``augmentation``, its probability.
     """
@@ -176,10 +177,10 @@ def discriminator_loss(
         latent_key, real_key, fake_key, penalty_key = jax.random.split(key, 4)
         real, label = batch["image"], batch["label"] if players.classes else None
         fake, _ = _generated(players, params, model_state, real.shape[0], label, key=latent_key)
-        real = _seen(augmentation, model_state, real, key=real_key)
-        fake = _seen(augmentation, model_state, jax.lax.stop_gradient(fake), key=fake_key)
-        real_logits, model_state = _judged(players, params, model_state, real, label)
-        fake_logits, model_state = _judged(players, params, model_state, fake, label)
+        real = _augmented(augmentation, model_state, real, key=real_key)
+        fake = _augmented(augmentation, model_state, jax.lax.stop_gradient(fake), key=fake_key)
+        real_logits, model_state = _logits(players, params, model_state, real, label)
+        fake_logits, model_state = _logits(players, params, model_state, fake, label)
         total = loss.discriminator(real_logits, fake_logits)
         scalars = {
             "real_logit": real_logits.mean(),
@@ -191,8 +192,8 @@ def discriminator_loss(
             frozen = {"params": params["discriminator"], **jax.lax.stop_gradient(model_state.get("discriminator", {}))}
 
             def critic(image: Array, label: Array | None) -> Array:
-                judged: Any = players.discriminator.apply(frozen, image, label, train=False)
-                return judged
+                logits: Any = players.discriminator.apply(frozen, image, label, train=False)
+                return logits
 
             scalars["penalty"] = penalty(critic, real, fake, label, key=penalty_key, step=step)
             total = total + scalars["penalty"]
@@ -206,9 +207,7 @@ def discriminator_loss(
     return value
 
 
-def generator_loss(
-    players: Players, loss: AdversarialLoss, *, augmentation: Augmentation | None = None
-) -> Callable[..., Any]:
+def generator_loss(players: Players, loss: AdversarialLoss, *, augmentation: Augmentation | None = None) -> LossFn:
     """The generator's LossFn, for the same batches; of the network states it changes the generator's alone."""
 
     def value(params, model_state, batch, *, key, step):
@@ -216,12 +215,12 @@ def generator_loss(
         latent_key, real_key, fake_key = jax.random.split(key, 3)
         real, label = batch["image"], batch["label"] if players.classes else None
         fake, moved = _generated(players, params, model_state, real.shape[0], label, key=latent_key)
-        fake = _seen(augmentation, model_state, fake, key=fake_key)
-        fake_logits, _ = _judged(players, params, model_state, fake, label)
+        fake = _augmented(augmentation, model_state, fake, key=fake_key)
+        fake_logits, _ = _logits(players, params, model_state, fake, label)
         real_logits = fake_logits
         if loss.relativistic:
-            real = _seen(augmentation, model_state, real, key=real_key)
-            real_logits, _ = _judged(players, params, model_state, real, label)
+            real = _augmented(augmentation, model_state, real, key=real_key)
+            real_logits, _ = _logits(players, params, model_state, real, label)
         return loss.generator(real_logits, fake_logits), (moved, {})
 
     return value
@@ -232,50 +231,50 @@ def generator_variables(state: Any) -> dict[str, Any]:
     return {"params": state.params["generator"], **state.model_state.get("generator", {})}
 
 
-def sampler(players: Players, *, truncation: float | None = None) -> Callable[..., UInt8[Array, "n h w c"]]:
-    """(generator's variables, labels int32 [n], key) -> images uint8 [n h w c]; image i depends on (key, i, label i).
+def sampler(players: Players, *, truncation: float | None = None) -> Sampler:
+    """The generator with latents from its prior; image i depends on (key, index[i], label i)."""
 
-    Without classes the labels' values play no part.
-    """
+    def sample(
+        variables: Any, condition: Condition, index: Int[Array, " n"], key: Key[Array, ""]
+    ) -> UInt8[Array, "n h w c"]:
+        latents = sample_latents(index, players.latent, key=key, truncation=truncation)
+        return images_of_latents(players, variables, condition, latents)
 
-    def draw(variables: Any, labels: Int[Array, " n"], key: Key[Array, ""]) -> UInt8[Array, "n h w c"]:
-        codes = latents(labels.shape[0], players.latent, key=key, truncation=truncation)
-        return drawn_from(players, variables, codes, labels)
-
-    return draw
+    return sample
 
 
-def drawn_from(
-    players: Players, variables: Any, codes: Float[Array, "n z"], labels: Int[Array, " n"]
+def images_of_latents(
+    players: Players, variables: Any, condition: Condition, latents: Float[Array, "n z"]
 ) -> UInt8[Array, "n h w c"]:
-    """The generator's images of given codes."""
-    image: Any = players.generator.apply(variables, codes, labels if players.classes else None, train=False)
+    """The generator's images of given latents; with classes, ``condition`` has "label" int32 [n]."""
+    label = condition["label"] if players.classes else None
+    image: Any = players.generator.apply(variables, latents, label, train=False)
     return to_uint8(image)
 
 
 def _generated(
     players: Players, params: Any, model_state: Any, count: int, label: Array | None, *, key: Array
 ) -> tuple[Array, Any]:
-    """Images of fresh codes, and the model's state with the generator's moved."""
-    codes = latents(count, players.latent, key=key)
-    return _applied(players.generator, "generator", params, model_state, codes, label)
+    """Images of fresh latents, and the model's state with the generator's updated."""
+    latents = sample_latents(jnp.arange(count), players.latent, key=key)
+    return _applied(players.generator, "generator", params, model_state, latents, label)
 
 
-def _judged(players: Players, params: Any, model_state: Any, image: Array, label: Array | None) -> tuple[Array, Any]:
-    """Logits, and the model's state with the discriminator's moved."""
+def _logits(players: Players, params: Any, model_state: Any, image: Array, label: Array | None) -> tuple[Array, Any]:
+    """Logits, and the model's state with the discriminator's updated."""
     return _applied(players.discriminator, "discriminator", params, model_state, image, label)
 
 
 def _applied(
-    network: nn.Module, part: str, params: Any, model_state: Any, given: Array, label: Array | None
+    network: nn.Module, part: str, params: Any, model_state: Any, inputs: Array, label: Array | None
 ) -> tuple[Array, Any]:
     carried = model_state.get(part, {})
     variables = {"params": params[part], **carried}
-    made, moved = network.apply(variables, given, label, train=True, mutable=list(carried))
-    return made, {**model_state, part: moved} if carried else model_state
+    outputs, moved = network.apply(variables, inputs, label, train=True, mutable=list(carried))
+    return outputs, {**model_state, part: moved} if carried else model_state
 
 
-def _seen(augmentation: Augmentation | None, model_state: Any, image: Array, *, key: Array) -> Array:
+def _augmented(augmentation: Augmentation | None, model_state: Any, image: Array, *, key: Array) -> Array:
     if augmentation is None:
         return image
     return augmentation.function(image, key=key, probability=model_state["augmentation"]["probability"])

@@ -1,9 +1,9 @@
-"""Objectives of autoencoders that compress images for latent models: rebuilt exactly enough, and as one would see it.
+"""Losses of autoencoders that compress images for latent models.
 
-A sum of three: the error of pixels; the distance in the features of a fixed network (perceptual loss, Johnson et al.
-2016; Zhang et al. 2018); and, after a while, what a discriminator of patches says (Isola et al. 2017; Esser et al.
-2021, eq. 6, with a fixed weight in place of the one that eq. 7 there adapts). The parts of the parameters are
-"autoencoder" and, with a discriminator, "discriminator".
+A sum of up to three terms: the error of pixels; the distance in the features of a frozen network (perceptual loss,
+Johnson et al. 2016; Zhang et al. 2018); and, from some point in training on, the loss of a patch discriminator (Isola
+et al. 2017; Esser et al. 2021, eq. 6, with a fixed weight in place of the one that eq. 7 there adapts). The parts of
+the parameters are "autoencoder" and, with a discriminator, "discriminator".
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vision.types import LossFn
+
 Features = Callable[[Any, Array], Sequence[Array]]
 """(variables, images [b h w c] in [-1, 1]) -> feature maps [b H W d], from fine to coarse."""
 Critic = Callable[[Any, Array], Array]
@@ -22,20 +24,20 @@ Critic = Callable[[Any, Array], Array]
 
 
 @dataclass(frozen=True)
-class CompressionConfig:
+class AutoencoderLossConfig:
     """What is minimised."""
 
     pixels: Literal["l1", "l2"] = "l1"
     """Mean absolute or mean squared error of pixels in [-1, 1]."""
     penalty: float | None = None
-    """Weight of what the bottleneck costs; None for 0.25 of the commitment of "vq" (van den Oord et al. 2017) and 1e-6
+    """Weight of the bottleneck's penalty; None for 0.25 of the commitment of "vq" (van den Oord et al. 2017) and 1e-6
     of the divergence of "kl" (Rombach et al. 2022), both beside an error in the mean over an image's values."""
     perceptual: float = 0.0
     """Weight of the distance in features."""
     adversarial: float = 0.0
-    """Weight of the discriminator's opinion."""
+    """Weight of the discriminator's logit."""
     adversarial_start: int = 500_000
-    """Images after which the discriminator is trained and has a say: one that begins with noise teaches nothing."""
+    """Images after which the discriminator is trained and its logit counts: against noise it learns nothing useful."""
 
 
 def feature_distance(one: Sequence[Array], other: Sequence[Array]) -> Float[Array, " b"]:
@@ -48,62 +50,62 @@ def feature_distance(one: Sequence[Array], other: Sequence[Array]) -> Float[Arra
     return jnp.sum(jnp.stack(parts), axis=0)
 
 
-def compression_loss(
+def autoencoder_loss(
     model: nn.Module,
-    config: CompressionConfig,
+    config: AutoencoderLossConfig,
     *,
     bottleneck: Literal["vq", "kl"],
     batch_size: int,
     features: Features | None = None,
     critic: Critic | None = None,
-) -> Callable[..., Any]:
+) -> LossFn:
     """The LossFn of the autoencoder; batches hold "image" float32 [b h w c] in [-1, 1].
 
-    Logs ``pixels``, ``perceptual``, ``penalty``, and what the bottleneck says of itself.
+    Logs ``pixels``, ``perceptual``, ``penalty``, and the statistics of the bottleneck.
 
     Args:
       model: called as ``vision.models.autoencoder.Autoencoder``; its state beside parameters is ``codebook``.
       config: the weights.
       bottleneck: of the model.
       batch_size: images a step, which turns steps into images.
-      features: wanted for ``config.perceptual``; its variables are the model state "perceptual".
-      critic: wanted for ``config.adversarial``; its parameters are those of the player "discriminator".
+      features: needed for ``config.perceptual``; its variables are those of the frozen network "perceptual".
+      critic: needed for ``config.adversarial``; its parameters are those of the player "discriminator".
     """
     weight = {"vq": 0.25, "kl": 1e-6}[bottleneck] if config.penalty is None else config.penalty
 
     def loss(params, model_state, batch, *, key, step):
         image = batch["image"]
-        made, new = _applied(model, params, model_state, image, key=key, train=True)
-        difference = made.image - image
+        output, new = _applied(model, params, model_state, image, key=key, train=True)
+        difference = output.image - image
         pixels = jnp.mean(jnp.abs(difference) if config.pixels == "l1" else jnp.square(difference))
-        value = pixels + weight * made.penalty
-        scalars = {"pixels": pixels, "penalty": made.penalty, **made.statistics}
+        value = pixels + weight * output.penalty
+        scalars = {"pixels": pixels, "penalty": output.penalty, **output.statistics}
         if features is not None and config.perceptual > 0.0:
-            maps = [features(model_state["perceptual"], x) for x in (image, made.image)]
+            maps = [features(model_state["frozen"]["perceptual"], x) for x in (image, output.image)]
             scalars["perceptual"] = jnp.mean(feature_distance(*maps))
             value = value + config.perceptual * scalars["perceptual"]
         if critic is not None and config.adversarial > 0.0:
             begun = (step * batch_size >= config.adversarial_start).astype(jnp.float32)
             # Esser et al. 2021, section 3.1: the autoencoder is the generator of a hinge game
-            value = value - config.adversarial * begun * jnp.mean(critic(params["discriminator"], made.image))
+            value = value - config.adversarial * begun * jnp.mean(critic(params["discriminator"], output.image))
         return value, ({**model_state, **new}, scalars)
 
     return loss
 
 
 def patch_discriminator_loss(
-    model: nn.Module, config: CompressionConfig, critic: Critic, *, batch_size: int
-) -> Callable[..., Any]:
-    """The LossFn of the discriminator: real images against rebuilt ones, by the hinge loss (Lim & Ye 2017)."""
+    model: nn.Module, config: AutoencoderLossConfig, critic: Critic, *, batch_size: int
+) -> LossFn:
+    """The LossFn of the discriminator: real images against reconstructed ones, by the hinge loss (Lim & Ye 2017)."""
 
     def loss(params, model_state, batch, *, key, step):
         image = batch["image"]
-        made, _ = _applied(model, params, model_state, image, key=key, train=False)
+        output, _ = _applied(model, params, model_state, image, key=key, train=False)
         real = critic(params["discriminator"], image)
-        rebuilt = critic(params["discriminator"], jax.lax.stop_gradient(made.image))
-        value = jnp.mean(nn.relu(1.0 - real)) + jnp.mean(nn.relu(1.0 + rebuilt))
+        reconstructed = critic(params["discriminator"], jax.lax.stop_gradient(output.image))
+        value = jnp.mean(nn.relu(1.0 - real)) + jnp.mean(nn.relu(1.0 + reconstructed))
         begun = (step * batch_size >= config.adversarial_start).astype(jnp.float32)
-        scalars = {"real_logit": jnp.mean(real), "rebuilt_logit": jnp.mean(rebuilt)}
+        scalars = {"real_logit": jnp.mean(real), "reconstructed_logit": jnp.mean(reconstructed)}
         return begun * value, (model_state, scalars)
 
     return loss
@@ -118,7 +120,7 @@ def _applied(
     key: Array,
     train: bool,
 ) -> tuple[Any, Mapping[str, Any]]:
-    """What the autoencoder makes of images, and its new codebook."""
+    """The autoencoder's output for images, and its new codebook."""
     own = {name: tree for name, tree in model_state.items() if name == "codebook"}
     variables = {"params": params["autoencoder"], **own}
     if train and own:

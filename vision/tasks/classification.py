@@ -1,4 +1,4 @@
-"""Image classification: from a network to a loss, and to what it says of images."""
+"""Image classification: from a network to a loss and to predictions."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vision.errors import UserError
+from vision.types import LossFn
 
-Predict = Callable[[Mapping[str, Any], Float[Array, "b h w c"]], Float[Array, "b k"]]
+Classify = Callable[[Mapping[str, Any], Float[Array, "b h w c"]], Float[Array, "b k"]]
 """(variables, images) -> logits."""
 
 
@@ -70,7 +71,7 @@ def image_losses(
     return binary_cross_entropy(logits, smoothed(targets, config.smoothing))
 
 
-def classification_loss(model: nn.Module, config: ClassificationConfig) -> Callable[..., Any]:
+def classification_loss(model: nn.Module, config: ClassificationConfig) -> LossFn:
     """The LossFn of a network on batches with "image" float [b h w c] and "target" [b k], probabilities of classes.
 
     Batch statistics are updated in ``model_state``. Logs "accuracy", the share of images whose most likely class is
@@ -95,15 +96,15 @@ def classification_loss(model: nn.Module, config: ClassificationConfig) -> Calla
     return loss
 
 
-def predictor(model: nn.Module, *, mirror: bool = False) -> Predict:
+def classify(model: nn.Module, *, flip_tta: bool = False) -> Classify:
     """(variables, images) -> logits in float32.
 
-    With ``mirror``, the mean of the log-probabilities of the image and of its mirror image, which are logits too.
+    With ``flip_tta``, the mean of the log-probabilities of the image and of its left-right flip, which are logits too.
     """
 
     def predict(variables: Mapping[str, Any], images: Float[Array, "b h w c"]) -> Float[Array, "b k"]:
         logits = model.apply(variables, images, train=False)
-        if not mirror:
+        if not flip_tta:
             return logits  # pyright: ignore[reportReturnType]
         other = model.apply(variables, images[:, :, ::-1], train=False)
         return (jax.nn.log_softmax(logits) + jax.nn.log_softmax(other)) / 2.0  # pyright: ignore[reportArgumentType]

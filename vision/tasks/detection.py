@@ -1,4 +1,4 @@
-"""Object detection with anchors: from a network to a loss, and to the boxes that it finds.
+"""Object detection with anchors: from a network to a loss and to detections.
 
 What the raw predictions mean, and the loss, follow the published description of YOLOv5: boxes by CIoU (Zheng et al.
 2020), objectness by a binary cross-entropy whose target is the IoU of what is predicted, classes by one each.
@@ -18,6 +18,7 @@ from vision.ops.boxes import ciou, iou
 from vision.ops.resize import resize
 from vision.ops.suppression import non_maximum_suppression
 from vision.tasks.anchor_assignment import Assignment, assign
+from vision.types import LossFn
 
 Raw = Sequence[Float[Array, "b _ _ a _"]]
 """Raw predictions of each level, as the network gives them: x, y, width, height, objectness, classes."""
@@ -46,7 +47,7 @@ class DetectionLossConfig:
 
 
 class Detections(NamedTuple):
-    """What was found in each image: the surest first, in slots, of which the ``valid`` ones hold something."""
+    """Detections of each image, the most confident first, padded; only ``valid`` entries count."""
 
     boxes: Float[Array, "b m 4"]
     """Corners in pixels of the image as the network got it."""
@@ -55,7 +56,7 @@ class Detections(NamedTuple):
     labels: Int[Array, "b m"]
     """Class."""
     valid: Bool[Array, "b m"]
-    """Whether the slot holds a detection."""
+    """Whether the entry is a detection."""
 
 
 def boxes_of(
@@ -186,7 +187,7 @@ def detection_losses(
 
 def detection_loss(
     network: nn.Module, model: YoloConfig, config: DetectionLossConfig, *, running_statistics: bool = False
-) -> Callable[..., Any]:
+) -> LossFn:
     """The LossFn of a detector on batches with "image" float [b h w 3], "boxes", "labels" and "valid" (see `assign`).
 
     The loss is a mean over what is matched in the batch. Logs its parts, "anchor_recall", and, where augmentation counts
@@ -213,26 +214,26 @@ def detection_loss(
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """How boxes are chosen of what a network predicts."""
+    """How detections are selected from the predictions of a network."""
 
     confidence: float = 0.001
     """Scores below this are no detections; 0.001 for average precision, 0.25 for pictures."""
     iou: float = 0.6
-    """Of two boxes that overlap more than this, the less sure one is suppressed."""
+    """Of two boxes that overlap more than this, the less confident one is suppressed."""
     max_detections: int = 300
     """Largest number of detections in an image."""
     candidates: int = 2000
-    """The surest boxes so many of an image take part in suppression; a box with two likely classes is two."""
+    """Number of the most confident boxes of an image that take part in suppression; with two likely classes a box is two."""
     agnostic: bool = False
-    """Boxes of different classes suppress each other too."""
-    mirror: bool = False
-    """Test-time augmentation: what is found in the mirrored image is added."""
+    """Whether boxes of different classes suppress each other too."""
+    flip_tta: bool = False
+    """Test-time augmentation: add the detections of the image flipped left to right."""
     scales: tuple[float, ...] = ()
-    """Test-time augmentation: so is what is found in the image resized by these factors, to multiples of 32."""
+    """Test-time augmentation: add those of the image resized by these positive factors, to multiples of 32."""
 
 
-def suppressed(boxes: Float[Array, "b n 4"], scores: Float[Array, "b n k"], config: DetectorConfig) -> Detections:
-    """The detections among all boxes: the surest candidates, greedily suppressed, class by class unless agnostic."""
+def after_nms(boxes: Float[Array, "b n 4"], scores: Float[Array, "b n k"], config: DetectorConfig) -> Detections:
+    """Detections after greedy non-maximum suppression of the most confident candidates, by class unless agnostic."""
     classes = scores.shape[-1]
     max_detections = min(config.candidates, scores.shape[1] * classes)
 
@@ -256,7 +257,7 @@ def suppressed(boxes: Float[Array, "b n 4"], scores: Float[Array, "b n k"], conf
 def candidates(network: nn.Module, model: YoloConfig, config: DetectorConfig) -> Callable[..., tuple[Array, Array]]:
     """(variables, images in [-1, 1], classes or None for all) -> boxes [b n 4] within the image, scores [b n k].
 
-    All that the network predicts, of every augmentation at test time: what is then suppressed.
+    All predictions of the network, with every test-time augmentation, before suppression.
     """
 
     def everything(variables: Mapping[str, Any], images: Array) -> tuple[Array, Array]:
@@ -267,7 +268,7 @@ def candidates(network: nn.Module, model: YoloConfig, config: DetectorConfig) ->
     ) -> tuple[Array, Array]:
         height, width = images.shape[1:3]
         found = [everything(variables, images)]
-        if config.mirror:
+        if config.flip_tta:
             boxes, scores = everything(variables, images[:, :, ::-1])
             flip = jnp.array([-1.0, 1.0, -1.0, 1.0])
             moved = boxes * flip + jnp.array([width, 0.0, width, 0.0])
@@ -288,4 +289,4 @@ def candidates(network: nn.Module, model: YoloConfig, config: DetectorConfig) ->
 def detector(network: nn.Module, model: YoloConfig, config: DetectorConfig) -> Callable[..., Detections]:
     """(variables, images in [-1, 1], classes or None for all) -> detections."""
     predict = candidates(network, model, config)
-    return lambda variables, images, classes=None: suppressed(*predict(variables, images, classes), config)
+    return lambda variables, images, classes=None: after_nms(*predict(variables, images, classes), config)

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, Key
 from vision.errors import UserError
 from vision.ops.pixels import to_float, to_uint8
 from vision.tasks.likelihood import Likelihood
+from vision.types import Condition, LossFn, Sampler
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,14 @@ def rate_penalty(
     return weight * jnp.maximum(each, config.free_bits).sum()
 
 
-def autoencoding_loss(
+def vae_loss(
     model: nn.Module,
     likelihood: Likelihood,
     config: ObjectiveConfig,
     *,
     batch_size: int,
     observe: Callable[..., Array] | None = None,
-) -> Callable[..., Any]:
+) -> LossFn:
     """The LossFn of a variational autoencoder; batches hold "image" float32 [b h w c] in [-1, 1].
 
     Logs ``nats`` (the negative evidence lower bound, of one code), ``distortion``, ``rate``, and ``active``: how many
@@ -148,57 +149,73 @@ def importance_weighted(
     return jax.nn.logsumexp(jax.lax.map(log_weight, jnp.arange(samples)), axis=0) - math.log(samples)
 
 
-class Judged(NamedTuple):
-    """Functions of the variables, images uint8 [b h w c] and a key, for evaluations."""
+class VaeFunctions(NamedTuple):
+    """Functions of a model's variables for evaluation; images are uint8 [b h w c]."""
 
     terms: Callable[..., tuple[Array, Array]]
-    """-> distortion [b] and rate of each dimension or group [b g] in nats, of one code of each image."""
+    """(variables, images, key=...) -> distortion [b] and rate of each dimension or group [b g] in nats, with one latent
+    of each image."""
     bound: Callable[..., Array]
-    """(..., samples=K) -> the importance-weighted bound [b] in nats."""
-    rebuilt: Callable[..., tuple[Array, Array]]
-    """-> images as the model is given them, and the means of p(x|z) of one code each, both uint8."""
-    draw: Callable[..., Array]
-    """(variables, labels [n], key) -> the means of p(x|z) of n codes from the prior, uint8, whatever the labels."""
+    """(variables, images, samples=K, key=...) -> the importance-weighted bound [b] in nats."""
+    reconstruct: Callable[..., tuple[Array, Array]]
+    """(variables, images, key=...) -> images as the model observes them, and the means of p(x|z) of one latent each."""
+    sample: Sampler
+    """The means of p(x|z) of latents from the prior, uint8."""
+    encode: Callable[[Any, Array], Array] | None
+    """(variables, images) -> mean latents [b z]; None where latents are not one vector each."""
+    decode: Callable[[Any, Array], Array] | None
+    """(variables, latents [b z]) -> images."""
 
 
-def judged(
+def vae_functions(
     model: nn.Module,
     likelihood: Likelihood,
     *,
     observe: Callable[..., Array] | None = None,
     temperature: float = 1.0,
-) -> Judged:
-    """What is measured and drawn of a model.
+) -> VaeFunctions:
+    """What is evaluated and sampled of a model.
 
     Args:
-      model: as for the loss; ``model.draw(n, key=..., temperature=...)`` are outputs for codes from the prior.
+      model: as for the loss; ``model.sample(index, key=..., temperature=...)`` are outputs for latents from the prior.
+        One with a single vector as its latent has the methods ``encode`` and ``decode``.
       likelihood: p(x|z).
       observe: as for the loss.
       temperature: factor on the prior's deviations.
     """
 
-    def seen(image: Array, key: Array) -> tuple[Array, Array]:
+    def observed(image: Array, key: Array) -> tuple[Array, Array]:
         observe_key, code_key = jax.random.split(key)
         image = to_float(image)
         return image if observe is None else observe(image, key=observe_key), code_key
 
     def terms(variables: Any, image: Array, *, key: Array) -> tuple[Array, Array]:
-        image, code_key = seen(image, key)
+        image, code_key = observed(image, key)
         found: Any = model.apply(variables, image, key=code_key)
         return -likelihood.log_density(found.outputs, image), found.kl
 
     def bound(variables: Any, image: Array, *, samples: int, key: Array) -> Array:
-        image, code_key = seen(image, key)
+        image, code_key = observed(image, key)
         return importance_weighted(model, likelihood, variables, image, samples=samples, key=code_key)
 
-    def rebuilt(variables: Any, image: Array, *, key: Array) -> tuple[Array, Array]:
-        image, code_key = seen(image, key)
+    def reconstruct(variables: Any, image: Array, *, key: Array) -> tuple[Array, Array]:
+        image, code_key = observed(image, key)
         found: Any = model.apply(variables, image, key=code_key)
         return to_uint8(image), to_uint8(likelihood.mean(found.outputs))
 
-    def draw(variables: Any, labels: Array, key: Array) -> Array:
-        count = labels.shape[0]
-        outputs: Any = model.apply(variables, count, key=key, temperature=temperature, method="draw")
+    def sample(variables: Any, condition: Condition, index: Array, key: Array) -> Array:
+        del condition
+        outputs: Any = model.apply(variables, index, key=key, temperature=temperature, method="sample")
         return to_uint8(likelihood.mean(outputs))
 
-    return Judged(terms, bound, rebuilt, draw)
+    def encode(variables: Any, image: Array) -> Array:
+        image, _ = observed(image, jax.random.key(0))
+        mean_and_log_variance: Any = model.apply(variables, image, method="encode")
+        return mean_and_log_variance[0]
+
+    def decode(variables: Any, latent: Array) -> Array:
+        outputs: Any = model.apply(variables, latent, method="decode")
+        return to_uint8(likelihood.mean(outputs))
+
+    vector = hasattr(model, "encode")
+    return VaeFunctions(terms, bound, reconstruct, sample, encode if vector else None, decode if vector else None)

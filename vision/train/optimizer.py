@@ -1,4 +1,4 @@
-"""Optimizers of recognition recipes, in plain Optax: the update rule, its schedule, and who is spared what."""
+"""Configurations of optimizers, and the plain Optax that they stand for: update rule, schedule, weight decay."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,10 +10,30 @@ import optax
 from vision.errors import UserError
 from vision.train.parameter_groups import frozen, layerwise, weights_alone
 
+ScheduleName = Literal["cosine", "linear", "constant"]
+
+
+@dataclass(frozen=True)
+class AdamConfig:
+    """Adam (Kingma & Ba 2015) and its schedule, for recipes that use nothing else."""
+
+    lr: float = 2e-4
+    """Peak learning rate, not negative."""
+    b1: float = 0.9
+    """Decay of the first moment, within [0, 1)."""
+    b2: float = 0.999
+    """Decay of the second moment, within [0, 1)."""
+    warmup: int = 0
+    """Images over which the learning rate rises from 0."""
+    schedule: ScheduleName = "constant"
+    """How the learning rate falls to 0 until the end of the budget."""
+    clip: float = 0.0
+    """Largest norm of the gradient; 0 for none."""
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer and its schedule."""
+    """An optimizer of recognition recipes and its schedule."""
 
     name: Literal["sgd", "adamw", "lamb", "muon"] = "sgd"
     """SGD with Nesterov momentum; AdamW (Loshchilov & Hutter 2019); LAMB (You et al. 2020); or Muon (Jordan et al.
@@ -30,7 +50,7 @@ class OptimizerConfig:
     """Let weight decay act on biases and scales of normalisation too."""
     warmup: int = 0
     """Images over which the learning rate rises from 0."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: ScheduleName = "cosine"
     """How the learning rate falls to 0 until the end of the budget."""
     clip: float = 0.0
     """Largest norm of the gradient; 0 for none."""
@@ -40,8 +60,8 @@ class OptimizerConfig:
     """Regular expressions: parameters in whose path one is found stay as they are ("stem|stage_[12]")."""
 
 
-def learning_rate(config: OptimizerConfig, *, steps: int, batch_size: int) -> optax.Schedule:
-    """Step -> learning rate: a warm-up, then the fall to 0 at ``steps``."""
+def learning_rate(config: AdamConfig | OptimizerConfig, *, steps: int, batch_size: int) -> optax.Schedule:
+    """Step -> learning rate: a linear warm-up, then the schedule, which ends at step ``steps``."""
     warmup = config.warmup // batch_size
     left = max(steps - warmup, 1)
     falls = {
@@ -54,8 +74,18 @@ def learning_rate(config: OptimizerConfig, *, steps: int, batch_size: int) -> op
     return optax.join_schedules([optax.linear_schedule(0.0, config.lr, warmup), rate], [warmup]) if warmup else rate
 
 
+def clipped(norm: float) -> optax.GradientTransformation:
+    """Gradients of at most this norm (Pascanu et al. 2013); all of them for 0."""
+    return optax.clip_by_global_norm(norm) if norm else optax.identity()
+
+
 def make_optimizer(
-    config: OptimizerConfig, *, steps: int, batch_size: int, layer_of: Callable[[str], int], layers: int
+    config: OptimizerConfig,
+    *,
+    steps: int,
+    batch_size: int,
+    layer_of: Callable[[str], int] = lambda path: 0,
+    layers: int = 1,
 ) -> optax.GradientTransformation:
     """The optimizer of a run.
 
@@ -63,7 +93,7 @@ def make_optimizer(
       config: which.
       steps: length of the run.
       batch_size: images a step, by which the warm-up is counted.
-      layer_of: path of a parameter -> its layer, 0 for the stem and ``layers - 1`` for the head.
+      layer_of: path of a parameter -> its layer, 0 for the stem and ``layers - 1`` for the head; by default all are one.
       layers: number of layers.
 
     Raises:
@@ -74,6 +104,10 @@ def make_optimizer(
     for name, value in plain.items():
         if isinstance(value, int | float) and value < 0:
             raise UserError(f"optimizer.{name} must not be negative, but is {value}")
+    if config.layer_decay != 1.0 and layers == 1:
+        raise UserError(
+            "optimizer.layer_decay is for networks with layers to tell apart, which this one has not: leave it 1"
+        )
     rate, decay = learning_rate(config, steps=steps, batch_size=batch_size), config.weight_decay
     mask = None if config.decay_vectors else weights_alone
     if config.name == "sgd":
@@ -88,9 +122,8 @@ def make_optimizer(
         optimizer = muon(
             rate, momentum=config.momentum, b2=config.b2, weight_decay=decay, decay_vectors=config.decay_vectors
         )
-    clipped = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     by_layer = [layerwise(config.layer_decay, layer_of, layers - 1)] if config.layer_decay != 1.0 else []
-    return frozen(optax.chain(*clipped, optimizer, *by_layer), config.frozen)
+    return frozen(optax.chain(clipped(config.clip), optimizer, *by_layer), config.frozen)
 
 
 def muon(

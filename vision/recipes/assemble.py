@@ -1,0 +1,147 @@
+"""From the parts of a recipe to an experiment: what every recipe would otherwise write out."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+from vision.data.image_data import Data
+from vision.evaluation.generator import Generator, sampling
+from vision.inference import Inference
+from vision.parallel.sharding import Rules
+from vision.pretrained.initial import read_initial_values
+from vision.pretrained.rules import Rules as WeightRules
+from vision.recipes.run_config import RunConfig, check_run
+from vision.train.compile import Compiler
+from vision.train.experiment import EvaluatorFactory, Experiment, FrozenPart, PredictFiles
+from vision.train.state import Optimizers, create_state, parameters, with_values
+from vision.train.step import averaged, repeated, warmed_up
+from vision.types import Schedule, Step, TrainState
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsSource:
+    """How ``init_from`` is read for a network."""
+
+    published: WeightRules = ()
+    """How published weights are named; empty if there are none."""
+    ignored: Sequence[str] = ()
+    """Regular expressions of names there that may be left unused."""
+    replaced: Sequence[str] = ()
+    """Regular expressions of variables that stay as initialised where the weights have none that fit, or the classes
+    differ."""
+    average: str | None = "ema"
+    """The averages that are taken from a run; None for the trained variables themselves."""
+    excluded: Sequence[str] = ()
+    """Collections that always start anew."""
+
+
+def assemble(
+    config: RunConfig,
+    *,
+    variables: Callable[[Key[Array, ""]], Mapping[str, Any]],
+    step: Step,
+    optimizer: Optimizers,
+    data: Data,
+    evaluation: EvaluatorFactory,
+    averages: Mapping[str, float | Schedule] | None = None,
+    averaging: Callable[[TrainState], Any] = parameters,
+    generator: Generator | None = None,
+    prediction: Callable[[Compiler, Sequence[str]], PredictFiles] | None = None,
+    inference: Callable[[TrainState], Inference] | None = None,
+    labelled: bool = False,
+    weights: WeightsSource | None = None,
+    statistics: Callable[[], Mapping[str, np.ndarray]] | None = None,
+    frozen: Mapping[str, FrozenPart] | None = None,
+    rules: Rules = (),
+    evaluation_only: Sequence[str] = (),
+    batch_shapes: int = 1,
+) -> Experiment:
+    """The experiment of a recipe.
+
+    Args:
+      config: budget, batch size, averages, mesh, intervals, seed.
+      variables: key -> {"params": ..., other collections ...}, the initial variables; with several players, a mapping
+        from player to its own in "params" and beside it.
+      step: one training step, without averages: they and several steps in one dispatch are added here.
+      optimizer: whose state begins with the parameters; with several players, a mapping.
+      data: training and test images.
+      evaluation: (compiler) -> (state -> numbers and images), see ``vision.evaluation.combine``.
+      averages: decays by name; by default ``{"ema": warmed_up(config.ema)}``.
+      averaging: state -> what is averaged.
+      generator: for experiments that generate.
+      prediction: for experiments that recognise or restore, see ``Experiment``.
+      inference: the function of images that is exported.
+      labelled: whether the run keeps the names of the data's classes.
+      weights: how ``config.init_from`` is read.
+      statistics: reads variables that are statistics of the data, by path.
+      frozen: networks with fixed weights, by name.
+      rules: sharding rules.
+      evaluation_only: fields of the configuration that change evaluation and sampling only.
+      batch_shapes: how many different batch shapes may occur.
+
+    Raises:
+      UserError: a field of ``RunConfig`` is out of range.
+    """
+    check_run(config)
+    averages = {"ema": warmed_up(config.ema)} if averages is None else averages
+    step = averaged(step, averages, of=averaging)
+    step = repeated(step, config.dispatch) if config.dispatch > 1 else step
+    weights = weights or WeightsSource()
+
+    def init(key: Key[Array, ""], initial: Mapping[str, Array] | None = None) -> TrainState:
+        variables_key, run_key = jax.random.split(key)
+        made = dict(with_values(variables(variables_key), initial or {}))
+        params = made.pop("params")
+        of = {"ema": averages, "averaging": averaging}
+        return create_state(params=params, optimizer=optimizer, key=run_key, model_state=made, **of)
+
+    def initial_values() -> dict[str, np.ndarray]:
+        values = dict(statistics()) if statistics is not None else {}
+        if config.init_from is not None:
+            shapes = jax.eval_shape(variables, jax.random.key(0))
+            values.update(
+                read_initial_values(
+                    config.init_from,
+                    {name: tree for name, tree in shapes.items() if name not in weights.excluded},
+                    published=weights.published,
+                    ignored=(*weights.ignored, *(f"{name}/.*" for name in weights.excluded)),
+                    replaced=weights.replaced,
+                    average=weights.average,
+                    class_names=data.class_names() if labelled else None,
+                )
+            )
+        return values
+
+    def batches(
+        *, seed: int, start_step: int, process_index: int, process_count: int
+    ) -> Iterator[Mapping[str, np.ndarray]]:
+        data.source("test")  # a test split that is missing or does not fit is an error before the first step
+        share = {"process_index": process_index, "process_count": process_count}
+        return data.train_batches(config.step_images, seed=seed, start_step=start_step, **share)
+
+    return Experiment(
+        init=init,
+        step=step,
+        batches=batches,
+        batch=data.batch(config.step_images),
+        images=config.images,
+        seed=config.seed,
+        evaluation=evaluation,
+        sampling=sampling(generator, data.class_names) if generator is not None else None,
+        prediction=prediction,
+        inference=inference,
+        class_names=data.class_names if labelled else None,
+        initial_values=initial_values if config.init_from is not None or statistics is not None else None,
+        frozen=frozen or {},
+        rules=rules,
+        mesh=config.mesh,
+        intervals=config.intervals,
+        microbatches=config.microbatches,
+        dispatch=config.dispatch,
+        evaluation_only=(*evaluation_only, "evaluation_batch"),
+        batch_shapes=batch_shapes,
+    )

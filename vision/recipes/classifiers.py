@@ -1,0 +1,75 @@
+"""Classifiers by name: what a recipe must know of each kind of network, and a table of configurations.
+
+To add one: a model file, a case in :func:`network`, and its configurations in :data:`CLASSIFIERS`.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import flax.linen as nn
+import jax
+
+from vision.models.resnet import CIFAR_RESNET18, RESNET50, ResNet, ResNetConfig
+from vision.models.resnet import SHARDING_RULES as RESNET_RULES
+from vision.models.resnet import layer_of as resnet_layer_of
+from vision.models.resnet import layers as resnet_layers
+from vision.models.speedrun import SHARDING_RULES as SPEEDRUN_RULES
+from vision.models.speedrun import SpeedrunConfig, SpeedrunNet, whitening_kernel
+from vision.models.speedrun import layer_of as speedrun_layer_of
+from vision.models.speedrun import layers as speedrun_layers
+from vision.parallel.sharding import Rules
+from vision.pretrained.feature_classifier import FeatureNetwork, FeatureNetworkConfig, feature_layer_of
+from vision.pretrained.resnet import HEAD, IGNORED, cifar_resnet_rules, resnet_rules
+from vision.pretrained.rules import Rules as WeightRules
+
+ClassifierConfig = ResNetConfig | SpeedrunConfig | FeatureNetworkConfig
+"""Configurations of classifiers: each has ``classes`` and ``channels``."""
+
+CLASSIFIERS: Mapping[str, ClassifierConfig] = {
+    "resnet18_cifar": CIFAR_RESNET18,
+    "resnet50": RESNET50,
+    "resnet101": replace(RESNET50, depths=(3, 4, 23, 3)),
+    "speedrun": SpeedrunConfig(),
+    "feature_classifier": FeatureNetworkConfig(),
+}
+"""Classifiers by name, for the command line (``--model NAME``) and for :func:`network`."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network and what a recipe must know of it."""
+
+    model: nn.Module
+    """(image, train=...) -> logits; with the method ``features``, where the features are the entry "pooled"."""
+    rules: Rules
+    """Sharding rules."""
+    layer_of: Callable[[str], int]
+    """Path of a parameter -> its layer, for learning rates by layer."""
+    layers: int
+    """Number of layers."""
+    published: WeightRules = ()
+    """How published weights are named; empty if there are none."""
+    ignored: Sequence[str] = ()
+    """Regular expressions of published names that may be left unused."""
+    replaced: Sequence[str] = HEAD
+    """Regular expressions of the variables that depend on the classes."""
+    statistics: Callable[[jax.Array], Mapping[str, jax.Array]] | None = None
+    """Training images as the network gets them -> variables that are statistics of the data, by path."""
+
+
+def network(config: ClassifierConfig) -> Classifier:
+    """The classifier of a configuration."""
+    match config:
+        case ResNetConfig():
+            published = cifar_resnet_rules(config) if config.stem == "cifar" else resnet_rules(config)
+            layer_of = functools.partial(resnet_layer_of, config)
+            return Classifier(ResNet(config), RESNET_RULES, layer_of, resnet_layers(config), published, IGNORED)
+        case SpeedrunConfig():
+            whitening = lambda images: {"constants/whitening": whitening_kernel(images)}
+            layer_of = functools.partial(speedrun_layer_of, config)
+            layers = speedrun_layers(config)
+            return Classifier(SpeedrunNet(config), SPEEDRUN_RULES, layer_of, layers, statistics=whitening)
+        case FeatureNetworkConfig():
+            layer_of = functools.partial(feature_layer_of, config)
+            return Classifier(FeatureNetwork(config), (), layer_of, len(config.widths) + 1)

@@ -1,0 +1,303 @@
+"""The recipe of detectors: network, augmentation, loss, optimizer, data, evaluation."""
+
+import functools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vision.data.annotations.anchors import anchor_report
+from vision.data.augment.boxes import BoxAugmentConfig, box_augment
+from vision.data.dataset import Split, check_classes
+from vision.data.detection import DetectionConfig, box_sizes, description, detection_source, ground_truth
+from vision.data.image_data import Data, HostBatch, process_share
+from vision.data.pipeline import batches, evaluation_batches
+from vision.data.source import Source
+from vision.errors import UserError
+from vision.evaluation.detection import PredictionConfig, detection_metrics, predict_files
+from vision.inference import Candidates, Inference
+from vision.models.yolo import SHARDING_RULES, STRIDES, YOLO_N, Yolo, YoloConfig, scaled_anchors
+from vision.nn.csp import NORM_EPSILON
+from vision.nn.fusion import fold, folded_norm
+from vision.ops.pixels import to_float
+from vision.parallel.agreement import is_first
+from vision.recipes.assemble import WeightsSource, assemble
+from vision.recipes.quick_data import DETECTION
+from vision.recipes.run_config import RunConfig
+from vision.tasks.detection import DetectionLossConfig, DetectorConfig, candidates, detection_loss, detector
+from vision.train.compile import Compiler
+from vision.train.experiment import Experiment, Intervals, PredictFiles
+from vision.train.parameter_groups import frozen, weights_alone
+from vision.train.state import variables as state_variables
+from vision.train.step import accumulate, gradient, preprocessed
+from vision.types import Batch, TrainState
+
+# the layers that tell classes apart, which start anew for other classes
+HEAD = (r"^params/detect_\d/",)
+
+
+@dataclass(frozen=True)
+class SgdConfig:
+    """SGD with Nesterov momentum; the defaults are the published ones."""
+
+    lr: float = 0.01
+    """Learning rate after the warm-up, of a sum over the images of a batch."""
+    final: float = 0.01
+    """Share of it that is left at the end of a linear fall."""
+    momentum: float = 0.937
+    """After the warm-up, within [0, 1)."""
+    weight_decay: float = 5e-4
+    """Added to the gradient of kernels, for batches of 64; it scales with the batch size."""
+    warmup: int = 350_000
+    """Images, three epochs as published, over which the learning rate of kernels and scales rises from 0."""
+    warmup_bias: float = 0.1
+    """Initial learning rate of biases."""
+    warmup_momentum: float = 0.8
+    """Initial momentum, within [0, 1)."""
+    frozen: tuple[str, ...] = ()
+    """Regular expressions: parameters in whose path one is found stay as they are ("backbone")."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionRunConfig(RunConfig):
+    """A detection recipe; the defaults are those of COCO from scratch."""
+
+    model: YoloConfig = YoloConfig()
+    data: DetectionConfig = DetectionConfig(name="coco")
+    augment: BoxAugmentConfig = BoxAugmentConfig()
+    loss: DetectionLossConfig = DetectionLossConfig()
+    optimizer: SgdConfig = SgdConfig()
+    detector: DetectorConfig = DetectorConfig()
+    predict: PredictionConfig = PredictionConfig()
+    running_statistics: bool = False
+    """Normalise by the running statistics and leave them as they are: fine-tuning on few images."""
+    sizes: tuple[int, ...] = ()
+    """Multi-scale training: image sizes in pixels, one chosen at random every ten steps; none for data.resolution only."""
+    images: int = 35_000_000
+    batch_size: int = 64
+    evaluation_batch: int = 16
+
+
+QUICK_DETECTION: dict[str, Any] = {
+    "model": replace(YOLO_N, width=0.125, classes=3, anchors=scaled_anchors(128)),
+    "data": DETECTION,
+    "augment": BoxAugmentConfig(mosaic=0.0, scale=0.2, hue=0.0, saturation=0.0, value=0.0),
+    "optimizer": SgdConfig(warmup=2_000),
+    "intervals": Intervals(log=3_000, evaluate=33_000, save=11_000),
+    "images": 66_000,
+    "batch_size": 16,
+    "ema": 0.998,
+}
+"""``--quick`` of all detection experiments: half the channels of YOLOv5 n on the shapes world, six minutes."""
+
+TINY_DETECTION: dict[str, Any] = {
+    **QUICK_DETECTION,
+    "data": replace(
+        DETECTION,
+        resolution=32,
+        max_boxes=4,
+        shapes_count=16,
+        shapes=replace(DETECTION.shapes, max_objects=2, min_size=0.4, max_size=0.6),
+    ),
+    "intervals": Intervals(log=8, evaluate=16, save=16),
+    "images": 16,
+    "batch_size": 8,
+}
+"""Two steps, for tests."""
+
+DETECTION_ABLATIONS: dict[str, dict[str, Any]] = {
+    "no_mosaic": {"augment.mosaic": 0.0},
+    "mixup": {"augment.mixup": 0.1},
+    "focal": {"loss.focal": 1.5},
+    "smoothing": {"loss.smoothing": 0.1},
+    "equal_balance": {"loss.balance": (1.0, 1.0, 1.0)},
+    "no_momentum_warmup": {"optimizer.warmup_momentum": 0.937},
+    "flip_tta": {"detector.flip_tta": True},
+}
+"""Of all detection experiments."""
+
+
+def sgd(config: SgdConfig, *, steps: int, batch_size: int) -> optax.GradientTransformation:
+    """The published recipe in plain Optax."""
+    warmup = max(config.warmup // batch_size, 1)
+
+    def rate(start: float) -> optax.Schedule:
+        fall = optax.linear_schedule(config.lr, config.lr * config.final, max(steps - warmup, 1))
+        return optax.join_schedules([optax.linear_schedule(start, config.lr, warmup), fall], [warmup])
+
+    momentum = optax.linear_schedule(config.warmup_momentum, config.momentum, warmup)
+    trace = optax.inject_hyperparams(optax.trace, static_args=("nesterov",))(decay=momentum, nesterov=True)
+    by_kind = lambda params: jax.tree_util.tree_map_with_path(
+        lambda path, _: "bias" if path[-1].key == "bias" else "weight", params
+    )
+    rates = {"weight": rate(0.0), "bias": rate(config.warmup_bias)}
+    optimizer = optax.chain(
+        optax.scale(batch_size),  # the published loss is a sum over the images, this one a mean
+        optax.add_decayed_weights(config.weight_decay * batch_size / 64, mask=weights_alone),
+        trace,
+        optax.multi_transform({kind: optax.scale_by_learning_rate(each) for kind, each in rates.items()}, by_kind),
+    )
+    return frozen(optimizer, config.frozen)
+
+
+def detection(config: DetectionRunConfig) -> Experiment:
+    """The experiment. Raises ``UserError`` for settings that contradict each other."""
+    check(config)
+    network = Yolo(config.model)
+    data = detection_data(config)
+
+    def prepare(batch: Batch, *, key: jax.Array) -> Batch:
+        """Augmented on the device, at the size of "canvas", an array without elements."""
+        fields = {name: batch[name] for name in ("boxes", "labels", "valid")}
+        size = batch["canvas"].shape[1] if "canvas" in batch else config.data.resolution
+        augmented = box_augment({"image": to_float(batch["image"]), **fields}, config.augment, size=size, key=key)
+        return {name: augmented[name] for name in ("image", "boxes", "labels", "valid", "dropped_boxes")}
+
+    loss = detection_loss(network, config.model, config.loss, running_statistics=config.running_statistics)
+    loss = accumulate(preprocessed(loss, prepare), config.microbatches)
+    optimizer = sgd(config.optimizer, steps=config.steps, batch_size=config.batch_size)
+
+    detect = detector(network, config.model, config.detector)
+    return assemble(
+        config,
+        variables=lambda key: network.init(key, jnp.zeros((1, 64, 64, 3)), train=False),
+        step=gradient(loss, optimizer),
+        optimizer=optimizer,
+        averaging=state_variables,
+        data=data,
+        evaluation=detection_metrics(
+            lambda values, images: detect(values, to_float(images)),
+            data,
+            averages,
+            config.detector,
+            truth=lambda: ground_truth(config.data, "test"),
+            resolution=config.data.resolution,
+            batch_size=config.evaluation_batch,
+            description=f"EMA {config.ema}",
+        ),
+        prediction=functools.partial(prediction, config),
+        inference=functools.partial(inference, config),
+        labelled=True,
+        weights=WeightsSource(replaced=HEAD),
+        rules=SHARDING_RULES,
+        evaluation_only=("detector.", "predict.", "data.test_"),
+        batch_shapes=max(len(set(config.sizes)), 1),
+    )
+
+
+def averages(state: TrainState) -> Any:
+    """The averaged variables of a state."""
+    return state.ema["ema"]
+
+
+def detection_data(config: DetectionRunConfig) -> Data:
+    """Images with padded boxes; with several ``sizes``, "canvas" has the size of the step."""
+    fields = ("image", "boxes", "labels", "valid")
+
+    @functools.cache
+    def source(split: Split) -> Source:
+        opened = detection_source(config.data, split)
+        check_classes(opened, config.model.classes)
+        if is_first():
+            print(f"{split}: {ground_truth(config.data, split).counts}", file=sys.stderr)
+        if is_first() and split == "train":
+            report = anchor_report(box_sizes(config.data), config.model.anchor_levels.reshape(-1, 2))
+            if report.refit:
+                print(f"{report}\nSee python -m experiments.fit_anchors.", file=sys.stderr)
+        return opened
+
+    def train_batches(
+        batch_size: int, *, seed: int, start_step: int, process_index: int, process_count: int
+    ) -> Iterator[HostBatch]:
+        share: dict[str, Any] = {"process_index": process_index, "process_count": process_count}
+        share |= {"seed": seed, "start_step": start_step, "workers": config.data.workers}
+        for step, batch in enumerate(batches(source("train"), batch_size=batch_size, **share), start=start_step):
+            kept = {name: batch[name] for name in fields}
+            if config.sizes:
+                size = size_of_step(config.sizes, step, config.seed)
+                kept["canvas"] = np.zeros((len(batch["image"]), size, size, 0), np.uint8)
+            yield kept
+
+    def test_batches(batch_size: int) -> Iterator[HostBatch]:
+        how = {"workers": config.data.workers, **process_share()}
+        return evaluation_batches(source("test"), batch_size=batch_size, **how)
+
+    size, boxes, shape = config.data.resolution, config.data.max_boxes, jax.ShapeDtypeStruct
+    sample = {
+        "image": shape((size, size, 3), jnp.uint8),
+        "boxes": shape((boxes, 4), jnp.float32),
+        "labels": shape((boxes,), jnp.int32),
+        "valid": shape((boxes,), jnp.bool_),
+    }
+    if config.sizes:
+        sample["canvas"] = shape((config.sizes[0], config.sizes[0], 0), jnp.uint8)
+    return Data(
+        sample=sample,
+        source=source,
+        train_batches=train_batches,
+        test_batches=test_batches,
+        description=functools.partial(description, config.data),
+        class_names=lambda: tuple(source("test").class_names),
+    )
+
+
+def size_of_step(sizes: Sequence[int], step: int, seed: int) -> int:
+    """The image size of ``step``: another one, at random, every ten steps (Redmon & Farhadi 2017, section 2)."""
+    bits = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(step // 10,)))
+    return sizes[int(bits.random_raw() % len(sizes))]
+
+
+def folded(config: DetectionRunConfig, make: Callable[..., Any]) -> Callable[..., Any]:
+    """``candidates`` or ``detector`` of uint8 images, for prediction: normalisations are folded into convolutions."""
+    shown = config.predict
+    chosen = replace(config.detector, confidence=shown.confidence, iou=shown.iou, max_detections=shown.max_detections)
+    function = make(Yolo(config.model, norm=folded_norm), config.model, chosen)
+    return lambda values, images, classes=None: function(fold(values, epsilon=NORM_EPSILON), to_float(images), classes)
+
+
+def inference(config: DetectionRunConfig, state: TrainState) -> Inference:
+    """What is exported: images to detections."""
+    values, size = averages(state), config.data.resolution
+
+    def before_nms(images: jax.Array) -> Mapping[str, jax.Array]:
+        boxes, scores = folded(config, candidates)(values, images)
+        return {"boxes": boxes, "scores": scores.swapaxes(1, 2)}
+
+    return Inference(
+        function=lambda images: folded(config, detector)(values, images)._asdict(),
+        image=(size, size, 3),
+        candidates=Candidates(
+            function=before_nms,
+            confidence=config.predict.confidence,
+            iou=config.predict.iou,
+            max_detections=config.predict.max_detections,
+            agnostic=config.detector.agnostic,
+        ),
+    )
+
+
+def prediction(config: DetectionRunConfig, compiler: Compiler, class_names: Sequence[str]) -> PredictFiles:
+    """Detections in files by the averaged variables."""
+    chosen = config.predict.choose(class_names)
+    predict = predict_files(
+        compiler,
+        lambda values, images: folded(config, detector)(values, images, chosen),
+        config.predict,
+        class_names=class_names,
+        resolution=config.data.resolution,
+    )
+    return lambda state, files, folder: predict(averages(state), files, folder)
+
+
+def check(config: DetectionRunConfig) -> None:
+    """Raise ``UserError`` for settings that contradict each other."""
+    for size in (config.data.resolution, *config.sizes):
+        if size % STRIDES[-1]:
+            raise UserError(f"a detector takes image sizes that are multiples of {STRIDES[-1]}, not {size}")
+    if config.sizes and config.dispatch > 1:
+        raise UserError("steps of one dispatch have one image size: leave out --sizes, or --dispatch")
