@@ -35,6 +35,7 @@ from vision.data.dataset import DataConfig, Split, check_channels, check_classes
 from vision.data.pipeline import batches, evaluation_batches
 from vision.data.shapes.world import ShapesConfig
 from vision.data.source import ArraySource
+from vision.diffusion.conditions import label_conditioning
 from vision.diffusion.schedules import make_schedule
 from vision.errors import UserError, at_least_one
 from vision.evaluation.generation import drawn
@@ -189,10 +190,11 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
 
     Args:
       config: a ``Config``, or one like it whose ``model`` has ``classes`` and ``channels``.
-      model: takes (image, time, label, train=...) and predicts the target of diffusion.
+      model: takes (image, time, condition, train=...) and predicts the target of diffusion.
       rules: the model's sharding rules.
     """
-    check(config.diffusion, config.sampling, classes=config.model.classes)
+    conditioning = label_conditioning(config.model.classes)
+    check(config.diffusion, config.sampling, conditioning=conditioning)
     at_least_one(config, "images", "batch_size", "microbatches", "dispatch", "samples", "judged", "held_out")
     side, channels = config.data.resolution, config.model.channels
     schedule = make_schedule(config.diffusion.schedule, config.diffusion.steps)
@@ -201,7 +203,7 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
         batch = {**batch, "image": to_float(batch["image"])}
         return flipped(batch, key=key) if config.flip else batch
 
-    loss = preprocessed(diffusion_loss(model, config.diffusion, schedule), prepare)
+    loss = preprocessed(diffusion_loss(model, config.diffusion, schedule, conditioning=conditioning), prepare)
     loss = accumulate(loss, config.microbatches)
 
     total = -(-config.images // (config.batch_size * config.dispatch)) * config.dispatch
@@ -219,7 +221,7 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
 
     def random_variables(key: jax.Array) -> Any:
         image, time = jnp.zeros((1, side, side, channels)), jnp.zeros((1,), jnp.int32)
-        return model.init(key, image, time, time if config.model.classes else None, train=False)
+        return model.init(key, image, time, {"label": time} if config.model.classes else {}, train=False)
 
     def init(key: jax.Array, given: Mapping[str, jax.Array] | None = None) -> TrainState:
         params_key, run_key = jax.random.split(key)
@@ -254,8 +256,18 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
     image = jax.ShapeDtypeStruct((config.batch_size, side, side, channels), jnp.uint8)
     label = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
     judges = config.data.name == "shapes" and config.model.classes > 0
-    draw = sampler(model, config.diffusion, schedule, config.sampling, image_shape=(side, side, channels))
-    generate = lambda params, labels, key: to_uint8(draw(params, labels, key=key))
+    sampled = sampler(
+        model,
+        config.diffusion,
+        schedule,
+        config.sampling,
+        conditioning=conditioning,
+        image_shape=(side, side, channels),
+    )
+
+    def generate(params: Any, labels: jax.Array, key: jax.Array) -> jax.Array:
+        condition = {"label": labels} if config.model.classes else {}
+        return to_uint8(sampled({"params": params}, condition, jnp.arange(labels.shape[0]), key))
 
     def asked_for(count: int) -> np.ndarray:
         """Every class in turn, so that equal numbers are asked for."""
@@ -274,9 +286,11 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
 
     def evaluation(compiler: Compiler):
         compiled = compiler.function(generate)
-        error_of = held_out_error(model, config.diffusion, schedule)
+        error_of = held_out_error(model, config.diffusion, schedule, conditioning=conditioning)
         held_out = compiler.function(
-            lambda params, batch, key: error_of(params, {**batch, "image": to_float(batch["image"])}, key=key)
+            lambda params, batch, key: error_of(
+                {"params": params}, {**batch, "image": to_float(batch["image"])}, key=key
+            )
         )
         test = data("test")
         count = min(len(test), config.held_out)
