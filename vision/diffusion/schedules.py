@@ -43,36 +43,45 @@ class NoiseSchedule:
 
     def at(self, time: Num[Array, " b"]) -> tuple[Float[Array, "b 1 1 1"], Float[Array, "b 1 1 1"]]:
         """(signal, noise) at times [b] in [-1, T-1], ready to multiply images; t = -1 is the clean image."""
-        signal, noise = self._scales(time)
-        return signal[:, None, None, None], noise[:, None, None, None]
+        if not jnp.issubdtype(time.dtype, jnp.integer):
+            signal, noise = self._between(time.astype(jnp.float32))
+            return signal[:, None, None, None], noise[:, None, None, None]
+        pick = lambda values, clean: _with_clean(values, clean)[time + 1][:, None, None, None]
+        return pick(self.signal, 1.0), pick(self.noise, 0.0)
 
     def snr(self, time: Num[Array, " b"]) -> Float[Array, " b"]:
-        """Signal-to-noise ratio abar / (1 - abar) at times [b] in [-1, T-1]; infinite at -1."""
-        signal, noise = self._scales(time)
-        return (signal / noise) ** 2
+        """Signal-to-noise ratio abar / (1 - abar) at times [b]: integers in [0, T-1], or real numbers in [-1, T-1]."""
+        if not jnp.issubdtype(time.dtype, jnp.integer):
+            signal, noise = self._between(time.astype(jnp.float32))
+            return (signal / noise) ** 2
+        return (jnp.asarray(self.signal)[time] / jnp.asarray(self.noise)[time]) ** 2
 
     def times(self, steps: int) -> Int[np.ndarray, " steps"]:
         """``sampling_times`` of this schedule."""
         return sampling_times(self.steps, steps)
 
-    def _scales(self, time: Num[Array, " b"]) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-        with_clean = lambda values, clean: jnp.concatenate([jnp.full((1,), clean), jnp.asarray(values)])
-        signal, noise = with_clean(self.signal, 1.0), with_clean(self.noise, 0.0)
-        if jnp.issubdtype(time.dtype, jnp.integer):
-            return signal[time + 1], noise[time + 1]
-        time = time.astype(jnp.float32)
+    def _between(self, time: Float[Array, " b"]) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+        """(signal, noise) at real times: those of the tables at integers, interpolated elsewhere."""
         before = jnp.floor(time).astype(jnp.int32)
         after = jnp.minimum(before + 1, self.steps - 1)
         share = time - before
         log_snr = 2.0 * (np.log(self.signal.astype(np.float64)) - np.log(self.noise.astype(np.float64)))
         log_snr = jnp.asarray(log_snr, jnp.float32)
-        between = (1.0 - share) * log_snr[jnp.maximum(before, 0)] + share * log_snr[after]
+        log_snr = (1.0 - share) * log_snr[jnp.maximum(before, 0)] + share * log_snr[after]
+        first = share * self.noise[0]
         # a^2 + s^2 = 1 and a^2 / s^2 = exp(lambda) make a^2 = sigmoid(lambda) and s^2 = sigmoid(-lambda)
-        first = share * noise[1]
-        found_signal = jnp.where(before < 0, jnp.sqrt((1.0 - first) * (1.0 + first)), jnp.sqrt(nn.sigmoid(between)))
-        found_noise = jnp.where(before < 0, first, jnp.sqrt(nn.sigmoid(-between)))
-        exact = share == 0.0
-        return jnp.where(exact, signal[before + 1], found_signal), jnp.where(exact, noise[before + 1], found_noise)
+        signal = jnp.where(before < 0, jnp.sqrt((1.0 - first) * (1.0 + first)), jnp.sqrt(nn.sigmoid(log_snr)))
+        noise = jnp.where(before < 0, first, jnp.sqrt(nn.sigmoid(-log_snr)))
+        integer = share == 0.0
+        return (
+            jnp.where(integer, _with_clean(self.signal, 1.0)[before + 1], signal),
+            jnp.where(integer, _with_clean(self.noise, 0.0)[before + 1], noise),
+        )
+
+
+def _with_clean(values: Float[np.ndarray, " T"], clean: float) -> Float[Array, " T_plus_1"]:
+    """A table that starts at t = -1, the clean image."""
+    return jnp.concatenate([jnp.full((1,), clean), jnp.asarray(values)])
 
 
 def sampling_times(schedule_steps: int, steps: int) -> Int[np.ndarray, " steps"]:
