@@ -29,6 +29,7 @@ def ours() -> dict[str, Callable[[], None]]:
     import numpy as np
     import optax
 
+    from vision.diffusion.conditions import Conditioning
     from vision.diffusion.schedules import linear
     from vision.models.unet import UNet, UNetConfig
     from vision.parallel.mesh import MeshConfig, make_mesh
@@ -48,12 +49,21 @@ def ours() -> dict[str, Callable[[], None]]:
     compiler = Compiler(make_mesh(MeshConfig()))
     state = compiler.init(init, key=jax.random.key(0))
     assert sum(x.size for x in jax.tree.leaves(state.params)) == PARAMETERS
-    step = compiler.step(gradient(diffusion_loss(model, config, schedule), optimizer), init)
+    step = compiler.step(
+        gradient(diffusion_loss(model, config, schedule, conditioning=Conditioning({})), optimizer), init
+    )
     images = np.random.default_rng(0).uniform(-1, 1, (TRAIN_BATCH, 32, 32, 3)).astype(np.float32)
     batch = compiler.shard({"image": images})
-    draw = sampler(model, config, schedule, SamplingConfig(steps=STEPS), image_shape=(32, 32, 3))
-    compiled = compiler.function(lambda params, labels, key: draw(params, labels, key=key))
-    labels = jnp.zeros((SAMPLE_BATCH,), jnp.int32)
+    generate = sampler(
+        model,
+        config,
+        schedule,
+        SamplingConfig(steps=STEPS),
+        conditioning=Conditioning({}),
+        image_shape=(32, 32, 3),
+    )
+    compiled = compiler.function(lambda params, index, key: generate({"params": params}, {}, index, key))
+    index = jnp.arange(SAMPLE_BATCH)
 
     def train() -> None:
         nonlocal state
@@ -61,7 +71,7 @@ def ours() -> dict[str, Callable[[], None]]:
         jax.block_until_ready(state)
 
     def sample() -> None:
-        jax.block_until_ready(compiled(step.merged(state).params, labels, jax.random.key(0)))
+        jax.block_until_ready(compiled(step.merged(state).params, index, jax.random.key(0)))
 
     return {"train": train, "sample": sample}
 

@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vision.diffusion.conditions import label_conditioning
 from vision.diffusion.schedules import make_schedule
 from vision.models.unet import UNet, UNetConfig
 from vision.parallel import sharding
@@ -85,8 +86,9 @@ def test_data_parallelism_of_a_diffusion_unet_moves_every_gradient_once_and_two_
     process = DiffusionConfig()
     schedule = make_schedule(process.schedule, process.steps)
     time = jnp.zeros((1,), jnp.int32)
-    variables = lambda key: model.init(key, jnp.zeros((1, 8, 8, 3)), time, time, train=False)
-    found, params, _ = compiled(MeshConfig(), diffusion_loss(model, process, schedule), variables)
+    variables = lambda key: model.init(key, jnp.zeros((1, 8, 8, 3)), time, {"label": time}, train=False)
+    loss = diffusion_loss(model, process, schedule, conditioning=label_conditioning(3))
+    found, params, _ = compiled(MeshConfig(), loss, variables)
     assert {each.kind for each in found} == {"all-reduce"}
     assert all(each.group == 8 and each.times == 1 and each.exact for each in found)
     scalars = 2 * 4  # the loss and its mse; the gradient's norm is of whole gradients already

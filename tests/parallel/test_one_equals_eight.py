@@ -15,6 +15,7 @@ import optax
 import pytest
 
 from vision.data.augment.image import flipped
+from vision.diffusion.conditions import label_conditioning
 from vision.diffusion.schedules import make_schedule
 from vision.models.dit import SHARDING_RULES as DIT_RULES
 from vision.models.dit import DiT, DiTConfig
@@ -58,14 +59,16 @@ def trained(network, mesh_name, microbatches):
     model, rules = NETWORKS[network]
     compiler = Compiler(mesh, rules)
     process = DiffusionConfig(schedule="cosine", prediction="v")
-    schedule = make_schedule(process.schedule, process.steps)
+    schedule, conditioning = make_schedule(process.schedule, process.steps), label_conditioning(3)
     prepare = lambda batch, *, key: flipped({**batch, "image": to_float(batch["image"])}, key=key)
-    loss = accumulate(preprocessed(diffusion_loss(model, process, schedule), prepare), microbatches)
+    loss = accumulate(
+        preprocessed(diffusion_loss(model, process, schedule, conditioning=conditioning), prepare), microbatches
+    )
     optimizer = optax.sgd(0.3, momentum=0.9)
 
     def init(key):
         image, time = jnp.zeros((1, SIDE, SIDE, 3)), jnp.zeros((1,), jnp.int32)
-        shapes = jax.eval_shape(lambda: model.init(key, image, time, time, train=False)["params"])
+        shapes = jax.eval_shape(lambda: model.init(key, image, time, {"label": time}, train=False)["params"])
         # A new network is zero at its end; noise lets every layer take part from the first step on.
         leaves = jax.tree_util.tree_leaves_with_path(shapes)
         noise = 0.1 * jax.random.normal(key, (sum(leaf.size for _, leaf in leaves),))
@@ -88,8 +91,11 @@ def trained(network, mesh_name, microbatches):
     assert step.traces == 1
     samples = None
     if microbatches == 1:
-        draw = sampler(model, process, schedule, SamplingConfig(steps=4, guidance=2.0), image_shape=(SIDE, SIDE, 3))
-        compiled = compiler.function(lambda params, labels, key: draw(params, labels, key=key))
+        sampling, shape = SamplingConfig(steps=4, guidance=2.0), (SIDE, SIDE, 3)
+        sample = sampler(model, process, schedule, sampling, conditioning=conditioning, image_shape=shape)
+        compiled = compiler.function(
+            lambda params, labels, key: sample({"params": params}, {"label": labels}, labels, key)
+        )
         samples = compiled(state.ema["long"], *compiler.replicate((np.arange(3, dtype=np.int32), jax.random.key(1))))
     return state, losses, samples
 

@@ -9,9 +9,9 @@ With x_t = a x_0 + s eps, a = signal, s = noise, a^2 + s^2 = 1:
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Num
 
-from vision.diffusion.schedules import NoiseSchedule
+from vision.diffusion.process import Process
 
 Prediction = Literal["epsilon", "x0", "v"]
 Weighting = Literal["simple", "min_snr", "truncated_snr"]
@@ -56,8 +56,8 @@ def to_x0_and_eps(
 def loss_weight(
     weighting: Weighting,
     prediction: Prediction,
-    schedule: NoiseSchedule,
-    time: Int[Array, " b"],
+    process: Process,
+    time: Num[Array, " b"],
     *,
     gamma: float = 5.0,
 ) -> Float[Array, " b"]:
@@ -71,7 +71,7 @@ def loss_weight(
     """
     if weighting == "simple":
         return jnp.ones(time.shape, jnp.float32)
-    snr = schedule.snr(time)
+    snr = process.snr(time)
     clipped = jnp.minimum(snr, gamma)
     if weighting == "truncated_snr":
         clipped = jnp.maximum(clipped, 1.0)

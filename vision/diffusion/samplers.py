@@ -1,7 +1,7 @@
-"""Samplers of discrete-time diffusion: ancestral (Ho et al. 2020) and DDIM (Song et al. 2021).
+"""Samplers of diffusion: ancestral (Ho et al. 2020) and DDIM (Song et al. 2021).
 
-A sampler knows a ``Denoiser``, nothing of networks, labels or guidance. Both walk one ``lax.scan`` over a decreasing
-sequence of times, and both draw from a generalised posterior q(x_s | x_t, x_0) with x_0 replaced by its estimate.
+A sampler knows a ``Denoiser``, nothing of networks, conditions or guidance. Both are one ``lax.scan`` over a decreasing
+sequence of times, and both sample a generalised posterior q(x_s | x_t, x_0) with x_0 replaced by its estimate.
 """
 
 from collections.abc import Callable
@@ -10,27 +10,20 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Num
 
+from vision.diffusion.noise import normal_rows
+from vision.diffusion.process import Process
 from vision.diffusion.schedules import NoiseSchedule
 from vision.errors import UserError
 
 Images = Float[Array, "b h w c"]
 
-# (x_t, t [b] int32) -> (estimate of x_0, estimate of eps), float32
-Denoiser = Callable[[Images, Int[Array, " b"]], tuple[Images, Images]]
+Denoiser = Callable[[Images, Num[Array, " b"]], tuple[Images, Images]]
+"""(x_t, t [b]) -> (estimate of x_0, estimate of eps), float32."""
 
-
-def sampling_times(schedule_steps: int, steps: int) -> Int[np.ndarray, " steps"]:
-    """``steps`` integer times from T-1 down to 0, evenly spaced, both ends included.
-
-    Raises ``UserError`` unless 1 <= steps <= T. A single step is T-1.
-    """
-    if not 1 <= steps <= schedule_steps:
-        raise UserError(
-            f"sampling in {steps} steps is impossible: choose 1 to {schedule_steps}, the length of the schedule"
-        )
-    return np.round(np.linspace(schedule_steps - 1, 0, steps)).astype(np.int32)
+Scales = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
+"""(signal, noise) of now and of the next time -> two standard deviations, see ``_walk``."""
 
 
 def clip_x0(x0: Images, eps: Images, signal: Array, noise: Array) -> tuple[Images, Images]:
@@ -43,11 +36,13 @@ def clip_x0(x0: Images, eps: Images, signal: Array, noise: Array) -> tuple[Image
 
 def ddim(
     denoise: Denoiser,
-    schedule: NoiseSchedule,
+    process: Process,
     start: Images,
     *,
     key: Key[Array, ""],
     steps: int = 50,
+    times: Num[np.ndarray, " n"] | None = None,
+    index: Int[Array, " b"] | None = None,
     eta: float = 0.0,
     clip: bool = True,
 ) -> Images:
@@ -55,22 +50,28 @@ def ddim(
 
     Args:
       denoise: estimates of x_0 and eps.
-      schedule: the noise schedule that the denoiser was trained on.
+      process: the process that the denoiser was trained on.
       start: x_T, standard normal noise: with ``eta`` 0 the image is a function of it alone.
       key: randomness of the steps; unused when ``eta`` is 0.
-      steps: how many of the T times are visited.
+      steps: number of network evaluations, at ``process.times(steps)``; unused where ``times`` are given.
+      times: decreasing times to visit instead, integers or real numbers, all later than the clean image.
+      index: numbers of the samples, on which and on the key alone the noise of each depends; 0 to b-1 by default.
       eta: 0 for the deterministic sampler, 1 for the ancestral one on the same times (eq. 16).
       clip: clip estimates of x_0 to [-1, 1] on the way.
 
     Returns:
       x_0, float32, of the shape of ``start``; in [-1, 1] when clipped.
+
+    Raises:
+      UserError: ``times`` are empty, do not decrease, or reach the clean image.
     """
 
     def scales(*now_and_next: Array) -> tuple[Array, Array]:
         spread = eta * posterior_deviation(*now_and_next)
         return spread, spread
 
-    return _walk(denoise, schedule, start, scales, key=key if eta > 0 else None, steps=steps, clip=clip)
+    times = process.times(steps) if times is None else times
+    return _walk(denoise, process, start, scales, key=key if eta > 0 else None, times=times, index=index, clip=clip)
 
 
 def ancestral(
@@ -80,6 +81,8 @@ def ancestral(
     *,
     key: Key[Array, ""],
     steps: int | None = None,
+    times: Num[np.ndarray, " n"] | None = None,
+    index: Int[Array, " b"] | None = None,
     variance: Literal["posterior", "beta"] = "posterior",
     clip: bool = True,
 ) -> Images:
@@ -95,8 +98,8 @@ def ancestral(
         posterior = posterior_deviation(*now_and_next)
         return posterior, posterior if variance == "posterior" else beta_deviation(*now_and_next)
 
-    count = schedule.steps if steps is None else steps
-    return _walk(denoise, schedule, start, scales, key=key, steps=count, clip=clip)
+    times = schedule.times(schedule.steps if steps is None else steps) if times is None else times
+    return _walk(denoise, schedule, start, scales, key=key, times=times, index=index, clip=clip)
 
 
 def beta_deviation(signal: Array, noise: Array, next_signal: Array, next_noise: Array) -> Array:
@@ -116,31 +119,35 @@ def posterior_deviation(signal: Array, noise: Array, next_signal: Array, next_no
 
 def _walk(
     denoise: Denoiser,
-    schedule: NoiseSchedule,
+    process: Process,
     start: Images,
-    scales: Callable[..., tuple[Array, Array]],
+    scales: Scales,
     *,
     key: Key[Array, ""] | None,
-    steps: int,
+    times: Num[np.ndarray, " n"],
+    index: Int[Array, " b"] | None,
     clip: bool,
 ) -> Images:
-    """Scan x_t -> x_s; ``scales`` gives the spread that the mean leaves room for and the one that is drawn."""
-    times = sampling_times(schedule.steps, steps)
-    following = np.append(times[1:], -1)  # -1 is the clean image: signal 1, noise 0
+    """Scan x_t -> x_s; ``scales`` gives the deviation that the mean leaves room for and that of the added noise."""
+    if not len(times) or (np.diff(times) >= 0).any() or times[-1] <= process.clean:
+        raise UserError(
+            f"the times of a sampler decrease, and end before that of the clean image, {process.clean:g}: not {times}"
+        )
+    following = np.append(times[1:], np.asarray(process.clean, times.dtype))
+    index = jnp.arange(start.shape[0]) if index is None else index
 
     def move(noisy: Images, at: tuple[Array, Array, Array]) -> tuple[Images, None]:
-        time, next_time, index = at
-        batch_time = jnp.broadcast_to(time, (noisy.shape[0],))
-        x0, eps = denoise(noisy, batch_time)
-        now = schedule.at(time[None])
-        then = schedule.at(next_time[None])
+        time, next_time, step = at
+        x0, eps = denoise(noisy, jnp.broadcast_to(time, (noisy.shape[0],)))
+        now = process.at(time[None])
+        then = process.at(next_time[None])
         if clip:
             x0, eps = clip_x0(x0, eps, *now)
-        room, drawn = scales(*now, *then)
+        room, added = scales(*now, *then)
         # Song et al. 2021, eq. 12: x_s = a_s x_0 + sqrt(s_s^2 - sigma^2) eps + sigma z
         moved = then[0] * x0 + jnp.sqrt(jnp.maximum(then[1] ** 2 - room**2, 0.0)) * eps
         if key is not None:
-            moved = moved + drawn * jax.random.normal(jax.random.fold_in(key, index), noisy.shape)
+            moved = moved + added * normal_rows(jax.random.fold_in(key, step), index, noisy.shape[1:])
         return moved, None
 
     steps_in_order = (jnp.asarray(times), jnp.asarray(following), jnp.arange(len(times)))

@@ -11,7 +11,8 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jax import nn
+from jaxtyping import Array, Float, Int, Num
 
 from vision.errors import UserError
 
@@ -20,7 +21,12 @@ ScheduleName = Literal["linear", "cosine", "sigmoid"]
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
-    """The tables of a schedule: float32 [T], signal**2 + noise**2 = 1, signal falls and noise rises with t."""
+    """The tables of a schedule: float32 [T], signal**2 + noise**2 = 1, signal falls and noise rises with t.
+
+    A ``vision.diffusion.process.Process`` at any real time in [-1, T-1]: at integers the values are those of the
+    tables, and between them the logarithm of the signal-to-noise ratio is linear. From the clean image at -1, where
+    that is infinite, to time 0 it is the noise that rises linearly.
+    """
 
     signal: Float[np.ndarray, " T"]
     noise: Float[np.ndarray, " T"]
@@ -30,15 +36,64 @@ class NoiseSchedule:
         """T, the number of diffusion times."""
         return len(self.signal)
 
-    def at(self, time: Int[Array, " b"]) -> tuple[Float[Array, "b 1 1 1"], Float[Array, "b 1 1 1"]]:
-        """(signal, noise) at integer times [b] in [-1, T-1], ready to multiply images; t = -1 is the clean image."""
-        table = lambda values, clean: jnp.concatenate([jnp.full((1,), clean), jnp.asarray(values)])
-        pick = lambda values, clean: table(values, clean)[time + 1][:, None, None, None]
+    @property
+    def clean(self) -> float:
+        """-1, the time of the clean image."""
+        return -1.0
+
+    def at(self, time: Num[Array, " b"]) -> tuple[Float[Array, "b 1 1 1"], Float[Array, "b 1 1 1"]]:
+        """(signal, noise) at times [b] in [-1, T-1], ready to multiply images; t = -1 is the clean image."""
+        if not jnp.issubdtype(time.dtype, jnp.integer):
+            signal, noise = self._between(time.astype(jnp.float32))
+            return signal[:, None, None, None], noise[:, None, None, None]
+        pick = lambda values, clean: _with_clean(values, clean)[time + 1][:, None, None, None]
         return pick(self.signal, 1.0), pick(self.noise, 0.0)
 
-    def snr(self, time: Int[Array, " b"]) -> Float[Array, " b"]:
-        """Signal-to-noise ratio abar / (1 - abar) at integer times in [0, T-1]."""
+    def snr(self, time: Num[Array, " b"]) -> Float[Array, " b"]:
+        """Signal-to-noise ratio abar / (1 - abar) at times [b]: integers in [0, T-1], or real numbers in [-1, T-1]."""
+        if not jnp.issubdtype(time.dtype, jnp.integer):
+            signal, noise = self._between(time.astype(jnp.float32))
+            return (signal / noise) ** 2
         return (jnp.asarray(self.signal)[time] / jnp.asarray(self.noise)[time]) ** 2
+
+    def times(self, steps: int) -> Int[np.ndarray, " steps"]:
+        """``sampling_times`` of this schedule."""
+        return sampling_times(self.steps, steps)
+
+    def _between(self, time: Float[Array, " b"]) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+        """(signal, noise) at real times: those of the tables at integers, interpolated elsewhere."""
+        before = jnp.floor(time).astype(jnp.int32)
+        after = jnp.minimum(before + 1, self.steps - 1)
+        share = time - before
+        log_snr = 2.0 * (np.log(self.signal.astype(np.float64)) - np.log(self.noise.astype(np.float64)))
+        log_snr = jnp.asarray(log_snr, jnp.float32)
+        log_snr = (1.0 - share) * log_snr[jnp.maximum(before, 0)] + share * log_snr[after]
+        first = share * self.noise[0]
+        # a^2 + s^2 = 1 and a^2 / s^2 = exp(lambda) make a^2 = sigmoid(lambda) and s^2 = sigmoid(-lambda)
+        signal = jnp.where(before < 0, jnp.sqrt((1.0 - first) * (1.0 + first)), jnp.sqrt(nn.sigmoid(log_snr)))
+        noise = jnp.where(before < 0, first, jnp.sqrt(nn.sigmoid(-log_snr)))
+        integer = share == 0.0
+        return (
+            jnp.where(integer, _with_clean(self.signal, 1.0)[before + 1], signal),
+            jnp.where(integer, _with_clean(self.noise, 0.0)[before + 1], noise),
+        )
+
+
+def _with_clean(values: Float[np.ndarray, " T"], clean: float) -> Float[Array, " T_plus_1"]:
+    """A table that starts at t = -1, the clean image."""
+    return jnp.concatenate([jnp.full((1,), clean), jnp.asarray(values)])
+
+
+def sampling_times(schedule_steps: int, steps: int) -> Int[np.ndarray, " steps"]:
+    """``steps`` integer times from T-1 down to 0, evenly spaced, both ends included.
+
+    Raises ``UserError`` unless 1 <= steps <= T. A single step is T-1.
+    """
+    if not 1 <= steps <= schedule_steps:
+        raise UserError(
+            f"sampling in {steps} steps is impossible: choose 1 to {schedule_steps}, the length of the schedule"
+        )
+    return np.round(np.linspace(schedule_steps - 1, 0, steps)).astype(np.int32)
 
 
 def from_betas(betas: Float[np.ndarray, " T"]) -> NoiseSchedule:

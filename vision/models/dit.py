@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Num
 
 from vision.nn.attention import dot_product_attention
+from vision.nn.condition_shapes import check_condition
 from vision.nn.embeddings import sinusoidal_embedding
 from vision.nn.resample import depth_to_space, space_to_depth
+from vision.types import Condition
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,12 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: Float[Array, "b n d"], condition: Float[Array, "b d"]) -> Float[Array, "b n d"]:
-        """Transform ``tokens`` as ``condition``, the sum of the embeddings of time and class, tells."""
+    def __call__(self, tokens: Float[Array, "b n d"], embedding: Float[Array, "b d"]) -> Float[Array, "b n d"]:
+        """Transform ``tokens``, modulated by ``embedding``, the sum of the embeddings of time and conditions."""
         width = tokens.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
         signals = nn.Dense(6 * width, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="modulation")(
-            nn.silu(condition)
+            nn.silu(embedding)
         )
         shift_a, scale_a, gate_a, shift_b, scale_b, gate_b = jnp.split(signals[:, None, :], 6, axis=-1)
         # Peebles & Xie 2023, figure 3, right: x + gate * f((1 + scale) LayerNorm(x) + shift)
@@ -121,7 +123,7 @@ class DiT(nn.Module):
         self,
         image: Float[Array, "b h w c"],
         time: Num[Array, " b"],
-        label: Int[Array, " b"] | None = None,
+        condition: Condition | None = None,
         *,
         train: bool,
     ) -> Float[Array, "b h w c"]:
@@ -130,30 +132,31 @@ class DiT(nn.Module):
         Args:
           image: noisy images of about unit variance; sides must be multiples of the patch.
           time: diffusion time in steps, 0 to 999 for the published schedule.
-          label: class labels in [0, classes], where ``classes`` means "no label"; needed if and only if
-            ``config.classes`` is not 0.
+          condition: what the configuration names, and nothing else; None or ``{}`` for nothing. "label" int32 [b] in
+            [0, classes], where ``classes`` means "no label".
           train: unused, since nothing here differs between training and use.
 
         Returns:
           The prediction in float32.
 
         Raises:
-          ValueError: if labels are given to an unconditional network or withheld from a conditional one.
+          ValueError: a condition is missing, has another shape, or is one that the network was not built for.
         """
         del train
         config = self.config
         dtype = jnp.dtype(config.dtype)
-        if (label is not None) != (config.classes > 0):
-            raise ValueError(f"a DiT with classes={config.classes} was given label={label!r}")
+        condition = condition or {}
+        expected = {"label": image.shape[:1]} if config.classes else {}
+        check_condition("a DiT", condition, expected)
         small = nn.initializers.normal(0.02)
         embed = partial(nn.Dense, config.width, dtype=dtype, kernel_init=small)
-        condition = embed(name="time_in")(sinusoidal_embedding(time, FREQUENCIES))
-        condition = embed(name="time_out")(nn.silu(condition))
-        if label is not None:
+        embedding = embed(name="time_in")(sinusoidal_embedding(time, FREQUENCIES))
+        embedding = embed(name="time_out")(nn.silu(embedding))
+        if config.classes:
             table = nn.Embed(
                 config.classes + 1, config.width, dtype=dtype, embedding_init=small, name="label_embedding"
             )
-            condition = condition + table(label)
+            embedding = embedding + table(condition["label"])
 
         patches = space_to_depth(image, config.patch)
         rows, columns = patches.shape[1:3]
@@ -163,10 +166,10 @@ class DiT(nn.Module):
         tokens = tokens + position_embedding(rows, columns, config.width).astype(dtype)
         block = nn.remat(Block) if config.remat else Block
         for index in range(config.depth):
-            tokens = block(config.heads, config.expansion, dtype=dtype, name=f"block_{index}")(tokens, condition)
+            tokens = block(config.heads, config.expansion, dtype=dtype, name=f"block_{index}")(tokens, embedding)
 
         closed = nn.initializers.zeros
-        signals = nn.Dense(2 * config.width, dtype=dtype, kernel_init=closed, name="modulation")(nn.silu(condition))
+        signals = nn.Dense(2 * config.width, dtype=dtype, kernel_init=closed, name="modulation")(nn.silu(embedding))
         shift, scale = jnp.split(signals[:, None, :], 2, axis=-1)
         tokens = modulate(tokens, shift, scale, dtype=dtype)
         size = config.channels * config.patch**2

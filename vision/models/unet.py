@@ -14,12 +14,14 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Num
 
 from vision.nn.attention import SelfAttention2d
+from vision.nn.condition_shapes import check_condition
 from vision.nn.embeddings import sinusoidal_embedding
 from vision.nn.norms import GroupNorm
 from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
+from vision.types import Condition
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class UNet(nn.Module):
         self,
         image: Float[Array, "b h w c"],
         time: Num[Array, " b"],
-        label: Int[Array, " b"] | None = None,
+        condition: Condition | None = None,
         *,
         train: bool,
     ) -> Float[Array, "b h w c"]:
@@ -120,20 +122,21 @@ class UNet(nn.Module):
         Args:
           image: noisy images of about unit variance; sides must be multiples of patch * 2 ** (levels - 1).
           time: diffusion time in steps, 0 to 999 for the published schedule.
-          label: class labels in [0, classes], where ``classes`` means "no label"; needed if and only if
-            ``config.classes`` is not 0.
+          condition: what the configuration names, and nothing else; None or ``{}`` for nothing. "label" int32 [b] in
+            [0, classes], where ``classes`` means "no label".
           train: whether dropout is active; it then needs the "dropout" random stream.
 
         Returns:
           The prediction in float32.
 
         Raises:
-          ValueError: if labels are given to an unconditional network or withheld from a conditional one.
+          ValueError: a condition is missing, has another shape, or is one that the network was not built for.
         """
         config = self.config
         dtype = jnp.dtype(config.dtype)
-        if (label is not None) != (config.classes > 0):
-            raise ValueError(f"a UNet with classes={config.classes} was given label={label!r}")
+        condition = condition or {}
+        expected = {"label": image.shape[:1]} if config.classes else {}
+        check_condition("a UNet", condition, expected)
         # 32 groups at the published width; narrower networks get groups of four channels
         norm = lambda name: GroupNorm(name=name, dtype=dtype)
         block = nn.remat(ResidualBlock, static_argnums=(3,)) if config.remat else ResidualBlock
@@ -144,13 +147,13 @@ class UNet(nn.Module):
         dense = partial(nn.Dense, 4 * config.width, dtype=dtype, kernel_init=fan_average)
         embedding = sinusoidal_embedding(time, config.width)
         embedding = dense(name="time_out")(nn.silu(dense(name="time_in")(embedding)))
-        if label is not None:
+        if config.classes:
             # Linen's default variance, 1 / (4 width), is far below the time embedding's: labels go unheard for long.
             unit = nn.initializers.normal(1.0)
             table = nn.Embed(
                 config.classes + 1, 4 * config.width, dtype=dtype, embedding_init=unit, name="label_embedding"
             )
-            embedding = embedding + table(label)
+            embedding = embedding + table(condition["label"])
 
         hidden = space_to_depth(image, config.patch) if config.patch > 1 else image
         hidden = Conv3x3(config.width, dtype=dtype, name="stem")(hidden)

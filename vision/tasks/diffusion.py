@@ -1,19 +1,47 @@
-"""Diffusion as a task: the training loss and the sampling function of a noise-predicting network."""
+"""Diffusion as a task: the training loss, the error on held-out images, and the sampling function of a network."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Num
 
 from vision.diffusion import samplers
+from vision.diffusion.conditions import Conditioning
 from vision.diffusion.guidance import denoiser, guided
 from vision.diffusion.parameterization import Prediction, Weighting, diffuse, loss_weight, target
-from vision.diffusion.schedules import NoiseSchedule, ScheduleName, make_schedule
+from vision.diffusion.process import Process
+from vision.diffusion.schedules import NoiseSchedule, ScheduleName, make_schedule, sampling_times
 from vision.errors import UserError
+from vision.types import Batch, Condition, LossFn, Params
+
+Variables = Mapping[str, Params]
+"""The variables of a network: {"params": ...}."""
+
+
+@runtime_checkable
+class HeldOutError(Protocol):
+    """The error on images that were not trained on, in a form that adds up over batches."""
+
+    def __call__(
+        self, variables: Variables, batch: Batch, *, key: Key[Array, ""]
+    ) -> tuple[Float[Array, ""], Int[Array, ""]]:
+        """(variables, batch with "mask" bool [b]) -> (sum of squared errors, their number), both where mask."""
+        ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Generates images."""
+
+    def __call__(
+        self, variables: Variables, condition: Condition, index: Int[Array, " n"], key: Key[Array, ""]
+    ) -> Float[Array, "n h w c"]:
+        """Images float32 under ``condition``, arrays [n ...] by name; sample i has the noise of (key, index[i])."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,13 +58,13 @@ class DiffusionConfig:
     """Weight of each diffusion time in the loss."""
     gamma: float = 5.0
     """Cap on the signal-to-noise ratio of the weightings by it."""
-    label_dropout: float = 0.1
-    """Share of labels replaced by "no label" in training, for classifier-free guidance. Unused without classes."""
+    condition_dropout: float = 0.1
+    """Share of samples trained without their conditions, for classifier-free guidance. Unused without conditions."""
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How images are drawn."""
+    """How images are sampled."""
 
     method: Literal["ddim", "ancestral"] = "ddim"
     """Sampler."""
@@ -45,25 +73,25 @@ class SamplingConfig:
     eta: float = 0.0
     """Noise of DDIM: 0 is deterministic, 1 ancestral. Unused by the ancestral sampler."""
     guidance: float = 1.0
-    """Classifier-free guidance scale: 1 is none. Unused without classes."""
+    """Classifier-free guidance scale: 1 is none. Unused without conditions."""
     variance: Literal["posterior", "beta"] = "posterior"
     """Variance of the ancestral sampler's steps. Unused by DDIM."""
     clip: bool = True
     """Clip estimates of the clean image to [-1, 1] on the way."""
 
 
-def check(config: DiffusionConfig, sampling: SamplingConfig, *, classes: int) -> None:
-    """Raise ``UserError`` where the two cannot go together or a value is out of range."""
+def check(config: DiffusionConfig, sampling: SamplingConfig, *, conditioning: Conditioning) -> None:
+    """Raise ``UserError`` where these cannot go together or a value is out of range."""
     make_schedule(config.schedule, config.steps)
-    samplers.sampling_times(config.steps, sampling.steps)
-    if not 0.0 <= config.label_dropout <= 1.0:
-        raise UserError(f"diffusion.label_dropout is a probability, not {config.label_dropout}")
+    sampling_times(config.steps, sampling.steps)
+    if not 0.0 <= config.condition_dropout <= 1.0:
+        raise UserError(f"diffusion.condition_dropout is a probability, not {config.condition_dropout}")
     if not 0.0 <= sampling.eta <= 1.0:
         raise UserError(f"sampling.eta is between 0 and 1, not {sampling.eta}")
-    if classes and sampling.guidance != 1.0 and config.label_dropout == 0.0:
+    if conditioning and sampling.guidance != 1.0 and config.condition_dropout == 0.0:
         raise UserError(
-            "sampling.guidance needs a network that was trained without labels too: set diffusion.label_dropout above "
-            "0, or sampling.guidance 1"
+            "sampling.guidance needs a network that was trained without conditions too: set "
+            "diffusion.condition_dropout above 0, or sampling.guidance 1"
         )
     if config.weighting == "truncated_snr" and config.prediction == "epsilon":
         raise UserError(
@@ -74,33 +102,32 @@ def check(config: DiffusionConfig, sampling: SamplingConfig, *, classes: int) ->
         raise UserError(f"diffusion.gamma is positive, not {config.gamma}")
 
 
-def null_label(model: nn.Module) -> int:
-    """The label that means "no label": one past the last class."""
-    return model.config.classes  # pyright: ignore[reportAttributeAccessIssue]
+def diffusion_loss(
+    model: nn.Module, config: DiffusionConfig, schedule: NoiseSchedule, *, conditioning: Conditioning
+) -> LossFn:
+    """The loss of a network with the call ``model(noisy, time, condition, train=...)``.
 
-
-def diffusion_loss(model: nn.Module, config: DiffusionConfig, schedule: NoiseSchedule) -> Callable[..., Any]:
-    """The LossFn of a network with the call ``model(noisy, time, label, train=...)`` and a ``config.classes``.
-
-    Batches hold "image" float32 [b h w c] in [-1, 1] and, for a conditional network, "label" int32 [b]. The times are
-    stratified over the batch: sample i of b draws t uniformly from the i-th of b equal parts of [0, T), in random
-    order. Each t is still uniform, so the loss is unbiased, and its variance is much smaller: in the spirit of the
-    low-discrepancy sampler of Kingma et al. 2021, which shares one offset.
+    Batches hold "image" float32 [b h w c] in [-1, 1] and the conditions; a share ``config.condition_dropout`` of
+    samples is trained without them (Ho & Salimans 2022, algorithm 1). The times are stratified over the batch: sample
+    i of b samples t uniformly from the i-th of b equal parts of [0, T), in random order. Each t is still uniform, so
+    the loss is unbiased, and its variance is much smaller: in the spirit of the low-discrepancy sampler of Kingma et
+    al. 2021, which shares one offset.
 
     Ho et al. 2020, algorithm 1 and eq. 14, with targets and weights of ``parameterization``.
     """
 
     def loss(params, model_state, batch, *, key, step):
         del step
-        time_key, noise_key, label_key, dropout_key = jax.random.split(key, 4)
+        time_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
         image = batch["image"]
         time = stratified_times(image.shape[0], schedule.steps, key=time_key)
         eps = jax.random.normal(noise_key, image.shape)
-        labels = None
-        if null_label(model):
-            dropped = jax.random.bernoulli(label_key, config.label_dropout, batch["label"].shape)
-            labels = jnp.where(dropped, null_label(model), batch["label"])
-        error = squared_error(model, params, config, schedule, image, eps, time, labels, rngs={"dropout": dropout_key})
+        condition = conditioning.dropped(
+            conditioning.of(batch), probability=config.condition_dropout, key=condition_key
+        )
+        error = squared_error(
+            model, {"params": params}, config, schedule, image, eps, time, condition, rngs={"dropout": dropout_key}
+        )
         weight = loss_weight(config.weighting, config.prediction, schedule, time, gamma=config.gamma)
         return jnp.mean(weight * error), (model_state, {"mse": jnp.mean(error)})
 
@@ -117,39 +144,45 @@ def stratified_times(count: int, steps: int, *, key: Key[Array, ""]) -> Int[Arra
 
 def squared_error(
     model: nn.Module,
-    params: Any,
+    variables: Variables,
     config: DiffusionConfig,
-    schedule: NoiseSchedule,
+    process: Process,
     image: Float[Array, "b h w c"],
     eps: Float[Array, "b h w c"],
-    time: Int[Array, " b"],
-    labels: Int[Array, " b"] | None,
+    time: Num[Array, " b"],
+    condition: Condition,
     *,
     rngs: dict[str, Key[Array, ""]] | None = None,
 ) -> Float[Array, " b"]:
-    """Mean squared error of the network's output for each sample; dropout is active when ``rngs`` are given."""
-    signal, noise = schedule.at(time)
+    """Mean squared error of the network's output for each sample; dropout is active when ``rngs`` are given.
+
+    Raises ``ValueError`` where the output has another shape than the images.
+    """
+    signal, noise = process.at(time)
     noisy = diffuse(image, eps, signal=signal, noise=noise)
-    output = model.apply({"params": params}, noisy, time, labels, train=rngs is not None, rngs=rngs)
+    output = model.apply(variables, noisy, time, condition, train=rngs is not None, rngs=rngs)
     assert isinstance(output, jax.Array)  # apply returns a pair only where state is mutable
-    wanted = target(config.prediction, image, eps, signal=signal, noise=noise)
-    return jnp.mean(jnp.square(output - wanted), axis=(1, 2, 3))
+    if output.shape != image.shape:
+        raise ValueError(f"the network returned an array of shape {output.shape} for images of shape {image.shape}")
+    truth = target(config.prediction, image, eps, signal=signal, noise=noise)
+    return jnp.mean(jnp.square(output - truth), axis=(1, 2, 3))
 
 
-def held_out_error(model: nn.Module, config: DiffusionConfig, schedule: NoiseSchedule) -> Callable[..., Any]:
-    """A function (params, batch, key=...) -> (sum of squared errors, count) on images not trained on.
+def held_out_error(
+    model: nn.Module, config: DiffusionConfig, schedule: NoiseSchedule, *, conditioning: Conditioning
+) -> HeldOutError:
+    """The error of a network's target on images not trained on, under their true conditions.
 
-    The mask "mask" bool [b] leaves padding out. Noise and time are drawn from ``key``, so that equal keys make
-    evaluations of different states comparable; labels, when the network knows them, are the true ones.
+    The mask "mask" bool [b] leaves padding out. Noise and time are sampled from ``key``, so that equal keys make
+    evaluations of different states comparable.
     """
 
-    def evaluate(params, batch, *, key):
+    def evaluate(variables, batch, *, key):
         image, mask = batch["image"], batch["mask"]
         time_key, noise_key = jax.random.split(key)
         time = stratified_times(image.shape[0], schedule.steps, key=time_key)
         eps = jax.random.normal(noise_key, image.shape)
-        labels = batch["label"] if null_label(model) else None
-        error = squared_error(model, params, config, schedule, image, eps, time, labels)
+        error = squared_error(model, variables, config, schedule, image, eps, time, conditioning.of(batch))
         return jnp.sum(jnp.where(mask, error, 0.0)), jnp.sum(mask)
 
     return evaluate
@@ -161,30 +194,27 @@ def sampler(
     schedule: NoiseSchedule,
     sampling: SamplingConfig,
     *,
+    conditioning: Conditioning,
     image_shape: tuple[int, int, int],
-) -> Callable[..., Float[Array, "b h w c"]]:
-    """A function (params, labels, key=...) -> images float32 [b h w c] in [-1, 1] when clipped.
+) -> Sampler:
+    """The function that generates images of ``image_shape`` (h, w, c), in [-1, 1] when ``sampling.clip``.
 
-    Image i depends on (key, i, label i) alone, not on how many are drawn, by DDIM with ``eta`` 0, up to rounding.
-    ``labels`` int32 [b] also give the number of images; an unconditional network ignores their values.
+    Sample i depends on (key, index[i], condition i) alone, not on how many are sampled with it, up to rounding.
     """
 
-    def draw(params, labels, *, key):
+    def sample(variables, condition, index, key):
+        null = conditioning.null(condition)
         start_key, walk_key = jax.random.split(key)
-        keys = jax.vmap(lambda i: jax.random.fold_in(start_key, i))(jnp.arange(labels.shape[0]))
+        keys = jax.vmap(lambda i: jax.random.fold_in(start_key, i))(index)
         start = jax.vmap(lambda k: jax.random.normal(k, image_shape))(keys)
-        conditional = null_label(model) > 0
 
-        def predict(noisy, time, label):
-            output = model.apply({"params": params}, noisy, time, label, train=False)
+        def predict(noisy, time, condition):
+            output = model.apply(variables, noisy, time, condition, train=False)
             assert isinstance(output, jax.Array)  # as in squared_error
             return output
 
-        if conditional:
-            output = guided(predict, labels=labels, null_label=null_label(model), scale=sampling.guidance)
-        else:
-            output = lambda noisy, time: predict(noisy, time, None)
-        denoise = denoiser(output, schedule, config.prediction)
+        scale = sampling.guidance if conditioning else 1.0
+        denoise = denoiser(guided(predict, condition=condition, null=null, scale=scale), schedule, config.prediction)
         if sampling.method == "ddim":
             return samplers.ddim(
                 denoise,
@@ -192,6 +222,7 @@ def sampler(
                 start,
                 key=walk_key,
                 steps=sampling.steps,
+                index=index,
                 eta=sampling.eta,
                 clip=sampling.clip,
             )
@@ -201,8 +232,9 @@ def sampler(
             start,
             key=walk_key,
             steps=sampling.steps,
+            index=index,
             variance=sampling.variance,
             clip=sampling.clip,
         )
 
-    return draw
+    return sample
