@@ -13,8 +13,6 @@ of ``experiments.gan_mnist`` make it 97.2 %, as many real ones, 10,000, 99.1 %.
 """
 
 import functools
-import importlib
-import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,11 +25,8 @@ from vision.data.labelled import labelled_source
 from vision.data.pipeline import batches
 from vision.data.source import ArraySource, in_memory
 from vision.errors import UserError, at_least_one
-from vision.launch.options import parse
-from vision.launch.run import abstract_state, main
-from vision.parallel.mesh import make_mesh
-from vision.train.checkpoint import Checkpoints
-from vision.train.compile import Compiler
+from vision.launch.load_run import load_run
+from vision.launch.run import main
 from vision.train.experiment import Experiment
 from vision.types import SampleRequest
 
@@ -65,7 +60,7 @@ def build(config: Config) -> Experiment:
         if config.generator is None:
             chosen = np.random.default_rng(0).permutation(len(real))[: config.drawn]
             return ArraySource({name: real.arrays[name][chosen] for name in ("image", "label")}, real.class_names)
-        return drawn_by(config.generator, config.drawn, tuple(real.class_names))
+        return sampled_from(config.generator, config.drawn, tuple(real.class_names))
 
     def train_batches(*, seed: int, start_step: int, process_index: int, process_count: int):
         share: dict[str, Any] = {"process_index": process_index, "process_count": process_count}
@@ -74,34 +69,27 @@ def build(config: Config) -> Experiment:
     return replace(made, batches=train_batches)
 
 
-def drawn_by(folder: Path, count: int, class_names: tuple[str, ...]) -> ArraySource:
-    """So many images of the newest checkpoint of a run, every class as often, with the classes that were asked for.
+def sampled_from(folder: Path, count: int, class_names: tuple[str, ...]) -> ArraySource:
+    """Images of the newest checkpoint of a run, equal numbers of all classes, labelled with the requested class.
+
+    Args:
+      folder: the run folder.
+      count: the number of images.
+      class_names: of the real data.
 
     Raises ``UserError`` where there is no such run, or its images have no classes, or other ones than ``class_names``.
     """
-    folder = folder.expanduser()
-    try:
-        name = json.loads((folder / "config.json").read_text())["experiment"]
-        module = importlib.import_module(f"experiments.{name}")
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"{folder} is no work directory of a run that draws images ({error})") from error
-    words = {"default": module.Config(), "quick": module.QUICK, "description": ""}
-    config: Any = parse(name, arguments=["--config", str(folder / "config.json")], **words).config
-    experiment, compiler = module.build(config), Compiler(make_mesh(config.mesh))
-    if experiment.sampling is None:
-        raise UserError(f"{name} does not draw images: choose another --generator than {folder}")
-    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        state = checkpoints.restore(abstract_state(experiment, compiler), report=lambda text: None)
-    if state is None:
-        raise UserError(f"{folder} has no checkpoint yet: wait for the run to save one")
-    samples = experiment.sampling(compiler)(state, SampleRequest(count=count, seed=experiment.seed))
-    drawn, captions = samples.images, samples.captions
-    unknown = sorted(set(captions) - set(class_names))
-    if not captions or unknown:
+    run = load_run(folder)
+    if run.experiment.sampling is None:
+        raise UserError(f"{run.name} does not generate images: choose another --generator than {folder}")
+    request = SampleRequest(count=count, seed=run.experiment.seed)
+    samples = run.experiment.sampling(run.compiler)(run.state, request)
+    unknown = sorted(set(samples.captions) - set(class_names))
+    if not samples.captions or unknown:
         what = f"of {unknown[0]!r}, which the data does not know" if unknown else "without classes"
-        raise UserError(f"{folder} draws images {what}: the accuracy score is of conditional generators")
-    labels = np.array([class_names.index(caption) for caption in captions], np.int32)
-    return ArraySource({"image": drawn, "label": labels}, class_names)
+        raise UserError(f"{folder} generates images {what}: the accuracy score is of conditional generators")
+    labels = np.array([class_names.index(caption) for caption in samples.captions], np.int32)
+    return ArraySource({"image": samples.images, "label": labels}, class_names)
 
 
 if __name__ == "__main__":

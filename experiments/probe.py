@@ -19,8 +19,8 @@ import numpy as np
 
 from experiments.classification import as_seen
 from vision.data.labelled import description, labelled_source, test_batches
-from vision.errors import UserError
-from vision.launch.options import parse
+from vision.launch.exit_code import exit_code
+from vision.launch.experiment_module import find_experiment
 from vision.metrics.recognition import neighbours
 from vision.metrics.recognition.linear_probe import linear_probe
 from vision.ops.pixels import to_float
@@ -60,33 +60,29 @@ def features_of(config: Any, network: Any, compiler: Compiler) -> dict[str, tupl
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print both accuracies with their protocol."""
+    """Print both accuracies with their protocol; returns the exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return 0
-    name, *options = arguments
-    try:
-        if name not in EXPERIMENTS:
-            raise UserError(f"there is no classification experiment {name}: choose one of {', '.join(EXPERIMENTS)}")
-        module = importlib.import_module(f"experiments.{name}")
-        prog = f"python -m experiments.probe {name}"
-        words = {"default": module.Config(), "quick": module.QUICK, "description": __doc__ or ""}
-        config: Any = parse(prog, arguments=options, **words).config
-        network = module.network(config.model) if hasattr(module, "network") else resnet(config)
-        compiler = Compiler(make_mesh(config.mesh))
-        found = features_of(config, network, compiler)
-        names = labelled_source(config.data, "test", seed=config.seed).class_names
-        (features, labels), (others, truths) = found["train"], found["test"]
-        voting = neighbours.NeighboursConfig(neighbours=min(200, len(labels)))
-        judged = f"{len(truths):,} images of {description(config.data, 'test')}"
-        near = neighbours.accuracy(features, labels, others, truths, classes=len(names), config=voting)
-        print(f"nearest neighbours {near:.4f}  ({neighbours.protocol(voting, len(labels))}; {judged})", flush=True)
-        probe = linear_probe(features, labels, others, truths, classes=len(names))
-        print(f"linear probe {probe.accuracy:.4f}  ({probe.protocol(len(labels))}; {judged})")
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.code
-    return 0
+    return exit_code(lambda: probe(arguments[0], arguments[1:]))
+
+
+def probe(name: str, options: Sequence[str]) -> None:
+    """Print both accuracies of an experiment's network, with their protocol."""
+    experiment = find_experiment(name, among=EXPERIMENTS, kind="classification experiment")
+    config = experiment.parse(options).config
+    module = importlib.import_module(experiment.module)
+    network = module.network(config.model) if hasattr(module, "network") else resnet(config)
+    compiler = Compiler(make_mesh(config.mesh))
+    found = features_of(config, network, compiler)
+    names = labelled_source(config.data, "test", seed=config.seed).class_names
+    (features, labels), (test_features, test_labels) = found["train"], found["test"]
+    voting = neighbours.NeighboursConfig(neighbours=min(200, len(labels)))
+    test = f"{len(test_labels):,} images of {description(config.data, 'test')}"
+    near = neighbours.accuracy(features, labels, test_features, test_labels, classes=len(names), config=voting)
+    print(f"nearest neighbours {near:.4f}  ({neighbours.protocol(voting, len(labels))}; {test})", flush=True)
+    linear = linear_probe(features, labels, test_features, test_labels, classes=len(names))
+    print(f"linear probe {linear.accuracy:.4f}  ({linear.protocol(len(labels))}; {test})")
 
 
 def resnet(config: Any) -> Any:

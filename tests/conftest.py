@@ -40,7 +40,7 @@ import jax
 import jaxtyping
 import pytest
 
-from vision.launch import run as launcher
+from vision.launch import devices
 from vision.parallel.mesh import MeshConfig, make_mesh
 
 
@@ -75,5 +75,5 @@ def on_one_device():
     sum, depends on how many devices are simulated.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launcher, "make_mesh", functools.partial(make_mesh, devices=jax.devices()[:1]))
+        patch.setattr(devices, "make_mesh", functools.partial(make_mesh, devices=jax.devices()[:1]))
         yield

@@ -197,9 +197,9 @@ def recipe(here):
     """The stand-in as the runner knows it."""
     from standins import tiny
 
-    from vision.ablation.plan import Recipe
+    from vision.launch.experiment_module import ExperimentModule
 
-    return Recipe(
+    return ExperimentModule(
         name="tiny",
         module="standins.tiny",
         config=tiny.Config(),

@@ -1,4 +1,4 @@
-"""Evaluations of classifiers against numpy on all logits at once; what is said of files; --predict of a tiny run."""
+"""Evaluations of classifiers against numpy on all logits at once; what is said of files; predictions of a tiny run."""
 
 from functools import cache, partial
 
@@ -18,6 +18,7 @@ from vision.data.source import ArraySource
 from vision.errors import UserError
 from vision.evaluation import classification as evaluation
 from vision.launch import run as launcher
+from vision.launch import verbs
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.report.mistakes import mistakes_sheet, worst_mistakes
 from vision.train.class_names import class_names
@@ -229,6 +230,11 @@ def finetuning(workdir, *arguments):
     )
 
 
+def predict(run, *patterns):
+    """The exit code of ``python -m vision predict``."""
+    return verbs.main(["predict", str(run), *map(str, patterns)])
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of one step."""
@@ -241,12 +247,12 @@ def test_what_a_run_leaves_of_its_evaluation(run, capsys):
     names = sorted(path.name for path in (run / "samples").iterdir())
     assert names == [f"{name}-0000000008.png" for name in ("confusion", "mistakes", "reliability")]
     capsys.readouterr()
-    assert finetuning(run, "--evaluate") == 0
+    assert verbs.main(["evaluate", str(run)]) == 0
     said = capsys.readouterr().out
     for words in ("top1_accuracy ", "2,000 images of the shapes world (test), 16x16, EMA 0.99", *CLASSES):
         assert words in said
-    # the mirror is a matter of evaluation_only
-    assert finetuning(run, "--evaluate", "--mirror") == 0
+    # flipping in evaluation may differ from the run's own configuration
+    assert verbs.main(["evaluate", str(run), "--mirror"]) == 0
     assert "EMA 0.99, mirrored too" in capsys.readouterr().out
 
 
@@ -264,7 +270,7 @@ def test_predictions_of_files_folders_and_patterns(run, files, capsys, monkeypat
         (["*.png", "grey.png"], ["clear.png", "deep.png", "grey.png", "scan[1].png"]),
         ([folder], [str(path) for path in sorted({*files, bracketed})]),
     ):
-        assert finetuning(run, "--predict", *patterns) == 0
+        assert predict(run, *patterns) == 0
         lines = capsys.readouterr().out.splitlines()
         assert [line.split(": ")[0] for line in lines[:-1]] == names
         for line in lines[:-1]:
@@ -277,7 +283,7 @@ def test_predictions_of_files_folders_and_patterns(run, files, capsys, monkeypat
 def test_predictions_need_no_data(run, files, capsys, monkeypatch):
     """The names of the classes are those that the run kept."""
     monkeypatch.setattr(experiments.classification, "labelled_source", lambda *_, **__: pytest.fail("data was read"))
-    assert finetuning(run, "--predict", files[0]) == 0
+    assert predict(run, files[0]) == 0
     names = [part.rsplit(" ", 1)[0] for part in capsys.readouterr().out.splitlines()[0].split(": ")[1].split(", ")]
     assert sorted(names) == sorted(class_names(run) or ())
 
@@ -285,9 +291,9 @@ def test_predictions_need_no_data(run, files, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("patterns", "words"),
     [
-        (["*.jpeg"], "--predict *.jpeg names no file"),
-        (["grey.png", "gray.png"], "--predict gray.png names no file"),
-        (["empty"], "--predict empty names no file"),
+        (["*.jpeg"], "*.jpeg names no file"),
+        (["grey.png", "gray.png"], "gray.png names no file"),
+        (["empty"], "empty names no file"),
         (["text.jpg"], "there is nothing to predict: text.jpg cannot be decoded as images"),
     ],
 )
@@ -295,13 +301,13 @@ def test_predictions_of_nothing_are_one_line(run, files, capsys, monkeypatch, pa
     monkeypatch.chdir(files[0].parent)
     (files[0].parent / "empty").mkdir()
     capsys.readouterr()
-    assert finetuning(run, "--predict", *patterns) == 2
+    assert predict(run, *patterns) == 2
     said = capsys.readouterr()
     assert said.err == f"error: {words}\n"
     assert said.out == ""
 
 
 def test_predictions_before_there_is_a_run(tmp_path, files, capsys):
-    assert finetuning(tmp_path / "none", "--predict", files[0]) == 2
+    assert predict(tmp_path / "none", files[0]) == 2
     said = capsys.readouterr().err
-    assert said == f"error: {tmp_path / 'none'} is no work directory: train first, or name one with --workdir\n"
+    assert said == f"error: there is no run folder or experiment {tmp_path / 'none'}: train first\n"

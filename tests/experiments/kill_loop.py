@@ -7,7 +7,6 @@ The moments are drawn anew from ``--seed``: while the program starts, compiles, 
 parameters, averages, optimizer state, key and all logged numbers but times must be the same bits. Exit code 1 if not.
 """
 
-import importlib
 import random
 import signal
 import subprocess
@@ -24,7 +23,8 @@ import tyro
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from vision.launch import run as launcher  # noqa: E402
+from vision.launch.devices import abstract_state  # noqa: E402
+from vision.launch.experiment_module import find_experiment  # noqa: E402
 from vision.parallel.mesh import make_mesh  # noqa: E402
 from vision.train.checkpoint import Checkpoints  # noqa: E402
 from vision.train.compile import Compiler  # noqa: E402
@@ -53,12 +53,11 @@ class Config:
 
 def final_state(name: str, options: list[str], workdir: Path):
     """The state in the newest checkpoint of a run of ``experiments.NAME`` with these options."""
-    module = importlib.import_module(f"experiments.{name}")
-    parsed = launcher.parse("", default=module.Config(), quick=module.QUICK, description="", arguments=options)
-    built = module.build(parsed.config)
+    experiment = find_experiment(name)
+    built = experiment.build(experiment.parse(options).config)
     compiler = Compiler(make_mesh(built.mesh), built.rules)
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        return checkpoints.restore(launcher.abstract_state(built, compiler), report=print)
+        return checkpoints.restore(abstract_state(built, compiler), report=print)
 
 
 def bits(state) -> list[np.ndarray]:

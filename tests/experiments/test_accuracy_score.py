@@ -31,11 +31,11 @@ def generator(tmp_path_factory):
 
 
 def test_images_of_all_classes_are_drawn(generator):
-    drawn = accuracy_score.drawn_by(generator, 10, CLASSES)
+    drawn = accuracy_score.sampled_from(generator, 10, CLASSES)
     assert drawn.arrays["image"].shape == (10, 16, 16, 3)
     assert drawn.arrays["image"].dtype == np.uint8
     np.testing.assert_array_equal(drawn.arrays["label"], np.arange(10) % 4)
-    other = accuracy_score.drawn_by(generator, 10, CLASSES[::-1])
+    other = accuracy_score.sampled_from(generator, 10, CLASSES[::-1])
     np.testing.assert_array_equal(other.arrays["label"], 3 - np.arange(10) % 4)
 
 
@@ -53,8 +53,8 @@ def test_a_classifier_learns_from_them(generator, tmp_path, capsys):
 
 def test_mistakes_are_one_line(generator, tmp_path, capsys):
     assert score(tmp_path / "a", "--generator", str(tmp_path)) == 2
-    assert "is no work directory of a run that draws images" in capsys.readouterr().err
+    assert "is no run folder" in capsys.readouterr().err
     assert score(tmp_path / "b", "--drawn", "0") == 2
     assert "drawn is at least 1, not 0" in capsys.readouterr().err
-    with pytest.raises(UserError, match="draws images of 'blue circle', which the data does not know"):
-        accuracy_score.drawn_by(generator, 4, ("red circle", "red star", "blue star"))
+    with pytest.raises(UserError, match="generates images of 'blue circle', which the data does not know"):
+        accuracy_score.sampled_from(generator, 4, ("red circle", "red star", "blue star"))

@@ -13,6 +13,7 @@ from PIL import Image
 from experiments import detection, fit_anchors, yolo_folder
 from experiments.detection import SgdConfig, make_optimizer, side_of_step
 from vision.launch import run as launcher
+from vision.launch import verbs
 from vision.models.yolo import Yolo
 from vision.ops.pixels import to_float
 from vision.parallel.sharding import path_name
@@ -110,37 +111,14 @@ def test_another_run_starts_from_it_with_new_classes(several_scales, tmp_path, c
 
 def test_what_is_found_in_files(several_scales, tmp_path, capsys):
     Image.new("RGB", (50, 40), (255, 0, 0)).save(tmp_path / "red.png")
-    code = run(
-        *SMALL,
-        "--sides",
-        32,
-        64,
-        "--workdir",
-        several_scales,
-        "--predict.confidence",
-        0.0001,
-        "--predict",
-        tmp_path / "red.png",
-    )
-    assert code == 0, capsys.readouterr().err
+    predict = ["predict", str(several_scales), str(tmp_path / "red.png")]
+    assert verbs.main([*predict, "--predict.confidence", "0.0001"]) == 0, capsys.readouterr().err
     [listed] = (several_scales / "predictions").rglob("detections.json")
     for each in json.loads(listed.read_text()):
         x, y, w, h = each["bbox"]
         assert 0 <= x <= x + w <= 50.001
         assert 0 <= y <= y + h <= 40.001
-    code = run(
-        *SMALL,
-        "--sides",
-        32,
-        64,
-        "--workdir",
-        several_scales,
-        "--predict.only",
-        "dog",
-        "--predict",
-        tmp_path / "red.png",
-    )
-    assert code == 2
+    assert verbs.main([*predict, "--predict.only", "dog"]) == 2
     assert "there is no class 'dog' to look for" in capsys.readouterr().err
 
 
@@ -176,8 +154,8 @@ def test_mistakes_are_one_line(options, words, tmp_path, monkeypatch, capsys):
 
 def test_the_exported_file_finds_the_same(several_scales, tmp_path, capsys):
     """Without this code: by deserialising it, as its docstring says, with any number of images."""
-    place, options = tmp_path / "detector.stablehlo", ["--predict.confidence", 0.0001, "--predict.max_detections", 5]
-    assert run(*SMALL, "--sides", 32, 64, *options, "--workdir", several_scales, "--export", place) == 0
+    place, options = tmp_path / "detector.stablehlo", "--predict.confidence 0.0001 --predict.max_detections 5"
+    assert verbs.main(["export", str(several_scales), str(place), *options.split()]) == 0
     assert "images uint8 [b, 32, 32, 3] -> boxes float32 [b, 5, 4]" in capsys.readouterr().out
     model = jax.export.deserialize(place.read_bytes())
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)

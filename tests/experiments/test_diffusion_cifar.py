@@ -17,6 +17,7 @@ import experiments.diffusion_cifar as experiment
 from experiments.diffusion_cifar import QUICK, Config, build
 from vision.errors import UserError
 from vision.launch import run as launcher
+from vision.launch import verbs
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, SIZE = 12, 8
@@ -99,18 +100,19 @@ def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path):
     assert_same_run(workdir, whole)
 
 
-def test_looking_at_the_run(whole, capsys):
-    assert run("--workdir", str(whole), "--sample", "5") == 0
-    drawn = whole / "samples" / f"drawn-{STEPS * SIZE:010d}"
-    assert len(list(drawn.glob("0*.png"))) == 5
+def test_the_run_is_evaluated_and_sampled_from(whole, capsys):
+    assert verbs.main(["sample", str(whole), "--count", "5"]) == 0
+    folder = whole / "samples" / f"sampled-{STEPS * SIZE:010d}"
+    assert len(list(folder.glob("0*.png"))) == 5
     capsys.readouterr()
-    assert run("--workdir", str(whole), "--evaluate") == 0
+    assert verbs.main(["evaluate", str(whole)]) == 0
     said = capsys.readouterr().out
     last = logged(whole)[-1]
     for name in ("long_mse", "short_mse", "class_accuracy"):
         assert f"{name} {last[f'eval/{name}']:.6g}  (" in said
-    # another sampler may look at the same run, training may not go on with it
-    assert run("--workdir", str(whole), "--sample", "2", "--sampling.steps", "2") == 0
+    # another sampler may be used with the same run, training may not go on with it
+    assert verbs.main(["sample", str(whole), "--count", "2", "--sampling.steps", "2"]) == 0
+    assert len(list(folder.glob("0*.png"))) == 2
     assert run("--workdir", str(whole), "--sampling.steps", "2") == 2
     assert "sampling.steps is 3 there and 2 here" in capsys.readouterr().err
 

@@ -13,6 +13,7 @@ import pytest
 from experiments import finetune
 from vision.errors import UserError
 from vision.launch import run as launcher
+from vision.launch import verbs
 from vision.models.resnet import CIFAR_RESNET18, ResNet
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.pretrained.initial import read_initial_values
@@ -22,6 +23,7 @@ from vision.pretrained.state_dict import write_state_dict
 from vision.pretrained.variables import write_variables
 from vision.train.checkpoint import Checkpoints
 from vision.train.class_names import class_names
+from vision.train.compile import Compiler
 from vision.train.state import create_state, parameters, variables
 
 pytestmark = pytest.mark.usefixtures("on_one_device")
@@ -297,9 +299,9 @@ def test_several_seeds_begin_with_the_same_values_and_heads_of_their_own(source,
         else:
             for replica in (0, 1):
                 np.testing.assert_array_equal(array[replica], given[name], err_msg=name)
-    # nor can several be said to see one thing, or be a start
-    assert finetuning(run, *options, "--predict", source / "report.html") == 2
-    assert "finetune is a run of several replicas: --predict has nothing to say of files" in capsys.readouterr().err
+    # nor can several predict one thing, or be a start
+    assert verbs.main(["predict", str(run), str(source / "report.html")]) == 2
+    assert "finetune is a run of several replicas, so that it cannot predict" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"arrays that do not fit: .*of shape \(2, "):
         read_initial_values(run, shapes())
 
@@ -336,6 +338,6 @@ def test_the_mesh_does_not_matter(source):
     """Sharded over eight devices, the given values are the same."""
     config = replace(small_config(0), init_from=source)
     experiment = finetune.build(config)
-    compiler = launcher.Compiler(make_mesh(MeshConfig(fsdp=2, tensor=2)), experiment.rules)
+    compiler = Compiler(make_mesh(MeshConfig(fsdp=2, tensor=2)), experiment.rules)
     state = compiler.init(experiment.init, key=jax.random.key(0), initial=experiment.initial_values())
     assert_same(named(jax.device_get(variables(state))), below(stored(source), "ema/long/"))

@@ -62,8 +62,8 @@ def test_quick_is_another_start():
 
 
 def test_run_options_are_apart():
-    run = read("--workdir", "somewhere", "--sample", 4, "--evaluate").run
-    assert (run.workdir, run.sample, run.evaluate, run.dry_run) == (Path("somewhere"), 4, True, False)
+    run = read("--workdir", "somewhere", "--seeds", 4, "--profile").run
+    assert (run.workdir, run.seeds, run.profile, run.dry_run) == (Path("somewhere"), 4, True, False)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_wrong_configuration_is_one_sentence(tmp_path, content, words):
         (["--width", "3"], "there is no option --width: did you mean --model.width?"),
         (["--model.widht=3"], "did you mean --model.width"),
         (["--workdri", "x"], "--workdir"),
-        (["--zzzzzz", "1"], "--help lists all options"),
+        (["--zzzzzz", "1"], "--help-all lists all options"),
         (["--model.width", "many"], "many"),
         (["--model.kind", "huge"], "huge"),
         (["--model.width"], "--model.width"),

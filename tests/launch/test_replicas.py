@@ -13,6 +13,7 @@ from line_experiment import SIZE, Config, Hooks, make_build
 
 from vision.errors import UserError
 from vision.launch import run as launcher
+from vision.launch import verbs
 from vision.launch.replicas import ReplicaOptions, listed, parse_sweep, replaced
 from vision.train.records import read_metrics
 
@@ -121,17 +122,16 @@ def test_one_replica_that_diverges_does_not_take_the_others_along(command, tmp_p
     assert "all 2 replicas" in said
 
 
-def test_looking_at_replicas(command, tmp_path):
+def test_replicas_are_evaluated_and_sampled_from(command, tmp_path, capsys):
     assert command("--seeds", 2)[0] == 0
     (folder,) = (tmp_path / "runs/line").iterdir()
     assert folder.name == "seeds=2"
-    code, said = command("--seeds", 2, "--evaluate")
-    assert code == 0
+    assert verbs.main(["evaluate", str(folder)], package="tiny_experiments") == 0
+    said = capsys.readouterr().out
     assert "distance " in said
     assert "distance_ci95 " in said
-    code, said = command("--seeds", 2, "--sample", 3)
-    assert code == 0
-    assert "6 samples" in said
+    assert verbs.main(["sample", str(folder), "--count", "3"], package="tiny_experiments") == 0
+    assert "6 samples" in capsys.readouterr().out
     # the number of replicas is part of what a work directory holds
     code, said = command("--seeds", 3, "--workdir", folder)
     assert code == 2

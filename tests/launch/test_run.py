@@ -17,6 +17,8 @@ from PIL import Image
 
 from vision.errors import UserError
 from vision.launch import run as launcher
+from vision.launch import verbs
+from vision.launch.devices import abstract_state
 from vision.launch.run_folder import claim
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.train.checkpoint import Checkpoints
@@ -54,11 +56,24 @@ def command(hooks, monkeypatch, capsys, tmp_path):
     return call
 
 
+@pytest.fixture
+def verb(capsys):
+    """Run ``python -m vision`` with these words; gives (exit code, what it said)."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        code = verbs.main([str(argument) for argument in arguments], package="tiny_experiments")
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return call
+
+
 def final_state(workdir, config=None):
     experiment = make_build(Hooks())(config or Config())
     compiler = Compiler(make_mesh(MeshConfig(), jax.devices()[:1]))
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        return checkpoints.restore(launcher.abstract_state(experiment, compiler), report=print)
+        return checkpoints.restore(abstract_state(experiment, compiler), report=print)
 
 
 def assert_same_state(one, other):
@@ -278,44 +293,34 @@ def test_the_configuration_of_another_run_is_loaded(command, tmp_path):
     assert config["seed"] == 4
 
 
-def test_looking_at_a_run(command, hooks, tmp_path):
+def test_a_run_is_evaluated_and_sampled_from_while_it_trains_and_afterwards(command, verb, hooks, tmp_path):
     run = tmp_path / "run"
-    assert command("--workdir", run, "--sample", 3)[0] == 2
-    looked = []
+    assert verb("sample", run)[0] == 2
+    results = []
 
-    def look(step):
-        if step == 4:  # while it is running: a second process would find the same files
-            looked.append(command_of_another_process())
+    def at_evaluation(step):
+        if step == 4:  # while it is training: another process would find the same files
+            hooks.at_evaluation = lambda step: None
+            # samples are written, and a checkpoint may just be finishing
+            files = lambda: sorted(p for p in run.rglob("*") if not {"samples", "checkpoints"} & set(p.parts))
+            before = files()
+            results.append((verb("sample", run, "--count", 3), verb("evaluate", run)))
+            assert files() == before
 
-    def command_of_another_process():
-        hooks.at_evaluation = lambda step: None
-        # samples are drawn, and a checkpoint may just be finishing; that evaluation_only does not write it is tested elsewhere
-        files = lambda: sorted(path for path in run.rglob("*") if not {"samples", "checkpoints"} & set(path.parts))
-        before = files()
-        found = command("--workdir", run, "--sample", 3), command("--workdir", run, "--evaluate")
-        assert files() == before
-        return found
-
-    hooks.at_evaluation = look
+    hooks.at_evaluation = at_evaluation
     assert command("--workdir", run)[0] == 0
-    looked.append((command("--workdir", run, "--sample", 3), command("--workdir", run, "--evaluate")))
-    for (drawn, said), (evaluated, numbers) in looked:
-        assert (drawn, evaluated) == (0, 0), said + numbers
+    results.append((verb("sample", run, "--count", 3), verb("evaluate", run)))
+    for (sample_code, said), (evaluate_code, numbers) in results:
+        assert (sample_code, evaluate_code) == (0, 0), said + numbers
         assert "3 samples after" in said
         assert "distance" in numbers
         assert "(largest)" in numbers
-    assert sorted(p.name for p in (run / "samples" / "drawn-0000000064").iterdir()) == [
+    assert sorted(p.name for p in (run / "samples" / "sampled-0000000064").iterdir()) == [
         "00000.png",
         "00001.png",
         "00002.png",
         "grid.png",
     ]
-    code, said = command("--workdir", run, "--sample", 0)
-    assert code == 2
-    assert "positive number" in said
-    code, said = command("--workdir", run, "--predict", run / "report.html")
-    assert code == 2
-    assert said == "error: line has no predictions: --predict has nothing to say of files\n"
 
 
 @pytest.mark.parametrize(
@@ -326,9 +331,7 @@ def test_looking_at_a_run(command, hooks, tmp_path):
         (["--seed", "many"], ["many", "seed"]),
         (["--mesh.fsdp", "3"], ["fsdp=3", "does not fit 1 devices"]),
         (["--config", "nowhere.json"], ["nowhere.json cannot be read"]),
-        (["--sample", "4"], ["is no work directory"]),
-        (["--evaluate"], ["is no work directory"]),
-        (["--predict", "x.png"], ["is no work directory"]),
+        (["--evaluate"], ["no option --evaluate"]),
     ],
 )
 def test_mistakes_are_one_line(command, tmp_path, arguments, words):

@@ -15,6 +15,7 @@ import optax
 
 import experiments.diffusion_cifar as experiment
 from vision.launch import run as launcher
+from vision.launch.devices import abstract_state
 from vision.parallel import sharding
 from vision.parallel.mesh import make_mesh
 from vision.train.checkpoint import Checkpoints
@@ -57,7 +58,7 @@ def final_state(folder: Path) -> TrainState:
         built = experiment.build(launcher.parse("", arguments=OPTIONS, **names).config)
         compiler = Compiler(make_mesh(built.mesh), built.rules)
         with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-            return checkpoints.restore(launcher.abstract_state(built, compiler), report=print)
+            return checkpoints.restore(abstract_state(built, compiler), report=print)
 
 
 def stop_at(step: int) -> None:

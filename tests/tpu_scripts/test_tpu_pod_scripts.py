@@ -521,4 +521,4 @@ def test_mistakes_that_the_cloud_tells(cloud):
 
 def test_progress_is_read_from_the_line_that_a_run_prints():
     """tpu_vm_worker.sh finds the run directory, and so the newest checkpoint, by this line of the log."""
-    assert '(f"{name} in {folder}"' in (ROOT / "vision/launch/run.py").read_text()
+    assert '(f"{name} in {folder}"' in (ROOT / "vision/launch/fit.py").read_text()

@@ -4,9 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import errno
-import importlib
 import os
-import pkgutil
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +14,12 @@ from vision.ablation import claims, study
 from vision.ablation.devices import Share, probe, shares, usable_cores
 from vision.ablation.narration import Narrator
 from vision.ablation.outcomes import final_numbers, metrics
-from vision.ablation.plan import Point, Recipe, plan, planned_again, read_axis
+from vision.ablation.plan import Point, plan, planned_again, read_axis
 from vision.ablation.results import status_of
 from vision.ablation.runner import FAILED, KILLED, UNFINISHED, Runner
 from vision.ablation.study import Study, Trial
 from vision.errors import UserError
+from vision.launch.experiment_module import ExperimentModule, find_experiment
 from vision.launch.options import command_line, flatten, unknown_name
 from vision.launch.run_folder import default_workdir
 from vision.parallel.processes import ProcessOptions
@@ -122,35 +121,14 @@ def _parsed(arguments: Sequence[str], package: str) -> argparse.Namespace:
         name = first.split("=")[0].lstrip("-").replace("-", "_")
         if not first.startswith("-"):
             raise UserError(f"{first} is one argument too many: values are one word, in quotes where they have spaces")
-        if name in flatten(_recipe(options.experiment, package).config):
+        if name in flatten(find_experiment(options.experiment, package=package).config):
             raise UserError(f"{first} is an option of the experiment: write it after --, behind all others")
-        raise UserError(unknown_name("option", first, known))
+        raise UserError(unknown_name("option", first, known, "--help lists all options"))
     if options.stale < 1:
         raise UserError(f"--stale is at least 1 second, not {options.stale:g}")
     if options.index is not None and options.parallel != 1:
         raise UserError("--index runs one trial: leave --parallel out")
     return options
-
-
-def _recipe(name: str, package: str) -> Recipe:
-    """The experiment module of that name."""
-    places = importlib.import_module(package).__path__
-    names = [module.name for module in pkgutil.iter_modules(places) if module.name != "ablate"]
-    if name not in names:
-        message = unknown_name("experiment", name, names)
-        raise UserError(message.replace("--help lists all options", f"there are {', '.join(names)}"))
-    module = importlib.import_module(f"{package}.{name}")
-    missing = [needed for needed in ("Config", "QUICK", "build") if not hasattr(module, needed)]
-    if missing:
-        raise UserError(f"{module.__name__} has no {missing[0]}, so that it cannot be compared with itself")
-    return Recipe(
-        name=name,
-        module=module.__name__,
-        config=module.Config(),
-        quick=module.QUICK,
-        ablations=getattr(module, "ABLATIONS", {}),
-        build=module.build,
-    )
 
 
 def seeds_of(text: str) -> tuple[int, ...]:
@@ -168,7 +146,7 @@ def seeds_of(text: str) -> tuple[int, ...]:
 
 def run(options: argparse.Namespace, shared: Sequence[str], *, package: str, narrator: Narrator) -> int:
     """Do what a parsed command line asks for; returns the exit code."""
-    recipe = _recipe(options.experiment, package)
+    recipe = find_experiment(options.experiment, package=package)
     arguments = (*(["--quick"] if options.quick else []), *shared)
     folder = options.workdir or _default_folder(recipe, arguments)
     stored = study.read(folder)
@@ -200,7 +178,7 @@ def run(options: argparse.Namespace, shared: Sequence[str], *, package: str, nar
     return _run(kept, trials, folder, divided, options, narrator)
 
 
-def _default_folder(recipe: Recipe, arguments: Sequence[str]) -> Path:
+def _default_folder(recipe: ExperimentModule, arguments: Sequence[str]) -> Path:
     parsed = recipe.parse(arguments)
     return default_workdir(
         f"ablate/{recipe.name}", quick=parsed.run.quick, config=parsed.config, default=parsed.default
@@ -208,7 +186,7 @@ def _default_folder(recipe: Recipe, arguments: Sequence[str]) -> Path:
 
 
 def _wanted(
-    recipe: Recipe, stored: Study | None, arguments: Sequence[str], options: argparse.Namespace
+    recipe: ExperimentModule, stored: Study | None, arguments: Sequence[str], options: argparse.Namespace
 ) -> tuple[tuple[Point, ...], list[str]]:
     """The points that the command means, checked, and what is to be said of them."""
     if stored is not None and options.workdir is not None and not arguments:
@@ -232,7 +210,7 @@ def _wanted(
 
 
 def _grown(
-    recipe: Recipe,
+    recipe: ExperimentModule,
     folder: Path,
     stored: Study | None,
     arguments: Sequence[str],
@@ -265,7 +243,7 @@ def _grown(
 
 
 def _kept(
-    recipe: Recipe,
+    recipe: ExperimentModule,
     folder: Path,
     arguments: Sequence[str],
     points: Sequence[Point],

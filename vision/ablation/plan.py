@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from vision.errors import UserError
-from vision.launch.options import Parsed, flatten, nested, parse, unknown_name
+from vision.launch.experiment_module import ExperimentModule
+from vision.launch.options import HELP, Parsed, flatten, nested, unknown_name
 
 BASELINE = "baseline"
 EMPTY = "()"
@@ -27,29 +28,6 @@ EMPTY = "()"
 # What an experiment can be told for all points beside its configuration; the rest is the runner's business.
 _FOR_ALL = ("quick", "config", "replicas_by", "profile", "processes")
 _LONGEST_NAME = 100  # file systems allow 255 bytes; a name is also a row of a table
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """An experiment module, as the runner needs it."""
-
-    name: str
-    module: str
-    """What ``python -m`` runs."""
-    config: Any
-    """The default configuration, a frozen dataclass with a field ``seed``."""
-    quick: Any
-    """The configuration of ``--quick``."""
-    ablations: Mapping[str, Mapping[str, Any]]
-    """Named changes: dotted fields and their values."""
-    build: Callable[[Any], Any]
-    """Configuration -> experiment, with ``total_steps`` and ``batch_size``."""
-
-    def parse(self, arguments: Sequence[str]) -> Parsed[Any]:
-        """Parse a command line of the experiment; raises ``UserError``."""
-        return parse(
-            f"python -m {self.module}", default=self.config, quick=self.quick, description="", arguments=arguments
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +73,7 @@ def read_axis(field: str, text: str, *, option: str) -> Axis:
 
 
 def plan(
-    recipe: Recipe,
+    recipe: ExperimentModule,
     arguments: Sequence[str],
     *,
     named: Sequence[str] = (),
@@ -137,7 +115,7 @@ def plan(
     return tuple(points), left_out
 
 
-def planned_again(recipe: Recipe, arguments: Sequence[str], points: Sequence[Point]) -> tuple[Point, ...]:
+def planned_again(recipe: ExperimentModule, arguments: Sequence[str], points: Sequence[Point]) -> tuple[Point, ...]:
     """Stored points, parsed and built anew, which tells whether the code still means the same by them.
 
     Raises:
@@ -148,9 +126,9 @@ def planned_again(recipe: Recipe, arguments: Sequence[str], points: Sequence[Poi
     return tuple(made)
 
 
-def _baseline(recipe: Recipe, arguments: Sequence[str]) -> Parsed[Any]:
+def _baseline(recipe: ExperimentModule, arguments: Sequence[str]) -> Parsed[Any]:
     for argument in arguments:
-        if argument.split("=")[0] in ("--seed", "--help", "-h"):
+        if argument.split("=")[0] in ("--seed", *HELP):
             raise UserError(f"{argument} cannot be an option for all points: seeds are given as --seeds")
     parsed = _explained(BASELINE, lambda: recipe.parse(arguments))
     for field in dataclasses.fields(parsed.run):
@@ -174,7 +152,9 @@ def _explained(point: str, make: Callable[[], Any]) -> Any:
         raise UserError(f"{point} cannot be built: {type(error).__name__}: {error}") from error
 
 
-def _point(recipe: Recipe, name: str, shared: Sequence[str], own: Sequence[str], before: Mapping[str, Any]) -> Point:
+def _point(
+    recipe: ExperimentModule, name: str, shared: Sequence[str], own: Sequence[str], before: Mapping[str, Any]
+) -> Point:
     config = _explained(name, lambda: recipe.parse([*shared, *own])).config
     built = _explained(name, lambda: recipe.build(config))
     changes = {key: plain(value) for key, value in flatten(config).items() if before.get(key, _MISSING) != value}
@@ -199,7 +179,9 @@ def written(value: Any) -> str:
     return str(value)
 
 
-def _named(recipe: Recipe, names: Sequence[str], fields: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
+def _named(
+    recipe: ExperimentModule, names: Sequence[str], fields: Mapping[str, Any]
+) -> list[tuple[str, tuple[str, ...]]]:
     known = list(recipe.ablations)
     if not names:
         return []
@@ -210,7 +192,7 @@ def _named(recipe: Recipe, names: Sequence[str], fields: Mapping[str, Any]) -> l
     found = []
     for name in names:
         if name not in recipe.ablations:
-            raise UserError(unknown_name("ablation", name, known).replace("--help lists all options", _listed(known)))
+            raise UserError(unknown_name("ablation", name, known, _listed(known)))
         if name == BASELINE:
             raise UserError(f"{recipe.module}.ABLATIONS names a change {BASELINE}, which is every table's first row")
         options: list[str] = []
@@ -249,9 +231,7 @@ def _typed(chosen: Sequence[tuple[Axis, tuple[str, ...]]]) -> str:
 
 
 def _unknown(field: str, fields: Mapping[str, Any]) -> str:
-    return unknown_name("field", field, list(fields)).replace(
-        "--help lists all options", "the experiment's --help lists all"
-    )
+    return unknown_name("field", field, list(fields), "the experiment's --help-all lists all")
 
 
 def _options(config: Any, axis: Axis, value: tuple[str, ...], option: str) -> tuple[str, ...]:

@@ -134,8 +134,7 @@ def collect(study: Study, folder: Path, *, stale: float, metric: str | None = No
     if metric is not None and names:
         plain = metric.removeprefix("eval/")
         if plain not in names:
-            message = unknown_name("metric", plain, names)
-            raise UserError(message.replace("--help lists all options", f"there are {', '.join(names)}"))
+            raise UserError(unknown_name("metric", plain, names, f"there are {', '.join(names)}"))
         names = [plain, *(name for name in names if name != plain)]
     return Results(study=study, folder=folder, statuses=statuses, runs=runs, metrics=tuple(names))
 

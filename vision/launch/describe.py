@@ -12,12 +12,14 @@ import jax
 from jax.extend.backend import clear_backends
 
 from vision.errors import UserError
+from vision.launch.frozen import frozen_shapes
 from vision.launch.options import changes, flatten
 from vision.parallel.collectives import collectives, summary
 from vision.parallel.sharding import bytes_per_device, path_name
-from vision.train.compile import Compiler
+from vision.train.compile import Compiler, abstract
 from vision.train.experiment import Experiment
 from vision.train.flops import count_flops
+from vision.train.step import with_frozen
 
 COMPILE_LIMIT = 512
 """Meshes of more devices are described without compiling the step."""
@@ -84,9 +86,12 @@ def describe(
     batch = compiler.batch_shape(experiment.batch, dispatch=experiment.dispatch)
     compiled = devices <= compile_limit
     memory = {part: _bytes(getattr(state, part), getattr(placed, part)) for part in _PARTS}
+    frozen = frozen_shapes(experiment.frozen, compiler)
+    if frozen:
+        memory["frozen networks"] = _bytes(frozen, jax.tree.map(lambda leaf: leaf.sharding, frozen))
     rows, moved, notes = [], [], []
     if compiled:
-        step = compiler.step(experiment.step, experiment.init, dispatch=experiment.dispatch)
+        step = compiler.step(experiment.step, experiment.init, dispatch=experiment.dispatch, frozen=frozen)
         program = step.program(state, batch)
         analysis, flops = program.compiled.memory_analysis(), program.flops
         if analysis is not None:
@@ -98,20 +103,21 @@ def describe(
                 "estimates for other devices."
             ]
     else:
-        flops = count_flops(experiment.step, state, batch)
+        step = lambda frozen, state, batch: with_frozen(experiment.step, frozen)(state, batch)
+        flops = count_flops(step, abstract(frozen), state, batch)
         notes = [
             f"Activations and exchange are not known: for more than {compile_limit} devices the step is not compiled."
         ]
-    memory["together"] = sum(memory.values())
+    memory["in all"] = sum(memory.values())
     rows = [(f"  {_PARTS.get(name, name)}", f"{size / 2**20:,.1f} MiB") for name, size in memory.items()]
     lines += ["", "Memory per device", *_table(rows, right={1})]
 
     images = experiment.batch_size * runs
-    each = flops.matrix / experiment.dispatch
+    step_flops = flops.matrix / experiment.dispatch
     lines += [
         "",
-        f"Operations: {each / 1e9:,.2f} GFLOP per step, {each / images / 1e9:,.3f} per image, {flops.dtype} "
-        "(matrix products and convolutions, over all devices)",
+        f"Operations: {step_flops / 1e9:,.2f} GFLOP per step, {step_flops / images / 1e9:,.3f} per image, "
+        f"{flops.dtype} (matrix products and convolutions, over all devices)",
     ]
     if flops.unknown:
         lines.append(f"  and what is not known beforehand of {', '.join(sorted(flops.unknown))}")

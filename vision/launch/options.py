@@ -18,6 +18,9 @@ from vision.parallel.processes import ProcessOptions
 
 Config = TypeVar("Config")
 
+HELP = frozenset({"--help", "-h", "--help-all"})
+"""Words that print help in place of doing anything; ``vision.launch.run`` answers the first two with a short one."""
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -31,24 +34,14 @@ class RunOptions:
     """Where the run lives. Default: runs/, the experiment's name, and what differs from the defaults."""
     dry_run: bool = False
     """Print the resolved configuration, every parameter with its sharding, memory and FLOPs, then stop."""
-    sample: int | None = None
-    """Draw so many samples from the newest checkpoint of the work directory, then stop."""
-    evaluate: bool = False
-    """Evaluate the newest checkpoint of the work directory, then stop."""
-    predict: tuple[str, ...] = ()
-    """Say what the newest checkpoint of the work directory sees in these files, folders or patterns ("*.png"), then
-    stop."""
-    export: Path | None = None
-    """Write the newest checkpoint of the work directory to this file, as a model that needs jax and flatbuffers alone
-    (.onnx: for ONNX's runtimes), then stop."""
     seeds: int = 0
-    """Train so many runs as one program, with seeds counted up from the configuration's; 0 for a single run."""
+    """Train this number of runs as one program, with seeds counted up from the configuration's; 0 for a single run."""
     sweep: tuple[str, ...] = ()
     """Fields that are plain numbers, each followed by its values, as in "optimizer.lr 1e-4,3e-4,1e-3": one run for
     every combination (and seed), all in one program."""
     replicas_by: Literal["auto", "vmap", "sequential"] = "auto"
-    """How the runs of --seeds and --sweep that share a device are computed: all at once, or in turn. By default what
-    the backend does best; changes rounding, nothing else."""
+    """How the runs of --seeds and --sweep that share a device are computed: vectorized, or one after another. By
+    default what is fastest on the backend; changes rounding, nothing else."""
     profile: bool = False
     """Write a trace of a few steps to profile/ in the work directory."""
     processes: ProcessOptions = ProcessOptions()
@@ -90,34 +83,72 @@ def parse(prog: str, *, default: Config, quick: Config, description: str, argume
         run: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
 
     CommandLine.__annotations__["config"] = Annotated[type(base), tyro.conf.arg(name="")]
-    parsed = _tyro(CommandLine, prog, description, [*stored, *arguments], CommandLine(config=base))
+    names = [option_of(name) for name in (*flatten(base), *flatten(RunOptions()))]
+    parsed = _tyro(CommandLine, prog, description, [*stored, *arguments], CommandLine(config=base), names)
     return Parsed(config=parsed.config, default=base, run=parsed.run)
 
 
-def _tyro(kind: Any, prog: str, description: str, arguments: Sequence[str], default: Any) -> Any:
-    if "--help" in arguments or "-h" in arguments:
-        tyro.cli(kind, prog=prog, description=description, args=list(arguments), default=default)
+def parse_fields(prog: str, *, base: Config, arguments: Sequence[str], known: Sequence[str] = ()) -> Config:
+    """``base`` with the fields that ``arguments`` set, which are options of the configuration and nothing else.
+
+    Args:
+      prog: the command, for messages.
+      base: the configuration to start from.
+      arguments: options such as ``--detector.iou 0.5``.
+      known: other options of the command, which a message about an unknown one may suggest.
+
+    Raises:
+      UserError: for an unknown option or a wrong value.
+    """
+    names = [option_of(name) for name in flatten(base)]
+    return _tyro(type(base), prog, "", arguments, base, [*known, *names])
+
+
+def config_of(content: Mapping[str, Any], *, origin: Path, default: Config) -> Config:
+    """The configuration that a config.json holds; fields that it lacks have the values of ``default``.
+
+    Args:
+      content: its object "config".
+      origin: the file, for messages.
+      default: the experiment's default configuration.
+
+    Raises:
+      UserError: for a key that there is not, or a value that does not fit.
+    """
+    return parse_fields(
+        str(origin), base=default, arguments=_as_arguments(content, origin=origin, known=flatten(default))
+    )
+
+
+def _tyro(kind: Any, prog: str, description: str, arguments: Sequence[str], default: Any, names: Sequence[str]) -> Any:
+    """Parse ``arguments`` as an instance of ``kind``; ``names`` are the options that a message may suggest."""
+    if HELP & set(arguments):
+        tyro.cli(kind, prog=prog, description=description, args=["--help"], default=default)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             parsed, unknown = tyro.cli(kind, prog=prog, args=list(arguments), default=default, return_unknown_args=True)
     except SystemExit as stop:
         raise UserError(_first_section(said.getvalue())) from stop
+    if unknown and not unknown[0].startswith("-"):
+        raise UserError(
+            f"{unknown[0]} belongs to no option: options begin with --, and files, of 'python -m vision', are named "
+            "before them or after --"
+        )
     if unknown:
-        names = [f"--{name}" for name in flatten(default.config)] + [f"--{name}" for name in flatten(default.run)]
-        raise UserError(unknown_name("option", unknown[0], [name.replace("_", "-") for name in names]))
+        raise UserError(unknown_name("option", unknown[0], names))
     return parsed
 
 
-def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
-    """One sentence: there is no such option or key, and which ones are near."""
+def unknown_name(kind: str, name: str, known: Sequence[str], otherwise: str = "--help-all lists all options") -> str:
+    """One sentence: there is no such option or key, and which ones are near, or else ``otherwise``."""
     plain = name.split("=")[0].replace("_", "-") if name.startswith("--") else name
     last_part = lambda dotted: dotted.lstrip("-").rsplit(".", 1)[-1]
     last = last_part(plain)
     near = [candidate for candidate in known if last_part(candidate) == last][:3]
     near = near or difflib.get_close_matches(plain, known, n=3, cutoff=0.5)
     near = near or [candidate for candidate in known if last and last in candidate][:3]
-    hint = f"did you mean {' or '.join(near)}?" if near else "--help lists all options"
+    hint = f"did you mean {' or '.join(near)}?" if near else otherwise
     return f"there is no {kind} {name}: {hint}"
 
 
@@ -148,6 +179,11 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{field.name}"] = value
     return flat
+
+
+def option_of(field: str) -> str:
+    """The option that sets a dotted field: "data.max_boxes" -> "--data.max-boxes"."""
+    return f"--{field.replace('_', '-')}"
 
 
 def nested(config: Any) -> dict[str, Any]:
@@ -205,7 +241,7 @@ def _as_arguments(content: Mapping[str, Any], *, origin: Path, known: Mapping[st
             continue
         if dotted not in known:
             raise UserError(f"{origin}: {unknown_name('key', dotted, list(known))}")
-        option = f"--{dotted.replace('_', '-')}"
+        option = option_of(dotted)
         if isinstance(value, bool):
             parent, _, last = option[2:].rpartition(".")
             no = f"{parent}.no-{last}" if parent else f"no-{last}"

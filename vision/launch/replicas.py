@@ -1,11 +1,11 @@
 """``--seeds 8`` and ``--sweep optimizer.lr 1e-4,3e-4``: several runs of one configuration as one program.
 
-The replicas share everything but their seed and a few plain numbers: the shapes, the program, the data. Their states are
-stacked along a leading axis (``OverSeeds``), so that one program takes a step of all.
+The replicas share everything but their seed and a few plain numbers: the shapes, the program, the data. Their states
+are stacked along a leading axis (``OverSeeds``), so that one program takes a step of all.
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from vision.errors import UserError
 from vision.launch.options import flatten, unknown_name
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluation, Experiment, Replica, Sample
+from vision.train.state import attach_frozen, detach_frozen
 from vision.train.step import OverSeeds
 from vision.types import SampleRequest, Samples, TrainState
 
@@ -31,8 +32,8 @@ class ReplicaOptions:
     sweep: tuple[tuple[str, tuple[float, ...]], ...] = ()
     """Fields and the numbers they take; of several fields, every combination."""
     by: By = "auto"
-    """How the replicas of one device are computed: all at once ("vmap") or in turn; by default what the backend does
-    best. Changes rounding, nothing else."""
+    """How the replicas of one device are computed: vectorized ("vmap") or one after another ("sequential"); by default
+    what is fastest on the backend. Changes rounding, nothing else."""
 
     def __bool__(self) -> bool:
         return self.seeds != 0 or bool(self.sweep)
@@ -136,12 +137,21 @@ def vectorized(build: Callable[[Any], Experiment], config: Any, options: Replica
         del key  # every replica starts from the key of its own seed, as it would alone
         return jax.vmap(lambda seed: base.init(jax.random.key(seed), *initial))(seeds)
 
+    def replica_states(
+        state: TrainState, compiler: Compiler, replica_of: Callable[[TrainState, int], TrainState]
+    ) -> Iterator[TrainState]:
+        """The state of each replica; all have the same frozen networks."""
+        stacked, frozen = detach_frozen(state)
+        frozen = jax.tree.map(jax.device_put, frozen, compiler.single_run().shardings(frozen))
+        return (attach_frozen(replica_of(stacked, index), frozen) for index in range(count))
+
     def evaluation(compiler: Compiler):
         replica_of = compiler.replica(init)
-        evaluations = {group: each.evaluation(compiler.single_run()) for group, each in groups.items()}
+        evaluations = {group: one.evaluation(compiler.single_run()) for group, one in groups.items()}
 
         def evaluate(state: TrainState) -> Evaluation:
-            found = [evaluations[m.group](replica_of(state, index)) for index, (m, _) in enumerate(replicas)]
+            states = replica_states(state, compiler, replica_of)
+            found = [evaluations[r.group](own) for (r, _), own in zip(replicas, states, strict=True)]
             scalars = {name: np.asarray([each.scalars[name] for each in found]) for name in found[0].scalars}
             return Evaluation(scalars, found[0].images, found[0].protocol, replicas=tuple(found))
 
@@ -154,10 +164,11 @@ def vectorized(build: Callable[[Any], Experiment], config: Any, options: Replica
         def sample(state: TrainState, request: SampleRequest) -> Samples:
             """What is requested of each replica, from the same noise."""
             images, captions = [], []
-            for index, (replica, _) in enumerate(replicas):
-                own = samplers[replica.group](replica_of(state, index), request)
-                images.append(own.images)
-                captions += [f"{replica.name} {caption}" for caption in own.captions or [""] * request.count]
+            states = replica_states(state, compiler, replica_of)
+            for (replica, _), own in zip(replicas, states, strict=True):
+                samples = samplers[replica.group](own, request)
+                images.append(samples.images)
+                captions += [f"{replica.name} {caption}" for caption in samples.captions or [""] * request.count]
             return Samples(images=np.concatenate(images), captions=tuple(captions))
 
         return sample

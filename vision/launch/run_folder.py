@@ -1,4 +1,4 @@
-"""The work directory: one configuration, one run, one writer."""
+"""The run folder: one configuration, one run, one writer."""
 
 import fcntl
 import hashlib
@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,25 @@ from vision.launch.options import changes, command_line, nested
 # Fields that change where and how often, never what is computed: a run may come back with others.
 BOOKKEEPING = ("mesh.", "intervals.")
 
+CONFIG = "config.json"
+
 # All that a run leaves which is killed before it has written config.json.
 LEFT_BY_A_KILL = (".lock", ".config.json.tmp")
 
 
-def identity(config: Any, default: Any, *, free: tuple[str, ...] = BOOKKEEPING) -> dict[str, Any]:
-    """The changes that make it another experiment; fields that start with one of ``free`` do not."""
-    return {k: v for k, v in changes(config, default).items() if not k.startswith(free)}
+def identity(
+    config: Any, default: Any, *, free: tuple[str, ...] = BOOKKEEPING, places: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The changes that make it another experiment.
+
+    Fields that start with one of ``free`` do not, nor do ``places``: fields that say where frozen networks are read
+    from, which are known by their content (``vision.launch.frozen``).
+    """
+    return {
+        name: value
+        for name, value in changes(config, default).items()
+        if not name.startswith(free) and name not in places
+    }
 
 
 def default_workdir(
@@ -38,12 +51,12 @@ def default_workdir(
     config: Any,
     default: Any,
     replicas: Mapping[str, Any] | None = None,
-    free: tuple[str, ...] = BOOKKEEPING,
+    places: Sequence[str] = (),
 ) -> Path:
     """``runs/NAME/quick,model.width=64,seeds=8``: the differences from the defaults, hashed where they are long."""
     parts = ["quick"] if quick else []
     several = {name: tuple(value) if isinstance(value, list) else value for name, value in flat(replicas or {}).items()}
-    for field, value in sorted({**identity(config, default, free=free), **several}.items()):
+    for field, value in sorted({**identity(config, default, places=places), **several}.items()):
         shown = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
         parts.append(f"{field}={re.sub(r'[^A-Za-z0-9._+-]', '-', shown)}")
     folder = ",".join(parts) or "default"
@@ -52,28 +65,32 @@ def default_workdir(
     return Path("runs") / name / folder
 
 
-def claim(workdir: Path, name: str, config: Any, *, replicas: Mapping[str, Any] | None = None) -> int:
+def claim(
+    workdir: Path, name: str, config: Any, *, replicas: Mapping[str, Any] | None = None, places: Sequence[str] = ()
+) -> int:
     """Make ``workdir`` this run's: write config.json, or check that the one there is the same; lock it.
 
     Args:
       workdir: created when missing.
       name: the experiment.
       config: its configuration.
-      replicas: the runs that are trained together, as config.json keeps them; none for a single run.
+      replicas: the runs that are trained as one program, as config.json keeps them; none for a single run.
+      places: fields that say where frozen networks are read from, which may differ from those there. The file keeps
+        the old ones until :func:`write_config`, when the networks are known to be the same.
 
     Returns the lock's file descriptor, which holds until the process ends.
 
     Raises ``UserError`` when another configuration or experiment lives there (naming what differs), when it is no
-    work directory but has files in it, when another process is writing to it, or when it cannot be written.
+    run folder but has files in it, when another process is writing to it, or when it cannot be written.
     """
-    path = workdir / "config.json"
+    path = workdir / CONFIG
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not path.exists() and any(entry.name not in LEFT_BY_A_KILL for entry in workdir.iterdir()):
-            raise UserError(f"{workdir} has files in it but no config.json: choose an empty or new --workdir")
+            raise UserError(f"{workdir} has files in it but no {CONFIG}: choose an empty or new --workdir")
         lock = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise UserError(f"the work directory {workdir} cannot be written: {error.strerror}") from error
+        raise UserError(f"the run folder {workdir} cannot be written: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -81,40 +98,72 @@ def claim(workdir: Path, name: str, config: Any, *, replicas: Mapping[str, Any] 
         raise UserError(
             f"another process is training in {workdir}: wait for it, stop it, or choose another --workdir"
         ) from error
-    content = {"experiment": name, "config": nested(config), **({"replicas": replicas} if replicas else {})}
     try:
         if path.exists():
-            check_same(workdir, name, config, replicas=replicas)
-        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+            check_same(workdir, name, config, replicas=replicas, places=places)
+        if not places or not path.exists():
+            write_config(workdir, name, config, replicas=replicas)
     except BaseException:
         os.close(lock)
         raise
     return lock
 
 
-def check_same(
-    workdir: Path,
-    name: str,
-    config: Any,
-    *,
-    replicas: Mapping[str, Any] | None = None,
-    free: tuple[str, ...] = BOOKKEEPING,
-) -> None:
-    """Raise ``UserError`` unless config.json in ``workdir`` is of this experiment, configuration and replicas."""
+def write_config(workdir: Path, name: str, config: Any, *, replicas: Mapping[str, Any] | None = None) -> None:
+    """Write config.json: the experiment, its configuration and its replicas."""
+    content = {"experiment": name, "config": nested(config), **({"replicas": replicas} if replicas else {})}
+    write_atomically(workdir / CONFIG, (json.dumps(content, indent=2) + "\n").encode())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What config.json says."""
+
+    experiment: str
+    """The experiment's name."""
+    config: Mapping[str, Any]
+    """Its configuration, nested."""
+    replicas: Mapping[str, Any]
+    """{"seeds": 8, "sweep": {"optimizer.lr": [0.1, 0.2]}} or parts of it; {} for a single run."""
+
+
+def read_config(workdir: Path) -> Stored:
+    """Read config.json of a run folder; raises ``UserError`` where that is impossible."""
     try:
-        stored = json.loads((workdir / "config.json").read_text())
-        other, before = stored["experiment"], {**flat(stored["config"]), **flat(stored.get("replicas", {}))}
+        content = json.loads((workdir / CONFIG).read_text())
+        stored = Stored(
+            experiment=content["experiment"], config=dict(content["config"]), replicas=dict(content.get("replicas", {}))
+        )
+        if not isinstance(stored.experiment, str):
+            raise TypeError("its experiment is no name")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{workdir / 'config.json'} cannot be read ({error}): restore it, or choose another --workdir"
+            f"{workdir / CONFIG} cannot be read ({error}): restore it, or choose another run folder"
         ) from error
-    if other != name:
-        raise UserError(f"{workdir} belongs to the experiment {other}, not {name}: choose another --workdir")
+    return stored
+
+
+def check_same(
+    workdir: Path, name: str, config: Any, *, replicas: Mapping[str, Any] | None = None, places: Sequence[str] = ()
+) -> None:
+    """Raise ``UserError`` unless config.json in ``workdir`` is of this experiment, configuration and replicas.
+
+    Of the fields in ``places`` it only matters whether they are set.
+    """
+    stored = read_config(workdir)
+    if stored.experiment != name:
+        raise UserError(
+            f"{workdir} belongs to the experiment {stored.experiment}, not {name}: choose another --workdir"
+        )
+    before = {**flat(stored.config), **flat(stored.replicas)}
     now = {**flat(nested(config)), **flat(replicas or {})}
+    for place in places:
+        if before.get(place) is not None:
+            before[place] = now.get(place)
     different = [
         f"{key} is {before.get(key, 'absent')} there and {now.get(key, 'absent')} here"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(free)
+        if before.get(key) != now.get(key) and not key.startswith(BOOKKEEPING)
     ]
     if different:
         more = f" (and {len(different) - 3} more)" if len(different) > 3 else ""

@@ -105,7 +105,7 @@ class CompiledStep:
 
             def traced(frozen: Mapping[str, Any], *arguments: Any) -> tuple[TrainState, Scalars]:
                 self.traces += 1
-                step = self._with(frozen)
+                step: Any = with_frozen(self.step, frozen)
                 return step.turn(*arguments) if rounds > 1 else step(*arguments)
 
             where = jax.tree.map(lambda leaf: leaf.sharding, frozen)
@@ -133,19 +133,14 @@ class CompiledStep:
             collected.append(scalars)
         return tuple(parts), self._join_scalars(collected)
 
-    def _with(self, frozen: Mapping[str, Any]) -> Any:
-        """The step with the variables of frozen networks; of replicas, each has the same."""
-        if isinstance(self.step, OverSeeds):
-            return dataclasses.replace(self.step, step=with_frozen(self.step.step, frozen))
-        return with_frozen(self.step, frozen)
-
     def _count_rounds(self, state: Any, batch: Any) -> int:
         """How many replicas of a device go in turn; 1 for a single run."""
         counts: list[int] = []
         if isinstance(self.step, OverSeeds):
             # what a step computes may depend on the shapes of frozen variables, which are abstract here
+            rounds = lambda step: step.rounds(state, batch)
             jax.eval_shape(
-                lambda frozen: counts.append(self._with(frozen).rounds(state, batch)), abstract(dict(self.frozen))
+                lambda frozen: counts.append(rounds(with_frozen(self.step, frozen))), abstract(dict(self.frozen))
             )
         return counts[0] if counts else 1
 
@@ -230,12 +225,16 @@ class Compiler:
             step = dataclasses.replace(step, mesh=self.mesh)
         return CompiledStep(step, placed, self.batch_placement(dispatch=dispatch), shapes=shapes, frozen=frozen or {})
 
+    def shardings(self, variables: Any) -> Any:
+        """Shardings of the variables of one network, by the sharding rules."""
+        return shardings(abstract(variables), mesh=self.mesh, rules=self.rules)
+
     def place(self, variables: Any) -> Any:
         """Variables of a frozen network, the same on every process, on the devices, divided by the sharding rules.
 
         Of ShapeDtypeStructs, the same with shardings.
         """
-        placed = shardings(abstract(variables), mesh=self.mesh, rules=self.rules)
+        placed = self.shardings(variables)
 
         def put(leaf: Any, where: NamedSharding) -> Any:
             if isinstance(leaf, jax.ShapeDtypeStruct):

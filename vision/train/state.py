@@ -32,6 +32,14 @@ def attach_frozen(state: TrainState, frozen: Mapping[str, Any]) -> TrainState:
     return state.replace(model_state={**state.model_state, "frozen": dict(frozen)}) if frozen else state
 
 
+def detach_frozen(state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """The inverse of :func:`attach_frozen`: the state without frozen networks, and their variables by name."""
+    if not isinstance(state.model_state, Mapping) or "frozen" not in state.model_state:
+        return state, {}
+    rest = {name: tree for name, tree in state.model_state.items() if name != "frozen"}
+    return state.replace(model_state=rest), dict(state.model_state["frozen"])
+
+
 def with_values(tree: Any, values: Mapping[str, Any]) -> Any:
     """``tree`` with the leaves at the paths in ``values`` ("params/head/kernel") replaced by the arrays there.
 

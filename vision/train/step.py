@@ -6,6 +6,7 @@ losses by :func:`accumulate` (microbatches) and :func:`preprocessed` (augmentati
 model or a task.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from vision.train.state import attach_frozen, parameters
+from vision.train.state import attach_frozen, detach_frozen, parameters
 from vision.types import Batch, LossFn, Scalars, Schedule, Step, TrainState
 
 
@@ -145,17 +146,18 @@ def preprocessed(loss: LossFn, transform: Callable[..., Batch]) -> LossFn:
 
 
 def with_frozen(step: Callable[..., Any], frozen: Mapping[str, Any]) -> Callable[..., Any]:
-    """``step`` whose losses find the variables ``frozen`` in ``model_state["frozen"]``.
+    """``step`` whose losses find the variables ``frozen`` in ``model_state["frozen"]``; of replicas, each has the same.
 
     They are no part of the state that comes out, so that no checkpoint, average or optimizer holds them.
     """
     if not frozen:
         return step
+    if isinstance(step, OverSeeds):
+        return dataclasses.replace(step, step=with_frozen(step.step, frozen))
 
     def attached(state: TrainState, batch: Batch, *numbers: Any) -> tuple[TrainState, Scalars]:
         state, scalars = step(attach_frozen(state, frozen), batch, *numbers)
-        rest = {name: tree for name, tree in state.model_state.items() if name != "frozen"}
-        return state.replace(model_state=rest), scalars
+        return detach_frozen(state)[0], scalars
 
     return attached
 
@@ -249,8 +251,8 @@ class OverSeeds:
     def _shards(self) -> int:
         return 1 if self.mesh is None else self.mesh.shape["seeds"]
 
-    def rounds(self, state: TrainState, batch: Batch) -> int:
-        """How many replicas of a device go in turn, or 1 where all are computed at once."""
+    def rounds(self, state: Any, batch: Any) -> int:
+        """How many replicas of a device go in turn, or 1 where all are computed at once; of arrays or their shapes."""
         here = self.count // self._shards
         if here == 1 or self.sequential is False:
             return 1

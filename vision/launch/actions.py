@@ -1,0 +1,161 @@
+"""What can be done with a run that is loaded: evaluate it, predict with it, sample from it, export it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from vision.errors import UserError
+from vision.launch.export import write_export
+from vision.launch.export_onnx import write_onnx
+from vision.launch.files import files_of
+from vision.launch.load_run import LoadedRun
+from vision.launch.options import unknown_name
+from vision.parallel.agreement import is_first
+from vision.report.grid import sample_grid, save_png
+from vision.train.replicas import combined
+from vision.types import SampleRequest
+
+
+def evaluate(run: LoadedRun) -> list[str]:
+    """The numbers of the experiment's evaluation, a line each with its protocol."""
+    evaluation = run.experiment.evaluation(run.compiler)(run.state)
+    return [
+        f"{name} {value:.6g}  ({evaluation.protocol.get(name, 'no protocol stated')})"
+        for name, value in combined(evaluation.scalars, run.experiment.replicas).items()
+    ]
+
+
+def predict(run: LoadedRun, patterns: Sequence[str], out: Path) -> list[str]:
+    """What the run recognises in files, folders or patterns, a line each; images and tables are written to ``out``.
+
+    Raises ``UserError`` for an experiment that recognises nothing, a run of several replicas, a pattern that names no
+    file, or files that are no images.
+    """
+    if run.experiment.prediction is None or run.experiment.replicas:
+        why = "is a run of several replicas" if run.experiment.replicas else "does not recognise anything"
+        raise UserError(f"{run.name} {why}, so that it cannot predict")
+    names = run.class_names
+    if names is None:
+        names = run.experiment.class_names() if run.experiment.class_names is not None else ()
+    return list(run.experiment.prediction(run.compiler, names)(run.state, files_of(patterns), out))
+
+
+def export(run: LoadedRun, file: Path) -> str:
+    """Write the run's function of images to ``file``, for ONNX's runtimes if it ends with .onnx; returns what it wrote.
+
+    Raises ``UserError`` for an experiment without such a function, or a run of several replicas.
+    """
+    if run.experiment.inference is None or run.experiment.replicas:
+        why = "is a run of several replicas" if run.experiment.replicas else "has no function of images"
+        raise UserError(f"{run.name} {why}, so that there is nothing to export")
+    file = file.expanduser()
+    if file.is_dir():
+        raise UserError(f"{file} is a folder: name the file to write, such as {file / 'model.stablehlo'}")
+    inference = run.experiment.inference(jax.device_get(run.state))
+    write = write_onnx if file.suffix == ".onnx" else write_export
+    try:
+        return write(file, inference) if is_first() else ""
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}") from error
+
+
+def sample(run: LoadedRun, request: SampleRequest, out: Path) -> str:
+    """Write what the run generates as PNG files and a grid of all to ``out``; returns a line about it.
+
+    Raises ``UserError`` for an experiment that does not generate images, or has no such condition.
+    """
+    sampling = _sampling(run)
+    samples = sampling(run.compiler)(run.state, request)
+    if not is_first():
+        return ""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}") from error
+    for index, image in enumerate(samples.images):
+        save_png(out / f"{index:05d}.png", image)
+    columns = request.count if run.experiment.replicas else int(np.ceil(np.sqrt(request.count)))  # a row a replica
+    grid = sample_grid(samples.images, columns=columns, captions=list(samples.captions) or None)
+    save_png(out / "grid.png", grid)
+    return f"{len(samples.images)} samples after {run.images:,} images: {out / 'grid.png'}"
+
+
+def sample_request(
+    run: LoadedRun,
+    *,
+    count: int,
+    labels: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+    images: Sequence[str] = (),
+    masks: Sequence[str] = (),
+    seed: int = 0,
+) -> SampleRequest:
+    """Check a request for samples and read its files.
+
+    Args:
+      run: the generator.
+      count: number of images.
+      labels: names or numbers of classes.
+      prompts: texts.
+      images: files, folders or patterns.
+      masks: the same; grey images, 255 where an image may change, as many as images or one for all.
+      seed: of the noise.
+
+    Raises ``UserError`` for a count below 1, an unknown class, or files that do not fit.
+    """
+    _sampling(run)
+    if count < 1:
+        raise UserError(f"--count is a positive number of images, not {count}")
+    if seed < 0:
+        raise UserError(f"--seed is not negative, and {seed} is")
+    names = run.class_names
+    if labels and names is None and run.experiment.class_names is not None:
+        names = tuple(run.experiment.class_names())
+    read = [_read_image(file, "RGB") for file in files_of(images)]
+    read_masks = [_read_image(file, "L") for file in files_of(masks)]
+    if masks and not images:
+        raise UserError("--masks says where --images may change: name images too")
+    if masks and len(read_masks) not in (1, len(read)):
+        raise UserError(f"--masks has {len(read_masks)} files and --images {len(read)}: give one mask, or as many")
+    return SampleRequest(
+        count=count,
+        labels=tuple(_label(run, label, names) for label in labels),
+        prompts=tuple(prompts),
+        images=tuple(read),
+        masks=tuple(read_masks),
+        seed=seed,
+    )
+
+
+def _sampling(run: LoadedRun):
+    if run.experiment.sampling is None:
+        raise UserError(f"{run.name} does not generate images, so that there is nothing to sample")
+    return run.experiment.sampling
+
+
+def _label(run: LoadedRun, label: str, names: Sequence[str] | None) -> int:
+    """The number of a class."""
+    if "label" not in run.experiment.batch:
+        raise UserError(f"{run.name} generates images without classes here: leave --labels out")
+    if names and label in names:
+        return list(names).index(label)
+    if not label.isdecimal():
+        if names:
+            raise UserError(unknown_name("class", label, list(names), f"there are {', '.join(names)}"))
+        raise UserError(f"{run.name} has kept no names of classes: give --labels as numbers, not {label}")
+    if names and int(label) >= len(names):
+        raise UserError(f"--labels {label} is too large: the classes are numbered from 0 to {len(names) - 1}")
+    return int(label)
+
+
+def _read_image(path: Path, mode: str) -> UInt8[np.ndarray, "h w c"]:
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert(mode))
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        raise UserError(f"{path} cannot be decoded as an image ({error})") from error
+    return pixels if pixels.ndim == 3 else pixels[..., None]

@@ -1,0 +1,38 @@
+"""From an experiment to the devices: its compiler, the shapes and shardings of its state, the cache of programs."""
+
+import os
+from pathlib import Path
+
+import jax
+
+from vision.parallel.mesh import make_mesh
+from vision.train.compile import Compiler
+from vision.train.experiment import Experiment
+from vision.types import TrainState
+
+
+def compiler_of(experiment: Experiment) -> Compiler:
+    """The compiler for the experiment's mesh, sharding rules and replicas.
+
+    Raises ``UserError`` where the mesh does not fit the devices, or the batch the mesh.
+    """
+    compiler = Compiler(
+        make_mesh(experiment.mesh, replicas=max(len(experiment.replicas), 1)),
+        experiment.rules,
+        replicas=len(experiment.replicas),
+    )
+    compiler.check_batch_size(experiment.batch_size, microbatches=experiment.microbatches)
+    return compiler
+
+
+def abstract_state(experiment: Experiment, compiler: Compiler) -> TrainState:
+    """The state's shapes, dtypes and shardings, which restoring a checkpoint takes."""
+    shape, placed = compiler.state_shardings(experiment.init)
+    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shape, placed)
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs between runs, unless JAX is configured to already: a resumed run starts at once."""
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vision-jax"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
