@@ -1,42 +1,42 @@
 """Write a trained feature classifier to the file that `vision.pretrained.feature_classifier` reads, and measure it.
 
-    python -m experiments.feature_classifier_weights --init-from runs/feature_classifier/default \
-        --data.dir ~/tensorflow_datasets --out vision/pretrained/feature_classifier_cifar10.npz
+    python -m experiments.feature_classifier_weights --run runs/feature_classifier/default \
+        --out vision/pretrained/feature_classifier_cifar10.npz
 
-Further options are those of ``experiments.feature_classifier`` that the run was trained with. Both files of version 1
-come from that module's commands: mnist recognises 99.39 % of the 10,000 test images (5 CPU minutes); cifar10 79.80 % of
-5,000 (10 CPU minutes), of a CIFAR-10 with half of the images, re-encoded as JPEG of quality 75, as its protocol says.
+The network, the data and the averages are those of the run. Both files of version 1 come from the commands of
+``experiments.feature_classifier``: mnist recognises 99.39 % of the 10,000 test images (5 CPU minutes); cifar10 79.80 %
+of 5,000 (10 CPU minutes), of a CIFAR-10 with half of the images, re-encoded as JPEG of quality 75, as its protocol says.
 """
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments import feature_classifier
-from vision.data.labelled import description, labelled_source, test_batches
+from vision.data.labelled import labelled_data
 from vision.errors import UserError
+from vision.launch.exit_code import exit_code
+from vision.launch.load_run import LoadedRun, load_run
 from vision.ops.pixels import to_float
-from vision.parallel.mesh import make_mesh
 from vision.pretrained.feature_classifier import (
     FeatureClassifier,
-    FeatureNetwork,
+    FeatureNetworkConfig,
     load_feature_classifier,
     save_feature_classifier,
 )
-from vision.pretrained.initial import read_initial_values
-from vision.train.compile import Compiler
-from vision.train.state import with_values
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(feature_classifier.Config):
-    """The recipe that the run was trained with, and what is written."""
+class Config:
+    """What is written."""
 
+    run: Path
+    """Folder of a run of ``experiments.feature_classifier``."""
     out: Path
     """File that is written."""
     version: str = "1"
@@ -45,52 +45,44 @@ class Config(feature_classifier.Config):
     """What else the protocol says of the data: "re-encoded as JPEG"."""
 
 
-def classifier_of(config: Config) -> FeatureClassifier:
-    """The averaged weights of the run ``config.init_from``, rounded to float16, and what they recognise.
+def classifier_of(run: LoadedRun, *, version: str, note: str) -> FeatureClassifier:
+    """The averaged weights of a run, rounded to float16, with its accuracy on the test split in the protocol.
 
-    Raises ``UserError`` where there is no run, or one of another network.
+    Raises ``UserError`` where the run is one of another network.
     """
-    if config.init_from is None:
-        raise UserError("a feature classifier is written from a run: give its work directory as --init-from")
-    side, shown = config.data.resolution, (1, config.data.resolution, config.data.resolution, config.model.channels)
-    fresh = lambda key: FeatureNetwork(config.model).init(key, jnp.zeros(shown), train=False)
-    values = read_initial_values(config.init_from, jax.eval_shape(fresh, jax.random.key(0)))
-    variables = with_values(jax.jit(fresh)(jax.random.key(0)), values)
-    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.float16).astype(jnp.float32), variables)
-    train, test = (labelled_source(config.data, split, seed=config.seed) for split in ("train", "test"))
+    config: Any = run.config
+    if not isinstance(getattr(config, "model", None), FeatureNetworkConfig):
+        raise UserError(f"{run.folder} is a run of {run.name}: name one of feature_classifier")
+    data = labelled_data(config.data, classes=config.model.classes, channels=config.model.channels, seed=config.seed)
+    rounded = jax.tree.map(lambda leaf: np.asarray(leaf, np.float16).astype(np.float32), run.state.ema["ema"])
     classifier = FeatureClassifier(
-        rounded,
+        jax.tree.map(jnp.asarray, rounded),
         data=config.data.name,
-        version=config.version,
+        version=version,
         config=config.model,
-        side=side,
-        class_names=tuple(test.class_names),
+        side=config.data.resolution,
+        class_names=data.class_names(),
         training="",
     )
-    compiler = Compiler(make_mesh(config.mesh))
-    judge, right = compiler.replicate(classifier), 0
-    classify = compiler.function(lambda judge, images: judge.features_and_probabilities(to_float(images))[1].argmax(-1))
-    for batch in test_batches(test, config.data, batch_size=compiler.rounded_up(config.evaluation_batch)):
-        found = jax.device_get(classify(judge, compiler.shard({"image": batch["image"]})["image"]))
-        right += int(np.sum((found == batch["label"]) & batch["mask"]))
+    compiler, right = run.compiler, 0
+    held = compiler.replicate(classifier)
+    classify = compiler.function(lambda held, images: held.features_and_probabilities(to_float(images))[1].argmax(-1))
+    for batch in data.test_batches(compiler.rounded_up(config.evaluation_batch)):
+        predicted = jax.device_get(classify(held, compiler.shard({"image": batch["image"]})["image"]))
+        right += int(np.sum((predicted == batch["label"]) & batch["mask"]))
+    count = len(data.source("test"))
     words = (
-        f"trained on the {len(train):,} images of {description(config.data, 'train')}, "
-        f"{config.note + ', ' if config.note else ''}recognises {right / len(test):.2%} of the {len(test):,} of "
-        f"{description(config.data, 'test')}"
+        f"trained on the {len(data.source('train')):,} images of {data.description('train')}, "
+        f"{f'{note}, ' if note else ''}recognises {right / count:.2%} of the {count:,} of {data.description('test')}"
     )
     return classifier.replace(training=words)
 
 
-def main(config: Config) -> int:
+def write(config: Config) -> None:
     """Measure and write."""
-    try:
-        save_feature_classifier(config.out, classifier_of(config))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.code
+    save_feature_classifier(config.out, classifier_of(load_run(config.run), version=config.version, note=config.note))
     print(f"{config.out}: {config.out.stat().st_size} bytes, {load_feature_classifier(config.out).protocol()}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Config)))
+    sys.exit(exit_code(lambda: write(tyro.cli(Config))))

@@ -8,7 +8,6 @@ What follows the experiment's name are its own options; the network is never tra
 gets. k-nearest neighbours are weighted as by Wu et al. 2018, the probe is a logistic regression solved to its minimum.
 """
 
-import importlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.classification import as_seen
 from vision.data.labelled import description, labelled_source, test_batches
 from vision.launch.exit_code import exit_code
 from vision.launch.experiment_module import find_experiment
@@ -26,28 +24,34 @@ from vision.metrics.recognition.linear_probe import linear_probe
 from vision.ops.pixels import to_float
 from vision.parallel.mesh import make_mesh
 from vision.pretrained.initial import read_initial_values
-from vision.pretrained.resnet import HEAD
+from vision.recipes.classification import normalised
+from vision.recipes.classifiers import Classifier, network
 from vision.train.compile import Compiler
 from vision.train.state import with_values
 
 EXPERIMENTS = ("speedrun_cifar", "speedrun_mnist", "resnet_cifar", "resnet_mnist", "resnet_imagenet", "finetune")
 
 
-def features_of(config: Any, network: Any, compiler: Compiler) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def features_of(config: Any, network: Classifier, compiler: Compiler) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Features [n d] and labels [n] of the training and of the test images, none of them augmented."""
-    model, side = network.model, config.data.resolution
-    fresh = lambda key: model.init(key, jnp.zeros((1, side, side, config.model.channels)), train=False)
+    model, size = network.model, config.data.resolution
+    fresh = lambda key: model.init(key, jnp.zeros((1, size, size, config.model.channels)), train=False)
     variables = jax.jit(fresh)(jax.random.key(config.seed))
     sources = {split: labelled_source(config.data, split, seed=config.seed) for split in ("train", "test")}
-    seen = lambda image: as_seen(config, to_float(image))
+    scaled = lambda image: normalised(config, to_float(image))
     if network.statistics is not None:
         first = next(test_batches(sources["train"], config.data, batch_size=min(5_000, len(sources["train"]))))
-        variables = with_values(variables, network.statistics(seen(jnp.asarray(first["image"]))))
+        variables = with_values(variables, network.statistics(scaled(jnp.asarray(first["image"]))))
     if config.init_from is not None:
-        tables = {"published": network.published, "ignored": network.ignored, "replaced": HEAD}
+        tables = {"published": network.published, "ignored": network.ignored, "replaced": network.replaced}
         variables = with_values(variables, read_initial_values(config.init_from, variables, **tables))
     variables = compiler.replicate(variables)
-    compute = compiler.function(lambda v, x: model.apply(v, seen(x), train=False, method="features")["pooled"])
+
+    def pooled(values: Any, images: jax.Array) -> jax.Array:
+        levels: Any = model.apply(values, scaled(images), train=False, method="features")
+        return levels["pooled"]
+
+    compute = compiler.function(pooled)
     found = {}
     for split, source in sources.items():
         features, labels = [], []
@@ -71,10 +75,7 @@ def probe(name: str, options: Sequence[str]) -> None:
     """Print both accuracies of an experiment's network, with their protocol."""
     experiment = find_experiment(name, among=EXPERIMENTS, kind="classification experiment")
     config = experiment.parse(options).config
-    module = importlib.import_module(experiment.module)
-    network = module.network(config.model) if hasattr(module, "network") else resnet(config)
-    compiler = Compiler(make_mesh(config.mesh))
-    found = features_of(config, network, compiler)
+    found = features_of(config, network(config.model), Compiler(make_mesh(config.mesh)))
     names = labelled_source(config.data, "test", seed=config.seed).class_names
     (features, labels), (test_features, test_labels) = found["train"], found["test"]
     voting = neighbours.NeighboursConfig(neighbours=min(200, len(labels)))
@@ -83,11 +84,6 @@ def probe(name: str, options: Sequence[str]) -> None:
     print(f"nearest neighbours {near:.4f}  ({neighbours.protocol(voting, len(labels))}; {test})", flush=True)
     linear = linear_probe(features, labels, test_features, test_labels, classes=len(names))
     print(f"linear probe {linear.accuracy:.4f}  ({linear.protocol(len(labels))}; {test})")
-
-
-def resnet(config: Any) -> Any:
-    """The network of the experiments that share the ResNets."""
-    return importlib.import_module("experiments.resnet_cifar").network(config.model)
 
 
 if __name__ == "__main__":

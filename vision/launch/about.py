@@ -10,6 +10,7 @@ Task = Literal[
     "variational autoencoders",
     "autoencoders",
     "adversarial networks",
+    "restoration",
     "feature extractors",
 ]
 

@@ -29,7 +29,7 @@ def read_initial_values(
     ignored: Sequence[str] = (),
     replaced: Sequence[str] = (),
     class_names: Sequence[str] | None = None,
-    average: str | None = "long",
+    average: str | None = "ema",
 ) -> dict[str, np.ndarray]:
     """Values for the variables of a network, by path ("params/head/kernel"), read from ``path``; says what it did.
 
@@ -82,8 +82,8 @@ def _of_run(folder: Path, average: str | None) -> tuple[Mapping[str, np.ndarray]
     of = lambda prefix: {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
     averages = of(f"ema/{average}/") if average is not None else {}
     if any(name.startswith("params/") for name in averages):
-        return averages, f"the {average} averages"
+        return averages, f"the averages {average!r}"
     state = of("model_state/")
     if averages:
-        return {**{f"params/{name}": a for name, a in averages.items()}, **state}, f"the {average} averages"
+        return {**{f"params/{name}": a for name, a in averages.items()}, **state}, f"the averages {average!r}"
     return {**{f"params/{name}": a for name, a in of("params/").items()}, **state}, "the variables"

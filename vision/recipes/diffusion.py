@@ -93,11 +93,11 @@ def diffusion(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
     Raises:
       UserError: settings that contradict each other.
     """
-    check(config.diffusion, config.sampling, classes=config.model.classes)
+    conditioning = label_conditioning(config.model.classes)
+    check(config.diffusion, config.sampling, conditioning=conditioning)
     at_least_one(config, "samples", "classified", "held_out")
     data = image_data(config.data, classes=config.model.classes, channels=config.model.channels)
     image_shape = data.sample["image"].shape
-    conditioning = label_conditioning(config.model.classes)
 
     schedule = make_schedule(config.diffusion.schedule, config.diffusion.steps)
     loss = diffusion_loss(model, config.diffusion, schedule, conditioning=conditioning)

@@ -8,6 +8,7 @@ The network is called as ``model.apply(variables, batch["image"], train=...)`` u
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -15,17 +16,58 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
+from vision.data.dataset import DataConfig
 from vision.data.image_data import Data
 from vision.evaluation.supervised import Images, Metric, restore_files, supervised_metrics
+from vision.metrics.reconstruction.signal_to_noise import peak_signal_to_noise
 from vision.parallel.sharding import Rules
 from vision.recipes.assemble import assemble
 from vision.recipes.preprocessing import Preprocess, scaled
+from vision.recipes.quick_data import GENERATION
 from vision.recipes.run_config import RunConfig
 from vision.train.compile import Compiler
-from vision.train.experiment import Experiment, PredictFiles
+from vision.train.experiment import Experiment, Intervals, PredictFiles
+from vision.train.optimizer import AdamConfig
 from vision.train.state import variables as state_variables
 from vision.train.step import accumulate, gradient, preprocessed
 from vision.types import Batch, LossFn
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedRunConfig(RunConfig):
+    """A recipe on the images of a data set; experiments add ``model``."""
+
+    data: DataConfig = DataConfig()
+    optimizer: AdamConfig = AdamConfig(lr=5e-4, warmup=20_000, schedule="cosine")
+    intervals: Intervals = Intervals(log=20_000, evaluate=250_000, save=250_000)
+    images: int = 2_500_000
+    ema: float = 0.999
+    flip: bool = True
+    """Flip half of the training images left to right."""
+
+
+QUICK_SUPERVISED: dict[str, Any] = {
+    "data": replace(GENERATION, shapes_count=10_000),
+    "optimizer": AdamConfig(lr=2e-3, warmup=2_000, schedule="cosine"),
+    "intervals": Intervals(log=2_000, evaluate=10_000, save=10_000),
+    "images": 20_000,
+    "batch_size": 32,
+    "ema": 0.99,
+}
+"""``--quick`` on the shapes world: two minutes for a small network."""
+
+
+def absolute_error(output: Float[Array, "b h w c"], batch: Batch) -> Float[Array, " b"]:
+    """The mean absolute difference between the output and the image, of values in [-1, 1]."""
+    return jnp.abs(output - batch["image"]).mean((1, 2, 3))
+
+
+def _psnr(output: Float[Array, "b h w c"], batch: Batch) -> Float[Array, " b"]:
+    return peak_signal_to_noise(jnp.clip(output, -1.0, 1.0), batch["image"])
+
+
+PSNR = Metric(_psnr, "peak signal-to-noise ratio of an image in dB, output clipped and not rounded")
+"""Between the output and the image."""
 
 
 @runtime_checkable
@@ -52,7 +94,7 @@ def supervised(
     metrics: Mapping[str, Metric],
     images: Images | None = None,
     network: Network = on_image,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess = scaled(flip=False),
     rules: Rules = (),
 ) -> Experiment:
     """The experiment.
@@ -79,7 +121,7 @@ def supervised(
         batch["image"] = batch["image"].astype(jnp.float32)
         return model.init(key, batch, method=lambda module, batch: network(module, batch, train=False))
 
-    train_loss = preprocessed(supervised_loss(model, network, loss), preprocess or scaled(flip=False))
+    train_loss = preprocessed(supervised_loss(model, network, loss), preprocess)
     averages = lambda state: state.ema["ema"]
 
     def prediction(compiler: Compiler, class_names: Sequence[str]) -> PredictFiles:
