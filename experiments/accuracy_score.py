@@ -25,10 +25,13 @@ from vision.data.labelled import labelled_source
 from vision.data.pipeline import batches
 from vision.data.source import ArraySource, in_memory
 from vision.errors import UserError, at_least_one
+from vision.launch.about import About
 from vision.launch.load_run import load_run
 from vision.launch.run import main
 from vision.train.experiment import Experiment
 from vision.types import SampleRequest
+
+ABOUT = About(task="feature extractors", paper="Ravuri & Vinyals 2019, arXiv:1905.10887", quick="1 minute")
 
 
 @dataclass(frozen=True)

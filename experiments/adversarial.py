@@ -236,6 +236,7 @@ def compose(config: AdversarialConfig) -> Experiment:
         compiled = compiler.function(draw)
 
         def sample(state: TrainState, request: SampleRequest) -> Samples:
+            request.check(conditions=("labels",) if classes else ())
             labels = np.resize(request.labels or asked_for(request.count), request.count).astype(np.int32)
             images = drawn(compiler, compiled, state.ema["long"], labels, seed=request.seed)
             names = open_dataset(config.data, "train").class_names if classes else ()
@@ -302,6 +303,7 @@ def compose(config: AdversarialConfig) -> Experiment:
         seed=config.seed,
         evaluation=evaluation,
         sampling=sampling,
+        class_names=(lambda: open_dataset(config.data, "train").class_names) if classes else None,
         initial_values=given if config.init_from is not None else None,
         rules=SHARDING_RULES,
         evaluation_only=("samples", "truncation", "judging."),

@@ -30,6 +30,7 @@ from vision.data.source import ArraySource
 from vision.errors import UserError, at_least_one
 from vision.evaluation.autoencoder import evaluator
 from vision.evaluation.vae import ReconstructionSet
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.autoencoder import SHARDING_RULES, Autoencoder, AutoencoderConfig
 from vision.models.gan.dcgan import PatchDiscriminator
@@ -44,6 +45,12 @@ from vision.train.optimizer import OptimizerConfig, make_optimizer
 from vision.train.state import create_state, with_values
 from vision.train.step import alternate, averaged, gradient, preprocessed, repeated, warmed_up
 from vision.types import TrainState
+
+ABOUT = About(
+    task="autoencoders",
+    paper="van den Oord et al. 2017, arXiv:1711.00937; Rombach et al. 2022, arXiv:2112.10752",
+    quick="1 minute",
+)
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,7 @@ def compose(config: Any, model: Callable[[int], nn.Module], *, rules: Rules, coa
         compiled = compiler.function(measured.draw)
 
         def sample(state: TrainState, request: SampleRequest) -> Samples:
+            request.check(conditions=())
             values = {"params": state.ema["long"]}
             images = drawn(compiler, compiled, values, np.zeros(request.count, np.int32), seed=request.seed)
             return Samples(images=images)

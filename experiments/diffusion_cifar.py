@@ -38,6 +38,7 @@ from vision.data.source import ArraySource
 from vision.diffusion.schedules import make_schedule
 from vision.errors import UserError, at_least_one
 from vision.evaluation.generation import drawn
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.unet import SHARDING_RULES, UNet, UNetConfig
 from vision.ops.pixels import to_float, to_uint8
@@ -59,6 +60,8 @@ from vision.train.experiment import Evaluation, Experiment, Intervals
 from vision.train.state import create_state, with_values
 from vision.train.step import accumulate, averaged, gradient, preprocessed, repeated, warmed_up
 from vision.types import SampleRequest, Samples, TrainState
+
+ABOUT = About(task="diffusion", paper="Ho et al. 2020, arXiv:2006.11239", quick="5 minutes")
 
 
 @dataclass(frozen=True)
@@ -265,6 +268,7 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
         compiled = compiler.function(generate)
 
         def sample(state: TrainState, request: SampleRequest) -> Samples:
+            request.check(conditions=("labels",) if config.model.classes else ())
             labels = np.resize(request.labels or asked_for(request.count), request.count).astype(np.int32)
             images = drawn(compiler, compiled, state.ema["long"], labels, seed=request.seed)
             names = open_dataset(config.data, "train").class_names if config.model.classes else ()
@@ -342,6 +346,7 @@ def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
         seed=config.seed,
         evaluation=evaluation,
         sampling=sampling,
+        class_names=(lambda: open_dataset(config.data, "train").class_names) if config.model.classes else None,
         initial_values=given if config.init_from is not None else None,
         rules=rules,
         evaluation_only=("sampling.", "samples", "judged", "judging.", "held_out"),

@@ -20,9 +20,12 @@ from typing import Any
 from experiments import diffusion_cifar
 from experiments.diffusion_cifar import OptimizerConfig
 from vision.errors import UserError
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.dit import SHARDING_RULES, DiT, DiTConfig
 from vision.train.experiment import Experiment
+
+ABOUT = About(task="diffusion", paper="Peebles & Xie 2023, arXiv:2212.09748", quick="5 minutes")
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,13 @@ from typing import Any
 from experiments import classification, speedrun_cifar
 from experiments.classification import Network, compose
 from vision.data.augment.image import AugmentConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.pretrained.feature_classifier import FeatureNetwork, FeatureNetworkConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
+
+ABOUT = About(task="feature extractors", paper="", quick="1 minute")
 
 
 @dataclass(frozen=True)

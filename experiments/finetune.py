@@ -21,10 +21,13 @@ from experiments import classification, resnet_cifar, speedrun_cifar
 from experiments.classification import compose
 from vision.data.augment.image import AugmentConfig
 from vision.data.labelled import LabelledConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.resnet import CIFAR_RESNET18, RESNET50, ResNetConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
+
+ABOUT = About(task="recognition", paper="Kornblith et al. 2019, arXiv:1805.08974", quick="1 minute")
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,16 @@ from typing import Any
 
 from experiments.adversarial import AdamConfig, AdversarialConfig, compose
 from experiments.diffusion_cifar import QUICK as DIFFUSION
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.gan.networks import GanConfig
 from vision.train.experiment import Experiment, Intervals
+
+ABOUT = About(
+    task="adversarial networks",
+    paper="Miyato et al. 2018, arXiv:1802.05957; Huang et al. 2024, arXiv:2501.05441",
+    quick="7 minutes",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

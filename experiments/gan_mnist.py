@@ -21,6 +21,7 @@ from typing import Any
 from experiments.adversarial import AdamConfig, AdversarialConfig, LossName, compose
 from experiments.diffusion_cifar import QUICK as DIFFUSION
 from vision.data.dataset import DataConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.gan.networks import GanConfig
 from vision.train.experiment import Experiment, Intervals
@@ -34,6 +35,8 @@ MODEL = GanConfig(
     generator_width=48,
     discriminator_width=32,
 )
+
+ABOUT = About(task="adversarial networks", paper="Radford et al. 2016, arXiv:1511.06434", quick="3 minutes")
 
 
 @dataclass(frozen=True, kw_only=True)

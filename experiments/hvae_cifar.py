@@ -17,11 +17,14 @@ from typing import Any
 from experiments.autoencoding import AutoencodingConfig, compose
 from experiments.vae_cifar import QUICK as VAE_QUICK
 from vision.errors import UserError
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.hvae import SHARDING_RULES, Hvae, HvaeConfig
 from vision.tasks.likelihood import LikelihoodConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
+
+ABOUT = About(task="variational autoencoders", paper="Child 2021, arXiv:2011.10650", quick="7 minutes")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,11 +19,14 @@ from typing import Any
 from experiments import classification, speedrun_cifar
 from experiments.classification import Network, compose
 from vision.data.augment.image import AugmentConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.resnet import CIFAR_RESNET18, SHARDING_RULES, ResNet, ResNetConfig, layer_of, layers
 from vision.pretrained.resnet import IGNORED, cifar_resnet_rules, resnet_rules
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
+
+ABOUT = About(task="recognition", paper="He et al. 2016, arXiv:1512.03385", quick="2 minutes")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from experiments import classification, resnet_cifar, speedrun_cifar
 from experiments.classification import compose
 from vision.data.augment.image import AugmentConfig
 from vision.data.labelled import LabelledConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.resnet import RESNET50, ResNetConfig
 from vision.train.experiment import Experiment, Intervals
@@ -28,6 +29,12 @@ from vision.train.optimizer import OptimizerConfig
 
 EPOCH = 1_281_167
 """Training images of ImageNet-1k."""
+
+ABOUT = About(
+    task="recognition",
+    paper="He et al. 2016, arXiv:1512.03385; Wightman et al. 2021, arXiv:2110.00476",
+    quick="a few minutes",
+)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,13 @@ from experiments import classification, resnet_cifar, speedrun_cifar
 from experiments.classification import compose
 from vision.data.augment.image import AugmentConfig
 from vision.data.labelled import LabelledConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.resnet import CIFAR_RESNET18, ResNetConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
+
+ABOUT = About(task="recognition", paper="He et al. 2016, arXiv:1512.03385", quick="1 minute")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from experiments.classification import Network, compose
 from vision.data.augment.image import AugmentConfig
 from vision.data.labelled import LabelledConfig
 from vision.data.shapes.world import ShapesConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.speedrun import (
     SHARDING_RULES,
@@ -33,6 +34,8 @@ from vision.models.speedrun import (
 from vision.tasks.classification import ClassificationConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
+
+ABOUT = About(task="recognition", paper="Jordan 2024, arXiv:2404.00498", quick="2 minutes")
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,13 @@ from experiments import resnet_mnist, speedrun_cifar
 from experiments.classification import compose
 from vision.data.augment.image import AugmentConfig
 from vision.data.labelled import LabelledConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.speedrun import SpeedrunConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
+
+ABOUT = About(task="recognition", paper="Jordan 2024, arXiv:2404.00498", quick="1 minute")
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,18 @@ from typing import Any
 from experiments.autoencoding import AutoencodingConfig, compose
 from experiments.diffusion_cifar import QUICK as DIFFUSION_QUICK
 from vision.evaluation.vae import BoundConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.vae import SHARDING_RULES, Vae, VaeConfig
 from vision.tasks.likelihood import LikelihoodConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
+
+ABOUT = About(
+    task="variational autoencoders",
+    paper="Kingma & Welling 2014, arXiv:1312.6114; Salimans et al. 2017, arXiv:1701.05517",
+    quick="5 minutes",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

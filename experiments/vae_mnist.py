@@ -19,11 +19,14 @@ from experiments.autoencoding import AutoencodingConfig, compose
 from vision.data.dataset import DataConfig
 from vision.data.shapes.world import ShapesConfig
 from vision.evaluation.vae import BoundConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.vae import SHARDING_RULES, Vae, VaeConfig
 from vision.tasks.likelihood import LikelihoodConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
+
+ABOUT = About(task="variational autoencoders", paper="Kingma & Welling 2014, arXiv:1312.6114", quick="1 minute")
 
 
 @dataclass(frozen=True, kw_only=True)

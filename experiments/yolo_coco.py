@@ -22,9 +22,16 @@ from experiments.detection import SgdConfig, compose
 from vision.data.augment.boxes import BoxAugmentConfig
 from vision.data.detection import DetectionConfig
 from vision.data.shapes.world import ShapesConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.yolo import YOLO_N, YOLO_S, YoloConfig, scaled_anchors
 from vision.train.experiment import Experiment, Intervals
+
+ABOUT = About(
+    task="detection",
+    paper="Redmon & Farhadi 2018, arXiv:1804.02767; Bochkovskiy et al. 2020, arXiv:2004.10934",
+    quick="6 minutes",
+)
 
 
 @dataclass(frozen=True)
