@@ -22,7 +22,11 @@ from vision.recipes.autoencoder import AutoencoderRunConfig, autoencoder
 from vision.recipes.quick_data import GENERATION, tiny, tiny_data
 from vision.train.experiment import Experiment, Intervals
 
-ABOUT = About(task="autoencoders", paper="van den Oord et al. 2017; Rombach et al. 2022", quick="1 min")
+ABOUT = About(
+    task="autoencoders",
+    paper="van den Oord et al. 2017, arXiv:1711.00937; Rombach et al. 2022, arXiv:2112.10752",
+    quick="1 minute",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

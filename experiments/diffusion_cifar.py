@@ -9,7 +9,7 @@ forgets the random start (``warmed_up``), and strided convolutions are padded ev
     python -m experiments.diffusion_cifar --quick                         a laptop: shapes world, under 5 minutes
     python -m experiments.diffusion_cifar --data.dir ~/tensorflow_datasets   the recipe
     python -m experiments.diffusion_cifar --mesh.fsdp 8 --model.dtype bfloat16
-    python -m experiments.diffusion_cifar --quick --sample 100            from the newest checkpoint of that run
+    python -m vision sample RUN --count 100                                  after training, RUN being its folder
 
 CIFAR-10 itself: ``python -m vision.data.cifar10 --data-dir ~/tensorflow_datasets`` (170 MB, needs no TensorFlow).
 """
@@ -27,7 +27,7 @@ from vision.recipes.quick_data import tiny, tiny_data
 from vision.tasks.diffusion import SamplingConfig
 from vision.train.experiment import Experiment
 
-ABOUT = About(task="diffusion", paper="Ho et al. 2020", quick="3 min")
+ABOUT = About(task="diffusion", paper="Ho et al. 2020, arXiv:2006.11239", quick="5 minutes")
 
 
 @dataclass(frozen=True, kw_only=True)

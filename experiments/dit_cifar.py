@@ -27,7 +27,7 @@ from vision.tasks.diffusion import SamplingConfig
 from vision.train.experiment import Experiment
 from vision.train.optimizer import AdamConfig
 
-ABOUT = About(task="diffusion", paper="Peebles & Xie 2023", quick="5 min")
+ABOUT = About(task="diffusion", paper="Peebles & Xie 2023, arXiv:2212.09748", quick="5 minutes")
 
 
 @dataclass(frozen=True, kw_only=True)

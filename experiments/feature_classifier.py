@@ -27,7 +27,7 @@ from vision.recipes.quick_data import RECOGNITION, tiny, tiny_data
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
-ABOUT = About(task="feature extractors", paper="Müller et al. 2019", quick="1 min")
+ABOUT = About(task="feature extractors", paper="", quick="1 minute")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,11 @@ from vision.recipes.quick_data import GENERATION, tiny, tiny_data
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import AdamConfig
 
-ABOUT = About(task="adversarial networks", paper="Miyato et al. 2018", quick="7 min")
+ABOUT = About(
+    task="adversarial networks",
+    paper="Miyato et al. 2018, arXiv:1802.05957; Huang et al. 2024, arXiv:2501.05441",
+    quick="7 minutes",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

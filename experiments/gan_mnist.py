@@ -28,7 +28,7 @@ from vision.recipes.quick_data import SILHOUETTES, tiny, tiny_data
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import AdamConfig
 
-ABOUT = About(task="adversarial networks", paper="Radford et al. 2016", quick="3 min")
+ABOUT = About(task="adversarial networks", paper="Radford et al. 2016, arXiv:1511.06434", quick="3 minutes")
 
 MODEL = GanConfig(
     architecture="dcgan",

@@ -26,7 +26,7 @@ from vision.tasks.likelihood import LikelihoodConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
-ABOUT = About(task="variational autoencoders", paper="Child 2021", quick="6 min")
+ABOUT = About(task="variational autoencoders", paper="Child 2021, arXiv:2011.10650", quick="7 minutes")
 
 
 @dataclass(frozen=True, kw_only=True)

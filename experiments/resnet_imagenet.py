@@ -29,7 +29,11 @@ from vision.recipes.quick_data import RECOGNITION, tiny, tiny_data
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
-ABOUT = About(task="recognition", paper="He et al. 2016; Wightman et al. 2021", quick="4 min")
+ABOUT = About(
+    task="recognition",
+    paper="He et al. 2016, arXiv:1512.03385; Wightman et al. 2021, arXiv:2110.00476",
+    quick="a few minutes",
+)
 
 EPOCH = 1_281_167
 """Training images of ImageNet-1k."""

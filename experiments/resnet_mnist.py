@@ -24,7 +24,7 @@ from vision.recipes.quick_data import RECOGNITION, tiny, tiny_data
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
-ABOUT = About(task="recognition", paper="He et al. 2016", quick="1 min")
+ABOUT = About(task="recognition", paper="He et al. 2016, arXiv:1512.03385", quick="1 minute")
 
 
 @dataclass(frozen=True, kw_only=True)

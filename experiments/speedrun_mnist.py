@@ -25,7 +25,7 @@ from vision.tasks.classification import ClassificationConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
-ABOUT = About(task="recognition", paper="Jordan 2024", quick="1 min")
+ABOUT = About(task="recognition", paper="Jordan 2024, arXiv:2404.00498", quick="1 minute")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,11 @@ from vision.tasks.likelihood import LikelihoodConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
-ABOUT = About(task="variational autoencoders", paper="Kingma & Welling 2014; Salimans et al. 2017", quick="3 min")
+ABOUT = About(
+    task="variational autoencoders",
+    paper="Kingma & Welling 2014, arXiv:1312.6114; Salimans et al. 2017, arXiv:1701.05517",
+    quick="5 minutes",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

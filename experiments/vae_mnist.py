@@ -28,7 +28,7 @@ from vision.tasks.likelihood import LikelihoodConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
-ABOUT = About(task="variational autoencoders", paper="Kingma & Welling 2014", quick="1 min")
+ABOUT = About(task="variational autoencoders", paper="Kingma & Welling 2014, arXiv:1312.6114", quick="1 minute")
 
 
 @dataclass(frozen=True, kw_only=True)

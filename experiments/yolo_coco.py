@@ -8,7 +8,7 @@ so these are not numbers of this code.
     python -m experiments.yolo_coco --quick                                    a small one, shapes world, six minutes
     python -m experiments.yolo_coco --data.dir ~/coco                          the size s
     python -m experiments.yolo_coco --data.dir ~/coco --model.width 0.25       the size n
-    python -m experiments.yolo_coco --data.dir ~/coco --predict photos/        after training
+    python -m vision predict RUN photos/                                       after training, RUN being its folder
 
 ``~/coco`` has ``annotations/instances_{train,val}2017.json`` and the folders ``train2017`` and ``val2017``.
 """
@@ -25,7 +25,11 @@ from vision.models.yolo import YOLO_S, YoloConfig
 from vision.recipes.detection import DETECTION_ABLATIONS, QUICK_DETECTION, TINY_DETECTION, DetectionRunConfig, detection
 from vision.train.experiment import Experiment
 
-ABOUT = About(task="detection", paper="Redmon & Farhadi 2018; Bochkovskiy et al. 2020", quick="6 min")
+ABOUT = About(
+    task="detection",
+    paper="Redmon & Farhadi 2018, arXiv:1804.02767; Bochkovskiy et al. 2020, arXiv:2004.10934",
+    quick="6 minutes",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

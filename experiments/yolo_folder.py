@@ -8,7 +8,7 @@ two CPU cores.
     python -m experiments.yolo_folder --data.dir my_data --model.classes 5
     python -m experiments.yolo_folder --data.dir my_data --model.classes 5 --init-from runs/yolo_coco/default \
         --optimizer.frozen backbone --running-statistics                fine-tuning on few pictures
-    python -m experiments.yolo_folder --data.dir my_data --model.classes 5 --predict new_pictures/
+    python -m vision predict RUN new_pictures/                          after training, RUN being its folder
 
 ``my_data`` has ``images/train`` and ``images/val``, ``labels/train`` and ``labels/val`` with a text file a picture (a
 line a box: class number, centre and size as shares of the picture's sides), and ``classes.txt`` with a name on each
@@ -34,7 +34,11 @@ from vision.recipes.detection import (
 )
 from vision.train.experiment import Experiment, Intervals
 
-ABOUT = About(task="detection", paper="Redmon & Farhadi 2018; Bochkovskiy et al. 2020", quick="6 min")
+ABOUT = About(
+    task="detection",
+    paper="Redmon & Farhadi 2018, arXiv:1804.02767; Bochkovskiy et al. 2020, arXiv:2004.10934",
+    quick="6 minutes",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,11 @@ from vision.recipes.detection import (
 )
 from vision.train.experiment import Experiment
 
-ABOUT = About(task="detection", paper="Redmon & Farhadi 2018; Bochkovskiy et al. 2020", quick="6 min")
+ABOUT = About(
+    task="detection",
+    paper="Redmon & Farhadi 2018, arXiv:1804.02767; Bochkovskiy et al. 2020, arXiv:2004.10934",
+    quick="6 minutes",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

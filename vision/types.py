@@ -1,12 +1,14 @@
 """The types that the packages share: batches, conditions, losses, steps, the state of a run, requests for samples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, Key, Num, UInt8
+
+from vision.errors import UserError
 
 Params = Any
 """A tree of arrays: the parameters of a network, or of several under the names of the players."""
@@ -96,6 +98,17 @@ class SampleRequest:
     """0 or 255 for each pixel of ``images``: 255 where they may change."""
     seed: int = 0
     """Of the noise."""
+
+    def check(self, *, conditions: Sequence[str]) -> None:
+        """Raise ``UserError`` where a field is set that the generator has no condition for.
+
+        Args:
+          conditions: the fields that it has: some of "labels", "prompts", "images" and "masks".
+        """
+        for name in ("labels", "prompts", "images", "masks"):
+            if getattr(self, name) and name not in conditions:
+                known = f": it takes {' and '.join(f'--{each}' for each in conditions)}" if conditions else ""
+                raise UserError(f"this generator has no condition for --{name}{known}. Leave --{name} out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,15 @@ MODULES = {name: importlib.import_module(f"experiments.{name}") for name in SMAL
 def test_all_are_here():
     files = {path.stem for path in (ROOT / "experiments").glob("*.py")}
     # what runs other experiments, looks at data or writes judges; and the recipes of several
-    programs = {"__init__", "ablate", "fit_anchors", "probe", "shape_classifier", "feature_classifier_weights"}
+    programs = {
+        "__init__",
+        "__main__",
+        "ablate",
+        "fit_anchors",
+        "probe",
+        "shape_classifier",
+        "feature_classifier_weights",
+    }
     programs |= {"adversarial", "autoencoding", "classification", "detection", "judging"}
     assert files - programs == set(SMALL)
 

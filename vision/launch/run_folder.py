@@ -131,11 +131,11 @@ def read_config(workdir: Path) -> Stored:
     """Read config.json of a run folder; raises ``UserError`` where that is impossible."""
     try:
         content = json.loads((workdir / CONFIG).read_text())
+        if not isinstance(content["experiment"], str):
+            raise TypeError("its experiment is no name")
         stored = Stored(
             experiment=content["experiment"], config=dict(content["config"]), replicas=dict(content.get("replicas", {}))
         )
-        if not isinstance(stored.experiment, str):
-            raise TypeError("its experiment is no name")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{workdir / CONFIG} cannot be read ({error}): restore it, or choose another run folder"

@@ -94,6 +94,7 @@ def build(config):
         def sample(state, request):
             if used:
                 assert state.model_state["frozen"]["teacher"]["w"].shape == (3,)
+            request.check(conditions=("labels",))
             labels = np.resize(request.labels or (0, 1), request.count)
             images = np.zeros((request.count, 4, 4, 3), np.uint8) + labels[:, None, None, None].astype(np.uint8)
             return Samples(images=images, captions=tuple(CLASSES[label] for label in labels))
