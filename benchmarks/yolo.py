@@ -26,7 +26,7 @@ SIZES = ((320, 1), (320, 16), (640, 1), (640, 16))
 
 
 def folder_of_pictures() -> Path:
-    """128 pictures of 416x312 with the spectrum of photographs, and eight boxes each in COCO's form."""
+    """128 images of 416x312 with the spectrum of photographs, and eight boxes each in COCO's form."""
     import numpy as np
     from PIL import Image
 

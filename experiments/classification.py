@@ -21,8 +21,8 @@ from vision.data.labelled import (
     LabelledConfig,
     description,
     fitted,
+    labelled_evaluation_batches,
     labelled_source,
-    test_batches,
     training_batches,
 )
 from vision.data.source import Source
@@ -197,7 +197,7 @@ def compose(config: Any, network: Network) -> Experiment:
         size = compiler.rounded_up(config.evaluation_batch)
         share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         how = f"{description(config.data, 'test')}, EMA {config.ema}{', mirrored too' if config.mirror else ''}"
-        judged = lambda: test_batches(test(), config.data, batch_size=size, **share)
+        judged = lambda: labelled_evaluation_batches(test(), config.data, batch_size=size, **share)
         test_set = TestSet(judged, test().class_names, how)
         return lambda state: evaluate(state.ema["long"], test_set)
 

@@ -138,7 +138,7 @@ QUICK = Config(
             dark_share=0.0,
             min_size=0.65,
             max_size=0.85,
-            max_turn=10.0,
+            max_rotation=10.0,
         ),
     ),
     # Predicting the image lets a network this narrow ignore the noise that 4x4 patches would make it copy.

@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 
 from experiments import feature_classifier
-from vision.data.labelled import description, labelled_source, test_batches
+from vision.data.labelled import description, labelled_evaluation_batches, labelled_source
 from vision.errors import UserError
 from vision.ops.pixels import to_float
 from vision.parallel.mesh import make_mesh
@@ -70,7 +70,9 @@ def classifier_of(config: Config) -> FeatureClassifier:
     compiler = Compiler(make_mesh(config.mesh))
     judge, right = compiler.replicate(classifier), 0
     classify = compiler.function(lambda judge, images: judge.features_and_probabilities(to_float(images))[1].argmax(-1))
-    for batch in test_batches(test, config.data, batch_size=compiler.rounded_up(config.evaluation_batch)):
+    for batch in labelled_evaluation_batches(
+        test, config.data, batch_size=compiler.rounded_up(config.evaluation_batch)
+    ):
         found = jax.device_get(classify(judge, compiler.shard({"image": batch["image"]})["image"]))
         right += int(np.sum((found == batch["label"]) & batch["mask"]))
     words = (

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.classification import as_seen
-from vision.data.labelled import description, labelled_source, test_batches
+from vision.data.labelled import description, labelled_evaluation_batches, labelled_source
 from vision.errors import UserError
 from vision.launch.options import parse
 from vision.metrics.recognition import neighbours
@@ -41,7 +41,9 @@ def features_of(config: Any, network: Any, compiler: Compiler) -> dict[str, tupl
     sources = {split: labelled_source(config.data, split, seed=config.seed) for split in ("train", "test")}
     seen = lambda image: as_seen(config, to_float(image))
     if network.statistics is not None:
-        first = next(test_batches(sources["train"], config.data, batch_size=min(5_000, len(sources["train"]))))
+        first = next(
+            labelled_evaluation_batches(sources["train"], config.data, batch_size=min(5_000, len(sources["train"])))
+        )
         variables = with_values(variables, network.statistics(seen(jnp.asarray(first["image"]))))
     if config.init_from is not None:
         tables = {"published": network.published, "ignored": network.ignored, "replaced": HEAD}
@@ -51,7 +53,9 @@ def features_of(config: Any, network: Any, compiler: Compiler) -> dict[str, tupl
     found = {}
     for split, source in sources.items():
         features, labels = [], []
-        for batch in test_batches(source, config.data, batch_size=compiler.rounded_up(config.evaluation_batch)):
+        for batch in labelled_evaluation_batches(
+            source, config.data, batch_size=compiler.rounded_up(config.evaluation_batch)
+        ):
             computed = jax.device_get(compute(variables, compiler.shard({"image": batch["image"]})["image"]))
             features.append(computed[batch["mask"]])
             labels.append(batch["label"][batch["mask"]])

@@ -6,7 +6,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vision.data.annotations.cleaning import Annotated, Annotations, Counts
+from vision.data.annotations.cleaning import AnnotatedImage, Annotations, Counts
 from vision.errors import UserError
 from vision.metrics.detection.average_precision import RECALLS, Found, coco_scores
 from vision.metrics.detection.matching import (
@@ -29,7 +29,7 @@ def picture(boxes=(), labels=(), crowd=None, image_id=1):
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     crowd = np.zeros(len(boxes), bool) if crowd is None else np.array(crowd, bool)
     area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    return Annotated(None, 100, 100, boxes, np.array(labels, np.int32), crowd, area, image_id)
+    return AnnotatedImage(None, 100, 100, boxes, np.array(labels, np.int32), crowd, area, image_id)
 
 
 def detections(boxes=(), scores=(), labels=()):

@@ -1,4 +1,4 @@
-"""Pictures with boxes: frames where the boxes are, tags inside and apart, crops that hold what they are about."""
+"""Images with boxes: frames where the boxes are, tags inside and apart, crops that hold what they are about."""
 
 import numpy as np
 import pytest
@@ -99,7 +99,7 @@ def test_tags_at_the_border_are_inside(box):
     long = boxes_picture(marked(found=[box], labels=[0], scores=[0.25]), ("x" * 30,))
     assert is_colour(frame, colour).sum() > 500
     assert is_colour(long, class_colours(1)[0]).sum() > 1500
-    # a name that is wider than the picture is left out
+    # a name that is wider than the image is left out
     wide = boxes_picture(marked(found=[box], labels=[0], scores=[0.25]), ("x" * 90,))
     assert 200 < is_colour(wide, class_colours(1)[0]).sum() < is_colour(long, class_colours(1)[0]).sum()
 
@@ -145,7 +145,7 @@ def test_a_crop_holds_its_box(corner, sides):
 
 
 def test_a_sheet_has_its_pictures_in_rows_under_their_headings():
-    one = marked(found=[[50, 60, 150, 160]], labels=[1], scores=[0.5], caption=("a picture", "of nothing"))
+    one = marked(found=[[50, 60, 150, 160]], labels=[1], scores=[0.5], caption=("an image", "of nothing"))
     alone = boxes_sheet([("heading", [one])], NAMES, columns=3, tile=300)
     assert alone.dtype == np.uint8
     assert alone.shape[1] == 480  # wide enough for the legend
@@ -154,7 +154,7 @@ def test_a_sheet_has_its_pictures_in_rows_under_their_headings():
     assert (rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1) == (150, 300)
     four = boxes_sheet([("heading", [one] * 4)], NAMES, columns=3, tile=300)
     assert four.shape == (alone.shape[0] + 150 + 4 + 2 * 17 + 12, 12 + 3 * 312, 3)
-    # the legend, and captions of every picture
+    # the legend, and captions of every image
     colours = class_colours(3)
     for colour in colours:
         assert is_colour(four[: rows[0]], colour).sum() > 100

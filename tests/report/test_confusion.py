@@ -1,4 +1,4 @@
-"""Pictures of confusion matrices: which classes are shown, that nothing is clipped, and the colours of cells."""
+"""Images of confusion matrices: which classes are shown, that nothing is clipped, and the colours of cells."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,4 +1,4 @@
-"""Codes in the plane: principal directions against the singular value decomposition, and the picture of them."""
+"""Codes in the plane: principal directions against the singular value decomposition, and the image of them."""
 
 import numpy as np
 import pytest

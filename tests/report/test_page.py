@@ -13,7 +13,7 @@ NASTY = "<script>alert(\"1\")</script> & 'two' \\ <b>"
 
 
 class Page(HTMLParser):
-    """The elements of a page, its text, its pictures and the cells of its table rows."""
+    """The elements of a page, its text, its images and the cells of its table rows."""
 
     def __init__(self, text):
         super().__init__()

@@ -8,7 +8,7 @@ from vision.report.precision_recall import confidence_picture, precision_recall_
 
 RECALLS = np.linspace(0, 1, 101)
 BLUE, ORANGE, YELLOW, INK, GREY = (0, 114, 178), (213, 94, 0), (230, 159, 0), (34, 34, 34), (187, 187, 187)
-# Of the pictures, without the legend
+# Of the images, without the legend
 RIGHT = slice(300, None)
 
 

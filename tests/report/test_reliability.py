@@ -22,7 +22,7 @@ def _bins(counts, confidence, accuracy, error=0.1):
 
 
 def _columns(picture, colour):
-    """How many pixels of the colour there are in each column of the picture."""
+    """How many pixels of the colour there are in each column of the image."""
     return (np.abs(picture.astype(int) - colour).max(-1) <= 2).sum(0)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 from PIL import Image
 
-from vision.data.annotations.cleaning import Annotations, open_picture
+from vision.data.annotations.cleaning import Annotations, open_image
 from vision.metrics.detection.average_precision import RECALLS, CocoScores, Found
 from vision.metrics.detection.matching import (
     CONFIDENCES,
@@ -44,7 +44,7 @@ def read_files(truth: Annotations) -> ReadPicture:
     def read(place: int) -> UInt8[np.ndarray, "h w 3"]:
         picture = truth.images[place]
         assert picture.file is not None
-        return np.asarray(open_picture(picture.file, (picture.width, picture.height)))
+        return np.asarray(open_image(picture.file, (picture.width, picture.height)))
 
     return read
 

@@ -1,4 +1,4 @@
-"""The judge of shape and colour: a fixed classifier that says what is to be seen on a picture of the shapes world.
+"""The judge of shape and colour: a fixed classifier that says what is to be seen on an image of the shapes world.
 
 A generator asked for a "red circle" is right if the judge, which has never seen the generator, sees a circle and
 sees red among all shapes and all colours. The judge plays the part that a pretrained classifier has in the
@@ -115,7 +115,7 @@ class ShapeClassifier:
     ) -> tuple[Float[Array, "b d"], Float[Array, "b k"]]:
         """(pooled responses of the last convolution / 16, probabilities of every shape in every colour).
 
-        Divided, the features of pictures have a mean square of about 1, and distances sizes that can be read.
+        Divided, the features of images have a mean square of about 1, and distances sizes that can be read.
 
         Args:
           images: float32 in [-1, 1], of any resolution.
@@ -172,7 +172,8 @@ class ShapeClassifier:
         """
         if classes is None:
             return (
-                f"{2 * ShapeClassifierNetwork.widths[-1]} pooled features / 16 and {len(self.class_names)} class probabilities "
+                f"{2 * ShapeClassifierNetwork.widths[-1]} pooled features / 16 and {len(self.class_names)} class "
+                "probabilities "
                 f"of shape judge {self.version} at {RESOLUTION}x{RESOLUTION} (antialiased linear); not Inception's"
             )
         return (

@@ -1,4 +1,4 @@
-"""Animations: pictures one after another, as a GIF that every browser shows."""
+"""Animations: images one after another, as a GIF that every browser shows."""
 
 import io
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def save_animation(
 
 
 def animate_files(path: str | Path, pictures: Sequence[Path], *, most: int = 60) -> None:
-    """Writes the animation of picture files, ``most`` of them at most, evenly chosen: how samples change over training.
+    """Writes the animation of image files, ``most`` of them at most, evenly chosen: how samples change over training.
 
     Nothing is written of fewer than two, or where they differ in size.
     """

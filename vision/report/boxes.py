@@ -1,4 +1,4 @@
-"""Pictures with boxes: what a detector found and what is there, one by one or on a sheet.
+"""Images with boxes: what a detector found and what is there, one by one or on a sheet.
 
 What is found has a solid frame in the colour of its class and a tag with its name and how sure the detector is. What is
 true has a thin frame, dashed in white and that colour, so that it shows on any ground.
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 # Okabe and Ito (2008) without black: told apart with any colour vision
 _PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0), (86, 180, 233), (204, 121, 167), (240, 228, 66))
 _INK, _PALE = (34, 34, 34), (110, 110, 110)
-_SMALLEST = 320  # pixels of the longer side: smaller pictures are enlarged, since no tag would fit
+_SMALLEST = 320  # pixels of the longer side: smaller images are enlarged, since no tag would fit
 _SMALLEST_FONT = 11
 _GAP = 12  # pixels between the tiles of a sheet and around all
 _CAPTION_FONT, _LINE = 13, 17
@@ -28,7 +28,7 @@ _Area = tuple[float, float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class Marked:
-    """A picture and what is drawn on it. Boxes are (x0, y0, x1, y1) in its pixels."""
+    """An image and what is drawn on it. Boxes are (x0, y0, x1, y1) in its pixels."""
 
     image: UInt8[np.ndarray, "h w 3"]
     found: Float32[np.ndarray, "n 4"]
@@ -42,7 +42,7 @@ class Marked:
     true_labels: Int32[np.ndarray, " m"]
     """Classes."""
     caption: tuple[str, ...] = ()
-    """Lines to stand below the picture on a sheet, the first one bold."""
+    """Lines to stand below the image on a sheet, the first one bold."""
 
 
 def class_colours(classes: int) -> UInt8[np.ndarray, "{classes} 3"]:
@@ -59,10 +59,10 @@ def class_colours(classes: int) -> UInt8[np.ndarray, "{classes} 3"]:
 
 
 def boxes_picture(marked: Marked, class_names: Sequence[str]) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture with its boxes drawn.
+    """The image with its boxes drawn.
 
     It keeps its size, but one with a longer side of less than 320 pixels is enlarged by a whole factor, pixels kept as
-    squares. Lines and letters grow with the picture. A tag stands above its box, below or in it, within the picture
+    squares. Lines and letters grow with the image. A tag stands above its box, below or in it, within the image
     and beside other tags; where it has no room it shows the number alone, and where that has none, it is left out.
     """
     factor = max(1, math.ceil(_SMALLEST / max(marked.image.shape[:2])))
@@ -73,11 +73,11 @@ def boxes_picture(marked: Marked, class_names: Sequence[str]) -> UInt8[np.ndarra
 def context(
     image: UInt8[np.ndarray, "h w 3"], box: Float32[np.ndarray, " 4"]
 ) -> tuple[UInt8[np.ndarray, "s t 3"], Float32[np.ndarray, " 2"]]:
-    """The part of a picture around a box, twice as wide as its longer side and of at least 48 pixels, and its corner.
+    """The part of an image around a box, twice as wide as its longer side and of at least 48 pixels, and its corner.
 
     Returns:
-        the square, or what of it is in the picture, moved inwards where it reaches outside; and the (x, y) of its
-        upper left corner in pixels of the picture.
+        the square, or what of it is in the image, moved inwards where it reaches outside; and the (x, y) of its
+        upper left corner in pixels of the image.
     """
     height, width = image.shape[:2]
     side = math.ceil(max(48.0, 2 * float(max(box[2] - box[0], box[3] - box[1]))))
@@ -91,14 +91,14 @@ def context(
 def boxes_sheet(
     sections: Sequence[tuple[str, Sequence[Marked]]], class_names: Sequence[str], *, columns: int, tile: int
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Pictures with boxes in rows, below a legend of frames and colours; one block of rows with a heading a section.
+    """Images with boxes in rows, below a legend of frames and colours; one block of rows with a heading a section.
 
-    Pictures are enlarged or reduced so that the longer side has ``tile`` pixels. Up to 20 classes are in the legend.
+    Images are enlarged or reduced so that the longer side has ``tile`` pixels. Up to 20 classes are in the legend.
 
     Args:
-        sections: heading, and pictures; a section without pictures is its heading alone.
+        sections: heading, and images; a section without images is its heading alone.
         class_names: one for each class.
-        columns: pictures in a row.
+        columns: images in a row.
         tile: pixels of their longer side.
 
     Raises:
@@ -146,7 +146,7 @@ def _drawn(image: Image.Image, marked: Marked, scale: float, class_names: Sequen
 
 
 def _inside(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The first and last pixels of a box, all in the picture."""
+    """The first and last pixels of a box, all in the image."""
     width, height = size
     x0, y0 = (min(max(round(low), 0), side - 1) for low, side in zip(box[:2], size, strict=True))
     return x0, y0, max(x0, min(round(box[2]) - 1, width - 1)), max(y0, min(round(box[3]) - 1, height - 1))
@@ -204,7 +204,7 @@ def _readable(colour: Sequence[int]) -> tuple[int, int, int]:
 
 
 def _cell(marked: Marked, class_names: Sequence[str], tile: int, font: _Font, bold: _Font) -> Image.Image:
-    """A picture with its boxes, and its caption below."""
+    """An image with its boxes, and its caption below."""
     height, width = marked.image.shape[:2]
     scale = tile / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture: what is taken for what, from two classes to a thousand."""
+"""The confusion matrix as an image: what is taken for what, from two classes to a thousand."""
 
 import io
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from PIL import Image
 
 from vision.units import count
 
-_MOST_CLASSES = 100  # more names than this cannot be read in one picture
+_MOST_CLASSES = 100  # more names than this cannot be read in one image
 _MOST_CONFUSED = 40  # shown of a matrix with more classes
 _MOST_WITH_COUNTS = 20  # up to here the counts are written into the cells
 _LONGEST_NAME = 24  # letters
@@ -90,7 +90,7 @@ def _drawn(
     cell = max(0.45, 2.4 / classes) if with_counts else max(0.115, min(0.22, 8 / classes))
     points = 9.0 if with_counts else min(9.0, 0.72 * 72 * cell)
     side = cell * classes
-    # The figure is the matrix alone; names and scales stand outside and widen the picture when it is printed
+    # The figure is the matrix alone; names and scales stand outside and widen the image when it is printed
     figure = Figure(figsize=(side, side), dpi=_DOTS_PER_INCH, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))

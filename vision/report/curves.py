@@ -1,4 +1,4 @@
-"""Every logged scalar over the images seen, as one picture of small multiples."""
+"""Every logged scalar over the images seen, as one image of small multiples."""
 
 import io
 import math

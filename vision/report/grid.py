@@ -12,7 +12,7 @@ from vision.atomic import write_atomically
 
 _TILE = 128  # pixels: the side that small images are enlarged to at most
 _SMALL = 64  # pixels: images up to this side are enlarged
-_WIDEST = 1600  # pixels: enlarging stops here, since a wider picture is scaled down again by whoever shows it
+_WIDEST = 1600  # pixels: enlarging stops here, since a wider image is scaled down again by whoever shows it
 _FONT_SIZE = 12
 _LINE_HEIGHT = 15
 _CAPTION_LINES = 3

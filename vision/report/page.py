@@ -19,7 +19,7 @@ from vision.atomic import write_atomically
 from vision.units import count, duration, value
 
 _NOT_SCALARS = ("step", "images", "time")
-# Bytes of encoded pictures; base64 adds a third, and 3 MB in all can still be sent by mail.
+# Bytes of encoded images; base64 adds a third, and 3 MB in all can still be sent by mail.
 _LATEST_BYTES = 1_300_000
 _CURVES_BYTES = 300_000
 _STRIP_BYTES = 45_000
@@ -112,9 +112,9 @@ def write_page(
     status: str = "",
     changed: Collection[str] = (),
 ) -> None:
-    """Writes ``report.html``, atomically: pictures are inlined, nothing is linked and no script runs.
+    """Writes ``report.html``, atomically: images are inlined, nothing is linked and no script runs.
 
-    The file stays below about 3 MB: a picture that is too large is inlined as a smaller JPEG, and earlier
+    The file stays below about 3 MB: an image that is too large is inlined as a smaller JPEG, and earlier
     samples as thumbnails, at most twelve spread evenly over the run.
 
     Args:
@@ -126,8 +126,8 @@ def write_page(
         metrics: the records of the run in the order they were written, each with ``images`` and scalars. The
             last value of every scalar is tabulated, with the range of all its finite ones.
         protocol: how a number was measured, by the scalar's name; shown beside it.
-        sample_paths: pictures of samples, the latest first.
-        curves_path: the picture of the curves; None leaves it out.
+        sample_paths: images of samples, the latest first.
+        curves_path: the image of the curves; None leaves it out.
         summary: a few numbers to be seen first, by what they are.
         description: the experiment's docstring. Paragraphs are set as such, indented ones as they stand.
         replicas: where several runs were trained as one program, the latest numbers of each by its name.
@@ -136,7 +136,7 @@ def write_page(
 
     Raises:
         ValueError: when ``changed`` names a key that ``config`` does not have.
-        OSError: when the page cannot be written; one that was there before is then unchanged. A picture that
+        OSError: when the page cannot be written; one that was there before is then unchanged. An image that
             cannot be read is no error: the page says so in its place.
     """
     settings = dict(_flattened(config))
@@ -359,9 +359,9 @@ def _number(x: float | str) -> str:
 
 
 def _inlined(path: Path, most_bytes: int, description: str, side: int) -> str:
-    """An ``img`` element with the picture in it, at most ``most_bytes`` before base64.
+    """An ``img`` element with the image in it, at most ``most_bytes`` before base64.
 
-    ``side`` is the most pixels that either side may have; 0 keeps the picture as it is when it is small
+    ``side`` is the most pixels that either side may have; 0 keeps the image as it is when it is small
     enough.
     """
     try:

@@ -1,6 +1,6 @@
 """Which detection found which box, and what follows: precision and recall at each confidence, confusions, worst errors.
 
-Detections are matched as COCO matches them (`vision.metrics.detection.average_precision`), at an IoU of 0.5: in each picture the
+Detections are matched as COCO matches them (`vision.metrics.detection.average_precision`), at an IoU of 0.5: in each image the
 surest goes first and takes, of the boxes that are free, the one that it overlaps most, the last of equals. Of
 detections with equal scores the first goes first. One that is left and lies on a crowd (half of its area or more) is
 ignored: neither right nor wrong. Crowds are no boxes to find. Since a match depends on surer detections alone, one
@@ -46,7 +46,7 @@ def matched(
     true: Float32[np.ndarray, "m 4"],
     crowd: Bool[np.ndarray, " m"],
 ) -> Int[np.ndarray, " n"]:
-    """For each detection in a picture, whatever its class, the box that it finds, or `ALONE` or `ON_CROWD`."""
+    """For each detection in an image, whatever its class, the box that it finds, or `ALONE` or `ON_CROWD`."""
     result = np.full(len(found), ALONE)
     if not len(true):
         return result
@@ -64,10 +64,10 @@ def matched(
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """All detections of a set, matched within their class. Detections are in the order of their pictures."""
+    """All detections of a set, matched within their class. Detections are in the order of their images."""
 
     matches: tuple[Int[np.ndarray, " _"], ...]
-    """For each picture: what each detection finds, see `matched`; places are in the picture's boxes."""
+    """For each image: what each detection finds, see `matched`; places are in the image's boxes."""
     labels: Int[np.ndarray, " d"]
     """Class of each detection."""
     scores: Float32[np.ndarray, " d"]
@@ -81,7 +81,7 @@ class Matching:
 
 
 def matching(truth: Truth, found: Sequence[Found]) -> Matching:
-    """Match the detections of each picture and class. Raises as `vision.metrics.detection.average_precision.coco_scores` does."""
+    """Match the detections of each image and class. Raises as `vision.metrics.detection.average_precision.coco_scores` does."""
     check_found(truth, found)
     matches = []
     boxes = np.zeros(len(truth.class_names), np.int64)
@@ -197,7 +197,7 @@ class FalsePositive:
     """A detection that finds no box of its class."""
 
     picture: int
-    """Place in the truth's pictures."""
+    """Place in the truth's images."""
     place: int
     """Of the detection in what was found there."""
     nearest: int
@@ -211,9 +211,9 @@ class Miss:
     """A box that no sure enough detection of its class finds."""
 
     picture: int
-    """Place in the truth's pictures."""
+    """Place in the truth's images."""
     box: int
-    """Place in the picture's boxes."""
+    """Place in the image's boxes."""
     instead: int
     """The surest detection of another class that overlaps it by an IoU of `IOU` or more, sure enough; -1 if there is
     none."""
