@@ -198,9 +198,13 @@ def test_damaged_files_are_left_out_with_a_count_on_request(tmp_path, capsys, st
             n for b in labelled.labelled_evaluation_batches(source, config, batch_size=4) for n in numbers(b["image"])
         ]
         assert not {3, 5} & set(seen)
-    with pytest.raises(UserError, match=r"003\.jpg cannot be decoded|005\.jpg cannot be decoded"):
+
+    def read_all():
         source = labelled_source(replace(config, skip_damaged=False), "train", seed=0)
-        list(labelled.labelled_evaluation_batches(source, config, batch_size=9))
+        return list(labelled.labelled_evaluation_batches(source, config, batch_size=9))
+
+    with pytest.raises(UserError, match=r"003\.jpg cannot be decoded|005\.jpg cannot be decoded"):
+        read_all()
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -23,8 +23,7 @@ SHAPES = (
 )
 DIFFUSION = f"{SHAPES} --model.classes 4 --diffusion.steps 20 --sampling.steps 2 --samples 4 --judged 4 --held-out 8"
 BOXES = (
-    "--data.resolution 32 --data.shapes-count 16 --data.max_boxes 4 --data.shapes.max-objects 2 --data.shapes.min-size "
-    "0.4 "
+    "--data.resolution 32 --data.shapes-count 16 --data.max_boxes 4 --data.shapes.max-objects 2 --data.shapes.min-size 0.4 "
     "--data.shapes.max-size 0.6 --model.width 0.125"
 )
 CODES = (

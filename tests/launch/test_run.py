@@ -289,8 +289,7 @@ def test_looking_at_a_run(command, hooks, tmp_path):
 
     def command_of_another_process():
         hooks.at_evaluation = lambda step: None
-        # samples are drawn, and a checkpoint may just be finishing; that evaluation_only does not write it is tested
-        # elsewhere
+        # samples are drawn, and a checkpoint may just be finishing; that evaluation_only does not write it is tested elsewhere
         files = lambda: sorted(path for path in run.rglob("*") if not {"samples", "checkpoints"} & set(path.parts))
         before = files()
         found = command("--workdir", run, "--sample", 3), command("--workdir", run, "--evaluate")

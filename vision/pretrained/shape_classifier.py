@@ -134,7 +134,7 @@ class ShapeClassifier:
         *,
         mask: Bool[Array, " b"] | None = None,
     ) -> dict[str, Int[Array, ""]]:
-        """How many images show what was asked for, as sums that add up over batches (`merge`).
+        """How many images show what was requested, as sums that add up over batches (`merge`).
 
         Args:
           images: float32 in [-1, 1], of any resolution.
@@ -165,7 +165,7 @@ class ShapeClassifier:
         }
 
     def protocol(self, classes: Classes | None = None) -> str:
-        """What a number of this judge means, in words, for the record beside it.
+        """What a number of this judge means, in words, for the record.
 
         Args:
           classes: of the labels, for the accuracies; without it, what its features and probabilities are.
@@ -194,7 +194,7 @@ def _places(names: tuple[str, ...], known: tuple[str, ...], kind: str) -> list[i
 
 
 def merge(one: Sums, other: Sums) -> Sums:
-    """The sums of two disjoint sets of images together."""
+    """The merged sums of two disjoint sets of images."""
     return {name: one[name] + other[name] for name in one}
 
 
@@ -205,7 +205,7 @@ def compute(sums: Sums) -> dict[str, float]:
     """
     count = int(sums["count"])
     if count == 0:
-        raise UserError("the shape judge was shown no images, so there is no accuracy: judge at least one image")
+        raise UserError("the shape judge was shown no images, so there is no accuracy: evaluate at least one image")
     return {f"{name}_accuracy": int(sums[f"{name}_correct"]) / count for name in ("class", "shape", "colour")}
 
 

@@ -1,7 +1,7 @@
 """Average precision of a detector as COCO defines it, computed by COCO's own library (pycocotools).
 
-In short (Lin et al. 2014 and the evaluation page of COCO): in each image and class the 100 surest detections are
-matched greedily, the surest first, each to the free box that it overlaps most if their IoU reaches a threshold. Over
+In short (Lin et al. 2014 and the evaluation page of COCO): in each image and class the 100 most confident detections are
+matched greedily, the most confident first, each to the free box that it overlaps most if their IoU reaches a threshold. Over
 all images, detections by falling score trace precision against recall; precision is made to fall, read at the 101
 recalls 0, 0.01, ..., 1, and averaged: over recalls, over classes that have boxes, and over the thresholds 0.50, 0.55,
 ..., 0.95. Detections on crowds count neither way.
@@ -55,7 +55,7 @@ class TruePicture(Protocol):
 
     @property
     def labels(self) -> Int32[np.ndarray, " n"]:
-        """Places in the list of classes."""
+        """Indices into the list of classes."""
         ...
 
     @property
@@ -85,7 +85,7 @@ class Truth(Protocol):
 
     @property
     def class_names(self) -> Sequence[str]:
-        """The name of label i at place i."""
+        """Element i is the name of label i."""
         ...
 
     @property
@@ -103,7 +103,7 @@ class Found:
     scores: Float32[np.ndarray, " n"]
     """Confidences; larger is surer."""
     labels: Int32[np.ndarray, " n"]
-    """Places in the list of classes."""
+    """Indices into the list of classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +135,7 @@ class CocoScores:
     ar_large: float
     """With 100, of objects of at least 96^2 square pixels."""
     class_names: tuple[str, ...]
-    """The name of class i at place i."""
+    """Element i is the name of class i."""
     class_average_precision: Float[np.ndarray, " k"]
     """AP@[.50:.95] of each class; nan for one without boxes."""
     class_ap50: Float[np.ndarray, " k"]
@@ -144,7 +144,7 @@ class CocoScores:
     """At the IoU .50 and the recalls `RECALLS`, for each class: the largest at this recall or beyond, 0 where it is not
     reached; nan for a class without boxes."""
     images: int
-    """How many were judged."""
+    """How many images were evaluated."""
 
     @property
     def per_class(self) -> dict[str, tuple[float, float]]:
@@ -224,7 +224,7 @@ def coco_scores(truth: Truth, found: Sequence[Found]) -> CocoScores:
 def check_found(truth: Truth, found: Sequence[Found]) -> None:
     """Raise unless detections and truth fit, as `coco_scores` says."""
     if not truth.images:
-        raise UserError("the detector was shown no images, so there is no precision: judge at least one image")
+        raise UserError("the detector was shown no images, so there is no precision: evaluate at least one image")
     if len(found) != len(truth.images):
         raise ValueError(f"{len(found)} detections for {len(truth.images)} images: give one for each.")
     numbers = [each.image_id for each in truth.images]
@@ -234,7 +234,7 @@ def check_found(truth: Truth, found: Sequence[Found]) -> None:
     wrong = sum(not (np.isfinite(each.boxes).all() and np.isfinite(each.scores).all()) for each in found)
     if wrong:
         raise UserError(
-            f"{wrong:,} images have detections that are not finite, so the detector cannot be judged: look for an "
+            f"{wrong:,} images have detections that are not finite, so the detector cannot be evaluated: look for an "
             "overflow in the model, or for weights that diverged"
         )
     if any(((each.labels < 0) | (each.labels >= classes)).any() for each in found):
