@@ -23,7 +23,7 @@ CIFAR_BATCH, BATCH, FILES, READ = 64, 8, 256, 512
 
 
 def folder_of_jpegs() -> Path:
-    """256 pictures with the spectrum of photographs (amplitude 1 / frequency), the same for both sides."""
+    """256 images with the spectrum of photographs (amplitude 1 / frequency), the same for both sides."""
     import numpy as np
     from PIL import Image
 

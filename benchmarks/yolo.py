@@ -2,7 +2,7 @@
 
 YOLOv5 n (1.8 M parameters for three classes) and torchvision's SSDLite with MobileNetV3 (2.2 M): both about 0.6
 billion multiplications an image of 320 pixels. The same batches, the same machine, one run, in pairs (``pairs.py``).
-Inference is with decoding and suppression of the 900 surest candidates to 300; where torchvision's compiled
+Inference is with decoding and suppression of the 900 most confident candidates to 300; where torchvision's compiled
 suppression is missing, one of vectorised PyTorch operations takes its place. A training step is forward, loss,
 backward and SGD, eight boxes an image.
 
@@ -26,7 +26,7 @@ SIZES = ((320, 1), (320, 16), (640, 1), (640, 16))
 
 
 def folder_of_pictures() -> Path:
-    """128 pictures of 416x312 with the spectrum of photographs, and eight boxes each in COCO's form."""
+    """128 images of 416x312 with the spectrum of photographs, and eight boxes each in COCO's form."""
     import numpy as np
     from PIL import Image
 

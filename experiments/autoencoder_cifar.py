@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vision.launch.about import About
-
 from vision.launch.run import main
 from vision.models.autoencoder import AutoencoderConfig
 from vision.recipes.autoencoder import AutoencoderRunConfig, autoencoder

@@ -47,7 +47,7 @@ def build(config: Config) -> Experiment:
     return supervised(
         config,
         UNet(config.model),
-        network=lambda unet, batch, *, train: unet(grey(batch), jnp.zeros(len(batch["image"])), {}, train=train),
+        network=lambda model, batch, *, train: model(grey(batch), jnp.zeros(len(batch["image"])), {}, train=train),
         data=image_data(config.data, classes=0, channels=3),
         preprocess=scaled(flip=config.flip),
         loss=absolute_error,

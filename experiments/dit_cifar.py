@@ -16,9 +16,8 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vision.launch.about import About
-
 from vision.errors import UserError
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.dit import SHARDING_RULES, DiT, DiTConfig
 from vision.recipes.diffusion import QUICK_DIFFUSION, DiffusionRunConfig, diffusion

@@ -16,9 +16,8 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vision.launch.about import About
-
 from vision.data.augment.image import AugmentConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.pretrained.feature_classifier import FeatureNetworkConfig
 from vision.recipes.classification import ClassificationRunConfig, classification

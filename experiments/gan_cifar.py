@@ -34,7 +34,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vision.launch.about import About
-
 from vision.launch.run import main
 from vision.models.gan.networks import GanConfig
 from vision.recipes.adversarial import AdversarialConfig, AugmentationConfig, adversarial

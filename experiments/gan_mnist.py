@@ -18,9 +18,8 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vision.launch.about import About
-
 from vision.data.dataset import DataConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.gan.networks import GanConfig
 from vision.recipes.adversarial import AdversarialConfig, LossName, adversarial

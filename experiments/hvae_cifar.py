@@ -14,10 +14,9 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vision.launch.about import About
-
 from vision.errors import UserError
 from vision.evaluation.vae import BoundConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.hvae import SHARDING_RULES, Hvae, HvaeConfig
 from vision.recipes.quick_data import GENERATION, tiny, tiny_data

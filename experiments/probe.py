@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vision.data.labelled import description, labelled_source, test_batches
+from vision.data.labelled import description, labelled_evaluation_batches, labelled_source
 from vision.launch.exit_code import exit_code
 from vision.launch.experiment_module import find_experiment
 from vision.metrics.recognition import neighbours
@@ -40,7 +40,9 @@ def features_of(config: Any, network: Classifier, compiler: Compiler) -> dict[st
     sources = {split: labelled_source(config.data, split, seed=config.seed) for split in ("train", "test")}
     scaled = lambda image: normalised(config, to_float(image))
     if network.statistics is not None:
-        first = next(test_batches(sources["train"], config.data, batch_size=min(5_000, len(sources["train"]))))
+        first = next(
+            labelled_evaluation_batches(sources["train"], config.data, batch_size=min(5_000, len(sources["train"])))
+        )
         variables = with_values(variables, network.statistics(scaled(jnp.asarray(first["image"]))))
     if config.init_from is not None:
         tables = {"published": network.published, "ignored": network.ignored, "replaced": network.replaced}
@@ -55,7 +57,9 @@ def features_of(config: Any, network: Classifier, compiler: Compiler) -> dict[st
     found = {}
     for split, source in sources.items():
         features, labels = [], []
-        for batch in test_batches(source, config.data, batch_size=compiler.rounded_up(config.evaluation_batch)):
+        for batch in labelled_evaluation_batches(
+            source, config.data, batch_size=compiler.rounded_up(config.evaluation_batch)
+        ):
             computed = jax.device_get(compute(variables, compiler.shard({"image": batch["image"]})["image"]))
             features.append(computed[batch["mask"]])
             labels.append(batch["label"][batch["mask"]])

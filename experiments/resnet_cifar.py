@@ -15,9 +15,8 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vision.launch.about import About
-
 from vision.data.augment.image import AugmentConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.resnet import CIFAR_RESNET18, ResNetConfig
 from vision.recipes.classification import ClassificationRunConfig, classification

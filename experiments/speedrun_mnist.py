@@ -12,10 +12,9 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vision.launch.about import About
-
 from vision.data.augment.image import AugmentConfig
 from vision.data.labelled import LabelledConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.speedrun import SpeedrunConfig
 from vision.recipes.classification import ClassificationRunConfig, classification

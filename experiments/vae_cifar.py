@@ -16,9 +16,8 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vision.launch.about import About
-
 from vision.evaluation.vae import BoundConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.vae import SHARDING_RULES, Vae, VaeConfig
 from vision.recipes.quick_data import GENERATION, tiny, tiny_data

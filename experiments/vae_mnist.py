@@ -15,11 +15,10 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vision.launch.about import About
-
 from vision.data.dataset import DataConfig
 from vision.data.shapes.world import ShapesConfig
 from vision.evaluation.vae import BoundConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.vae import SHARDING_RULES, Vae, VaeConfig
 from vision.recipes.quick_data import SHAPES, tiny, tiny_data

@@ -16,10 +16,9 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vision.launch.about import About
-
 from vision.data.augment.boxes import BoxAugmentConfig
 from vision.data.detection import DetectionConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.yolo import YOLO_N, YoloConfig, scaled_anchors
 from vision.recipes.detection import (

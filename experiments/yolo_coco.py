@@ -17,9 +17,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from vision.launch.about import About
-
 from vision.data.detection import DetectionConfig
+from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.yolo import YOLO_S, YoloConfig
 from vision.recipes.detection import DETECTION_ABLATIONS, QUICK_DETECTION, TINY_DETECTION, DetectionRunConfig, detection

@@ -1,4 +1,4 @@
-"""Anchors: their statistics against loops, and that the fit finds what there is to find."""
+"""Anchors: their statistics against loops, and the fit on clustered sizes."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vision.data.annotations.anchors import (
-    SMALL,
+    MIN_SIDE,
     anchor_report,
     anchors_per_box,
     best_possible_recall,
@@ -23,7 +23,7 @@ positive = st.floats(0.5, 100, width=32)
 
 
 def scattered(n, seed=0):
-    """Sizes of no particular shape, over two orders of magnitude."""
+    """Random sizes, over two orders of magnitude."""
     return np.exp(np.random.default_rng(seed).normal([3.5, 3.2], [0.9, 1.0], (n, 2)))
 
 
@@ -72,7 +72,7 @@ def test_the_fit_finds_the_sizes_that_there_are():
 
 def test_mutation_improves_upon_k_means():
     sizes = scattered(2000)
-    sizes = sizes[(sizes >= SMALL).all(axis=1)]
+    sizes = sizes[(sizes >= MIN_SIDE).all(axis=1)]
     by_generations = [fitness(sizes, fit_anchors(sizes, 6, seed=0, generations=g)) for g in (0, 50, 300)]
     assert by_generations[0] + 0.01 < by_generations[1] < by_generations[2]
 
@@ -90,19 +90,19 @@ def test_the_fit_is_sorted_and_a_function_of_the_seed():
 
 def test_small_boxes_do_not_move_the_fit():
     sizes = scattered(300)
-    sizes = sizes[(sizes >= SMALL).all(axis=1)]
+    sizes = sizes[(sizes >= MIN_SIDE).all(axis=1)]
     small = np.array([[2.9, 50.0], [1.0, 1.0], [50.0, 0.0]])
     whole = np.concatenate([sizes, np.repeat(small, 50, axis=0)])
     np.testing.assert_array_equal(*(fit_anchors(x, 4, seed=0, generations=20) for x in (sizes, whole)))
 
 
 def test_large_data_is_sampled():
-    """Ten boxes of a million would not be seen in a sample of the first hundred, nor would all of one kind."""
+    """The first hundred boxes are all of one size, so that a sample of only these would fail."""
     first, second = np.full((2000, 2), 10.0), np.full((2000, 2), 80.0)
     sizes = np.concatenate([first, second])
     found = fit_anchors(sizes, 2, seed=0, generations=10, sample=100)
     np.testing.assert_allclose(found, [[10, 10], [80, 80]])
-    with pytest.raises(UserError, match="2 anchors cannot be fitted to 1 different sizes"):
+    with pytest.raises(UserError, match="2 anchors cannot be fitted to 1 distinct sizes"):
         fit_anchors(sizes, 2, seed=0, sample=1)
 
 
@@ -124,16 +124,16 @@ def test_report():
     assert str(report).splitlines() == [
         "2 anchors, 1,000 boxes (7 with a side below 3 pixels left out)",
         "  anchors: 10 x 20, 20 x 20",
-        "  best possible recall: 99.00 % of the boxes have an anchor with no side 4 times the other's or more",
+        "  best possible recall: 99.00 % of the boxes have an anchor whose sides differ by less than a factor of 4",
         "  anchors per box: 1.98",
-        "  fitness: 0.9900 (1 is an anchor for each box)",
-        "The anchors fit: a refit is due below a best possible recall of 98 %.",
+        "  fitness: 0.9900 (1 if every box has an anchor of its size)",
+        "The anchors fit: new ones are needed below a best possible recall of 98 %.",
     ]
     bad = dataclasses.replace(report, recall=0.97999, small=0)
     assert bad.refit
     assert "recall: 97.99 %" in str(bad)
     assert "left out" not in str(bad)
-    assert str(bad).endswith("Below 98 %: fit anchors to this data, or the boxes that are left over are never learned.")
+    assert str(bad).endswith("Below 98 %: fit anchors to this data, or the unmatched boxes are never learned.")
     assert not dataclasses.replace(report, recall=0.98).refit
 
 
@@ -143,7 +143,7 @@ def test_report():
         (np.zeros((0, 2)), "There are no boxes to fit anchors to: of 0 none"),
         (np.full((5, 2), 2.0), "of 5 none has both sides of at least 3 pixels"),
         (np.array([[np.nan, 5.0], [5.0, 5.0]]), "not finite"),
-        (np.tile([[5.0, 6.0], [7.0, 8.0]], (50, 1)), "9 anchors cannot be fitted to 2 different sizes"),
+        (np.tile([[5.0, 6.0], [7.0, 8.0]], (50, 1)), "9 anchors cannot be fitted to 2 distinct sizes"),
     ],
 )
 def test_what_cannot_be_fitted(sizes, message):

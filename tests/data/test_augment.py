@@ -1,4 +1,4 @@
-"""Mirrored images, by coins and in turns, and what a configuration puts together."""
+"""Random and alternating flips, and the composition of a configuration."""
 
 import itertools
 
@@ -24,7 +24,7 @@ PICTURES = jax.random.uniform(jax.random.key(1), (6, 8, 10, 3), minval=-1, maxva
 
 
 def _choices(images, out):
-    """Which images were mirrored; fails for one that is neither itself nor its mirror image."""
+    """Which images were flipped; fails for one that is neither the original nor its flip."""
     images, out = np.asarray(images), np.asarray(out)
     mirror = np.stack([np.stack([row[::-1] for row in image]) for image in images])
     same, mirrored = ((of == out).all((1, 2, 3)) for of in (images, mirror))
@@ -32,7 +32,7 @@ def _choices(images, out):
     return mirrored
 
 
-def test_half_are_mirrored_independently():
+def test_half_are_flipped_independently():
     mirrored = _choices(IMAGES, random_flip(IMAGES, key=jax.random.key(1)))
     assert stats.binomtest(int(mirrored.sum()), len(mirrored), 0.5).pvalue > 1e-6
     agreeing = int((mirrored[1:] == mirrored[:-1]).sum())
@@ -60,7 +60,7 @@ def test_flips_alternate_whatever_the_batch():
     assert stats.binomtest(int(epochs[0].sum()), 2000, 0.5).pvalue > 1e-6
     for before, after in itertools.pairwise(epochs):
         np.testing.assert_array_equal(after, ~before)
-    # In another order, at another place, and in batches that cross the border of an epoch
+    # In a different order, at different indices, and in batches that cross the boundary of an epoch
     order = jax.random.permutation(jax.random.key(4), 2000)
     epoch = jnp.arange(2000) % 2
     mixed = _choices(IMAGES[order], flip(IMAGES[order], sample[order], epoch, key=key))
@@ -146,7 +146,7 @@ def test_a_sample_depends_on_no_other():
 
 
 def test_a_sharded_batch_is_augmented_without_exchange_between_devices():
-    """Each device augments its own samples, as one device alone would."""
+    """Each device augments its own samples, with the results of a single device."""
     config = AugmentConfig(
         flip=True, pad_crop=2, policy="randaugment", operations=1, saturation=0.5, erasing=0.5, cutout=3
     )
@@ -173,6 +173,6 @@ def test_a_sharded_batch_is_augmented_without_exchange_between_devices():
         ({"hue": 0.6}, "hue at most"),
     ],
 )
-def test_configurations_that_cannot_hold(fields, message):
+def test_configurations_that_are_invalid(fields, message):
     with pytest.raises(UserError, match=message):
         AugmentConfig(**fields)

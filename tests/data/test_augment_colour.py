@@ -1,4 +1,4 @@
-"""Colour jitter: the factors that were drawn, read off the result, and the order of the changes."""
+"""Colour jitter: the sampled factors, read off the result, and the order of the changes."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from scipy import stats
 from vision.data.augment.colour import colour_jitter
 from vision.ops import colour
 
-# A dark grey and a dim colour, which no factor below 2 takes out of range
+# A dark grey and a dim colour, which stay in range for all factors below 2
 GREY = jnp.full((1500, 2, 2, 3), -0.5)
 PATCHES = GREY.at[:, 0].set(-0.6).at[:, 1].set(-0.2)
 
@@ -36,7 +36,7 @@ def test_hues_are_uniform_both_ways():
     assert stats.kstest(turn, stats.uniform(-0.2, 0.4).cdf).pvalue > 1e-4
 
 
-def test_the_order_is_fixed_and_each_change_has_a_key_of_its_own():
+def test_the_order_is_fixed_and_each_change_has_its_own_key():
     images = jax.random.uniform(jax.random.key(2), (5, 6, 6, 3), minval=-1, maxval=1)
     key = jax.random.key(3)
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 from vision.data.augment.crop import crop_resize, pad_crop, random_rectangles, random_resized_crop
 
-# Every value is another one, so that an image tells its shift
+# All values are different, so that an image shows its shift
 IMAGES = jnp.linspace(-1, 1, 5 * 6 * 2).reshape(1, 5, 6, 2) * jnp.ones((800, 1, 1, 1))
 
 
@@ -32,7 +32,7 @@ def test_rectangles_have_the_stated_area_ratio_and_place():
     height, width, scale, ratio = 300, 400, (0.08, 0.4), (3 / 4, 4 / 3)
     draw = jax.jit(lambda key: random_rectangles(4000, height, width, scale=scale, ratio=ratio, key=key))
     top, left, tall, wide = np.asarray(draw(jax.random.key(1))).T
-    # All rectangles of at most 0.4 of the area fit, so that the first one drawn is taken: both laws are exact
+    # All rectangles of at most 0.4 of the area fit, so that the first one is taken: both distributions are exact
     share = tall * wide / (height * width)
     assert stats.kstest(share, stats.uniform(scale[0], scale[1] - scale[0]).cdf).pvalue > 1e-4
     logs = np.log(wide / tall)
@@ -44,7 +44,7 @@ def test_rectangles_have_the_stated_area_ratio_and_place():
         assert stats.kstest((start + 0.5) / (side - extent + 1), "uniform").pvalue > 1e-4
 
 
-def test_rectangles_that_do_not_fit_are_drawn_again_or_centred():
+def test_rectangles_that_do_not_fit_are_resampled_or_centred():
     draw = lambda h, w, scale, ratio: np.asarray(
         jax.jit(lambda key: random_rectangles(50, h, w, scale=scale, ratio=ratio, key=key))(jax.random.key(2))
     )
@@ -52,7 +52,7 @@ def test_rectangles_that_do_not_fit_are_drawn_again_or_centred():
     assert (top + tall <= 20).all()
     assert (left + wide <= 20).all()
     assert len(np.unique(tall)) > 5
-    # No rectangle of the whole area and of ratio 1 fits into 10x40: the largest square in the middle
+    # No rectangle of the full area and of ratio 1 fits into 10x40: the largest square in the middle
     assert (draw(10, 40, (1.0, 1.0), (1.0, 1.0)) == [0, 15, 10, 10]).all()
     assert (draw(40, 10, (1.0, 1.0), (2.0, 2.0)) == [17, 0, 5, 10]).all()
 

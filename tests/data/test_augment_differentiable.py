@@ -1,4 +1,4 @@
-"""Differentiable augmentation: what each part does, that gradients pass, and how often."""
+"""Differentiable augmentation: the effect of each part, its gradients, and its probability."""
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,7 @@ def test_probability_is_that_of_each_image():
     assert 0.25 < share(0.5) < 0.75
 
 
-def test_parts_draw_for_themselves():
+def test_parts_have_their_own_keys():
     both = differentiable_augment(IMAGES, (brightness, brightness), key=KEY)
     shifts = (both - IMAGES)[:, 0, 0, 0]
     assert float(jnp.abs(shifts - 2 * (brightness(IMAGES, key=KEY) - IMAGES)[:, 0, 0, 0]).max()) > 0.1

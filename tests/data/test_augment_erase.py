@@ -1,4 +1,4 @@
-"""Rectangles that are taken out: their area, shape and place, and what is put there."""
+"""Erased rectangles: their area, shape, position and fill."""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def test_erased_rectangles_have_the_stated_area_ratio_and_place():
         assert stats.kstest(place, "uniform").pvalue > 1e-4
 
 
-def test_what_does_not_fit_is_left_alone():
+def test_what_does_not_fit_is_kept():
     erase = lambda x: random_erasing(x, probability=1.0, area=(0.9, 0.9), ratio=(4.0, 4.0), key=jax.random.key(0))
     out = jax.jit(erase)(ONES[:20])
     np.testing.assert_array_equal(out, ONES[:20])

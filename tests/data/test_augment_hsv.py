@@ -1,4 +1,4 @@
-"""Hue, saturation and value against colorsys, and the law of the factors."""
+"""Hue, saturation and value against colorsys, and the distribution of the factors."""
 
 import colorsys
 
@@ -27,8 +27,8 @@ def test_factors_scale_as_colorsys_has_it():
 
 
 @pytest.mark.parametrize(("name", "place"), [("hue", 0), ("saturation", 1), ("value", 2)])
-def test_factors_are_uniform_and_leave_the_others_alone(name, place):
-    # A dim colour of hue 5/12, which no factor below 2 takes out of range
+def test_factors_are_uniform_and_keep_the_others(name, place):
+    # A dim colour of hue 5/12, which stays in range for all factors below 2
     start = np.float32([-0.6, -0.4, -0.5])
     images = jnp.tile(jnp.asarray(start), (1200, 1, 2, 1))
     out = jax.jit(lambda x: hsv_jitter(x, **{name: 0.6}, key=jax.random.key(0)))(images)
@@ -38,7 +38,7 @@ def test_factors_are_uniform_and_leave_the_others_alone(name, place):
     np.testing.assert_array_equal(out[:, :, 0], out[:, :, 1])
 
 
-def test_each_of_the_three_has_a_key_of_its_own():
+def test_each_of_the_three_has_its_own_key():
     images = jnp.tile(jnp.array([-0.8, -0.4, -0.6]), (5, 2, 2, 1))
     jitter = lambda **gains: jax.jit(lambda x: hsv_jitter(x, **gains, key=jax.random.key(1)))(images)
     both, alone = jitter(saturation=0.5, value=0.5), jitter(value=0.5)

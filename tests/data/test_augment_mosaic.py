@@ -1,4 +1,4 @@
-"""Mosaics against a canvas that is really made and SciPy's sampling of it, in float64, and painted boxes."""
+"""Mosaics against an explicit canvas and SciPy's sampling of it, in float64, and painted boxes."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ MOTIONS = {
 
 
 def _canvas(images, meeting, combined, sample):
-    """The canvas of one sample as a picture, by the definition."""
+    """The canvas of one sample as an image, by the definition."""
     side = images.shape[1]
     if not combined[sample]:
         return images[sample]
@@ -74,7 +74,7 @@ def _inputs(batch, side, size, kind):
         (2, 8, 8, "separable"),
     ],
 )
-def test_mosaics_are_those_of_a_canvas_that_is_made(batch, side, size, kind):
+def test_mosaics_are_those_of_a_real_canvas(batch, side, size, kind):
     inputs = _inputs(batch, side, size, kind)
     run = jax.jit(lambda *of: mosaic(*of, size, separable=kind == "separable"))
     out = np.asarray(run(*inputs))
@@ -162,12 +162,12 @@ def test_painted_rectangles_are_where_their_boxes_are(kind):
                 box = visible[sample, slot]
                 uncut = np.allclose(whole[sample, slot], box)
                 if not seen.any():
-                    # A turned rectangle may be out of sight while a corner of its box is not
+                    # A rotated rectangle may be outside while a corner of its box is not
                     assert (box[2:] - box[:2]).min() < 3 or not (uncut or kind == "separable")
                     continue
                 rows, columns = np.nonzero(seen)
                 found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-                # Nothing is outside; and a box that is whole, or cut along the axes, is full
+                # Nothing is outside its box; and a box that is complete, or cropped along the axes, is full
                 assert (found[:2] >= box[:2] - 1.5).all()
                 assert (found[2:] <= box[2:] + 1.5).all()
                 if (kind == "separable" or uncut) and (box[2:] - box[:2]).min() > 3:
@@ -178,8 +178,8 @@ def test_painted_rectangles_are_where_their_boxes_are(kind):
     assert cut > 10 or kind == "projective"
 
 
-def test_boxes_that_leave_the_canvas_are_cut_there_and_rereplicaed_whole():
-    """The window shows more than the canvas, at half its size; two pictures lose their left part at its border."""
+def test_boxes_that_leave_the_canvas_are_cut_there_and_are_complete():
+    """The window covers more than the canvas, at half the scale; two images lose their left part at its border."""
     side, size = 8, 12
     boxes = np.tile(np.float32([[[0, 2, 8, 6]]]), (4, 1, 1))
     meeting = np.tile(np.int32([[5, 8]]), (4, 1))

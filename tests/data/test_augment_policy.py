@@ -1,4 +1,4 @@
-"""RandAugment and TrivialAugment: each operation against its function, and what is drawn."""
+"""RandAugment and TrivialAugment: each operation against its function, and what is sampled."""
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,13 @@ STRENGTH = jnp.array([0.3, -0.7, 1.0])
 
 @pytest.fixture(scope="module")
 def applied():
-    """What became of the three images by an operation, with the two sets of ranges: compiled once."""
+    """The three images after an operation, with the two sets of ranges: compiled once."""
     run = lambda ranges: jax.jit(lambda x, op, strength: apply_operation(x, op, strength, ranges=ranges))
     return {ranges: run(ranges) for ranges in (Ranges(), WIDE)}
 
 
 def _expected(name, ranges, s):
-    """The operation as the paper's table has it, by the functions that are tested against Pillow and SciPy."""
+    """The operation according to the paper's table, by functions that are tested against Pillow and SciPy."""
     warp = lambda matrices: affine_warp(IMAGES, matrices)
     zero, factor, size = jnp.zeros_like(s), 1 + ranges.enhance * s, jnp.abs(s)
     far = 32.0 if ranges is WIDE else None
@@ -71,7 +71,7 @@ def test_each_sample_has_an_operation_of_its_own(applied):
 
 
 @pytest.fixture
-def drawn(monkeypatch):
+def sampled(monkeypatch):
     """A policy's operations and strengths, instead of what they do to images."""
     calls = []
 
@@ -86,24 +86,24 @@ def drawn(monkeypatch):
 MANY = jnp.zeros((7000, 1, 1, 3))
 
 
-def test_randaugment_draws_operations_evenly_and_signs_by_a_coin(drawn):
+def test_randaugment_samples_operations_and_signs_uniformly(sampled):
     randaugment(MANY, operations=3, magnitude=7.0, interpolation="nearest", key=jax.random.key(0))
-    assert len(drawn) == 3
-    for operation, strength, options in drawn:
+    assert len(sampled) == 3
+    for operation, strength, options in sampled:
         assert options == {"interpolation": "nearest"}
         assert stats.chisquare(np.bincount(operation, minlength=14)).pvalue > 1e-6
         np.testing.assert_allclose(np.abs(strength), 0.7, atol=1e-6)
         assert stats.binomtest(int((strength > 0).sum()), len(strength), 0.5).pvalue > 1e-6
-    assert (drawn[0][0] != drawn[1][0]).mean() > 0.9
-    assert abs(np.corrcoef(drawn[0][0], drawn[0][1])[0, 1]) < 0.06
+    assert (sampled[0][0] != sampled[1][0]).mean() > 0.9
+    assert abs(np.corrcoef(sampled[0][0], sampled[0][1])[0, 1]) < 0.06
 
 
-def test_randaugments_magnitude_varies_as_told(drawn):
+def test_randaugments_magnitude_varies_as_configured(sampled):
     randaugment(MANY, operations=1, magnitude=5.0, magnitude_std=1.5, key=jax.random.key(1))
     randaugment(MANY, operations=1, magnitude=9.0, magnitude_std=2.0, key=jax.random.key(1))
     randaugment(MANY, operations=1, magnitude=9.0, magnitude_std=float("inf"), key=jax.random.key(1))
     randaugment(MANY, operations=1, magnitude=9.0, full_magnitude=30.0, key=jax.random.key(1))
-    normal, clipped, even, thirty = (np.abs(strength) for _, strength, _ in drawn)
+    normal, clipped, even, thirty = (np.abs(strength) for _, strength, _ in sampled)
     inner = normal[(normal > 0) & (normal < 1)]
     assert stats.kstest(inner, stats.truncnorm(-10 / 3, 10 / 3, 0.5, 0.15).cdf).pvalue > 1e-4
     # P(9 + 2 z > 10) = P(z > 1/2)
@@ -113,9 +113,9 @@ def test_randaugments_magnitude_varies_as_told(drawn):
     np.testing.assert_allclose(thirty, 0.3, atol=1e-6)
 
 
-def test_trivialaugment_draws_all_of_it_evenly(drawn):
+def test_trivialaugment_samples_uniformly(sampled):
     trivialaugment(MANY, key=jax.random.key(2))
-    ((operation, strength, options),) = drawn
+    ((operation, strength, options),) = sampled
     assert options == {"ranges": WIDE, "interpolation": "bilinear"}
     assert stats.chisquare(np.bincount(operation, minlength=14)).pvalue > 1e-6
     level = np.round(np.abs(strength) * 30).astype(int)
@@ -126,7 +126,7 @@ def test_trivialaugment_draws_all_of_it_evenly(drawn):
 
 
 def test_the_layers_follow_each_other():
-    """Two operations are the second one done to the result of the first, of every pair that is drawn."""
+    """Two operations are the second one done to the result of the first, of every pair that is sampled."""
     key = jax.random.key(3)
     run = lambda operations, key: jax.jit(lambda x: randaugment(x, operations=operations, key=key))
     images = jnp.tile(IMAGES, (4, 1, 1, 1))

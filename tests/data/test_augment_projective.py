@@ -1,4 +1,4 @@
-"""Random motions: the laws of their parts, read off the matrices, and their order."""
+"""Random transforms: the distributions of their parts, read off the matrices, and their order."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def _uniform(values, low, high):
 
 
 def test_nothing_moves_by_default():
-    """The window of the picture's side shows the picture's centre in its middle; one half as large is half the size."""
+    """A window of the image's size has the image's centre in its middle; in one of half the size the scale is 1/2."""
     expected = [[0.5, 0, 10 - 20], [0, 0.5, 10 - 15], [0, 0, 1]]
     np.testing.assert_array_equal(_motions(), np.tile(expected, (COUNT, 1, 1)))
 
@@ -57,7 +57,7 @@ def test_perspective_is_a_change_of_distance_one_side_away():
     np.testing.assert_allclose(np.einsum("bk,bk->b", found[:, 2, :2], CENTRE) + found[:, 2, 2], 1, atol=1e-5)
 
 
-def test_mirror_images_by_coins():
+def test_flips_at_random():
     by_coins = _motions(flip=0.3, flip_vertical=0.8)
     for axis, chance in ((0, 0.3), (1, 0.8)):
         signs = by_coins[:, axis, axis] * SIDE / SIZE
@@ -69,13 +69,13 @@ def test_mirror_images_by_coins():
     np.testing.assert_array_equal(always[:, 1, 1], SIZE / SIDE)
 
 
-def test_parts_are_drawn_from_keys_of_their_own():
+def test_parts_have_their_own_keys():
     alone, with_others = _motions(scale=0.4), _motions(scale=0.4, translate=0.3, flip=0.5)
     np.testing.assert_array_equal(alone[:, 1, 1], with_others[:, 1, 1])
     assert (_motions(key=1, scale=0.4) != alone).any()
 
 
-def test_rotation_comes_before_shear_and_mirror_image():
+def test_rotation_comes_before_shear_and_flip():
     found = _motions(degrees=60.0, shear=20.0, flip=1.0, size=SIDE)[:50]
     angle, slant = _motions(degrees=60.0, size=SIDE)[:50, :2, :2], _motions(shear=20.0, size=SIDE)[:50, :2, :2]
     np.testing.assert_allclose(found[:, :2, :2], np.diag([-1, 1]) @ slant @ angle, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The recipe as a whole: what its parts leave alone, what holds of every result, and one device against eight."""
+"""The complete recipe: fields that its parts keep, invariants of the results, and one device against eight."""
 
 from dataclasses import replace
 from functools import partial
@@ -43,7 +43,7 @@ def _augmented(config, batch, key=0, size=None):
     return jax.tree.map(np.asarray, run(batch, jax.random.key(key)))
 
 
-def test_nothing_turned_on_gives_the_batch_back():
+def test_nothing_enabled_returns_the_batch():
     batch = _batch()
     out = _augmented(NOTHING, batch)
     assert set(out) == {*batch, "dropped_boxes"}
@@ -54,7 +54,7 @@ def test_nothing_turned_on_gives_the_batch_back():
 
 
 @pytest.mark.parametrize("name", ["flip", "flip_vertical"])
-def test_mirror_images_are_involutions(name):
+def test_flips_are_involutions(name):
     batch = _batch()
     run = jax.jit(lambda x: box_augment(x, replace(NOTHING, **{name: 1.0}), key=jax.random.key(0)))
     once = run(batch)
@@ -94,7 +94,7 @@ def test_what_holds_of_every_result():
 
 
 def test_boxes_are_dropped_that_are_hardly_visible():
-    """Pictures are enlarged about their centre, so that boxes at the left lose some of their width or all of it."""
+    """Images are enlarged about their centre, so that boxes at the left lose some of their width or all of it."""
     boxes = jnp.array([[1.0, 10, 5, 14], [2.0, 10, 6.5, 14], [4.0, 10, 8, 14], [8.0, 8, 12, 12], [0, 0, 0, 0]])
     batch = {
         "image": jnp.zeros((4, SIDE, SIDE, 3)),
@@ -110,7 +110,7 @@ def test_boxes_are_dropped_that_are_hardly_visible():
             out = jax.tree.map(np.asarray, run(batch, jax.random.key(key)))
             for sample in range(4):
                 labels = out["labels"][sample][out["valid"][sample]].tolist()
-                # The factor of size, from the box that is in sight as a whole
+                # The scale factor, from the box that is completely visible
                 box = out["boxes"][sample][labels.index(3)]
                 factor = (box[2] - box[0]) / 4
                 left = 12 - 12 / factor
@@ -122,8 +122,8 @@ def test_boxes_are_dropped_that_are_hardly_visible():
         assert found > 0
 
 
-def test_slots_run_out_for_the_smallest_boxes_and_are_counted():
-    """Up to 20 boxes of four samples for 5 slots, against a batch that has the room."""
+def test_the_smallest_boxes_beyond_the_maximum_are_dropped_and_counted():
+    """Up to 20 boxes of four samples with a maximum of 5, against a batch with room for all."""
     batch = _batch(8)
     config = replace(NOTHING, mosaic=1.0, least_area=0.0, least_side=0.0)
     run = jax.jit(lambda x: random_mosaic(x, config, SIDE, key=jax.random.key(0)))
@@ -141,8 +141,8 @@ def test_slots_run_out_for_the_smallest_boxes_and_are_counted():
         np.testing.assert_array_equal(few["boxes"][i], many["boxes"][i, :SLOTS])
 
 
-def test_an_image_by_itself_has_its_own_boxes_alone():
-    """Also where turned boxes of its neighbours, which are cut to nothing, would have some extent again."""
+def test_an_image_by_itself_has_only_its_own_boxes():
+    """Also where rotated boxes of its neighbours, which are cropped to nothing, would have some extent again."""
     batch = _batch()
     batch["labels"] = jnp.arange(BATCH, dtype=jnp.int32)[:, None] * batch["valid"] + batch["valid"]
     out = _augmented(replace(NOTHING, degrees=40.0, scale=0.6, least_area=0.0, least_side=0.0), batch)
@@ -152,31 +152,31 @@ def test_an_image_by_itself_has_its_own_boxes_alone():
     assert out["valid"].any()
 
 
-def test_mosaics_by_coins():
-    """Images of one value each: a mosaic at half the scale shows others, and an image by itself shows grey."""
+def test_mosaics_at_random():
+    """Images of one value each: a mosaic at half the scale shows others, and a single image shows grey."""
     count = 200
     value = jnp.linspace(-1, 1, count)[:, None, None, None]
     batch = {**_batch(count), "image": jnp.broadcast_to(value, (count, SIDE, SIDE, 3))}
     for chance in (0.35, 1.0):
         out = _augmented(replace(NOTHING, mosaic=chance), batch)["image"]
         others = (np.abs(out - np.asarray(value)) > 1e-4).any((1, 2, 3))
-        # The window is a picture wide, so that a mosaic always shows two pictures at least unless they meet at a limit
+        # The window is an image wide, so that a mosaic always shows two images at least unless they meet at a limit
         assert abs(others.mean() - chance) < 0.1
         assert stats.binomtest(int(others.sum()), count, chance * 0.97).pvalue > 1e-6 or chance == 1
     assert (np.abs(out - GREY) > 1e-4).any()
 
 
-def test_parts_come_in_order_and_have_keys_of_their_own():
+def test_parts_come_in_order_and_have_their_own_key():
     batch, key = _batch(), jax.random.key(3)
     config = replace(ALL, hue=0.3, saturation=0.5, value=0.2)
     keys = jax.random.split(key, 4)
     others = lambda of: {name: jnp.roll(of[name], 4, axis=0) for name in of}
 
-    # so that the same formulas are fused in the same way, alone and as parts
+    # so that the same formulas are fused in the same way, separately and as parts
     @partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True})
     def both(batch):
         out = random_mosaic(batch, config, SIDE, key=keys[0])
-        out = copy_paste(out, others(out), probability=0.5, most=2, key=keys[1])
+        out = copy_paste(out, others(out), probability=0.5, max_pastes=2, key=keys[1])
         out = mixup_with_boxes(out, others(out), probability=0.5, key=keys[2])
         image = hsv_jitter(out["image"], hue=0.3, saturation=0.5, value=0.2, key=keys[3])
         return box_augment(batch, config, key=key), {**out, "image": image}
@@ -237,7 +237,7 @@ def test_eight_devices_are_one():
         ({"largest_ratio": 0.5}, "largest_ratio must be at least 1"),
     ],
 )
-def test_configurations_that_cannot_hold(fields, message):
+def test_configurations_that_are_invalid(fields, message):
     with pytest.raises(UserError, match=message):
         BoxAugmentConfig(**fields)
 

@@ -1,4 +1,4 @@
-"""Mixup and copy-paste of samples with boxes: pixels, boxes, and who is chosen."""
+"""Mixup and copy-paste of samples with boxes: pixels, boxes, and the choice of samples."""
 
 import jax
 import jax.numpy as jnp
@@ -43,14 +43,15 @@ def test_mixup_is_about_the_mean_with_the_boxes_of_both():
     for name in OWN:
         if name != "dropped_boxes":
             np.testing.assert_array_equal(out[name][~mixed], np.asarray(OWN[name])[~mixed])
-    # Five boxes for three max_boxes: the largest stay, in order where they are equal; two are lost, and two were before
+    # Five boxes for three max_boxes: the largest stay, in order where they are equal; two are dropped, in addition to
+    # two before
     np.testing.assert_array_equal(out["labels"][mixed], np.tile([1, 2, 11], (mixed.sum(), 1)))
     np.testing.assert_array_equal(out["dropped_boxes"], np.where(mixed, 4, 0))
     np.testing.assert_array_equal(out["boxes"][mixed][0, 2], [1, 0, 4, 3])
 
 
 def test_probabilities_of_nought_and_one():
-    for function, options in ((mixup_with_boxes, {}), (copy_paste, {"most": 3})):
+    for function, options in ((mixup_with_boxes, {}), (copy_paste, {"max_pastes": 3})):
         out = _run(function, probability=0.0, **options)
         for name in OWN:
             np.testing.assert_array_equal(out[name], OWN[name])
@@ -60,7 +61,7 @@ def test_probabilities_of_nought_and_one():
 
 def test_pasted_boxes_cover_little_of_what_is_there():
     """The first covers 9/16 of the sample's first box; the second and the third touch nothing."""
-    out = _run(copy_paste, probability=1.0, most=3)
+    out = _run(copy_paste, probability=1.0, max_pastes=3)
     expected = np.zeros((SIDE, SIDE, 3))
     expected[1:3, 5:8] = expected[6:8, 0:3] = 1
     np.testing.assert_array_equal(out["image"], np.tile(expected, (COUNT, 1, 1, 1)))
@@ -70,12 +71,12 @@ def test_pasted_boxes_cover_little_of_what_is_there():
     np.testing.assert_array_equal(out["dropped_boxes"], 1)
     assert out["valid"].all()
     for share, allowed in ((9 / 16 - 0.01, False), (9 / 16 + 0.01, True)):
-        pasted = _run(copy_paste, probability=1.0, most=3, largest_overlap=share)["image"][:, 0, 1, 0]
+        pasted = _run(copy_paste, probability=1.0, max_pastes=3, max_overlap=share)["image"][:, 0, 1, 0]
         assert (pasted == allowed).all()
 
 
 def test_pastes_are_a_random_choice_of_a_bounded_number():
-    out = _run(copy_paste, probability=0.5, most=1, largest_overlap=1.0)
+    out = _run(copy_paste, probability=0.5, max_pastes=1, max_overlap=1.0)
     kinds = {11: (0, 1), 12: (1, 5), 13: (6, 0)}
     pasted = np.stack([out["image"][:, row, column, 0] == 1 for row, column in kinds.values()], axis=-1)
     assert (pasted.sum(1) <= 1).all()
@@ -86,5 +87,5 @@ def test_pastes_are_a_random_choice_of_a_bounded_number():
         np.testing.assert_array_equal(out["labels"][column, 2], label)
     np.testing.assert_array_equal(out["valid"][~pasted.any(1)], np.asarray(OWN["valid"])[~pasted.any(1)])
     np.testing.assert_array_equal(out["dropped_boxes"], 0)
-    again = _run(copy_paste, key=1, probability=0.5, most=1, largest_overlap=1.0)
+    again = _run(copy_paste, key=1, probability=0.5, max_pastes=1, max_overlap=1.0)
     assert (again["image"] != out["image"]).any()

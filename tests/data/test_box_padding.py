@@ -27,7 +27,7 @@ def test_rules_hold_at_their_borders():
     assert not keep([0.0, 0.0, 5.0, 4.9], least_area=0.25)
     assert keep([0.0, 0.0, 1.0, 8.0], largest_ratio=8.0)
     assert not keep([0.0, 0.0, 8.0, 0.9], largest_ratio=8.0)
-    # Without extent, or inside out
+    # Of zero extent, or with swapped corners
     assert not keep([3.0, 3.0, 3.0, 9.0])
     assert not keep([4.0, 3.0, 3.0, 9.0])
 

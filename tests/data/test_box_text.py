@@ -3,13 +3,13 @@ import pytest
 from PIL import Image
 
 from vision.data.annotations.box_text import class_list, label_folder_of, read_box_text
-from vision.data.annotations.cleaning import Rules
+from vision.data.annotations.cleaning import CleaningRules
 from vision.errors import UserError
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Three pictures of 40x30 pixels, two with label files in a folder beside theirs."""
+    """Three images of 40x30 pixels, two with label files in a sibling folder."""
     for name in ("images/train/b.jpg", "images/train/deep/a.png", "images/train/c.v2.jpg"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,17 +47,17 @@ def test_what_is_read(read):
     np.testing.assert_allclose(second.boxes, [[2, 1.5, 6, 4.5]], rtol=1e-6)
     assert third.boxes.shape == (0, 4)
     assert (found.counts.boxes, found.counts.background, found.counts.missing) == (3, 1, 0)
-    assert len(read(rules=Rules(first=1)).images) == 1
+    assert len(read(rules=CleaningRules(first=1)).images) == 1
 
 
-def test_six_decimals_of_a_box_at_the_border_are_not_clipped_aloud(root, read):
+def test_six_decimals_of_a_box_at_the_border_are_clipped_silently(root, read):
     (root / "labels" / "train" / "b.txt").write_text("0 0.166667 0.166667 0.333334 0.333334\n")
     found = read()
     assert found.counts.clipped == 0
     np.testing.assert_allclose(found.images[0].boxes, [[0, 0, 40 / 3, 10]], atol=1e-4)
 
 
-def test_labels_in_the_folder_of_the_pictures(root):
+def test_labels_in_the_folder_of_the_images(root):
     for file in (root / "labels" / "train").iterdir():
         file.rename(root / "images" / "train" / file.name)
     classes = (root / "classes.txt").rename(root / "images" / "train" / "classes.txt")
@@ -102,11 +102,11 @@ def test_rules_are_applied(root, read):
     assert counts.missing_examples == ("gone",)
 
 
-def test_damaged_pictures(root, read):
-    (root / "images" / "train" / "b.jpg").write_text("no picture")
+def test_damaged_images(root, read):
+    (root / "images" / "train" / "b.jpg").write_text("no image")
     with pytest.raises(UserError, match=r"b.jpg cannot be used \(cannot identify"):
         read()
-    assert read(rules=Rules(skip_damaged=True)).counts.damaged == 1
+    assert read(rules=CleaningRules(skip_damaged=True)).counts.damaged == 1
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_damaged_pictures(root, read):
 )
 def test_malformed_lines(root, read, line):
     (root / "labels" / "train" / "b.txt").write_text(f"0 0.5 0.5 1 1\n\n{line}\n")
-    with pytest.raises(UserError, match=f"b.txt, line 3 is '{line}', but a line is 'class cx cy w h'"):
+    with pytest.raises(UserError, match=f"b.txt, line 3 is '{line}', but a line must be 'class cx cy w h'"):
         read()
 
 
@@ -128,7 +128,7 @@ def test_files_that_are_not_text(root, read):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("\n \n", "is empty; it needs a name on each line"),
+        ("\n \n", "is empty; it needs one name per line"),
         ("cat\n\ndog\n", "has an empty line 2"),
         ("cat\ndog\ncat\n", "has 'cat' twice, again on line 3"),
     ],
@@ -142,7 +142,7 @@ def test_malformed_lists_of_classes(tmp_path, text, message):
 def test_files_that_are_not_there(root, read):
     for file in (root / "labels" / "train").iterdir():
         file.unlink()
-    with pytest.raises(UserError, match=r"None of the 3 pictures .* has a label file in .*labels/train, such as b.txt"):
+    with pytest.raises(UserError, match=r"None of the 3 images .* has a label file in .*labels/train, such as b.txt"):
         read()
     with pytest.raises(UserError, match=r"gone.txt cannot be read as text: .*No such file"):
         read_box_text(root / "images" / "train", root / "gone.txt")

@@ -98,7 +98,7 @@ def test_what_is_prepared_is_read_back_exactly(prepared):
         assert read["label"].dtype == np.int32
 
 
-def test_identifiers_are_those_of_the_stock_builder(prepared):
+def test_identifiers_are_those_of_the_tfds_builder(prepared):
     import tensorflow_datasets as tfds
 
     root, _, expected = prepared
@@ -124,7 +124,7 @@ def test_an_archive_at_hand_is_not_downloaded(served, tmp_path):
     assert prepare(tmp_path, url="http://127.0.0.1:9/gone", sha256=checksum).is_dir()
 
 
-def test_features_are_those_of_the_stock_set(prepared):
+def test_features_are_those_of_the_tfds_set(prepared):
     if not (SHARED / "cifar10").is_dir():
         pytest.skip("no CIFAR-10 in ../shared/data/tfds")
     stock = SHARED / "cifar10" / "3.0.2"
@@ -132,7 +132,7 @@ def test_features_are_those_of_the_stock_set(prepared):
         assert (prepared[1] / file).read_text().split() == (stock / file).read_text().split()
 
 
-def test_the_stock_set_is_read_as_tfds_reads_it():
+def test_the_tfds_set_is_read_as_tfds_reads_it():
     if not (SHARED / "cifar10").is_dir():
         pytest.skip("no CIFAR-10 in ../shared/data/tfds")
     import tensorflow_datasets as tfds
@@ -189,9 +189,9 @@ def damaged_archives():
     fine = {**files, "batches.meta.txt": b"apple\nbear\n"}
     return {
         "lacks cifar-10-batches-bin/data_batch_3.bin; it is not": without,
-        "data_batch_2.bin in .* has 9218 bytes, no multiple of 3073: it is truncated": short,
+        "data_batch_2.bin in .* has 9218 bytes, which is not a multiple of 3073: it is truncated": short,
         "test_batch.bin in .* has a class number above 9": eleventh,
-        "names the classes apple, bear, which are not": fine,
+        "has the classes apple, bear, which are not": fine,
     }
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vision.data.annotations.cleaning import Rules
+from vision.data.annotations.cleaning import CleaningRules
 from vision.data.annotations.coco import read_coco
 from vision.errors import UserError
 
@@ -13,7 +13,7 @@ BCCD = Path(__file__).parents[2].parent / "shared" / "data" / "bccd"
 
 
 def content():
-    """Two pictures, four boxes, categories with gaps and out of order."""
+    """Two images, four boxes, categories with gaps and out of order."""
     return {
         "info": {"description": "tiny"},
         "images": [
@@ -62,7 +62,7 @@ def test_what_is_read(write):
 
 
 def test_written_out_again_it_is_the_same(write):
-    """From our corners and labels back to COCO's boxes and category ids."""
+    """From corners and labels back to COCO's boxes and category ids."""
     found = read_coco(*write(content()))
     again = {
         (picture.image_id, found.category_ids[label], *box[:2], *(box[2:] - box[:2]))
@@ -84,7 +84,7 @@ def test_rules_are_applied(write):
     counts = read_coco(*write(some)).counts
     assert (counts.unknown, counts.orphans, counts.not_finite, counts.without_area, counts.missing) == (1, 1, 1, 1, 1)
     assert counts.unknown_examples == ("category 1 in b.png",)
-    assert len(read_coco(*write(some), rules=Rules(first=1)).images) == 1
+    assert len(read_coco(*write(some), rules=CleaningRules(first=1)).images) == 1
 
 
 def test_two_categories_may_have_one_name(write):
@@ -109,7 +109,7 @@ def _with(kind, **changes):
     ("text", "message"),
     [
         ('{"images": [', "set.json is not JSON: Expecting value: line 1"),
-        ("[]", "is a JSON list, but COCO's is an object"),
+        ("[]", "is a JSON list, but COCO's format is an object"),
         ("{}", "has no 'images', only nothing"),
         ({key: value for key, value in content().items() if key != "annotations"}, "has no 'annotations', only 'info'"),
         ({**content(), "categories": {"7": "cat"}}, "'categories' is not a list of objects"),
@@ -147,28 +147,28 @@ def test_files_that_are_not_there(write, tmp_path):
     path, images = write(content())
     with pytest.raises(UserError, match=r"gone.json cannot be read: No such file"):
         read_coco(tmp_path / "gone.json", images)
-    with pytest.raises(UserError, match=f"There is no folder {tmp_path / 'gone'} of pictures"):
+    with pytest.raises(UserError, match=f"There is no folder {tmp_path / 'gone'} of images"):
         read_coco(path, tmp_path / "gone")
     (tmp_path / "bytes.json").write_bytes(b'{"images": "\xff\xfe"}')
     with pytest.raises(UserError, match=r"bytes.json is not JSON"):
         read_coco(tmp_path / "bytes.json", images)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=f"None of the 2 pictures .* is in {tmp_path / 'empty'}"):
+    with pytest.raises(UserError, match=f"None of the 2 images .* is in {tmp_path / 'empty'}"):
         read_coco(path, tmp_path / "empty")
 
 
-@pytest.mark.parametrize(("split", "pictures", "boxes"), [("train", 205, 2804), ("val", 87, 1137), ("test", 72, 945)])
-def test_blood_cells(split, pictures, boxes):
-    """The rules drop and clip nothing here: no box is outside, small, or there twice."""
+@pytest.mark.parametrize(("split", "images", "boxes"), [("train", 205, 2804), ("val", 87, 1137), ("test", 72, 945)])
+def test_blood_cells(split, images, boxes):
+    """The rules drop and clip nothing here: no box is outside, small, or duplicated."""
     if not BCCD.is_dir():
         pytest.skip("no blood cells in ../shared/data/bccd")
     found = read_coco(BCCD / f"{split}.json", BCCD / "images")
     counts = found.counts
     assert found.class_names == ("RBC", "WBC", "Platelets")
     assert found.category_ids == (1, 2, 3)
-    assert (counts.images, counts.boxes) == (pictures, boxes)
+    assert (counts.images, counts.boxes) == (images, boxes)
     assert (counts.dropped, counts.clipped, counts.crowd, counts.background, counts.missing) == (0, 0, 0, 0, 0)
-    assert str(counts) == f"{pictures} pictures with {boxes} boxes of 3 classes."
+    assert str(counts) == f"{images} images with {boxes} boxes of 3 classes."
     entries = json.loads((BCCD / f"{split}.json").read_text())["annotations"]
     assert {picture.image_id for picture in found.images} == {entry["image_id"] for entry in entries}
     total = sum(entry["area"] for entry in entries)

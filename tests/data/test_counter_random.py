@@ -1,4 +1,4 @@
-"""Counter-based random numbers: the published stream, independence of company, uniformity."""
+"""Counter-based random numbers: the published stream, independence of other samples, uniformity."""
 
 import numpy as np
 from scipy import stats

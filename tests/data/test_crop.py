@@ -1,4 +1,4 @@
-"""Crops on the host: their rectangles, their pixels against Pillow in two steps, and that the pipeline takes them."""
+"""Crops on the host: their rectangles, their pixels against Pillow in two steps, and their use in the pipeline."""
 
 import pickle
 
@@ -18,8 +18,8 @@ RECORD = {"image": PICTURE, "label": np.int32(3)}
 
 def test_rectangles_have_the_stated_area_and_ratio():
     rng = np.random.default_rng(1)
-    drawn = np.array([_rectangle(300, 400, (0.08, 0.4), (3 / 4, 4 / 3), rng) for _ in range(2000)])
-    top, left, tall, wide = drawn.T
+    sampled = np.array([_rectangle(300, 400, (0.08, 0.4), (3 / 4, 4 / 3), rng) for _ in range(2000)])
+    top, left, tall, wide = sampled.T
     assert stats.kstest(tall * wide / 120_000, stats.uniform(0.08, 0.32).cdf).pvalue > 1e-4
     logs = np.log(wide / tall)
     assert stats.kstest(logs, stats.uniform(np.log(3 / 4), np.log(16 / 9)).cdf).pvalue > 1e-4
@@ -74,13 +74,13 @@ def test_they_bring_a_folder_of_all_sizes_to_batches(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"size": 0}, {"size": 8, "scale": (0.5, 0.1)}, {"size": 8, "ratio": (0.0, 1.0)}])
-def test_random_crops_that_cannot_hold(options):
+def test_random_crops_that_are_invalid(options):
     with pytest.raises(UserError, match="A random resized crop needs a size of at least 1"):
         random_resized_crop(**options)
 
 
-def test_centre_crops_that_cannot_hold():
-    with pytest.raises(UserError, match="A crop of 33 pixels cannot be cut out of a shorter side of 32"):
+def test_centre_crops_that_are_invalid():
+    with pytest.raises(UserError, match="A crop of 33 pixels cannot be taken from a shorter side of 32"):
         resize_centre_crop(33, resize=32)
     with pytest.raises(UserError, match="A crop of 0 pixels"):
         resize_centre_crop(0)

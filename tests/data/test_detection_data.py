@@ -11,7 +11,7 @@ from PIL import Image
 from vision.data.detection import DetectionConfig, description, detection_source, ground_truth, padded_boxes
 from vision.data.letterbox import PAD, Letterbox
 from vision.data.pipeline import batches, evaluation_batches
-from vision.data.shapes.world import ShapesConfig, draw
+from vision.data.shapes.world import ShapesConfig, render_scenes
 from vision.data.source import ArraySource, layout
 from vision.errors import UserError
 
@@ -30,7 +30,7 @@ def picture(path, seed, size=(32, 24)):
 
 @pytest.fixture
 def coco(tmp_path):
-    """Three training pictures (with two boxes, with five and a crowd, with none) and one to evaluate on."""
+    """Three training images (with two boxes, with five and a crowd, with none) and one to evaluate on."""
     names = {"train": ("a", "b", "c"), "test": ("d",)}
     boxes = {
         "a": [(1, [8, 6, 16, 12], 0), (2, [0, 0, 4, 4], 0)],
@@ -93,12 +93,12 @@ def test_ground_truth_keeps_crowds_and_original_pixels(coco):
     np.testing.assert_array_equal(found.images[1].crowd, [False] * 5 + [True])
     assert found.category_ids == (1, 2)
     assert (found.counts.boxes, found.counts.crowd, found.counts.background) == (7, 1, 1)
-    assert found.counts.beyond_slots == 2
-    assert "More than there are slots, the smallest of their picture: 2 boxes." in str(found.counts)
+    assert found.counts.beyond_max_boxes == 2
+    assert "Beyond the maximum per image (the smallest): 2 boxes." in str(found.counts)
     assert ground_truth(coco, "train") is found  # read once
     test = ground_truth(coco, "test")
     assert [picture.file.name for picture in test.images] == ["d.png"]
-    assert test.counts.beyond_slots == 0
+    assert test.counts.beyond_max_boxes == 0
 
 
 def test_boxes_of_samples_are_those_of_the_ground_truth(coco):
@@ -111,7 +111,7 @@ def test_boxes_of_samples_are_those_of_the_ground_truth(coco):
 
 
 @pytest.mark.parametrize("name", ["coco", "shapes"])
-def test_a_few_pictures_to_overfit(coco, name):
+def test_a_few_images_to_overfit(coco, name):
     config = replace(coco if name == "coco" else SHAPES, overfit_images=2)
     train, test = (detection_source(config, split) for split in ("train", "test"))
     assert len(train) == len(test) == len(ground_truth(config, "test").images) == 2
@@ -152,12 +152,12 @@ def test_the_shapes_world():
     source, truth = detection_source(config, "train"), ground_truth(config, "train")
     assert source.class_names == truth.class_names == SHAPES.shapes.shapes
     assert truth.category_ids == tuple(range(1, len(SHAPES.shapes.shapes) + 1))
-    drawn = draw(replace(SHAPES.shapes, resolution=32), seed=0, indices=np.arange(6), split="train")
-    np.testing.assert_array_equal(np.stack([source[index]["image"] for index in range(6)]), drawn["image"])
+    scenes = render_scenes(replace(SHAPES.shapes, resolution=32), seed=0, indices=np.arange(6), split="train")
+    np.testing.assert_array_equal(np.stack([source[index]["image"] for index in range(6)]), scenes["image"])
     for index, picture in enumerate(truth.images):
-        valid = drawn["valid"][index]
-        np.testing.assert_array_equal(picture.boxes, drawn["boxes"][index][valid])
-        np.testing.assert_array_equal(picture.labels, drawn["shape"][index][valid])
+        valid = scenes["valid"][index]
+        np.testing.assert_array_equal(picture.boxes, scenes["boxes"][index][valid])
+        np.testing.assert_array_equal(picture.labels, scenes["shape"][index][valid])
         assert (picture.file, picture.width, picture.height, picture.image_id) == (None, 32, 32, index + 1)
         sides = picture.boxes[:, 2:] - picture.boxes[:, :2]
         np.testing.assert_array_equal(picture.area, sides.prod(1))
@@ -166,14 +166,14 @@ def test_the_shapes_world():
         if valid.sum() <= 2:
             np.testing.assert_array_equal(sample["boxes"][sample["valid"]], picture.boxes)
             np.testing.assert_array_equal(sample["labels"][sample["valid"]], picture.labels)
-    assert truth.counts.beyond_slots == np.maximum(drawn["valid"].sum(1) - 2, 0).sum() > 0
-    assert truth.counts.boxes == drawn["valid"].sum()
+    assert truth.counts.beyond_max_boxes == np.maximum(scenes["valid"].sum(1) - 2, 0).sum() > 0
+    assert truth.counts.boxes == scenes["valid"].sum()
     test = detection_source(replace(SHAPES, stream=True), "test")
     assert len(test) == 500
     assert not np.array_equal(test[0]["image"], source[0]["image"])
 
 
-def test_slots_take_the_largest_in_the_order_they_come():
+def test_padding_keeps_the_largest_boxes_in_order():
     boxes = np.array([[0, 0, 2, 2], [0, 0, 9, 9], [1, 1, 3, 3], [0, 0, 5, 1]], np.float32)
     labels = np.array([4, 5, 6, 7], np.int32)
     some = padded_boxes(boxes, labels, 3)
@@ -229,8 +229,8 @@ def test_text(tmp_path):
         assert layout(source[0]) == LAYOUT
 
 
-def test_damaged_pictures(coco):
-    (coco.dir / "images" / "train" / "b.png").write_bytes(b"no picture")
+def test_damaged_images(coco):
+    (coco.dir / "images" / "train" / "b.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"Sample 1 of 3 cannot be read: .*b.png cannot be used \(cannot identify"):
         detection_source(coco, "train")
     with pytest.raises(UserError, match=r"b.png cannot be used"):
@@ -246,7 +246,7 @@ def test_damaged_pictures(coco):
 def test_too_much_for_memory(coco):
     needed = 3 * (16 * 16 * 3 + 3 * 21 + 4)
     assert isinstance(detection_source(coco, "train", limit_bytes=needed), ArraySource)
-    with pytest.raises(UserError, match=r"3 pictures of 16x16 need .* GiB of memory, more than .*: stream them"):
+    with pytest.raises(UserError, match=r"3 images of 16x16 need .* GiB of memory, more than .*: stream them"):
         detection_source(coco, "train", limit_bytes=needed - 1)
     assert len(detection_source(replace(coco, stream=True), "train", limit_bytes=0)) == 3
 
@@ -271,12 +271,12 @@ def test_out_of_range(coco):
         ({"name": "text", "test_images": "i/val"}, None, "d/i/val (text), letterboxed to 64x64"),
         (
             {"name": "coco", "train_json": "a.json", "overfit_images": 8},
-            "the first 8 pictures of d/a.json (coco), letterboxed to 64x64",
-            "the first 8 pictures of d/a.json (coco), letterboxed to 64x64",
+            "the first 8 images of d/a.json (coco), letterboxed to 64x64",
+            "the first 8 images of d/a.json (coco), letterboxed to 64x64",
         ),
     ],
 )
-def test_the_data_in_words(changes, train, test):
+def test_the_data_description(changes, train, test):
     config = DetectionConfig(dir=Path("d"), resolution=64, **changes)
     assert description(config, "test") == test
     if train is not None:
@@ -286,7 +286,7 @@ def test_the_data_in_words(changes, train, test):
 @pytest.mark.parametrize(
     "wrong", [{"resolution": 0}, {"max_boxes": 0}, {"overfit_images": -1}, {"workers": -1}, {"shapes_count": 0}]
 )
-def test_options_that_cannot_hold(wrong):
+def test_options_that_are_invalid(wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(UserError, match=f"{name} of detection data is {value}, but must be at least"):
         DetectionConfig(**wrong)
@@ -317,7 +317,7 @@ def test_blood_cells():
     assert isinstance(source, ArraySource)
     assert len(source) == 72
     assert int(source.arrays["valid"].sum()) == 945
-    assert truth.counts.beyond_slots == 0
+    assert truth.counts.beyond_max_boxes == 0
     # 416x312 in a square of 64: 64x48, and 8 of padding above and below
     assert (source.arrays["image"][:, :8] == PAD).all()
     boxes = source.arrays["boxes"][source.arrays["valid"]]

@@ -51,7 +51,7 @@ def test_images_directly_in_the_folder_have_no_classes(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["jpg", "jpeg", "webp", "bmp", "gif", "tiff", "ppm"])
-def test_forms_are_told_by_suffix(tmp_path, form):
+def test_forms_are_reported_by_suffix(tmp_path, form):
     flat = np.full((6, 6, 3), (200, 100, 50), np.uint8)
     save(tmp_path / f"x.{form}", flat)
     image = folder_source(tmp_path, resolution=6)[0]["image"]
@@ -97,7 +97,7 @@ def test_exif_orientation_is_honoured(tmp_path, orientation):
     upright[:8, :8] = (255, 0, 0)
     upright[:8, 8:] = (0, 255, 0)
     upright[8:, :8] = (0, 0, 255)
-    # What the camera stores, which a viewer turns or mirrors upright: the inverse of what Exif 2.3 names.
+    # What the camera stores, which a viewer rotates or flips: the inverse of the operation that Exif 2.3 defines.
     stored = {
         1: upright,
         2: upright[:, ::-1],
@@ -230,10 +230,10 @@ def test_large_jpegs_are_reduced_while_they_are_decoded(tmp_path, shorter_side, 
     assert difference.mean() < 1
 
 
-def test_sizes_that_cannot_hold(tmp_path):
+def test_sizes_that_are_invalid(tmp_path):
     save(tmp_path / "x.png")
     for options in ({"resolution": 8, "shorter_side": 8}, {"resolution": None, "shorter_side": 0}):
-        with pytest.raises(UserError, match="shorter_side is a number of pixels for images at their own size"):
+        with pytest.raises(UserError, match="shorter_side is a number of pixels for images at their original size"):
             folder_source(tmp_path, **options)
 
 

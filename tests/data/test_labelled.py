@@ -20,7 +20,7 @@ SHAPES = LabelledConfig(
 
 
 def picture(index):
-    """A photograph of a size of its own with a bright left half, whose brightness tells its number."""
+    """A photograph of individual size with a bright left half, whose brightness identifies it."""
     height, width = 30 + 3 * index % 17, 41 - 2 * index % 13
     pixels = np.full((height, width, 3), 5 * index, np.uint8)
     pixels[:, : width // 2] += 60
@@ -28,7 +28,7 @@ def picture(index):
 
 
 def fill(root, count, *, classes=CLASSES, first=0):
-    """``count`` JPEGs, in turn of each class."""
+    """``count`` JPEGs, cycling through the classes."""
     for index in range(count):
         folder = root / classes[index % len(classes)]
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def config(folders):
 
 
 def numbers(images):
-    """Which pictures these are, by the brightness of their right half."""
+    """Which images these are, by the brightness of their right half."""
     images = np.asarray(images)
     return np.round(images[:, 4:-4, -3].astype(float).mean((1, 2)) / 5).astype(int).tolist()
 
@@ -101,7 +101,7 @@ def test_batches_are_a_function_of_seed_and_step(config, stream):
     assert not np.array_equal(first(make(seed=2), 1)[0]["image"], batches[0]["image"])
     shares = [first(make(seed=1, process_index=i, process_count=2), 5) for i in range(2)]
     same([{n: np.concatenate([a[n], b[n]]) for n in a} for a, b in zip(*shares, strict=True)], batches)
-    # every image once an epoch, with its own label
+    # every image once per epoch, with its own label
     images, labels = (np.concatenate([batch[name] for batch in batches])[:30] for name in ("image", "label"))
     if not stream:
         assert sorted(numbers(images)) == list(range(30))
@@ -118,7 +118,7 @@ def test_streamed_crops_are_random_and_test_images_are_not(config):
     assert not (batch == batch[0]).all()  # one image, cropped in four ways
     test = labelled_source(config, "test", seed=0)
     assert len(test) == 7
-    again = [list(labelled.test_batches(test, config, batch_size=4)) for _ in range(2)]
+    again = [list(labelled.labelled_evaluation_batches(test, config, batch_size=4)) for _ in range(2)]
     same(*again)
     batches = again[0]
     assert [batch["image"].shape for batch in batches] == [(4, 16, 16, 3)] * 2
@@ -133,7 +133,7 @@ def test_streamed_and_held_test_images_may_differ_in_size(config):
     train, test = (labelled_source(config, split, seed=0) for split in ("train", "test"))
     assert config.test_side == 16
     assert first(labelled.training_batches(train, config, batch_size=2, seed=0), 1)[0]["image"].shape == (2, 8, 8, 3)
-    assert next(labelled.test_batches(test, config, batch_size=2))["image"].shape == (2, 16, 16, 3)
+    assert next(labelled.labelled_evaluation_batches(test, config, batch_size=2))["image"].shape == (2, 16, 16, 3)
     assert replace(config, stream=False).test_side == 8
 
 
@@ -141,7 +141,7 @@ def test_streamed_and_held_test_images_may_differ_in_size(config):
 def test_a_given_image_is_fitted_as_those_of_the_test_set(config, stream):
     config = replace(config, stream=stream)
     test = labelled_source(config, "test", seed=0)
-    batches = list(labelled.test_batches(test, config, batch_size=7))
+    batches = list(labelled.labelled_evaluation_batches(test, config, batch_size=7))
     files = sorted(Path(config.test_dir).rglob("*.jpg"))
     for file, image in zip(files, batches[0]["image"], strict=True):
         with Image.open(file) as opened:
@@ -158,7 +158,7 @@ def test_some_classes_numbered_as_they_are_named(config, stream):
         source = labelled_source(config, split, seed=0)
         assert source.class_names == ("cat", "ant")
         assert len(source) == count
-        batch = next(labelled.test_batches(source, config, batch_size=count))
+        batch = next(labelled.labelled_evaluation_batches(source, config, batch_size=count))
         classes = np.array(numbers(batch["image"])) % 3  # 0 for ant, 2 for cat
         np.testing.assert_array_equal(batch["label"], np.where(classes == 2, 0, 1))
     with pytest.raises(UserError, match="there is no class 'dog', only ant, bee, cat"):
@@ -166,7 +166,7 @@ def test_some_classes_numbered_as_they_are_named(config, stream):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_few_labels_are_nested_balanced_and_of_the_training_split_alone(config, stream):
+def test_few_labels_are_nested_balanced_and_only_of_the_training_split(config, stream):
     config = replace(config, stream=stream)
     few = lambda count, seed: labelled_source(replace(config, labels_per_class=count), "train", seed=seed)
     chosen = lambda source: set(numbers([labelled.fitted(Image.fromarray(r["image"]), replace(config, stream=False))
@@ -176,12 +176,12 @@ def test_few_labels_are_nested_balanced_and_of_the_training_split_alone(config, 
     assert chosen(two) < chosen(five)
     assert chosen(few(2, 0)) == chosen(two) != chosen(few(2, 1))
     assert len(labelled_source(replace(config, labels_per_class=2), "test", seed=0)) == 7
-    with pytest.raises(UserError, match=r"class 0 \(ant\) has 10 samples, fewer than the 11 asked for"):
+    with pytest.raises(UserError, match=r"class 0 \(ant\) has 10 samples, fewer than the requested 11"):
         few(11, 0)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_damaged_files_are_left_out_with_a_count_when_asked_for(tmp_path, capsys, stream):
+def test_damaged_files_are_left_out_with_a_count_on_request(tmp_path, capsys, stream):
     fill(tmp_path, 30)
     for name in ("ant/003.jpg", "cat/005.jpg"):
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-200])
@@ -194,11 +194,17 @@ def test_damaged_files_are_left_out_with_a_count_when_asked_for(tmp_path, capsys
     assert "ant/003.jpg (" in said
     assert "cat/005.jpg (" in said
     for source in (train, test):
-        seen = [n for b in labelled.test_batches(source, config, batch_size=4) for n in numbers(b["image"])]
+        seen = [
+            n for b in labelled.labelled_evaluation_batches(source, config, batch_size=4) for n in numbers(b["image"])
+        ]
         assert not {3, 5} & set(seen)
+
+    def read_all():
+        source = labelled_source(replace(config, skip_damaged=False), "train", seed=0)
+        return list(labelled.labelled_evaluation_batches(source, config, batch_size=9))
+
     with pytest.raises(UserError, match=r"003\.jpg cannot be decoded|005\.jpg cannot be decoded"):
-        list(labelled.test_batches(labelled_source(replace(config, skip_damaged=False), "train", seed=0), config,
-                                   batch_size=9))  # fmt: skip
+        read_all()
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -214,22 +220,22 @@ def test_folders_that_disagree(tmp_path, stream):
         number = len(list(tmp_path.iterdir())) - 1
         other = replace(config, test_dir=fill(tmp_path / f"test{number}", 12, classes=names))
         assert labelled_source(other, "train", seed=0).class_names == CLASSES
-        with pytest.raises(UserError, match=rf"the folders of classes in .* differ: {odd} is in .*{where} alone"):
+        with pytest.raises(UserError, match=rf"the folders of classes in .* differ: {odd} is only in .*{where}"):
             labelled_source(other, "test", seed=0)
         # classes that both have may be chosen
         both = labelled_source(replace(other, classes=("bee", "ant")), "test", seed=0)
         assert both.class_names == ("bee", "ant")
-        # and where the training images are not at hand, there is nothing to compare
+        # and without training images there is nothing to compare
         elsewhere = replace(other, dir=tmp_path / "elsewhere")
         assert labelled_source(elsewhere, "test", seed=0).class_names == names
 
 
-def test_what_cannot_be_learnt_is_refused(tmp_path, config):
+def test_invalid_data_is_refused(tmp_path, config):
     for index in range(10):
         picture(index).save(tmp_path / f"{index}.png")
     with pytest.raises(UserError, match=r"the data set folder in .* has no classes to learn"):
         labelled_source(LabelledConfig(name="folder", dir=tmp_path, resolution=8), "train", seed=0)
-    with pytest.raises(UserError, match="16 pixels cannot be cut out of a shorter side of 12"):
+    with pytest.raises(UserError, match="16 pixels cannot be taken from a shorter side of 12"):
         labelled_source(replace(config, stream=True, test_resize=12), "train", seed=0)
 
 
@@ -255,12 +261,12 @@ def test_the_shapes_world_is_labelled_by_colour_and_shape():
         ({"name": "folder", "test_dir": Path("val")}, "pets, 32x32", "val, 32x32"),
         (
             {"name": "mnist", "classes": ("3", "8"), "labels_per_class": 10},
-            "mnist (train), 32x32, classes 3, 8, 10 images a class",
+            "mnist (train), 32x32, classes 3, 8, 10 images per class",
             "mnist (test), 32x32, classes 3, 8",
         ),
     ],
 )
-def test_the_data_in_words(values, train, test):
+def test_the_data_description(values, train, test):
     config = LabelledConfig(dir=Path("pets"), **values)
     assert labelled.description(config, "train") == train
     assert labelled.description(config, "test") == test

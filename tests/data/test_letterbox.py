@@ -27,7 +27,7 @@ def test_by_hand(sides, size, offset, scale):
 
 @given(letterboxes)
 @example(Letterbox(1, 5000, 1))
-def test_the_picture_fits_and_is_centred(box):
+def test_the_image_fits_and_is_centred(box):
     (width, height), (x, y) = box.size, box.offset
     assert max(width, height) == box.resolution
     for side, start in ((width, x), (height, y)):
@@ -48,13 +48,13 @@ def test_there_and_back(box, fractions):
     assert there.min() >= 0
     assert there.max() <= box.resolution * (1 + 1e-6)
     back = box.from_square(there)
-    # Rounding to float32 in the square, in pixels of the picture
+    # Rounding to float32 in the square, in pixels of the image
     limit = 1e-6 * box.resolution / np.array(box.scale * 2) + 1e-6 * max(box.width, box.height)
     assert (np.abs(back - boxes) <= limit).all()
 
 
 @given(letterboxes)
-def test_corners_of_the_picture_lie_on_corners_of_its_part(box):
+def test_corners_of_the_image_lie_on_corners_of_its_part(box):
     (width, height), (x, y) = box.size, box.offset
     whole = np.array([[0, 0, box.width, box.height]], np.float32)
     part = np.array([[x, y, x + width, y + height]], np.float32)
@@ -71,7 +71,7 @@ def test_any_leading_axes():
     assert box.from_square(np.zeros((0, 4), np.float32)).shape == (0, 4)
 
 
-def test_the_square_of_a_picture():
+def test_the_square_of_a_image():
     pixels = np.zeros((20, 40, 3), np.uint8)
     pixels[:, 20:] = 200
     square = letterboxed(Image.fromarray(pixels), 10)
@@ -82,18 +82,18 @@ def test_the_square_of_a_picture():
     picture = square[2:7]
     assert (picture[:, :4] == 0).all()
     assert (picture[:, 6:] == 200).all()
-    # Antialiased: one pixel of the square looks at more than the four columns that it covers.
+    # Antialiased: one pixel of the square depends on more than the four columns that it covers.
     assert ((picture[:, 4] > 0) & (picture[:, 5] < 200)).all()
     assert (letterboxed(Image.fromarray(pixels[:, :1]), 5) == [[[PAD]] * 2 + [[0]] + [[PAD]] * 2] * 5).all()
 
 
-def test_at_its_own_size_a_picture_is_not_changed():
+def test_at_its_own_size_a_image_is_not_changed():
     pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     np.testing.assert_array_equal(letterboxed(Image.fromarray(pixels), 16)[2:14], pixels)
 
 
 def test_boxes_move_with_the_pixels():
-    """A bright rectangle of a picture is where its box says, for larger and smaller squares, lying and standing."""
+    """A bright rectangle of an image is where its box says, for larger and smaller squares, landscape and portrait."""
     for width, height, resolution in ((40, 24, 160), (24, 40, 160), (300, 200, 64), (64, 64, 64)):
         pixels = np.zeros((height, width, 3), np.uint8)
         box = np.array([width // 4, height // 3, width // 2, height * 3 // 4], np.float32)
@@ -106,11 +106,11 @@ def test_boxes_move_with_the_pixels():
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "I;16", "1"])
-def test_pictures_of_any_kind(mode):
+def test_images_of_any_kind(mode):
     assert letterboxed(Image.new(mode, (6, 3)), 6).shape == (6, 6, 3)
 
 
-def test_sides_that_cannot_hold():
+def test_sides_that_are_invalid():
     for sides in ((0, 5, 5), (5, -1, 5), (5, 5, 0)):
         with pytest.raises(UserError, match="must have at least one pixel"):
             Letterbox(*sides)

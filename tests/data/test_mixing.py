@@ -20,7 +20,7 @@ def _run(function, key=0, **options):
 
 
 def _partners(targets):
-    """(own weight, partner) of each sample, by its target; a sample that is alone is its own partner."""
+    """(own weight, partner) of each sample, by its target; a sample of a single class is its own partner."""
     own = targets[np.arange(COUNT), np.arange(COUNT)]
     others = targets.copy()
     others[np.arange(COUNT), np.arange(COUNT)] = 0
@@ -40,10 +40,10 @@ def test_mixup_is_a_convex_combination_by_a_beta_law(alpha):
     )
     alone = partner == np.arange(COUNT)
     assert alone.mean() < (0.5 if alpha < 1 else 0.02)
-    drawn = np.where(alone & (own == 1), np.nan, own)
-    drawn = drawn[~np.isnan(drawn)]
+    sampled = np.where(alone & (own == 1), np.nan, own)
+    sampled = sampled[~np.isnan(sampled)]
     if alpha >= 1:  # below, many are 0 or 1 to float32's rounding
-        assert stats.kstest(drawn, stats.beta(alpha, alpha).cdf).pvalue > 1e-4
+        assert stats.kstest(sampled, stats.beta(alpha, alpha).cdf).pvalue > 1e-4
     else:
         for level in (0.1, 0.5, 0.9):
             share = np.mean(np.where(alone, 1.0, own) < level)
@@ -87,7 +87,7 @@ def test_cutmix_replaces_a_rectangle_and_weighs_targets_by_pixels():
             top, left, tall, wide = _rectangle(cut)
             if top > 0 and left > 0 and top + tall < 8 and left + wide < 12:  # not clipped
                 inner.append(tall / wide)
-    # Of the image's ratio, to the rounding of its sides to pixels
+    # Of the image's aspect ratio, up to the rounding of its sides to pixels
     assert len(inner) > 80
     assert abs(np.median(inner) - 8 / 12) < 0.1
 
@@ -98,7 +98,7 @@ def test_cutmix_rectangles_have_uniform_middles_and_areas_of_the_beta_law():
     images = jnp.zeros((count, side, side, 1)).at[:, :, :, 0].set(jnp.arange(count)[:, None, None])
     run = jax.jit(lambda x: cutmix(x, jnp.ones((count, 1)), alpha=1.0, key=jax.random.key(5))[0])
     cut = np.asarray(run(images))[..., 0] != np.arange(count)[:, None, None]
-    # Beta(1, 1) is uniform; the mean of what is cut after clipping, from many draws by the definition
+    # Beta(1, 1) is uniform; the mean of what is cut after clipping, from many samples by the definition
     generator = np.random.default_rng(0)
     extent = np.round(side * np.sqrt(generator.uniform(size=(200_000, 1)))).repeat(2, 1)
     start = generator.integers(0, side, (200_000, 2)) - extent // 2
@@ -110,7 +110,7 @@ def test_cutmix_rectangles_have_uniform_middles_and_areas_of_the_beta_law():
         assert abs(cut[:, pixel[0], pixel[1]].mean() - inside) < 0.05
 
 
-def test_mix_switches_and_leaves_alone_by_coins():
+def test_mix_switches_and_keeps_at_random():
     images, targets = _run(mix, mixup_alpha=4.0, cutmix_alpha=1.0, probability=0.6, switch_probability=0.3)
     own, partner = _partners(targets)
     spread = np.ptp(images, axis=(1, 2, 3)) > 0

@@ -109,7 +109,7 @@ def test_shares_of_processes_join_to_the_global_batch(size, share, seed, start):
 
 @FEW
 @given(size=sizes, share=shares, seed=seeds, start=st.integers(0, 5))
-def test_randomness_of_a_transform_follows_the_position_alone(size, share, seed, start):
+def test_randomness_of_a_transform_depends_only_on_the_position(size, share, seed, start):
     local, count = share
     common = {"batch_size": local * count, "seed": seed, "transform": noisy}
     whole = take(batches(Files(size), **common), start + 2)
@@ -193,11 +193,11 @@ def test_evaluation_reads_files_alike():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 6, "process_count": 4}, "batch of 6 cannot be shared equally by 4 processes"),
+        ({"batch_size": 6, "process_count": 4}, "batch of 6 cannot be divided equally among 4 processes"),
         ({"batch_size": 0}, "batch_size must be positive"),
         ({"batch_size": 2, "workers": -1}, "workers not negative, got 2 and -1"),
-        ({"batch_size": 2, "process_index": 1}, "process_index 1 is not one of 1 processes"),
-        ({"batch_size": 2, "process_index": -1, "process_count": 2}, "process_index -1 is not one of 2"),
+        ({"batch_size": 2, "process_index": 1}, "process_index is 1, but must be from 0 to 0"),
+        ({"batch_size": 2, "process_index": -1, "process_count": 2}, "process_index is -1, but must be from 0 to 1"),
     ],
 )
 def test_impossible_arguments_are_refused_at_once(arguments, message):
@@ -328,7 +328,7 @@ def test_prefetch_closed_early_leaves_no_thread_and_closes_its_source():
     assert list(ahead) == []
 
 
-def test_prefetch_let_go_of_leaves_no_thread():
+def test_prefetch_deleted_leaves_no_thread():
     closed = []
     ahead = prefetch(endless(closed), lambda item: item)
     assert next(ahead) == 0
@@ -353,7 +353,7 @@ def test_reading_threads_end_with_the_stream():
     assert not [t.name for t in threading.enumerate() if t.name.startswith("grain-prefetch")]
 
 
-def test_importing_the_pipeline_leaves_the_slow_libraries_alone():
+def test_importing_the_pipeline_does_not_import_slow_libraries():
     code = (
         "import sys, vision.data.pipeline, vision.data.tfds, vision.data.folder; "
         "print([name for name in ('grain', 'tensorflow_datasets', 'tensorflow', 'torch') if name in "

@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from vision.data.shapes.captions import captions
-from vision.data.shapes.world import COLOURS, SHAPES, ShapesConfig, draw
+from vision.data.shapes.world import COLOURS, SHAPES, ShapesConfig, render_scenes
 
 NOUN = re.compile(
     rf"\b(a|an|another) (?:(small|large) )?({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})\b"
@@ -13,9 +13,9 @@ NOUN = re.compile(
 )
 
 
-def drawn(count, n=400, **options):
+def scenes_and_captions(count, n=400, **options):
     config = ShapesConfig(resolution=64, min_objects=count, max_objects=count, min_size=0.25, **options)
-    scenes = draw(config, seed=5, indices=np.arange(n))
+    scenes = render_scenes(config, seed=5, indices=np.arange(n))
     return config, scenes, captions(scenes, config)
 
 
@@ -28,7 +28,7 @@ def objects(config, scenes, i):
 
 def test_objects_sizes_and_articles():
     for count in (1, 2, 4):
-        config, scenes, texts = drawn(count, 200)
+        config, scenes, texts = scenes_and_captions(count, 200)
         third = (config.max_size - config.min_size) / 3
         for i, text in enumerate(texts):
             named = list(NOUN.finditer(text))
@@ -50,7 +50,7 @@ def test_objects_sizes_and_articles():
 
 
 def test_relations_are_true():
-    config, scenes, texts = drawn(2)
+    config, scenes, texts = scenes_and_captions(2)
     seen = set()
     for i, text in enumerate(texts):
         first, second = NOUN.finditer(text)
@@ -76,7 +76,7 @@ def test_relations_are_true():
 
 def test_places_are_true():
     for count in (1, 3):
-        config, scenes, texts = drawn(count, 200)
+        config, scenes, texts = scenes_and_captions(count, 200)
         for i, text in enumerate(texts):
             for match, box in zip(NOUN.finditer(text), scenes["boxes"][i], strict=True):
                 x, y = (box[:2] + box[2:]) / 2 * 3 / config.resolution
@@ -87,10 +87,10 @@ def test_places_are_true():
 
 
 def test_sizes_that_hardly_vary_are_not_mentioned():
-    _, _, texts = drawn(1, 50, max_size=0.3)
+    _, _, texts = scenes_and_captions(1, 50, max_size=0.3)
     assert not any("small" in text or "large" in text for text in texts)
 
 
 def test_captions_read_as_a_list():
-    _, _, texts = drawn(3, 20)
+    _, _, texts = scenes_and_captions(3, 20)
     assert all(text.count(",") == 1 and text.count(" and ") == 1 for text in texts)

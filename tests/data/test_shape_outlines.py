@@ -61,7 +61,7 @@ def test_coverage_sums_to_the_area(outline, pixels):
     assert total == pytest.approx(exact, rel=0.005 if outline.name == "circle" else 0.02)
 
 
-def test_figures_differ_whatever_their_turn():
+def test_figures_differ_at_any_rotation():
     x, y = grid(48)
     masks = {
         outline.name: np.stack(

@@ -46,14 +46,14 @@ class BlockReader(Reader):
 
 
 def _numbers(source):
-    """Which samples of the whole they are, and their labels, as read one by one."""
+    """Which samples of the full source they are, and their labels, as read one by one."""
     records = [source[i] for i in range(len(source))]
     return [int(r["image"][0, 0, 0]) for r in records], [int(r["label"]) for r in records]
 
 
 @pytest.mark.parametrize("kind", [lambda source: source, Reader, BlockReader])
 @pytest.mark.parametrize("classes", [("fish", "cat"), (3, 0)])
-def test_classes_are_numbered_anew_in_the_order_given(kind, classes):
+def test_classes_are_renumbered_in_the_given_order(kind, classes):
     part = of_classes(kind(_arrays()), classes)
     numbers, labels = _numbers(part)
     kept = [i for i in range(60) if _LABELS[i] in (0, 3)]
@@ -91,8 +91,8 @@ def test_few_labels_are_balanced_nested_and_the_same_everywhere(counts, fewer, m
     assert _numbers(labels_per_class(Reader(whole), fewer, seed=seed)) == (few, few_labels)
 
 
-def test_a_choice_is_for_ever():
-    """Other numbers would mean that results on few labels, once published, were on other images."""
+def test_a_choice_is_stable():
+    """Different numbers would mean that published results on few labels were on different images."""
     part = labels_per_class(_arrays(np.arange(20) % 2, ("even", "odd")), 4, seed=7)
     assert _numbers(part)[0] == [0, 1, 4, 5, 10, 16, 17, 19]
 
@@ -102,7 +102,7 @@ def test_seeds_and_classes_choose_independently():
     parts = [_numbers(labels_per_class(_arrays(labels, ("a", "b")), 30, seed=seed))[0] for seed in (0, 1)]
     assert parts[0] != parts[1]
     assert [i for i in parts[0] if i < 100] != [i - 100 for i in parts[0] if i >= 100]
-    # Every sample is drawn as often as any other, by chi squared at 5 sigma
+    # Every sample is chosen equally often, by chi squared at 5 sigma
     hits = np.zeros(100)
     for seed in range(200):
         hits[_numbers(labels_per_class(_arrays(labels[:100], ("a",)), 10, seed=seed))[0]] += 1
@@ -171,9 +171,9 @@ def test_classes_without_names_are_those_that_occur():
         of_classes(_arrays([5, 2, 5], ()), (6,))
 
 
-def test_what_cannot_be_had_is_refused():
+def test_invalid_subsets_are_refused():
     whole = _arrays([0, 0, 0, 1, 1], ("cat", "dog"))
-    with pytest.raises(UserError, match=r"class 1 \(dog\) has 2 samples, fewer than the 3 asked for"):
+    with pytest.raises(UserError, match=r"class 1 \(dog\) has 2 samples, fewer than the requested 3"):
         labels_per_class(whole, 3, seed=0)
     with pytest.raises(UserError, match="at least 1 and a seed of at least 0, not 0 and 0"):
         labels_per_class(whole, 0, seed=0)

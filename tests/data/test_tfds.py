@@ -202,10 +202,10 @@ def test_it_feeds_the_pipeline(zoo):
             r"no feature 'image', it has caption, depth, .*; choose one with image_key\.",
         ),
         ({"label_key": "class"}, r"no feature 'class', it has .*; choose one with label_key, or None"),
-        ({"image_key": "weight"}, r"'weight' of zoo is no 8-bit image"),
-        ({"image_key": "heat"}, r"'heat' of zoo is no 8-bit image"),
-        ({"label_key": "weight"}, r"'weight' of zoo is no class number"),
-        ({"label_key": "caption"}, r"'caption' of zoo is no class number"),
+        ({"image_key": "weight"}, r"'weight' of zoo is not an 8-bit image"),
+        ({"image_key": "heat"}, r"'heat' of zoo is not an 8-bit image"),
+        ({"label_key": "weight"}, r"'weight' of zoo is not a class number"),
+        ({"label_key": "caption"}, r"'caption' of zoo is not a class number"),
     ],
 )
 def test_what_is_not_there_is_named(zoo, arguments, message):
@@ -282,7 +282,7 @@ def test_a_flipped_bit_is_named(copy):
         except UserError as error:
             unreadable.append(str(error))
     assert len(unreadable) == 1
-    assert re.search(r"zoo-test.array_record.* is damaged or gone \(.*\); copy or prepare it again", unreadable[0])
+    assert re.search(r"zoo-test.array_record.* is damaged or missing \(.*\); copy or prepare it again", unreadable[0])
 
 
 def test_harmless_noise_is_silenced_and_the_rest_is_not(zoo, caplog):

@@ -15,7 +15,7 @@ def thing(name, corners, difficult=None, parts=""):
 
 @pytest.fixture
 def write(tmp_path):
-    """Write one picture of 40x30 pixels and its XML; `write.split` writes a list."""
+    """Write one image of 40x30 pixels and its XML; `write.split` writes a list."""
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (tmp_path / folder).mkdir(parents=True)
 
@@ -34,7 +34,7 @@ def split(root, *lines, name="train"):
 def test_indices_of_pixels_become_corners(write, tmp_path):
     write("a", thing("cat", (1, 1, 40, 30)), thing("dog", (3, 5, 3, 5)), thing("cat", (2.5, 3, 7, 8.25)))
     (picture,) = read_voc(tmp_path, None).images
-    # The whole picture, a single pixel, and fractions as VOC 2012 has some
+    # The whole image, a single pixel, and fractions as VOC 2012 has some
     np.testing.assert_array_equal(picture.boxes, [[0, 0, 40, 30], [2, 4, 3, 5], [1.5, 2, 7, 8.25]])
     np.testing.assert_array_equal(picture.labels, [0, 1, 0])
     np.testing.assert_array_equal(picture.area, [1200, 1, 5.5 * 6.25])
@@ -64,7 +64,7 @@ def test_splits_and_classes(write, tmp_path):
     found = read_voc(tmp_path, "train")
     assert [picture.file.name for picture in found.images] == ["c.jpg", "a.PNG"]
     assert [picture.image_id for picture in found.images] == [1, 2]
-    # Classes are those of the whole set, so that another split numbers them equally.
+    # Classes are those of the full data set, so that other splits number them equally.
     assert found.class_names == ("cat", "dog", "emu")
     assert found.category_ids == (1, 2, 3)
     assert found.counts.empty_classes == ("dog",)
@@ -87,7 +87,7 @@ def test_rules_are_applied(write, tmp_path):
     "size",
     ["", "<size><width>0</width><height>0</height></size>", "<size><width>nan</width><height>30</height></size>"],
 )
-def test_a_size_that_is_missing_is_read_from_the_picture(write, tmp_path, size):
+def test_a_size_that_is_missing_is_read_from_the_image(write, tmp_path, size):
     write("a", thing("cat", (1, 1, 40, 30)), size=size)
     (picture,) = read_voc(tmp_path, None).images
     assert (picture.width, picture.height) == (40, 30)
@@ -99,7 +99,7 @@ def test_a_size_that_is_missing_is_read_from_the_picture(write, tmp_path, size):
         ("<object>", "a.xml cannot be read as XML: mismatched tag"),
         ("<object><name>cat</name></object>", "object 1 of the annotation .*a.xml has no bndbox/xmin"),
         ("<object><bndbox/></object>", "object 1 of the annotation .*a.xml has no name"),
-        (thing("cat", (1, 1, 9, "many")), "object 1 of the annotation .*a.xml has 'many' where a number"),
+        (thing("cat", (1, 1, 9, "many")), "object 1 of the annotation .*a.xml has 'many' instead of a number"),
         (
             thing("cat", (1, 1, 9, 9)) + thing("cat", (1, 1, "", 9)),
             "object 2 of the annotation .*a.xml has no bndbox/xm",
@@ -126,7 +126,7 @@ def test_files_that_are_not_there(write, tmp_path):
     with pytest.raises(UserError, match="names 'a' twice"):
         read_voc(tmp_path, "train")
     split(tmp_path, "")
-    with pytest.raises(UserError, match="names no pictures"):
+    with pytest.raises(UserError, match="lists no images"):
         read_voc(tmp_path, "train")
     with pytest.raises(UserError, match=r"There is no folder .*nowhere/Annotations"):
         read_voc(tmp_path / "nowhere", None)

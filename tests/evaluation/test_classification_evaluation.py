@@ -2,13 +2,13 @@
 
 from functools import cache, partial
 
+import experiments.classification
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
 from PIL import Image
 
-import experiments.classification
 from experiments import finetune
 from vision.data import labelled
 from vision.data.folder import square

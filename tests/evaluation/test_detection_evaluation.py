@@ -11,7 +11,7 @@ import pytest
 from PIL import ExifTags, Image
 from pycocotools.coco import COCO
 
-from vision.data.annotations.cleaning import Annotated, open_picture
+from vision.data.annotations.cleaning import AnnotatedImage, open_image
 from vision.data.detection import AnnotatedSource, DetectionConfig, detection_source, ground_truth
 from vision.data.letterbox import Letterbox, letterboxed
 from vision.data.pipeline import evaluation_batches
@@ -52,7 +52,7 @@ def pictures(tmp_path_factory):
         boxes = np.array([[2, 3, 12, 14], [0, 5, width, height]], np.float32) if number != 3 else np.zeros((0, 4))
         count = len(boxes)
         made.append(
-            Annotated(
+            AnnotatedImage(
                 file=file,
                 width=width,
                 height=height,
@@ -130,7 +130,7 @@ def test_numbers_and_pictures_are_those_of_all_detections_at_once(which, request
         found.append(Found(boxes[some].astype(np.float32), scores, labels))
     scores, matches = coco_scores(truth, found), matching(truth, found)
     curves = confidence_curves(matches)
-    square = [open_picture(each.file, (each.width, each.height)) if each.file else None for each in truth.images]
+    square = [open_image(each.file, (each.width, each.height)) if each.file else None for each in truth.images]
     image = lambda place: np.asarray(square[place] if square[place] else source[place]["image"])
     confidence = float(CONFIDENCES[curves.best])
     drawn = sheets(truth, found, matches, confidence=confidence, read_pictures=lambda _: image)

@@ -142,7 +142,7 @@ def test_mistakes_are_one_line(module, options, words, tmp_path, monkeypatch, ca
         ({"channels": 1}, {}, "the images have 3 channels and the model 1: set --model.channels 3"),
         ({}, {"classes": ("red",)}, "there is no class 'red', only red circle, blue circle"),
         ({}, {"labels_per_class": 60}, "fewer than the 60 asked for"),
-        ({}, {"stream": True, "test_resize": 100}, "224 pixels cannot be cut out of a shorter side of 100"),
+        ({}, {"stream": True, "test_resize": 100}, "224 pixels cannot be taken from a shorter side of 100"),
         ({}, {"name": "folder", "dir": Path("none")}, "There is no folder none"),
         # whatever the number of classes is, since no number would do for both
         ({"classes": 3}, {"name": "folder", "dir": Path("train"), "test_dir": Path("test")}, "c is in train alone"),

@@ -8,10 +8,10 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.detection import SgdConfig, make_optimizer, side_of_step
 from PIL import Image
 
 from experiments import detection, fit_anchors, yolo_folder
-from experiments.detection import SgdConfig, make_optimizer, side_of_step
 from vision.launch import run as launcher
 from vision.launch import verbs
 from vision.models.yolo import Yolo

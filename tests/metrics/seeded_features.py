@@ -4,7 +4,7 @@ import numpy as np
 
 
 def uniform(seed, *shape):
-    """Numbers in [0, 1): raw draws, whose stream numpy promises for ever."""
+    """Numbers in [0, 1): raw draws, whose stream numpy guarantees forever."""
     bits = np.random.Philox(np.random.SeedSequence(seed))
     return (bits.random_raw(int(np.prod(shape))) >> np.uint64(11)).reshape(shape) * 2.0**-53
 

@@ -10,7 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from vision.data.annotations.cleaning import Annotated, Annotations, Counts
+from vision.data.annotations.cleaning import AnnotatedImage, Annotations, Counts
 from vision.errors import UserError
 from vision.metrics.detection.average_precision import RECALLS, Found, coco_scores
 
@@ -25,10 +25,10 @@ STATISTICS = (
 
 
 def picture(boxes=(), labels=(), crowd=None, *, image_id=1, area=None, side=300):
-    """An annotated picture of ``side`` pixels."""
+    """An annotated image of ``side`` pixels."""
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     sides = boxes[:, 2:] - boxes[:, :2]
-    return Annotated(
+    return AnnotatedImage(
         file=None,
         width=side,
         height=side,
@@ -55,7 +55,7 @@ def whole_boxes(generator, count):
 
 
 def random_set(seed, *, images=7):
-    """Truth with crowds, empty pictures and a class without boxes; detections near it and elsewhere, with ties."""
+    """Truth with crowds, empty images and a class without boxes; detections near it and elsewhere, with ties."""
     generator = np.random.default_rng(seed)
     made, found = [], []
     for number in generator.permutation(images):
@@ -70,7 +70,7 @@ def random_set(seed, *, images=7):
         every[:, 2:] = np.maximum(every[:, 2:], every[:, :2] + 1)
         said = np.concatenate([np.repeat(labels, 2), generator.integers(0, 4, len(far))])
         said = np.where(generator.random(len(said)) < 0.1, (said + 1) % 4, said)
-        # eighths tie within and across pictures
+        # eighths tie within and across images
         found.append(detections(every, generator.integers(1, 9, len(every)) / 8, said))
     return annotations(made), found
 
@@ -218,21 +218,21 @@ def test_what_is_undefined_is_nan_and_left_out():
     assert np.isnan([scores.ap_small, scores.ap_large, scores.ar_small, *scores.class_ap50[[0, 2, 3]]]).all()
     protocol = scores.protocol("toys", "at most 300 detections")
     assert protocol.keys() == scores.scalars().keys()
-    assert protocol["ap50"].endswith("AP@.50, 100 detections, on 2 pictures of toys, 4 classes; at most 300 detections")
+    assert protocol["ap50"].endswith("AP@.50, 100 detections, on 2 images of toys, 4 classes; at most 300 detections")
     nothing = coco_scores(annotations([picture()]), [detections([[0, 0, 9, 9]], [0.5], [0])])
     assert nothing.scalars() == nothing.protocol("toys", "") == {}
 
 
 def test_errors():
     truth = annotations([picture([[0, 0, 40, 40]], [1]), picture(image_id=2)])
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="no images"):
         coco_scores(annotations([]), [])
-    with pytest.raises(ValueError, match="1 detections for 2 pictures"):
+    with pytest.raises(ValueError, match="1 detections for 2 images"):
         coco_scores(truth, [detections()])
     with pytest.raises(UserError, match=r"labels outside \[0, 4\)"):
         coco_scores(truth, [detections(), detections([[0, 0, 1, 1]], [0.5], [4])])
     for boxes, score in (([[0, 0, np.nan, 1]], 0.5), ([[0, 0, 1, 1]], np.nan)):
-        with pytest.raises(UserError, match="1 pictures have detections that are not finite"):
+        with pytest.raises(UserError, match="1 images have detections that are not finite"):
             coco_scores(truth, [detections(), detections(boxes, [score], [0])])
     twice = replace(truth, images=(truth.images[0], replace(truth.images[1], image_id=1)))
     with pytest.raises(UserError, match="same number"):

@@ -127,9 +127,9 @@ def test_a_temperature_that_does_not_exist_is_refused():
         fit_temperature(0 * eye, np.arange(3))
     with pytest.raises(UserError, match="not finite"):
         fit_temperature(np.full((1, 3), np.nan, np.float32), np.zeros(1, int))
-    with pytest.raises(UserError, match="labels that are no class"):
+    with pytest.raises(UserError, match="labels that are not classes"):
         fit_temperature(eye, np.array([0, 1, 3]))
-    with pytest.raises(UserError, match="none were given"):
+    with pytest.raises(UserError, match="there are none"):
         fit_temperature(eye[:0], np.zeros(0, int))
 
 
@@ -145,7 +145,7 @@ def test_merged_parts_are_the_whole(calibrated):
 def test_what_cannot_be_judged_is_refused():
     logits = np.zeros((3, CLASSES), np.float32)
     logits[1, 2] = np.nan
-    with pytest.raises(UserError, match="2 images have logits that are not finite or labels that are no class"):
+    with pytest.raises(UserError, match="2 images have logits that are not finite or labels that are not classes"):
         compute(_judged(logits, np.array([0, 0, CLASSES])))
     with pytest.raises(UserError, match="no images"):
         compute(init())

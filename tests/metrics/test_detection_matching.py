@@ -6,7 +6,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vision.data.annotations.cleaning import Annotated, Annotations, Counts
+from vision.data.annotations.cleaning import AnnotatedImage, Annotations, Counts
 from vision.errors import UserError
 from vision.metrics.detection.average_precision import RECALLS, Found, coco_scores
 from vision.metrics.detection.matching import (
@@ -29,7 +29,7 @@ def picture(boxes=(), labels=(), crowd=None, image_id=1):
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     crowd = np.zeros(len(boxes), bool) if crowd is None else np.array(crowd, bool)
     area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    return Annotated(None, 100, 100, boxes, np.array(labels, np.int32), crowd, area, image_id)
+    return AnnotatedImage(None, 100, 100, boxes, np.array(labels, np.int32), crowd, area, image_id)
 
 
 def detections(boxes=(), scores=(), labels=()):
@@ -104,7 +104,7 @@ def test_ties_and_crowds_by_hand():
     crowd = np.array([False, False, True])
     found = np.array([[0, 0, 10, 10]] * 3 + [[60, 60, 70, 70], [45, 50, 55, 60], [44, 50, 54, 60]], np.float32)
     scores = np.array([0.5, 0.9, 0.5, 0.1, 0.1, 0.1], np.float32)
-    # the surest takes the last of equal boxes, of equally sure ones the first what is left; half on a crowd is on it
+    # the most confident takes the last of equal boxes, of equally sure ones the first what is left; half on a crowd is on it
     assert matched(found, scores, boxes, crowd).tolist() == [0, 1, ALONE, ON_CROWD, ON_CROWD, ALONE]
     assert matched(found[:0], scores[:0], boxes, crowd).tolist() == []
     assert matched(found, scores, boxes[:0], crowd[:0]).tolist() == [ALONE] * 6

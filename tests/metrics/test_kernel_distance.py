@@ -67,7 +67,7 @@ def test_subsets():
 
 
 def test_refuses():
-    with pytest.raises(UserError, match="on 50 images of each set was asked for, but one has only 20"):
+    with pytest.raises(UserError, match="on 50 images of each set was requested, but one has only 20"):
         kernel_distance(features(1, 80, 3), features(2, 20, 3), subset_size=50)
     with pytest.raises(UserError, match="on 2 images of each set"):
         squared_discrepancy(np.zeros((1, 3)), np.zeros((4, 3)))

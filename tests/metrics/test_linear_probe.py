@@ -90,7 +90,7 @@ def test_separable_classes_are_separated():
     probe = linear_probe(train, labels, test, labels, classes=CLASSES)
     assert probe.accuracy == 1
     assert probe.held_out_accuracy[probe.classifier.penalty] == 1
-    # All of the weaker penalties are right about all, and the weakest is surest of it
+    # All of the weaker penalties are right about all, and the weakest is most confident of it
     assert probe.classifier.penalty == 1e-6
     assert "chosen among 7 on held-out training images" in probe.protocol(90)
 
@@ -138,7 +138,7 @@ def test_what_cannot_hold_is_refused(clouds):
     features, labels = clouds
     with pytest.raises(UserError, match=r"outside \[0, 2\)"):
         fit(features, labels, classes=2, penalties=(1.0,))
-    with pytest.raises(UserError, match="none were given"):
+    with pytest.raises(UserError, match="there are none"):
         fit(features[:0], labels[:0], classes=CLASSES, penalties=(1.0,))
     with pytest.raises(UserError, match="1 images have features that are not finite"):
         fit(np.where(np.arange(300)[:, None] == 7, np.nan, features), labels, classes=CLASSES, penalties=(1.0,))

@@ -124,7 +124,7 @@ def test_predictions_in_batches(batch_size):
 
 def test_what_cannot_hold_is_refused():
     features, labels, queries, _ = _draw(0)
-    with pytest.raises(UserError, match="200 neighbours were asked for, but there are only 37 training images"):
+    with pytest.raises(UserError, match="200 neighbours were requested, but there are only 37 training images"):
         predictions(features, labels, queries, classes=CLASSES)
     few = NeighboursConfig(neighbours=2)
     with pytest.raises(UserError, match=r"outside \[0, 3\)"):

@@ -21,7 +21,7 @@ def test_scikit_images(name, shape):
 
 
 def test_by_hand():
-    """One level off everywhere: 20 log10 255 = 48.13 dB, in whatever range."""
+    """One level off everywhere: 20 log10 255 = 48.13 dB, in any range."""
     level = jnp.full((1, 4, 5, 3), 17.0)
     found = peak_signal_to_noise(level, level + 1, value_range=(0.0, 255.0))
     np.testing.assert_allclose(found, [48.1308], atol=1e-4)

@@ -79,7 +79,7 @@ def test_operations_without_a_strength_are_pillows(name):
 
 
 def test_equalize_is_pillows_to_the_level():
-    """Pictures of more and of fewer than 256 pixels, and one of a single level, all exact."""
+    """Images of more and of fewer than 256 pixels, and one of a single level, all exact."""
     np.testing.assert_array_equal(_levels(colour.equalize(IMAGES)), _pillow(ImageOps.equalize))
     small = PICTURES[:, :10, :10]
     expected = np.stack([np.asarray(ImageOps.equalize(Image.fromarray(picture))) for picture in small])

@@ -1,4 +1,4 @@
-"""Denoising against SciPy and against slow loops from the definitions, and by what it does to a noisy picture."""
+"""Denoising against SciPy and against slow loops from the definitions, and by what it does to a noisy image."""
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ def test_non_local_means_is_its_definition(patch, search):
 
 @pytest.fixture(scope="module")
 def noisy():
-    """A picture of flat pieces, and the same with noise of deviation 0.2: [1 32 32 1] each."""
+    """An image of flat pieces, and the same with noise of deviation 0.2: [1 32 32 1] each."""
     clean = np.full((1, 32, 32, 1), -0.6, np.float32)
     clean[:, 8:, 10:] = 0.5
     clean[:, 20:28, 4:24] = 0.0

@@ -37,7 +37,7 @@ def detect(variables, images):
 
 
 def found(folder):
-    """(scalars, names of pictures, lines about files), as this process sees them; files go to ``folder``."""
+    """(scalars, names of images, lines about files), as this process sees them; files go to ``folder``."""
     compiler = Compiler(make_mesh(MeshConfig()))
     variables = compiler.replicate({"first": np.int32(0)})
     source = detection_source(WORLD, "test")

@@ -93,7 +93,7 @@ def test_file_keeps_everything(tiny, tmp_path):
 
 
 def test_other_sizes_and_channels(tiny, say):
-    """A flat picture of any size is the same picture."""
+    """A flat image of any size is the same image."""
     here, there = (say(tiny, np.full((2, side, side, 2), 0.25, np.float32))[0] for side in (8, 12))
     np.testing.assert_allclose(here, there, rtol=1e-5)
     with pytest.raises(UserError, match="dots_v7 judges images of 2 channels, but these have 3"):

@@ -1,4 +1,4 @@
-"""The judge of shape and colour: real pictures, soft ones, nothing at all, and the numbering of classes."""
+"""The judge of shape and colour: real images, soft ones, nothing at all, and the numbering of classes."""
 
 import time
 from pathlib import Path

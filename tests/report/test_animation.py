@@ -1,4 +1,4 @@
-"""Animations: what a reader of GIFs finds in them."""
+"""Animations, as decoded by a reader of GIFs."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_frames_come_back_in_order(tmp_path, channels):
         np.testing.assert_allclose(pixels, np.broadcast_to(frame, (20, 30, 3)), atol=2)
 
 
-def test_what_stands_still_does_not_flicker(tmp_path):
+def test_what_does_not_change_does_not_flicker(tmp_path):
     generator = np.random.default_rng(0)
     frames = np.repeat(generator.integers(0, 256, (1, 16, 16, 3), dtype=np.uint8), 4, axis=0)
     frames[:, :4, :4] = generator.integers(0, 256, (4, 4, 4, 3))
@@ -37,16 +37,16 @@ def test_what_stands_still_does_not_flicker(tmp_path):
     assert np.abs(still[0].astype(int) - frames[0, 4:]).mean() < 12
 
 
-def test_no_film(tmp_path):
-    with pytest.raises(ValueError, match="A animation needs uint8"):
+def test_invalid_frames(tmp_path):
+    with pytest.raises(ValueError, match="An animation needs uint8"):
         save_animation(tmp_path / "animation.gif", np.zeros((0, 4, 4, 3), np.uint8))
 
 
-def test_a_film_of_pictures(tmp_path):
+def test_an_animation_of_images(tmp_path):
     for number in range(100):
         save_png(tmp_path / f"{number:03d}.png", np.full((8, 8, 3), 2 * number, np.uint8))
     paths = sorted(tmp_path.glob("*.png"))
-    animate_files(tmp_path / "animation.gif", paths, most=8)
+    animate_files(tmp_path / "animation.gif", paths, max_frames=8)
     values = [int(pixels[0, 0, 0]) for pixels, _ in frames_of(tmp_path / "animation.gif")]
     assert len(values) == 8
     assert (values[0], values[-1]) == (0, 198)

@@ -105,7 +105,7 @@ def _metrics(n):
     return metrics
 
 
-def test_the_picture_is_a_png_of_sane_size(tmp_path):
+def test_the_image_is_a_png_of_sane_size(tmp_path):
     save_curves(tmp_path / "curves.png", _metrics(3000))
     assert [p.name for p in tmp_path.iterdir()] == ["curves.png"]
     assert 10_000 < (tmp_path / "curves.png").stat().st_size < 150_000
@@ -132,7 +132,7 @@ def test_the_picture_is_a_png_of_sane_size(tmp_path):
         [{"step": i, "images": 4 * i, "time": 0.0, "train/lr": 0.0} for i in range(1, 40)],
     ],
 )
-def test_runs_that_have_little_to_show_are_drawn(tmp_path, metrics):
+def test_runs_that_have_little_to_show_are_plotted(tmp_path, metrics):
     save_curves(tmp_path / "curves.png", metrics, smooth=0.0)
     with Image.open(tmp_path / "curves.png") as picture:
         assert len(picture.convert("L").getcolors()) > 5
@@ -148,7 +148,7 @@ def test_groups_share_a_panel_and_intervals_and_activities_have_none():
     assert panels(names) == [Panel(title="loss", names=("train/loss[lr=1]", "train/loss[lr=2]", "eval/loss[lr=1]"))]
 
 
-def test_an_interval_is_drawn_as_a_band(tmp_path):
+def test_an_interval_is_plotted_as_a_band(tmp_path):
     metrics = [{"step": i, "images": i, "eval/x": 0.0, "eval/x_ci95": 1.0} for i in range(1, 9)]
     save_curves(tmp_path / "band.png", metrics)
     save_curves(tmp_path / "line.png", [{k: v for k, v in line.items() if k != "eval/x_ci95"} for line in metrics])

@@ -58,7 +58,7 @@ def test_a_wide_grid_is_enlarged_less():
     assert sample_grid(_images(1, 32, 32), columns=60).shape[1] == 2 + 60 * (32 + 2)
 
 
-def test_captions_lie_below_their_images_and_leave_them_alone():
+def test_captions_lie_below_their_images_and_do_not_change_them():
     images = _images(3, 32, 32)
     grid = sample_grid(images, columns=2, scale=4, captions=["cat", "", "a very long prompt " * 9])
     bare = sample_grid(images, columns=2, scale=4)
@@ -73,7 +73,7 @@ def test_captions_lie_below_their_images_and_leave_them_alone():
     assert (grid[134 + text :, 130:] == 255).all()
 
 
-def test_row_titles_are_drawn_to_the_left():
+def test_row_titles_are_plotted_to_the_left():
     images = _images(4, 32, 32)
     grid = sample_grid(images, columns=2, scale=2, row_titles=["guidance 1", "guidance 7.5"])
     left = grid.shape[1] - (2 + 2 * 66)
@@ -101,7 +101,7 @@ def test_text_can_be_read_on_a_dark_background():
         (np.zeros((2, 4, 4, 3), np.uint8), {"row_titles": ["one", "two"]}, "2 row titles for 1 rows"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(images, arguments, message):
+def test_what_cannot_be_plotted_is_refused(images, arguments, message):
     with pytest.raises(ValueError, match=message):
         sample_grid(images, columns=2, **arguments)
 

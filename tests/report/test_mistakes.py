@@ -38,7 +38,7 @@ def _worst(images, truths, predictions, confidences, names=(), *, most=32, colum
 
 
 @given(n=st.integers(0, 20), most=st.integers(1, 8), seed=st.integers(0, 999))
-def test_the_worst_are_the_surest(n, most, seed):
+def test_the_worst_are_the_most_confident(n, most, seed):
     generator = np.random.default_rng(seed)
     truths, predictions = generator.integers(0, 3, (2, n))
     confidences = generator.integers(0, 4, n) / 4
@@ -84,7 +84,7 @@ def test_long_names_stay_in_their_own_column():
     assert top + TILE + 3 * 17 < len(sheet) < top + TILE + 4 * 17
 
 
-def test_no_mistakes_are_said_in_words():
+def test_no_mistakes_are_stated():
     sheet = _worst(_images(3, 8, 8), np.arange(3), np.arange(3), np.ones(3))
     assert sheet.min() < 100
     assert len(sheet) < 60
@@ -125,7 +125,7 @@ def test_a_title_keeps_its_end_since_files_differ_there():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_what_cannot_be_drawn_is_refused():
+def test_what_cannot_be_plotted_is_refused():
     images, two, counts = list(_images(2, 8, 8)), np.array([0, 1]), {"mistakes": 2, "total": 9}
     with pytest.raises(ValueError, match="2 images, 3 truths"):
         mistakes_sheet(images, np.zeros(3, int), two, np.ones(2), **counts)
@@ -137,7 +137,7 @@ def test_what_cannot_be_drawn_is_refused():
         mistakes_sheet(images, two, np.array([1, 1]), np.ones(2), **counts)
     with pytest.raises(ValueError, match="sheet of 0 images"):
         prediction_sheet([], [])
-    with pytest.raises(ValueError, match="2 images, 1 lists of guesses and 0 titles"):
+    with pytest.raises(ValueError, match="2 images, 1 lists of predictions and 0 titles"):
         prediction_sheet(images, [[("cat", 1.0)]])
     with pytest.raises(ValueError, match="uint8 images"):
         prediction_sheet([np.zeros((4, 4, 4), np.uint8)], [[("cat", 1.0)]])

@@ -13,7 +13,7 @@ NASTY = "<script>alert(\"1\")</script> & 'two' \\ <b>"
 
 
 class Page(HTMLParser):
-    """The elements of a page, its text, its pictures and the cells of its table rows."""
+    """The elements of a page, its text, its images and the cells of its table rows."""
 
     def __init__(self, text):
         super().__init__()
@@ -112,7 +112,7 @@ def test_whatever_is_in_the_texts_is_text(tmp_path):
     assert page.images[0]["alt"] == 'Latest samples, a&b<i>"c'
 
 
-def test_the_page_needs_nothing_beside_it(tmp_path):
+def test_the_page_is_self_contained(tmp_path):
     page = _page(
         tmp_path,
         sample_paths=[_picture(tmp_path / "s.png")],
@@ -131,7 +131,7 @@ def test_the_page_needs_nothing_beside_it(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.png", "report.html", "s.png"]
 
 
-def test_pictures_are_inlined_as_they_are(tmp_path):
+def test_images_are_inlined_as_they_are(tmp_path):
     samples = [_picture(tmp_path / f"samples_{k}.png", seed=k) for k in (30, 20, 10)]
     curves = _picture(tmp_path / "curves.png", seed=99)
     page = _page(tmp_path, sample_paths=samples, curves_path=curves)
@@ -145,7 +145,7 @@ def test_pictures_are_inlined_as_they_are(tmp_path):
     assert page.words["figcaption"] == "samples_30samples_20samples_10"
 
 
-def test_large_pictures_and_many_samples_stay_below_3_megabytes(tmp_path):
+def test_large_images_and_many_samples_stay_below_3_megabytes(tmp_path):
     samples = [_picture(tmp_path / f"{k}.png", 1000, 900, noise=True, seed=k) for k in range(3)] * 10
     page = _page(tmp_path, sample_paths=samples, curves_path=samples[0])
     assert (tmp_path / "report.html").stat().st_size < 3_000_000
@@ -160,7 +160,7 @@ def test_large_pictures_and_many_samples_stay_below_3_megabytes(tmp_path):
     assert all(int(image["width"]) <= 280 for image in page.images[2:])
 
 
-def test_earlier_samples_are_spread_over_the_run(tmp_path):
+def test_earlier_samples_are_evenly_spaced(tmp_path):
     samples = [_picture(tmp_path / f"{k:02d}.png", seed=k) for k in range(40, 0, -1)]
     page = _page(tmp_path, sample_paths=samples)
     shown = [image["alt"].split()[-1] for image in page.images]
@@ -172,7 +172,7 @@ def test_earlier_samples_are_spread_over_the_run(tmp_path):
     assert gaps.max() <= 4
 
 
-def test_a_picture_that_cannot_be_read_is_named(tmp_path):
+def test_a_image_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "torn.png").write_bytes(_picture(tmp_path / "x.png", noise=True).read_bytes()[:300])
     page = _page(tmp_path, sample_paths=[tmp_path / "torn.png"], curves_path=tmp_path / "gone.png")
     assert page.images == []
@@ -246,7 +246,7 @@ def test_the_docstring_keeps_its_paragraphs_and_commands(tmp_path):
     assert page.words["code"] == "code" + "python -m experiments.x"
 
 
-def test_summary_numbers_are_rounded_for_people(tmp_path):
+def test_summary_numbers_are_rounded(tmp_path):
     page = _page(tmp_path, summary={"FID": 3.14159, "images": 12_345_678, "wall time": "1h02m", "lost": math.nan})
     assert page.words["dd"] == "3.142" + "12.3M" + "1h02m" + "nan"
 

@@ -335,7 +335,7 @@ def test_control_c_says_what_exists_and_the_command_goes_on(cloud):
 
 
 def test_control_c_in_the_queue(cloud):
-    """A request that waits would be granted and billed later: it is named, or deleted when that was asked for."""
+    """A request that waits would be granted and billed later: it is named, or deleted when that was requested."""
     cloud.set("queue", "WAITING_FOR_RESOURCES " * 50)
     for option, poll, remains in (("--spot", "60", True), ("--delete-on-exit", "1", False)):
         process = cloud.start(*cloud.run_words(option, "--poll-seconds", poll))

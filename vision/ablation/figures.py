@@ -1,4 +1,4 @@
-"""Pictures of an ablation: every mean with its interval and its seeds, and learning curves with bands."""
+"""Images of an ablation: every mean with its interval and its seeds, and learning curves with bands."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -215,12 +215,12 @@ def as_pdf(figure: "Figure") -> bytes:
 
 
 def sample_crop(path: str | Any, *, most: tuple[int, int] = (480, 320)) -> bytes:
-    """The upper left part of a picture as a JPEG of some 20 kB, cut between images where a blank line shows them.
+    """The upper left part of an image as a JPEG of some 20 kB, cut between images where a blank line shows them.
 
     Grids of samples are separated by lines of one colour.
 
     Args:
-      path: a picture.
+      path: an image.
       most: largest width and height.
 
     Raises:
@@ -245,5 +245,5 @@ def _cut(pixels: np.ndarray, axis: int, *, limit: int) -> int:
         return length
     lines = np.moveaxis(pixels, axis, 0)[: limit + 1].reshape(limit + 1, -1)
     blank = np.flatnonzero((lines == lines[:, :1]).all(1))
-    # a blank line near the start is the margin, or a picture of one colour
+    # a blank line near the start is the margin, or an image of one colour
     return int(blank[-1]) + 1 if len(blank) and blank[-1] > limit // 3 else limit

@@ -26,7 +26,7 @@ details { margin: .4rem 0; } summary { cursor: pointer; overflow-wrap: anywhere;
 
 @dataclass(frozen=True)
 class Picture:
-    """An encoded picture and what it shows."""
+    """An encoded image and what it shows."""
 
     data: bytes
     """PNG or JPEG."""
@@ -34,7 +34,7 @@ class Picture:
 
 
 def embedded(picture: Picture) -> str:
-    """An ``img`` element with the picture in it."""
+    """An ``img`` element with the image in it."""
     with Image.open(io.BytesIO(picture.data)) as opened:
         kind, (width, height) = str(opened.format).lower(), opened.size
     data = base64.b64encode(picture.data).decode()

@@ -148,7 +148,7 @@ class Runner:
                     running.process.wait()
                     release(running.claim)
             self._narrator.live("")
-            if not self._stop.requests:  # whoever stops a runner may not wait for pictures
+            if not self._stop.requests:  # whoever stops a runner may not wait for images
                 self._report(self._tend)
         return self._summary()
 

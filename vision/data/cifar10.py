@@ -2,7 +2,7 @@
 
 The data set: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009. The TFDS builder of
 this name needs TensorFlow to unpack the archive and to encode the images. This one writes the same name,
-version, features and identifiers, so that either side reads what the other has prepared:
+version, features and identifiers, so that each can read what the other has prepared:
 
     python -m vision.data.cifar10 --data-dir DIR
 """
@@ -39,7 +39,7 @@ _SAMPLE_BYTES = 1 + 3 * 32 * 32
 
 
 class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes the archive's samples as a TFDS data set; `prepare` is the way to run it."""
+    """Writes the archive's samples as a TFDS data set; run it with `prepare`."""
 
     name = "cifar10"
     VERSION = tfds.core.Version("3.0.2")
@@ -64,7 +64,7 @@ class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        del dl_manager  # It would want its checksums in a file beside this one, and TensorFlow to unpack.
+        del dl_manager  # It needs a file of checksums next to this one, and TensorFlow to unpack.
         assert self._archive is not None
         files = _read_archive(self._archive)
         return {split: self._generate_examples(split, b"".join(files[split])) for split in _FILES}
@@ -73,24 +73,24 @@ class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         samples = np.frombuffer(data, np.uint8).reshape(-1, _SAMPLE_BYTES)
         for index, sample in enumerate(samples):
             pixels = sample[1:].reshape(3, 32, 32).transpose(1, 2, 0)
-            # TFDS shuffles by the key, so the number as key gives the order of the stock builder.
+            # TFDS shuffles by the key, so the index as key gives the order of TFDS's builder.
             yield index, {"id": f"{split}_{index:05d}", "image": _png(pixels), "label": int(sample[0])}
 
 
 def prepare(data_dir: str | Path, *, url: str = URL, sha256: str = SHA256) -> Path:
-    """Downloads the binary archive (170 MB) unless it is there, and writes the data set below ``data_dir``.
+    """Downloads the binary archive (170 MB) if necessary, and writes the data set below ``data_dir``.
 
     Args:
-        data_dir: the TFDS root directory; made if absent. The archive is kept in its ``downloads``.
+        data_dir: the TFDS root directory, created if absent. The archive is kept in its ``downloads``.
         url: where the archive is.
-        sha256: what its bytes must hash to, in hexadecimal.
+        sha256: its expected hash, in hexadecimal.
 
     Returns:
-        the prepared directory, ``data_dir/cifar10/3.0.2``; nothing is done if it is prepared already.
+        the prepared directory, ``data_dir/cifar10/3.0.2``; if it exists already, nothing is done.
 
     Raises:
-        UserError: the archive cannot be had, has another checksum, or lacks files or parts of them; or the
-            directory cannot be written.
+        UserError: the archive cannot be downloaded, has a different checksum, or is incomplete; or the directory cannot
+            be written.
     """
     root = Path(data_dir).expanduser().absolute()
     prepared = root / Cifar10.name / str(Cifar10.VERSION)
@@ -106,7 +106,7 @@ def prepare(data_dir: str | Path, *, url: str = URL, sha256: str = SHA256) -> Pa
 
 
 def _download(url: str, sha256: str, target: Path) -> Path:
-    """The archive at ``target``, fetched unless a file of the right checksum is there."""
+    """The archive at ``target``, downloaded unless a file with the right checksum exists."""
     if target.is_file() and _sha256(target) == sha256:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -125,15 +125,15 @@ def _download(url: str, sha256: str, target: Path) -> Path:
     ) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(
-            f"{url} cannot be downloaded ({reason}); check the network, or put the archive at {target} by hand."
+            f"{url} cannot be downloaded ({reason}); check the network, or put the archive at {target} yourself."
         ) from error
     if expected is not None and size != int(expected):
         raise UserError(f"The download of {url} broke off after {size} of {expected} bytes; run it again.")
     if (found := _sha256(partial)) != sha256:
         partial.unlink()
         raise UserError(
-            f"The archive from {url} has SHA-256 {found} instead of {sha256}; it was deleted, so try again "
-            f"or get it from another place and put it at {target}."
+            f"The archive from {url} has SHA-256 {found} instead of {sha256}; it was deleted; try again, "
+            f"or put a copy from another source at {target}."
         )
     return partial.rename(target)
 
@@ -157,21 +157,22 @@ def _read_archive(archive: Path) -> dict[str, list[bytes]]:
             for member in tar:
                 if member.isfile() and member.name.removeprefix("./") in wanted:
                     content = tar.extractfile(member)
-                    assert content is not None  # Regular files have one.
+                    assert content is not None  # Regular files have content.
                     found[Path(member.name).name] = content.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UserError(f"The archive {archive} is damaged ({error}); delete it and run this again.") from error
     missing = sorted(name for name in wanted if Path(name).name not in found)
     if missing:
-        raise UserError(f"The archive {archive} lacks {', '.join(missing)}; it is not CIFAR-10's binary version.")
+        raise UserError(f"The archive {archive} lacks {', '.join(missing)}; it is not the binary version of CIFAR-10.")
     names = tuple(found["batches.meta.txt"].decode("ascii", "replace").split())
     if names != CLASS_NAMES:
-        raise UserError(f"The archive {archive} names the classes {', '.join(names)}, which are not CIFAR-10's.")
+        raise UserError(f"The archive {archive} has the classes {', '.join(names)}, which are not those of CIFAR-10.")
     for name in (name for names in _FILES.values() for name in names):
         content = found[name]
         if not content or len(content) % _SAMPLE_BYTES:
             raise UserError(
-                f"{name} in {archive} has {len(content)} bytes, no multiple of {_SAMPLE_BYTES}: it is truncated."
+                f"{name} in {archive} has {len(content)} bytes, which is not a multiple of {_SAMPLE_BYTES}: it is "
+                "truncated."
             )
         if max(content[::_SAMPLE_BYTES]) >= len(CLASS_NAMES):
             raise UserError(f"{name} in {archive} has a class number above 9: it is damaged.")

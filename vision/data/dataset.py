@@ -1,4 +1,4 @@
-"""From a few options to a data set: the shapes world, a folder of images, or anything TFDS has prepared."""
+"""Data sets from a few options: the shapes world, a folder of images, or anything that TFDS has prepared."""
 
 import functools
 import sys
@@ -20,10 +20,10 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images."""
+    """Which data set to use."""
 
     name: str = "cifar10"
-    """"shapes" (drawn, no download), "folder" (images below data.dir), or the name of a TFDS data set."""
+    """"shapes" (rendered, no download), "folder" (images below data.dir), or the name of a TFDS data set."""
     dir: Path = Path("~/tensorflow_datasets")
     """The folder of images, or where TFDS keeps its data sets; unused by shapes."""
     resolution: int = 32
@@ -33,9 +33,9 @@ class DataConfig:
     test_split: str = "test"
     """TFDS split to evaluate on."""
     test_dir: Path | None = None
-    """Folders: where the images to evaluate on are; without one, every tenth image is held out."""
+    """Folders: the folder of images to evaluate on; if not set, every tenth image is held out."""
     skip_damaged: bool = False
-    """Folders: look through all files first, and leave out, with a count, those that cannot be decoded."""
+    """Folders: decode all files first, and leave out and report those that cannot be decoded."""
     shapes: ShapesConfig = ShapesConfig()
     """The shapes world; its resolution is data.resolution."""
     shapes_count: int = 50_000
@@ -43,7 +43,7 @@ class DataConfig:
 
 
 def named_split(config: DataConfig, split: Split) -> str:
-    """A split in words, for protocols: "mnist (test)"."""
+    """A description of a split, for protocols: "mnist (test)"."""
     if config.name == "shapes":
         return f"the shapes world ({split})"
     if config.name != "folder":
@@ -57,13 +57,14 @@ def open_dataset(config: DataConfig, split: Split, *, seed: int = 0, at_least: i
     """The source that ``config`` names; records have "image" uint8 and, where there are classes, "label".
 
     Args:
-      config: which.
-      split: of a folder, images are divided by their place alone, whatever the classes are.
-      seed: numbers the shapes worlds.
-      at_least: leave the images of a folder at their own size, or at a half, a quarter or an eighth of it whose shorter
-        side has at least so many pixels, to be cropped on the host. Those of TFDS are at their own size always.
+      config: which data set.
+      split: images of a folder are divided by their position only, independently of classes.
+      seed: of the shapes world.
+      at_least: leave the images of a folder at their original size, or at a half, a quarter or an eighth of it whose
+        shorter side has at least this many pixels, to be cropped on the host. Images of TFDS always have their original
+        size.
 
-    Raises ``UserError`` with what to do when the data is not there.
+    Raises ``UserError`` with instructions if the data does not exist.
     """
     if config.name == "shapes":
         size = config.shapes_count if split == "train" else 2_000
@@ -80,9 +81,9 @@ def open_dataset(config: DataConfig, split: Split, *, seed: int = 0, at_least: i
 
 
 def load_dataset(config: DataConfig, split: Split, *, seed: int = 0, fields: tuple[str, ...]) -> ArraySource:
-    """The same, read into memory, with ``fields`` alone.
+    """The same data, read into memory, with only ``fields``.
 
-    Raises ``UserError`` when a field is missing or images are not of ``data.resolution``.
+    Raises ``UserError`` if a field is missing or images do not have the size ``data.resolution``.
     """
     source = open_dataset(config, split, seed=seed)
     if isinstance(source, ShapesSource):
@@ -102,9 +103,9 @@ def load_dataset(config: DataConfig, split: Split, *, seed: int = 0, fields: tup
 
 
 def check_classes(source: Source, classes: int, *, otherwise: str = "") -> None:
-    """Raise ``UserError`` unless a model of so many classes is for this data.
+    """Raise ``UserError`` unless the data has this number of classes.
 
-    ``otherwise`` is added to what to do: ", or 0 to train without labels".
+    ``otherwise`` is appended to the advice: ", or 0 to train without labels".
     """
     found = len(source.class_names)
     if found != classes:
@@ -112,13 +113,13 @@ def check_classes(source: Source, classes: int, *, otherwise: str = "") -> None:
 
 
 def check_channels(source: Source, channels: int) -> None:
-    """Raise ``UserError`` unless a model of so many channels is for the images of this data."""
+    """Raise ``UserError`` unless the images of the data have this number of channels."""
     found = source[0]["image"].shape[-1]
     if found != channels:
         raise UserError(f"the images have {found} channels and the model {channels}: set --model.channels {found}")
 
 
-@functools.cache  # both splits are parts of one folder, whose files need not be looked through twice
+@functools.cache  # both splits are parts of one folder, whose files need to be listed only once
 def _folder(root: Path, resolution: int | None, shorter_side: int | None, skip_damaged: bool) -> FolderSource:
     source = folder_source(root, resolution=resolution, shorter_side=shorter_side)
     if skip_damaged:
@@ -129,9 +130,11 @@ def _folder(root: Path, resolution: int | None, shorter_side: int | None, skip_d
 
 
 def _part(source: Source, split: Split) -> Source:
-    """Every tenth sample, or the other nine: a split that does not depend on how many classes there are."""
+    """Every tenth sample, or all others: a split that does not depend on the classes."""
     held_out = np.arange(len(source)) % 10 == 9
     if not held_out.any():
-        raise UserError(f"a folder needs at least 10 images, so that one can be held out; it has {len(source)}")
+        raise UserError(
+            f"a folder needs at least 10 images, so that one can be held out, but this one has {len(source)}"
+        )
     indices = np.flatnonzero(held_out if split == "test" else ~held_out)
     return Subset(source, indices, tuple(source.class_names))

@@ -1,7 +1,7 @@
-"""Pictures with boxes for detection: the shapes world, or annotations in COCO's, VOC's or text form.
+"""Images with boxes for detection: the shapes world, or annotations in COCO's, VOC's or text form.
 
-Samples have equal shapes: a letterboxed square and a fixed number of slots for boxes. What is evaluated against is the
-annotation itself, in pixels of the original pictures (`ground_truth`); "index" of a sample is its place there.
+Samples have equal shapes: a letterboxed square and a fixed maximum number of boxes. The ground truth for evaluation is
+the annotation itself, in pixels of the original images (`ground_truth`); "index" of a sample is its index there.
 """
 
 import functools
@@ -14,7 +14,13 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32
 
 from vision.data.annotations.box_text import class_list, read_box_text
-from vision.data.annotations.cleaning import Annotated, Annotations, Rules, drawn, open_picture
+from vision.data.annotations.cleaning import (
+    AnnotatedImage,
+    Annotations,
+    CleaningRules,
+    open_image,
+    rendered_annotations,
+)
 from vision.data.annotations.coco import read_coco
 from vision.data.annotations.voc import read_voc
 from vision.data.dataset import Split
@@ -25,49 +31,49 @@ from vision.errors import UserError
 
 # Scenes of the shapes world to evaluate on.
 _SHAPES_TEST = 500
-# What is told of a scene.
+# The fields of a scene that are used.
 _SCENE = ("boxes", "shape", "valid")
 
 
 @dataclass(frozen=True)
 class DetectionConfig:
-    """Which pictures and boxes, and how they are read. The defaults are the layout of COCO 2017."""
+    """Which images and boxes to use, and how they are read. The defaults are the layout of COCO 2017."""
 
     name: Literal["shapes", "coco", "voc", "text"] = "shapes"
-    """"shapes" (drawn, no download), "coco" (JSON), "voc" (XML) or "text" (lines of class, centre and size)."""
+    """"shapes" (rendered, no download), "coco" (JSON), "voc" (XML) or "text" (lines of class, centre and size)."""
     dir: Path = Path("data")
-    """Folder that all other names are relative to; unused by shapes."""
+    """Folder that all other paths are relative to; unused by shapes."""
     train_json: str = "annotations/instances_train2017.json"
     """COCO: annotation to train on."""
     test_json: str = "annotations/instances_val2017.json"
     """COCO: annotation to evaluate on."""
     train_images: str = "train2017"
-    """COCO and text: folder of the pictures to train on."""
+    """COCO and text: folder of the images to train on."""
     test_images: str = "val2017"
-    """COCO and text: folder of the pictures to evaluate on."""
+    """COCO and text: folder of the images to evaluate on."""
     train_names: str = "train"
-    """VOC: list in ImageSets/Main to train on, without .txt; empty for all of Annotations."""
+    """VOC: name of the list in ImageSets/Main to train on, without .txt; empty for all of Annotations."""
     test_names: str = "val"
-    """VOC: list in ImageSets/Main to evaluate on, without .txt; empty for all of Annotations."""
+    """VOC: name of the list in ImageSets/Main to evaluate on, without .txt; empty for all of Annotations."""
     classes: str = "classes.txt"
-    """Text: file with the name of a class on each line. VOC takes its classes from there too if there is such a file,
-    else the names in all of its annotations, sorted."""
+    """Text: file with one class name per line. VOC also takes its classes from this file if it exists,
+    else the sorted names in all of its annotations."""
     resolution: int = 640
-    """Side in pixels of the square that pictures are letterboxed into."""
+    """Size in pixels of the square that images are letterboxed into."""
     max_boxes: int = 100
-    """Boxes a picture that are trained on; of more, the largest."""
+    """Maximum number of boxes per image to train on; if there are more, the largest are kept."""
     overfit_images: int = 0
-    """Train on the first so many pictures alone, and evaluate on them: for overfitting on purpose. 0 for all."""
+    """Train and evaluate on only the first this many training images, to overfit on purpose. 0 for all."""
     stream: bool = False
-    """Decode pictures while training instead of holding the set in memory."""
+    """Decode images during training instead of holding the data set in memory."""
     workers: int = 0
-    """Streaming: processes that decode; 0 for threads of this one."""
+    """Streaming: number of worker processes that decode; 0 for threads of the main process."""
     skip_damaged: bool = False
-    """Decode all pictures first, and leave out, with a count, those that are damaged or not of their stated size."""
+    """Decode all images first, and leave out and count those that are damaged or differ from their annotated size."""
     shapes: ShapesConfig = ShapesConfig(resolution=640, max_objects=8, min_size=0.1, max_size=0.4)
-    """The shapes world; its resolution is that of the data. Shapes are the classes, whatever their colour."""
+    """The shapes world; its resolution is that of the data. The shapes are the classes, whatever their colour."""
     shapes_count: int = 2_000
-    """Number of training pictures of the shapes world."""
+    """Number of training images of the shapes world."""
 
     def __post_init__(self):
         for field, least in (
@@ -85,20 +91,20 @@ def detection_source(config: DetectionConfig, split: Split, *, limit_bytes: int 
     """Samples to train or evaluate on, of equal shapes; in memory unless streamed.
 
     A sample has "image" uint8 [s s 3], letterboxed; "boxes" float32 [m 4] in pixels of that square, "labels" int32 [m]
-    and "valid" bool [m] for m slots, the valid ones first and zeros elsewhere, crowds left out; and "index" int32 [],
-    the place of the picture in `ground_truth`.
+    and "valid" bool [m] for at most m boxes, the valid ones first, padded with zeros, without crowds; and "index" int32
+    [], the index of the image in `ground_truth`.
 
     Args:
-        config: which.
-        split: "train" or "test"; with ``config.overfit_images`` both are the first training pictures.
-        limit_bytes: refuse to hold more than this in memory; 2 GiB unless told.
+        config: which data set.
+        split: "train" or "test"; with ``config.overfit_images`` both are the first training images.
+        limit_bytes: maximum size in memory; 2 GiB by default.
 
     Raises:
-        UserError: the data is not there or not as its format says; a picture is damaged (when it is read, if
-            streamed); or the set needs more memory than the limit.
+        UserError: the data does not exist or does not follow its format; an image is damaged (raised when it is read,
+            if streamed); or the data set needs more memory than the limit.
     """
     if config.name == "shapes":
-        source: Source = DrawnSource(_world(config, split), config.max_boxes)
+        source: Source = RenderedSource(_world(config, split), config.max_boxes)
     else:
         source = AnnotatedSource(ground_truth(config, split), config.resolution, config.max_boxes)
     if config.stream:
@@ -106,29 +112,29 @@ def detection_source(config: DetectionConfig, split: Split, *, limit_bytes: int 
     needed = len(source) * (3 * config.resolution**2 + config.max_boxes * (4 * 4 + 4 + 1) + 4)
     if needed > limit_bytes:
         raise UserError(
-            f"{len(source)} pictures of {config.resolution}x{config.resolution} need {needed / 2**30:.1f} GiB of "
+            f"{len(source)} images of {config.resolution}x{config.resolution} need {needed / 2**30:.1f} GiB of "
             f"memory, more than the limit of {limit_bytes / 2**30:.1f} GiB: stream them, or lower the resolution."
         )
     if config.name == "shapes":
-        return _drawn_source(config, split)
+        return _rendered_source(config, split)
     return in_memory(source, limit_bytes=limit_bytes)
 
 
 def ground_truth(config: DetectionConfig, split: Split) -> Annotations:
-    """The annotation of the same pictures, crowds included, in pixels of the originals; its counts are for printing.
+    """The annotations of the same images, including crowds, in pixels of the originals; their counts are for printing.
 
-    Of the shapes world it is what was drawn. The last few are remembered, so asking again costs nothing.
+    For the shapes world they are those of the rendered scenes. The last few are cached.
 
     Raises:
-        UserError: the data is not there or not as its format says.
+        UserError: the data does not exist or does not follow its format.
     """
     return _ground_truth(config, "train" if config.overfit_images else split)
 
 
 def description(config: DetectionConfig, split: Split) -> str:
-    """The data in words, for protocols: "data/annotations/instances_val2017.json (coco), letterboxed to 640x640"."""
+    """A description for protocols: "data/annotations/instances_val2017.json (coco), letterboxed to 640x640"."""
     training = split == "train" or config.overfit_images > 0
-    few = f"the first {config.overfit_images} pictures of " if config.overfit_images else ""
+    few = f"the first {config.overfit_images} images of " if config.overfit_images else ""
     match config.name:
         case "shapes":
             where = f"the shapes world ({'train' if training else 'test'})"
@@ -145,14 +151,14 @@ def description(config: DetectionConfig, split: Split) -> str:
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedSource:
-    """Annotated pictures from files as the samples of `detection_source`, decoded when they are asked for."""
+    """AnnotatedImage images from files as the samples of `detection_source`, decoded when they are asked for."""
 
     annotations: Annotations
-    """What is read."""
+    """The images and their boxes."""
     resolution: int
-    """Side of the square in pixels."""
+    """Size of the square in pixels."""
     max_boxes: int
-    """Boxes a picture."""
+    """Maximum number of boxes per image."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -164,24 +170,24 @@ class AnnotatedSource:
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        picture = self.annotations.images[index]
-        if picture.file is None:
-            raise ValueError(f"picture {index} was drawn and has no file")
-        image = open_picture(picture.file, (picture.width, picture.height))
-        box = Letterbox(picture.width, picture.height, self.resolution)
-        learnt = ~picture.crowd
-        boxes = padded_boxes(box.to_square(picture.boxes[learnt]), picture.labels[learnt], self.max_boxes)
+        annotated = self.annotations.images[index]
+        if annotated.file is None:
+            raise ValueError(f"image {index} is rendered and has no file")
+        image = open_image(annotated.file, (annotated.width, annotated.height))
+        box = Letterbox(annotated.width, annotated.height, self.resolution)
+        trainable = ~annotated.crowd
+        boxes = padded_boxes(box.to_square(annotated.boxes[trainable]), annotated.labels[trainable], self.max_boxes)
         return {"image": letterboxed(image, self.resolution), **boxes, "index": np.asarray(index, np.int32)}
 
 
 @dataclass(frozen=True)
-class DrawnSource:
-    """Scenes of the shapes world as the samples of `detection_source`, drawn when they are asked for."""
+class RenderedSource:
+    """Scenes of the shapes world as the samples of `detection_source`, rendered on access."""
 
     scenes: ShapesSource
-    """What is drawn; its resolution is that of the samples."""
+    """The scenes; their resolution is that of the samples."""
     max_boxes: int
-    """Boxes a picture."""
+    """Maximum number of boxes per image."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -200,11 +206,11 @@ class DrawnSource:
 def padded_boxes(
     boxes: Float32[np.ndarray, "n 4"], labels: Int32[np.ndarray, " n"], max_boxes: int
 ) -> dict[str, np.ndarray]:
-    """Boxes padded to ``max_boxes``: of more, the largest, in their order.
+    """Boxes padded to ``max_boxes``; if there are more, the largest are kept, in their order.
 
     Returns:
-        "boxes" float32 [max_boxes 4], "labels" int32 [max_boxes] and "valid" bool [max_boxes], the valid ones first and
-        zeros elsewhere.
+        "boxes" float32 [max_boxes 4], "labels" int32 [max_boxes] and "valid" bool [max_boxes], the valid ones first,
+        padded with zeros.
     """
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     kept = np.sort(np.argsort(-area, kind="stable")[:max_boxes])
@@ -216,18 +222,20 @@ def padded_boxes(
     }
 
 
-@functools.lru_cache(maxsize=4)  # a source and its ground truth need the same annotation, which may take long to read
+@functools.lru_cache(maxsize=4)  # a source and its ground truth need the same annotations, which may be slow to read
 def _ground_truth(config: DetectionConfig, split: Split) -> Annotations:
-    found = _scenes(_world(config, split), stream=config.stream) if config.name == "shapes" else _read(config, split)
+    annotations = (
+        _scenes(_world(config, split), stream=config.stream) if config.name == "shapes" else _read(config, split)
+    )
     if split == "test":
-        return found
-    beyond = sum(max(0, int((~each.crowd).sum()) - config.max_boxes) for each in found.images)
-    return replace(found, counts=replace(found.counts, beyond_slots=beyond))
+        return annotations
+    beyond = sum(max(0, int((~each.crowd).sum()) - config.max_boxes) for each in annotations.images)
+    return replace(annotations, counts=replace(annotations.counts, beyond_max_boxes=beyond))
 
 
 def _read(config: DetectionConfig, split: Split) -> Annotations:
     folder, training = config.dir.expanduser(), split == "train"
-    rules = Rules(first=config.overfit_images, skip_damaged=config.skip_damaged)
+    rules = CleaningRules(first=config.overfit_images, skip_damaged=config.skip_damaged)
     images = folder / (config.train_images if training else config.test_images)
     classes = folder / config.classes
     match config.name:
@@ -242,22 +250,22 @@ def _read(config: DetectionConfig, split: Split) -> Annotations:
 
 
 def _world(config: DetectionConfig, split: Split) -> ShapesSource:
-    """The scenes of a split; the first few of training alone if so configured."""
+    """The scenes of a split; only the first few of training if ``overfit_images`` is set."""
     training = split == "train" or config.overfit_images > 0
     size = (config.overfit_images or config.shapes_count) if training else _SHAPES_TEST
     shapes = replace(config.shapes, resolution=config.resolution)
     return ShapesSource(config=shapes, size=size, split="train" if training else "test")
 
 
-@functools.lru_cache(maxsize=2)  # the source and its ground truth are of one drawing
-def _drawn(scenes: ShapesSource, fields: tuple[str, ...]) -> dict[str, np.ndarray]:
+@functools.lru_cache(maxsize=2)  # the source and its ground truth share the rendered scenes
+def _rendered(scenes: ShapesSource, fields: tuple[str, ...]) -> dict[str, np.ndarray]:
     return scenes.arrays(fields)
 
 
-def _drawn_source(config: DetectionConfig, split: Split) -> ArraySource:
+def _rendered_source(config: DetectionConfig, split: Split) -> ArraySource:
     """All scenes of the shapes world in memory."""
     scenes = _world(config, "train" if config.overfit_images else split)
-    arrays = _drawn(scenes, ("image", *_SCENE))
+    arrays = _rendered(scenes, ("image", *_SCENE))
     rows = [
         padded_boxes(boxes[valid], shape[valid].astype(np.int32), config.max_boxes)
         for boxes, shape, valid in zip(*(arrays[name] for name in _SCENE), strict=True)
@@ -268,19 +276,19 @@ def _drawn_source(config: DetectionConfig, split: Split) -> ArraySource:
 
 
 def _scenes(scenes: ShapesSource, *, stream: bool) -> Annotations:
-    arrays = _drawn(scenes, _SCENE if stream else ("image", *_SCENE))
+    arrays = _rendered(scenes, _SCENE if stream else ("image", *_SCENE))
     side = scenes.config.resolution
     columns = (arrays[name] for name in _SCENE)
-    pictures = (_scene(boxes, shape, valid, side) for boxes, shape, valid in zip(*columns, strict=True))
-    numbered: Sequence[Annotated] = [replace(each, image_id=number) for number, each in enumerate(pictures, start=1)]
-    return drawn(tuple(numbered), scenes.config.shapes)
+    images = (_scene(boxes, shape, valid, side) for boxes, shape, valid in zip(*columns, strict=True))
+    numbered: Sequence[AnnotatedImage] = [replace(each, image_id=number) for number, each in enumerate(images, start=1)]
+    return rendered_annotations(tuple(numbered), scenes.config.shapes)
 
 
 def _scene(
     boxes: Float32[np.ndarray, "m 4"], shape: Int[np.ndarray, " m"], valid: Bool[np.ndarray, " m"], side: int
-) -> Annotated:
+) -> AnnotatedImage:
     boxes = boxes[valid]
-    return Annotated(
+    return AnnotatedImage(
         file=None,
         width=side,
         height=side,
@@ -293,9 +301,11 @@ def _scene(
 
 
 def box_sizes(config: DetectionConfig) -> Float32[np.ndarray, "n 2"]:
-    """Widths and heights of all boxes to learn, in pixels of the letterboxed squares: what anchors should be like."""
+    """Widths and heights of all boxes to train on, in pixels of the letterboxed squares, to fit anchors to."""
     sizes = [np.zeros((0, 2), np.float32)]
-    for picture in ground_truth(config, "train").images:
-        boxes = Letterbox(picture.width, picture.height, config.resolution).to_square(picture.boxes[~picture.crowd])
+    for annotated in ground_truth(config, "train").images:
+        boxes = Letterbox(annotated.width, annotated.height, config.resolution).to_square(
+            annotated.boxes[~annotated.crowd]
+        )
         sizes.append(boxes[:, 2:] - boxes[:, :2])
     return np.concatenate(sizes)

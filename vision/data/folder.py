@@ -1,9 +1,9 @@
-"""A folder of images as a source: the images themselves, or one sub-folder of them for each class.
+"""A folder of images as a source: the images themselves, or one sub-folder per class.
 
-Images are brought to one square resolution as ImageNet evaluation does it: the shorter side is resized, then
-the centre is cropped (Krizhevsky et al. 2012, section 2). Pillow resizes with antialiasing, here by LANCZOS,
-which keeps most detail of what a smaller picture can show. Or images come at their own size, for a crop on the host
-(`vision.data.crop`). A damaged image stops a run, unless `check_images` has left it out beforehand.
+Images are brought to a square resolution as in ImageNet evaluation: the shorter side is resized, then the centre is
+cropped (Krizhevsky et al. 2012, section 2). Pillow resizes with antialiasing, here by LANCZOS, which keeps most detail.
+Alternatively images keep their original size, for a crop on the host (`vision.data.crop`). A damaged image stops a run
+unless `check_images` has left it out before.
 """
 
 import os
@@ -19,7 +19,7 @@ from vision.data.source import Record
 from vision.errors import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"})
-"""What counts as an image, in lower case; other files are ignored."""
+"""Suffixes of image files, in lower case; other files are ignored."""
 
 
 def folder_source(
@@ -28,29 +28,30 @@ def folder_source(
     """The images of ``path``, sorted by class and file name.
 
     Args:
-        path: holds images, or sub-folders whose names are the classes, with images at any depth. Names that
+        path: a folder of images, or of sub-folders whose names are the classes, with images at any depth. Names that
             start with a dot are ignored.
-        resolution: height and width of every image, in pixels; None leaves each at its own size.
-        labelled: True demands classes, False takes all images at any depth without classes, None takes what
-            is there: classes if there are sub-folders, none if images lie directly in the folder.
-        shorter_side: with a resolution of None, how many pixels of the shorter side are enough. A JPEG of two, four
-            or eight times as many is decoded to a half, a quarter or an eighth, which is quicker; see
-            `FolderSource.shorter_side`. None decodes everything in full.
+        resolution: height and width of every image, in pixels; None keeps the original sizes.
+        labelled: True requires classes, False takes all images at any depth without classes, None takes classes if
+            there are sub-folders and none if images are directly in the folder.
+        shorter_side: with a resolution of None, the number of pixels of the shorter side that is enough. A JPEG of two,
+            four or eight times this size is decoded at a half, a quarter or an eighth, which is faster; see
+            `FolderSource.shorter_side`. None always decodes the full size.
 
     Returns:
-        a source of "image" uint8 [h w 3], where h and w are ``resolution`` or the image's own, and, with
-        classes, "label" int32 [].
+        a source of "image" uint8 [h w 3], where h and w are ``resolution`` or the original size, and, with classes,
+        "label" int32 [].
 
     Raises:
-        UserError: no such folder, no images, a class without images, or images both with and without a class; a
-            resolution or shorter side that cannot hold; and when a sample is read, an image that cannot be decoded.
+        UserError: the folder does not exist, has no images, a class without images, or images both with and without a
+            class; the resolution or shorter side is invalid; and when a sample is read, the image cannot be decoded.
     """
     root = Path(path).expanduser()
     if resolution is not None and resolution < 1:
         raise UserError(f"The resolution of images must be at least 1 pixel, got {resolution}.")
     if shorter_side is not None and (resolution is not None or shorter_side < 1):
         raise UserError(
-            f"shorter_side is a number of pixels for images at their own size (resolution None), got {shorter_side} "
+            "shorter_side is a number of pixels for images at their original size (resolution None), got "
+            f"{shorter_side} "
             f"with resolution {resolution}."
         )
     if not root.is_dir():
@@ -71,7 +72,7 @@ def folder_source(
     if not plain and not folders:
         raise UserError(f"{root} has no images ({', '.join(sorted(SUFFIXES))}) and no folders of classes.")
     if plain and labelled:
-        raise UserError(f"{root} has images without classes: put every one into the folder of its class.")
+        raise UserError(f"{root} has images without classes: put every image into the folder of its class.")
     if plain:
         return FolderSource(tuple(plain), None, (), resolution, shorter_side)
     files: list[Path] = []
@@ -88,21 +89,21 @@ def folder_source(
 
 @dataclass(frozen=True, eq=False)
 class FolderSource:
-    """The source that `folder_source` returns: files, and a class for each."""
+    """The source that `folder_source` returns: files and their classes."""
 
     files: tuple[Path, ...]
     """The images, in the source's order."""
     labels: np.ndarray | None
     """int32 [n], or None without classes."""
     class_names: tuple[str, ...]
-    """The name of class i at place i."""
+    """Element i is the name of class i."""
     resolution: int | None
-    """Height and width in pixels, or None for each image's own."""
+    """Height and width in pixels, or None for the original sizes."""
     shorter_side: int | None = None
-    """Pixels of the shorter side that JPEGs may be reduced to while they are decoded, never below. The reduction is by
-    2, 4 or 8, in the cosine transform that JPEG is made of, which is a little sharper than an area average. Of a
-    photograph of 512x600 pixels, a half and a quarter differ from a full decoding resized bilinearly by 2.4 levels
-    (PSNR 35 dB); resized further by 0.6, by 0.8 and 1.0 levels (44 and 43 dB)."""
+    """Least shorter side in pixels to which JPEGs may be reduced while decoding. The reduction by 2, 4 or 8 happens in
+    JPEG's cosine transform and is a little sharper than an area average. For a photograph of 512x600 pixels, a half and
+    a quarter differ from a full decoding resized bilinearly by 2.4 levels (PSNR 35 dB); after a further resize by 0.6,
+    by 0.8 and 1.0 levels (44 and 43 dB)."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -115,7 +116,7 @@ class FolderSource:
                     record = {"image": square(image, self.resolution)}
                 else:
                     if self.shorter_side is not None:
-                        # For JPEG alone: the largest reduction after which both sides are at least this
+                        # Only for JPEG: the largest reduction that leaves both sides at least this long
                         image.draft(None, (self.shorter_side, self.shorter_side))
                     record = {"image": np.asarray(rgb(ImageOps.exif_transpose(image)))}
         except _DAMAGE as error:
@@ -127,17 +128,17 @@ class FolderSource:
 
 @dataclass(frozen=True)
 class DamageReport:
-    """What `check_images` found."""
+    """The result of `check_images`."""
 
     checked: int
     """How many files were decoded."""
     damaged: tuple[tuple[Path, str], ...]
-    """Files that cannot be decoded, in the source's order, with the reason."""
+    """Files that cannot be decoded, in the source's order, with reasons."""
     emptied: tuple[str, ...]
-    """Classes of which no image is left."""
+    """Classes without any image left."""
 
     def __str__(self) -> str:
-        """One line for the terminal, with the count and the first names."""
+        """A summary in one line, with the count and the first names."""
         if not self.damaged:
             return f"All {self.checked} images can be decoded."
         first = ", ".join(f"{file} ({reason})" for file, reason in self.damaged[:3])
@@ -149,14 +150,14 @@ class DamageReport:
 def check_images(source: FolderSource) -> tuple[FolderSource, DamageReport]:
     """Decode every file once, with a few threads, and leave out those that cannot be decoded.
 
-    A JPEG of which only the compressed values are wrong decodes to a wrong picture; no decoder can tell. What is found
-    are files that are empty, cut short, of another form than any known, or of a broken structure.
+    A JPEG with wrong compressed values decodes to a wrong image, which no decoder can detect. Detected are files that
+    are empty, truncated, of an unknown format, or of a broken structure.
 
     Args:
-        source: of a folder; its classes and their numbers are kept, even one of which no image is left.
+        source: of a folder; all of its classes and their numbers are kept, even those without images.
 
     Returns:
-        the source of the good images, in the same order, and a report to print.
+        the source of the remaining images, in the same order, and a report to print.
 
     Raises:
         UserError: none of the images can be decoded.
@@ -174,7 +175,7 @@ def check_images(source: FolderSource) -> tuple[FolderSource, DamageReport]:
     return kept, DamageReport(len(reasons), damaged, emptied)
 
 
-# What Pillow raises at files that it cannot decode.
+# What Pillow raises for files that it cannot decode.
 _DAMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
@@ -193,7 +194,7 @@ def _reason(error: BaseException) -> str:
 
 
 def square(image: Image.Image, resolution: int) -> UInt8[np.ndarray, "{resolution} {resolution} 3"]:
-    """Upright as its EXIF data says, in RGB, shorter side resized to ``resolution``, centre cut out."""
+    """The image after EXIF rotation, in RGB, with its shorter side resized to ``resolution`` and its centre cropped."""
     colour = rgb(ImageOps.exif_transpose(image))
     width, height = colour.size
     scale = resolution / min(width, height)
@@ -207,7 +208,7 @@ def square(image: Image.Image, resolution: int) -> UInt8[np.ndarray, "{resolutio
 def rgb(image: Image.Image) -> Image.Image:
     """Any of Pillow's modes in 8-bit RGB: 16-bit grey by its upper byte, transparency on white."""
     if image.mode.startswith("I;16") or image.mode == "I":
-        # Pillow's own conversion clips at 255 and would leave a 16-bit image white.
+        # Pillow's conversion clips at 255, which would make a 16-bit image white.
         grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
         image = Image.fromarray(grey.astype(np.uint8))
     if image.has_transparency_data:

@@ -1,4 +1,4 @@
-"""Labelled images for recognition: any data set, all of it or some classes or few labels, in memory or streamed."""
+"""Labelled images for recognition: any data set, complete or with some classes or few labels, in memory or streamed."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -33,44 +33,48 @@ FIELDS = ("image", "label")
 
 @dataclass(frozen=True)
 class LabelledConfig(DataConfig):
-    """Which images, and how they are read."""
+    """Which images to use, and how they are read."""
 
     classes: tuple[str, ...] = ()
-    """Names of the classes to keep, numbered in this order; all if there are none."""
+    """Names of the classes to keep, numbered in this order; empty for all."""
     labels_per_class: int = 0
-    """Train on so many images a class alone, chosen by the run's seed, the fewer among the more; 0 for all."""
+    """Train on only this many images per class, chosen by the run's seed; smaller sets are subsets of larger ones. 0
+    for all."""
     stream: bool = False
-    """Decode images while training, with a random resized crop on the host, instead of holding the set in memory."""
+    """Decode images during training, with a random resized crop on the host, instead of holding the data set in
+    memory."""
     workers: int = 0
-    """Streaming: processes that decode; 0 for threads of this one."""
+    """Streaming: number of worker processes that decode; 0 for threads of the main process."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Streaming: smallest and largest share of the area that the crop keeps."""
     test_resolution: int = 224
-    """Streaming: side in pixels of the images that are evaluated on."""
+    """Streaming: size in pixels of the images to evaluate on."""
     test_resize: int = 256
-    """Streaming: their shorter side before the centre is cut out."""
+    """Streaming: their shorter side before the centre is cropped."""
 
     @property
     def test_side(self) -> int:
-        """Side in pixels of the images that are evaluated on."""
+        """Size in pixels of the images to evaluate on."""
         return self.test_resolution if self.stream else self.resolution
 
 
 def labelled_source(config: LabelledConfig, split: Split, *, seed: int) -> Source:
-    """Samples with "image" uint8 and "label" int32; in memory, with nothing else, unless streamed.
+    """Samples with "image" uint8 and "label" int32; unless streamed, in memory and without other fields.
 
     Args:
-      config: which.
-      split: "train" or "test"; few labels are of the training split alone.
-      seed: of the choice of few labels.
+      config: which data set.
+      split: "train" or "test"; ``labels_per_class`` applies only to the training split.
+      seed: of the choice of labels.
 
     Raises:
-      UserError: the data is not there, has no classes, or not enough labels of one; the folders of test images are
-        others than those of training images; or the sides of streamed test images cannot hold.
+      UserError: the data does not exist, has no classes, or not enough labels of a class; the class folders of test and
+        training images differ; or the sizes of streamed test images are invalid.
     """
     at_least = None
     if config.stream:
-        crop.resize_centre_crop(config.test_resolution, resize=config.test_resize)  # better refused before training
+        crop.resize_centre_crop(
+            config.test_resolution, resize=config.test_resize
+        )  # so that invalid sizes are reported before training
         at_least = max(config.test_resize, config.resolution)
     source = open_dataset(config, split, at_least=at_least)
     if not source.class_names:
@@ -93,24 +97,24 @@ def training_batches(
     if not config.stream:
         return batches(source, batch_size=batch_size, **share)
     transform = functools.partial(
-        _alone, transform=crop.random_resized_crop(config.resolution, scale=config.crop_scale)
+        _image_and_label, transform=crop.random_resized_crop(config.resolution, scale=config.crop_scale)
     )
     return batches(source, batch_size=batch_size, transform=transform, workers=config.workers, **share)
 
 
-def test_batches(
+def labelled_evaluation_batches(
     source: Source, config: LabelledConfig, *, batch_size: int, **share: Any
 ) -> Iterator[Mapping[str, np.ndarray]]:
-    """Batches of :func:`vision.data.pipeline.evaluation_batches`; of streamed images the centre is cut out."""
+    """Batches of :func:`vision.data.pipeline.evaluation_batches`; the centre of streamed images is cropped."""
     if not config.stream:
         return evaluation_batches(source, batch_size=batch_size, **share)
     fitted = crop.resize_centre_crop(config.test_resolution, resize=config.test_resize)
-    transform = functools.partial(_alone, transform=fitted)
+    transform = functools.partial(_image_and_label, transform=fitted)
     return evaluation_batches(source, batch_size=batch_size, transform=transform, workers=config.workers, **share)
 
 
 def fitted(image: Image.Image, config: LabelledConfig) -> UInt8[np.ndarray, "h w 3"]:
-    """An image of any size and kind as those of a folder are evaluated on: RGB, ``config.test_side`` pixels a side."""
+    """An image of any size and mode, prepared as for evaluation: RGB, of size ``config.test_side``."""
     if not config.stream:
         return square(image, config.resolution)
     transform = crop.resize_centre_crop(config.test_resolution, resize=config.test_resize)
@@ -118,7 +122,7 @@ def fitted(image: Image.Image, config: LabelledConfig) -> UInt8[np.ndarray, "h w
 
 
 def description(config: LabelledConfig, split: Split) -> str:
-    """The data in words, for protocols: "cifar10 (test), 32x32"."""
+    """A description of the data, for protocols: "cifar10 (test), 32x32"."""
     side = config.test_side if split == "test" else config.resolution
     how, few = "", ""
     if config.stream and split == "test":
@@ -126,7 +130,7 @@ def description(config: LabelledConfig, split: Split) -> str:
     elif config.stream:
         how = "random resized crops of "
     if config.labels_per_class and split == "train":
-        few = f", {config.labels_per_class} images a class"
+        few = f", {config.labels_per_class} images per class"
     some = f", classes {', '.join(config.classes)}" if config.classes else ""
     return f"{named_split(config, split)}, {how}{side}x{side}{some}{few}"
 
@@ -165,14 +169,16 @@ def labelled_data(config: LabelledConfig, *, classes: int, channels: int, seed: 
         },
         source=lambda split: opened(split, own_seed),
         train_batches=train_batches,
-        test_batches=lambda size: test_batches(opened("test", own_seed), config, batch_size=size, **process_share()),
+        test_batches=lambda size: labelled_evaluation_batches(
+            opened("test", own_seed), config, batch_size=size, **process_share()
+        ),
         description=functools.partial(description, config),
         class_names=lambda: tuple(opened("test", own_seed).class_names),
     )
 
 
 def _check_folders(config: LabelledConfig, found: tuple[str, ...]) -> None:
-    """Whether the test folder has the classes of the training folder, as far as that is at hand."""
+    """Raise ``UserError`` if the classes of the test folder differ from those of an existing training folder."""
     root = config.dir.expanduser()
     if config.test_dir is None or not root.is_dir():
         return
@@ -181,10 +187,10 @@ def _check_folders(config: LabelledConfig, found: tuple[str, ...]) -> None:
         odd = sorted(set(known) ^ set(found))
         where = config.dir if odd[0] in known else config.test_dir
         raise UserError(
-            f"the folders of classes in {config.dir} and {config.test_dir} differ: {odd[0]} is in {where} alone"
+            f"the folders of classes in {config.dir} and {config.test_dir} differ: {odd[0]} is only in {where}"
         )
 
 
-def _alone(record: Record, rng: np.random.Generator, *, transform: Transform) -> Record:
-    """Image and label alone, since whatever else a data set has may differ in shape from sample to sample."""
+def _image_and_label(record: Record, rng: np.random.Generator, *, transform: Transform) -> Record:
+    """Only image and label, since other fields may differ in shape between samples."""
     return transform({name: record[name] for name in FIELDS}, rng)

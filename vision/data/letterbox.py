@@ -1,4 +1,4 @@
-"""A picture of any shape in a square: resized by its longer side, centred, and padded with grey."""
+"""Letterboxing: an image resized by its longer side, centred in a square, and padded with grey."""
 
 from dataclasses import dataclass
 
@@ -15,62 +15,61 @@ PAD = 114
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where a picture lies in the square, and the way of boxes there and back.
+    """Where an image lies in the square, and the mapping of boxes between the two.
 
-    The longer side becomes ``resolution`` and the other is rounded to whole pixels, so the two axes may differ a
-    little in scale. The picture's corners lie exactly on the corners of the part of the square that it fills.
+    The longer side becomes ``resolution`` and the other is rounded to whole pixels, so the scales of the two axes may
+    differ slightly. The image's corners lie exactly on the corners of the part of the square that it fills.
 
     Raises:
         UserError: a side is shorter than a pixel.
     """
 
     width: int
-    """Of the picture, in pixels."""
+    """Of the image, in pixels."""
     height: int
-    """Of the picture, in pixels."""
+    """Of the image, in pixels."""
     resolution: int
-    """Side of the square in pixels."""
+    """Size of the square in pixels."""
 
     def __post_init__(self):
         if min(self.width, self.height, self.resolution) < 1:
             raise UserError(
-                f"A picture of {self.width}x{self.height} pixels cannot be put into a square of {self.resolution}: "
+                f"An image of {self.width}x{self.height} pixels cannot be put into a square of {self.resolution}: "
                 "all sides must have at least one pixel."
             )
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) of the picture in the square, in pixels; at least 1."""
+        """(width, height) of the image in the square, in pixels; at least 1."""
         longer = max(self.width, self.height)
         width, height = (max(1, round(side * self.resolution / longer)) for side in (self.width, self.height))
         return width, height
 
     @property
     def offset(self) -> tuple[int, int]:
-        """(x, y) of its upper left corner in the square, in pixels; an odd pixel of padding is right and below."""
+        """(x, y) of its upper left corner in the square, in pixels; odd padding is larger at the right or bottom."""
         width, height = self.size
         return (self.resolution - width) // 2, (self.resolution - height) // 2
 
     @property
     def scale(self) -> tuple[float, float]:
-        """(x, y): pixels of the square for a pixel of the picture."""
+        """(x, y): pixels of the square per pixel of the image."""
         width, height = self.size
         return width / self.width, height / self.height
 
     def to_square(self, boxes: Float[np.ndarray, "*n 4"]) -> Float32[np.ndarray, "*n 4"]:
-        """Boxes (x0, y0, x1, y1) in pixels of the picture, in pixels of the square."""
+        """Boxes (x0, y0, x1, y1), from pixels of the image to pixels of the square."""
         return (np.asarray(boxes, np.float64) * (self.scale * 2) + self.offset * 2).astype(np.float32)
 
     def from_square(self, boxes: Float[np.ndarray, "*n 4"]) -> Float32[np.ndarray, "*n 4"]:
-        """Boxes (x0, y0, x1, y1) in pixels of the square, in pixels of the picture; not clipped to it."""
+        """Boxes (x0, y0, x1, y1), from pixels of the square to pixels of the image; not clipped to it."""
         return ((np.asarray(boxes, np.float64) - self.offset * 2) / (self.scale * 2)).astype(np.float32)
 
 
 def letterboxed(image: Image.Image, resolution: int) -> UInt8[np.ndarray, "{resolution} {resolution} 3"]:
-    """A picture of any of Pillow's modes as `Letterbox` says, in RGB.
+    """An image of any of Pillow's modes in the square of `Letterbox`, in RGB.
 
-    Pillow resizes bilinearly; where it makes smaller, the kernel is as wide as the scale asks (antialiasing). EXIF data
-    is not looked at.
+    Pillow resizes bilinearly, with antialiasing when it reduces the size. EXIF data is ignored.
 
     Raises:
         UserError: a resolution of less than 1.

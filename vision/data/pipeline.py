@@ -1,10 +1,10 @@
-"""From a source to batches: a batch is a function of (seed, step) and of the process's share, not of history.
+"""From a source to batches: a batch is a function of (seed, step) and of the process's share, without any state.
 
-Training walks an endless stream. Its position p = step · batch_size + j lies in epoch p // n of a source of n
-samples, at place p mod n of that epoch's own permutation, which is a function of (seed, epoch). Process i of
-c takes the contiguous share j in [i · batch_size / c, (i + 1) · batch_size / c) of every global batch. So to
-resume is to start at another step, a batch may cross the border of an epoch, and neither the number of
-processes nor that of readers changes what is learnt.
+Training reads an endless stream. Its position p = step · batch_size + j lies in epoch p // n of a source of n samples,
+at index p mod n of that epoch's permutation, which is a function of (seed, epoch). Process i of c takes the contiguous
+share j in [i · batch_size / c, (i + 1) · batch_size / c) of every global batch. So resuming means starting at another
+step, a batch may cross the boundary of an epoch, and neither the number of processes nor that of readers changes the
+training data.
 """
 
 import collections
@@ -28,22 +28,22 @@ Transform = Callable[[Record, np.random.Generator], Record]
 Batch = dict[str, np.ndarray]
 """The fields of b samples stacked: "image" uint8 [b h w c], "label" int32 [b], ..."""
 
-# Two branches of numpy's SeedSequence tree: an epoch and a position of equal number share no randomness.
+# Two branches of numpy's SeedSequence tree, so that an epoch and a position of the same number are independent.
 _EPOCHS, _POSITIONS = 0, 1
 
 
 def permutation(size: int, *, seed: int, epoch: int) -> Int[np.ndarray, " size"]:
     """A uniformly random permutation of ``range(size)``, a function of (size, seed, epoch).
 
-    Sorts raw 64-bit draws, since numpy promises the stream of a bit generator for ever but that of
-    ``Generator.permutation`` only within a release (NEP 19), and a run may be resumed under another one.
+    Sorts raw 64-bit numbers, since numpy guarantees the stream of a bit generator forever but that of
+    ``Generator.permutation`` only within a release (NEP 19), and a run may be resumed with another one.
     """
     bits = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(_EPOCHS, epoch)))
     return np.argsort(bits.random_raw(size), kind="stable")
 
 
 class _Shuffled:
-    """Position in the endless stream -> index in the source, by one permutation an epoch."""
+    """Position in the endless stream -> index in the source, by one permutation per epoch."""
 
     def __init__(self, size: int, seed: int):
         self._size, self._seed = size, seed
@@ -59,7 +59,7 @@ class _Shuffled:
         return indices
 
     def _permutation(self, epoch: int) -> np.ndarray:
-        # Readers run a few batches apart, so two epochs are in use at once near a border.
+        # Readers are a few batches apart, so two epochs are in use at once near a boundary.
         with self._lock:
             if epoch not in self._epochs:
                 self._epochs[epoch] = permutation(self._size, seed=self._seed, epoch=epoch)
@@ -72,18 +72,18 @@ class _Shuffled:
 
 
 def _repeated(positions: np.ndarray, *, size: int) -> np.ndarray:
-    """Position in the endless stream -> index in the source, in the source's own order."""
+    """Position in the endless stream -> index in the source, in the source's order."""
     return positions % size
 
 
 def _once(positions: np.ndarray, *, size: int) -> np.ndarray:
-    """Position -> index in the source's own order; positions past the end, the padding, read the last one."""
+    """Position -> index in the source's order; positions beyond the end (padding) read the last sample."""
     return np.minimum(positions, size - 1)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Batches:
-    """One process's batches: number k is step ``start_step + k``. Read by threads, pickled to workers."""
+    """One process's batches: batch k is step ``start_step + k``. Read by threads, pickled for workers."""
 
     source: Source
     order: Callable[[np.ndarray], np.ndarray]
@@ -124,7 +124,7 @@ class _Batches:
             records.append({name: np.asarray(value) for name, value in record.items()})
             if not same_layout(records[-1], records[0]):
                 raise UserError(
-                    f"Samples {indices[0]} and {index} cannot be stacked to a batch: one has "
+                    f"Samples {indices[0]} and {index} cannot be stacked into a batch: one has "
                     f"{layout(records[0])}, the other {layout(records[-1])}; pass a transform that crops "
                     "or pads to one shape."
                 )
@@ -147,23 +147,23 @@ def batches(
 
     Args:
         source: at least one sample; after ``transform`` all must have equal shapes.
-        batch_size: the global one, over all processes; each gets ``batch_size / process_count`` samples.
-        seed: not negative; sets the order of every epoch and the randomness of ``transform``.
-        start_step: the first batch is the one of this step, bit for bit.
-        process_index: this process, from 0.
+        batch_size: the global batch size; each process gets ``batch_size / process_count`` samples.
+        seed: not negative; determines the order of every epoch and the randomness of ``transform``.
+        start_step: the step of the first batch, which is bit-identical to the batch of this step in any other run.
+        process_index: index of this process, from 0.
         process_count: how many processes share a global batch.
-        shuffle: a new permutation each epoch; else the source's own order, over and over.
-        transform: (record, rng) -> record on the host, where ``rng`` is a function of (seed, position) alone.
-        workers: processes that read; 0 reads with threads of this one. More than 0 needs a main module that
-            starts its work under ``if __name__ == "__main__"``, and a source and a transform that can be
-            pickled. Arrays in memory without a transform are gathered here in either case, which is faster.
+        shuffle: use a new permutation in each epoch; otherwise the source's order, repeatedly.
+        transform: (record, rng) -> record on the host, where ``rng`` is a function of only (seed, position).
+        workers: number of worker processes; 0 reads with threads of this process. More than 0 needs a main module
+            guarded by ``if __name__ == "__main__"``, and a source and a transform that can be pickled. Arrays in memory
+            without a transform are always gathered in this process, which is faster.
 
     Yields:
-        batches; close the iterator, or let go of it, to stop its readers.
+        batches; close or delete the iterator to stop its readers.
 
     Raises:
-        UserError: at once for arguments that cannot hold; while reading, for a damaged sample, with its index
-            and the cause, and for samples of different shapes.
+        UserError: immediately for invalid arguments; while reading, for a damaged sample (with its index and the cause)
+            and for samples of different shapes.
     """
     share = _check(source, batch_size, process_index, process_count, workers)
     if seed < 0 or start_step < 0:
@@ -176,7 +176,7 @@ def batches(
         share=share,
         seed=seed,
         start_step=start_step,
-        # Grain wants a length; this many steps are endless, and the positions still fit into int64.
+        # Grain needs a length; this many steps are practically endless, and the positions still fit into int64.
         count=2**62 // batch_size - start_step,
         transform=transform,
         masked=False,
@@ -193,13 +193,13 @@ def evaluation_batches(
     transform: Transform | None = None,
     workers: int = 0,
 ) -> Generator[Batch, None, None]:
-    """Each sample once, in order, in ceil(n / batch_size) full batches, as many for every process.
+    """Each sample once, in order, in ceil(n / batch_size) full batches, the same number for every process.
 
-    The arguments are those of `batches`; ``transform`` should ignore its rng, which is that of seed 0. Every
-    batch has the field "mask" bool [b], False on the padding of the last one, which repeats the last sample.
+    The arguments are those of `batches`; ``transform`` should ignore its rng, which has seed 0. Every batch has the
+    field "mask" bool [b], False on the padding of the last batch, which repeats the last sample.
 
     Raises:
-        UserError: as `batches` does, and if the samples have a field "mask" of their own.
+        UserError: as for `batches`, and if the samples already have a field "mask".
     """
     share = _check(source, batch_size, process_index, process_count, workers)
     numbered = _Batches(
@@ -217,16 +217,16 @@ def evaluation_batches(
 
 
 def _check(source, batch_size, process_index, process_count, workers) -> tuple[int, int]:
-    """Checks the arguments; the share [first, last) of every global batch that is this process's."""
+    """Checks the arguments and returns this process's share [first, last) of every global batch."""
     if len(source) == 0:
-        raise UserError("The data source is empty, so there is nothing to make batches of.")
+        raise UserError("The data source is empty, so there are no batches.")
     if batch_size < 1 or workers < 0:
         raise UserError(f"batch_size must be positive and workers not negative, got {batch_size} and {workers}.")
     if not 0 <= process_index < process_count:
-        raise UserError(f"process_index {process_index} is not one of {process_count} processes, which count from 0.")
+        raise UserError(f"process_index is {process_index}, but must be from 0 to {process_count - 1}.")
     if batch_size % process_count:
         raise UserError(
-            f"The global batch of {batch_size} cannot be shared equally by {process_count} processes; choose "
+            f"The global batch of {batch_size} cannot be divided equally among {process_count} processes; choose "
             f"a multiple of {process_count}."
         )
     local = batch_size // process_count
@@ -239,26 +239,26 @@ def _iterate(numbered: _Batches, workers: int) -> Generator[Batch, None, None]:
             yield numbered[number]
         return
 
-    # Grain takes a second or two to import, which a run on arrays in memory need not wait for.
+    # Importing Grain takes a second or two, which a run on arrays in memory does not need.
     import grain
 
-    # A whole batch is one element to Grain, so that worker w makes batches w, w + workers, ... and Grain
-    # interleaves them in order. Each thread has one batch in hand, so the threads also bound the memory.
+    # A batch is one element to Grain, so that worker w makes batches w, w + workers, ... and Grain interleaves them in
+    # order. Each thread holds one batch, so the number of threads also bounds the memory.
     threads = 2 if workers else min(16, 2 * (os.cpu_count() or 1))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     dataset = grain.MapDataset.source(numbered).to_iter_dataset(options)
     if workers:
         from absl import flags
 
-        # Grain hands its debugging flags to the workers, and absl refuses to be asked before it has parsed a
-        # command line, which in our programs is tyro's work.
+        # Grain passes its debugging flags to the workers, and absl refuses access before it has parsed a command line,
+        # which tyro does in this project.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
     iterator = iter(dataset)
     try:
         for batch in iterator:
-            # Batches from workers are views of shared memory that Grain takes back; a copy outlives it.
+            # Batches from workers are views of shared memory that Grain reuses, so they are copied.
             yield {name: np.array(value) for name, value in batch.items()} if workers else batch
     finally:
         iterator.close()

@@ -1,7 +1,7 @@
-"""Sources: finite sets of samples with random access, the one thing that every data set is turned into.
+"""Sources: finite sets of samples with random access, the common form of all data sets.
 
-A source is what TFDS calls a data source and Grain a random access data source: ``len`` and ``[]``. Order,
-epochs, batches and shares of processes are not its business; see `vision.data.pipeline`.
+A source is what TFDS calls a data source and Grain a random access data source: ``len`` and ``[]``. Order, epochs,
+batches and shares of processes are handled by `vision.data.pipeline`.
 """
 
 import os
@@ -18,19 +18,19 @@ from vision.errors import UserError
 BLOCK = 256
 
 Record = Mapping[str, np.ndarray]
-"""One sample: "image" uint8 [h w c], "label" int32 [] where there is one, and whatever else the set has."""
+"""One sample: "image" uint8 [h w c], "label" int32 [] if there is one, and any other fields of the data set."""
 
 
 @runtime_checkable
 class Source(Protocol):
     """A finite set of samples, read by index, from several threads at once.
 
-    A source that is to be read by worker processes must be picklable.
+    A source must be picklable to be read by worker processes.
     """
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The name of class i at place i; empty when the set has no labels."""
+        """Element i is the name of class i; empty if the data set has no labels."""
         ...
 
     def __len__(self) -> int: ...
@@ -42,16 +42,16 @@ class Source(Protocol):
 
 @runtime_checkable
 class BlockSource(Source, Protocol):
-    """A source that reads several samples faster at once than one by one, as from grouped records."""
+    """A source that reads several samples faster at once than one by one, for example from grouped records."""
 
     def __getitems__(self, indices: Sequence[int], /) -> list[Record]:
-        """The samples of ``indices``, in that order; the name is PyTorch's."""
+        """The samples of ``indices``, in that order; the method's name follows PyTorch."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """A set small enough to be held in memory: one array a field, samples along the leading axis.
+    """A data set small enough for memory: one array per field, samples along the leading axis.
 
     Raises:
         UserError: there are no arrays, or their leading axes differ.
@@ -60,7 +60,7 @@ class ArraySource:
     arrays: Mapping[str, np.ndarray]
     """One array [n ...] for each field; "image" uint8 [n h w c], "label" int32 [n]."""
     class_names: tuple[str, ...] = ()
-    """The name of class i at place i; empty when the set has no labels."""
+    """Element i is the name of class i; empty if the data set has no labels."""
 
     def __post_init__(self):
         sizes = {name: array.shape[0] if array.ndim else None for name, array in self.arrays.items()}
@@ -87,7 +87,7 @@ def read(source: Source, index: int) -> Record:
 
 
 def layout(record: Record) -> str:
-    """The fields of a sample in words, such as "image uint8 [32, 32, 3], label int32 []"."""
+    """A description of the fields of a sample, such as "image uint8 [32, 32, 3], label int32 []"."""
     return ", ".join(f"{name} {value.dtype} {list(value.shape)}" for name, value in sorted(record.items()))
 
 
@@ -99,14 +99,14 @@ def same_layout(record: Record, other: Record) -> bool:
 
 
 def in_memory(source: Source, *, limit_bytes: int = 2 * 2**30) -> ArraySource:
-    """Reads a whole source whose samples have equal shapes into memory, with a few threads.
+    """Reads a source whose samples have equal shapes into memory, with a few threads.
 
     Args:
-        source: at least one sample; its first one sets the fields, shapes and dtypes of all.
-        limit_bytes: refuse a set that would need more than this; 2 GiB unless told.
+        source: at least one sample; the first determines the fields, shapes and dtypes of all.
+        limit_bytes: maximum size in memory; 2 GiB by default.
 
     Raises:
-        UserError: the source is empty, too large, or a sample is damaged or differs from the first one.
+        UserError: the source is empty or too large, or a sample is damaged or differs from the first one.
     """
     if isinstance(source, ArraySource):
         return source
@@ -138,7 +138,7 @@ def in_memory(source: Source, *, limit_bytes: int = 2 * 2**30) -> ArraySource:
 
 
 def in_blocks(count: int, fill: Callable[[int], None]) -> None:
-    """Call ``fill`` with the start of every block of ``BLOCK`` samples, by a few threads; the first error ends all."""
+    """Call ``fill`` with the start of every block of ``BLOCK`` samples, by a few threads; stops at the first error."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         try:
             for _ in pool.map(fill, range(0, count, BLOCK)):
@@ -152,6 +152,6 @@ def _read_block(source: Source, indices: range) -> Iterable[Record]:
     if isinstance(source, BlockSource):
         try:
             return source.__getitems__(indices)
-        except Exception:  # Read one by one below, where the damaged sample is found and named.
+        except Exception:  # Samples are read one by one below, which identifies the damaged one.
             pass
     return (read(source, index) for index in indices)

@@ -1,7 +1,7 @@
-"""Parts of a source: some of its classes, or a few labels of each.
+"""Parts of a source: some of its classes, or a few labels per class.
 
-What to keep is decided by the labels alone. `labels_of` finds them without decoding an image where the source lets it;
-otherwise it reads every sample once. Arrays in memory are cut; any other source is read through a list of indices.
+The choice depends only on the labels. `labels_of` reads them without decoding images where the source allows it;
+otherwise it reads every sample once. Arrays in memory are indexed; any other source is read through a list of indices.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,14 +18,14 @@ from vision.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """Some samples of a source, in the order of ``indices``, perhaps with their classes numbered anew."""
+    """Some samples of a source, in the order of ``indices``, optionally with renumbered classes."""
 
     source: Source
-    """What is read."""
+    """The underlying source."""
     indices: Int[np.ndarray, " n"]
     """Sample i is sample indices[i] of ``source``."""
     class_names: tuple[str, ...]
-    """The name of class i at place i."""
+    """Element i is the name of class i."""
     relabelled: Mapping[int, int] | None = None
     """The new number of each label of ``source``; None leaves labels as they are."""
 
@@ -55,9 +55,8 @@ class Subset:
 def labels_of(source: Source) -> Int[np.ndarray, " n"]:
     """The label of every sample, int32.
 
-    Arrays in memory, folders of images, the shapes world and parts of them have their labels at hand or compute them
-    without images. Of any other source every sample is read and decoded once, by a few threads; for a large one keep
-    the result and pass it on.
+    Arrays in memory, folders of images, the shapes world and subsets of them provide labels without images. For any
+    other source every sample is read and decoded once, by a few threads; keep the result for a large one.
 
     Raises:
         UserError: the samples have no "label", or one cannot be read.
@@ -88,13 +87,13 @@ def of_classes(
 
     Args:
         source: with labels.
-        classes: numbers or names of classes, each once.
-        relabel: number the classes anew, 0 for the first of ``classes`` and so on, with their names in that order; else
+        classes: distinct numbers or names of classes.
+        relabel: renumber the classes in the order of ``classes``, from 0, with their names in that order; otherwise
             labels and names are those of ``source``.
         labels: the labels of ``source``, if they are known already; see `labels_of`.
 
     Raises:
-        UserError: no classes, a class that is not there or is named twice, or one without samples.
+        UserError: there are no classes, or a class does not exist, is repeated or has no samples.
     """
     labels = labels_of(source) if labels is None else labels
     names = tuple(source.class_names)
@@ -114,20 +113,20 @@ def of_classes(
 
 
 def labels_per_class(source: Source, count: int, *, seed: int, labels: Int[np.ndarray, " n"] | None = None) -> Source:
-    """``count`` samples of every class, drawn at random, in the source's order.
+    """``count`` samples of every class, sampled at random, in the source's order.
 
-    Each class has an order of its own, a function of (seed, class, number of its samples), of which the first ``count``
-    are taken. So the part is the same everywhere, balanced, and nested: the 10-label part is in the 50-label part of
-    the same seed.
+    Each class has its own order, a function of (seed, class, number of its samples), of which the first ``count`` are
+    taken. So the subset is reproducible, balanced, and nested: with the same seed, 10 labels per class are a subset of
+    50.
 
     Args:
         source: with labels; its classes are those of ``class_names``, or the labels that occur if there are no names.
-        count: samples a class, at least 1.
-        seed: not negative; another seed draws other samples.
+        count: samples per class, at least 1.
+        seed: not negative; another seed selects other samples.
         labels: the labels of ``source``, if they are known already; see `labels_of`.
 
     Raises:
-        UserError: a class has fewer than ``count`` samples, or an argument cannot hold.
+        UserError: a class has fewer than ``count`` samples, or an argument is invalid.
     """
     if count < 1 or seed < 0:
         raise UserError(
@@ -141,10 +140,11 @@ def labels_per_class(source: Source, count: int, *, seed: int, labels: Int[np.nd
         own = np.flatnonzero(labels == label)
         if len(own) < count:
             raise UserError(
-                f"class {_named(label, names)} has {len(own)} samples, fewer than the {count} asked for: ask for at "
-                f"most {len(own)}, or leave the class out"
+                f"class {_named(label, names)} has {len(own)} samples, fewer than the requested {count}: request "
+                f"at most {len(own)}, or leave the class out"
             )
-        # Sorted raw draws, since numpy promises their stream for ever, but that of `permutation` within a release
+        # Sorts raw numbers, since numpy guarantees their stream forever, but that of `permutation` only within a
+        # release
         bits = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(label,)))
         chosen.append(own[np.argsort(bits.random_raw(len(own)), kind="stable")[:count]])
     return _cut(source, np.sort(np.concatenate(chosen)), names, None)

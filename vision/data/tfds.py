@@ -2,9 +2,9 @@
 
 TFDS is the catalogue, the preparation and the file format:
 https://www.tensorflow.org/datasets/datasets_and_versions for the layout of its directories,
-https://www.tensorflow.org/datasets/splits for what a split may be. Images are decoded here with Pillow, to
-the number of channels that the feature declares: TFDS itself, outside TensorFlow, hands out a grey or CMYK
-JPEG of a colour set, such as COCO has some, with another number of channels.
+https://www.tensorflow.org/datasets/splits for what a split may be. Images are decoded here with Pillow, to the number
+    of channels that the feature declares: without TensorFlow, TFDS returns a grey or CMYK JPEG of a colour data set,
+    such as some in COCO, with a different number of channels.
 """
 
 import bisect
@@ -24,10 +24,10 @@ from PIL import Image
 from vision.data.source import Record, Source
 from vision.errors import UserError
 
-# The parts of a split, as in "train[:80%]+test": the name is what stands before a bracket.
+# The parts of a split, as in "train[:80%]+test": the name is the text before a bracket.
 _SPLIT_NAME = re.compile(r"\s*([^\[\]+]+)")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
-# What Pillow calls images of a dtype and a number of channels.
+# Pillow's modes by dtype and number of channels.
 _MODES = {("uint8", 1): "L", ("uint8", 3): "RGB", ("uint8", 4): "RGBA", ("uint16", 1): "I;16"}
 
 
@@ -41,23 +41,22 @@ def tfds_source(
 ) -> Source:
     """The samples of one split of a prepared TFDS data set.
 
-    A sample has "image" uint8 [h w c], "label" int32 [] unless ``label_key`` is None, and every other numeric
-    feature under its own name, nested ones joined by "/" ("objects/bbox"). Left out are
-    texts, which cannot go to a device, sequences of sequences, and a feature called "image" or "label" where
-    another one was chosen for that name.
+    A sample has "image" uint8 [h w c], "label" int32 [] unless ``label_key`` is None, and every other numeric feature
+    under its own name, nested ones joined by "/" ("objects/bbox"). Left out are texts, which cannot be put on a device,
+    sequences of sequences, and a feature called "image" or "label" if another one is chosen for that name.
 
     Args:
-        name: as TFDS spells it: "cifar10", "cifar10:3.0.2", "coco/2017".
+        name: as in TFDS: "cifar10", "cifar10:3.0.2", "coco/2017".
         split: "train", "train[:80%]", "train+test", ...
         data_dir: the TFDS root directory, or the prepared directory itself.
         image_key: the feature to take as "image"; it must be an 8-bit one.
         label_key: the feature to take as "label"; None for a set without labels.
 
     Raises:
-        UserError: the data set, split, feature or a file is not there; a file is truncated; the set is in
-            another form than array_record; and when a sample is read, a damaged file.
+        UserError: the data set, split, feature or a file does not exist; a file is truncated; the data set is not in
+            array_record form; and when a sample is read, its file is damaged.
     """
-    # TFDS takes half a second to import, which a run on another source need not wait for.
+    # Importing TFDS takes half a second, which a run on another source does not need.
     import tensorflow_datasets as tfds
 
     logging.getLogger("absl").addFilter(_is_worth_showing)
@@ -121,7 +120,7 @@ class _TfdsSource:
             example = self._raw[index]
         except (OSError, RuntimeError) as error:
             file = self._files[bisect.bisect_right(self._ends, index)]
-            raise UserError(f"{file} is damaged or gone ({_line(error)}); copy or prepare it again.") from error
+            raise UserError(f"{file} is damaged or missing ({_line(error)}); copy or prepare it again.") from error
         return self._record(example)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Record]:
@@ -156,7 +155,7 @@ def _numeric(example: Mapping[str, Any], specs: Mapping[str, Any]) -> Iterator[t
             for name, value in _numeric(example[key], spec):
                 yield f"{key}/{name}", value
         elif np.dtype(spec.np_dtype).kind in "biuf" and spec.sequence_rank <= 1:
-            # TFDS hands out lists and Python numbers, and forgets the shape of an empty sequence.
+            # TFDS returns lists and Python numbers, and loses the shape of an empty sequence.
             value = np.asarray(example[key], spec.np_dtype)
             yield key, value if value.size else value.reshape([size or 0 for size in spec.shape])
 
@@ -206,7 +205,7 @@ def _how_to_prepare(name: str) -> str:
 
 
 def _mode(feature: Any, tfds: Any) -> str | None:
-    """The mode of an image that is decoded here; None for what TFDS decodes, such as floats by their bits."""
+    """Pillow's mode of an image feature that is decoded here; None for features that TFDS decodes."""
     if not isinstance(feature, tfds.features.Image):
         return None
     return _MODES.get((np.dtype(feature.np_dtype).name, feature.shape[-1]))
@@ -222,13 +221,13 @@ def _check_features(name: str, features: Any, image_key: str, label_key: str | N
     image = features[image_key]
     if not _mode(image, tfds) or image.np_dtype != np.uint8:
         raise UserError(
-            f"Feature {image_key!r} of {name} is no 8-bit image of 1, 3 or 4 channels; choose one with image_key."
+            f"Feature {image_key!r} of {name} is not an 8-bit image of 1, 3 or 4 channels; choose one with image_key."
         )
     if label_key is not None:
         label = features[label_key]
         if label.shape != () or np.dtype(label.np_dtype).kind not in "iub":
             raise UserError(
-                f"Feature {label_key!r} of {name} is no class number; choose another with label_key, or None."
+                f"Feature {label_key!r} of {name} is not a class number; choose another one with label_key, or None."
             )
 
 
@@ -256,8 +255,7 @@ def _files(name: str, split: str, directory: Path, builder: Any) -> list[tuple[P
         raise UserError(
             f"{missing[0]} is missing ({len(missing)} of the {len(files)} files of split {split!r}); {again}."
         )
-    # A file cut off at a multiple of 64 KiB opens and hands out empty records, so the number of records
-    # counts.
+    # A file truncated at a multiple of 64 KiB opens and returns empty records, so the number of records is checked.
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(_number_of_records, (file for file, _ in files)))
     for (file, _), instruction, (records, reason) in zip(files, instructions, found, strict=True):
@@ -269,7 +267,7 @@ def _files(name: str, split: str, directory: Path, builder: Any) -> list[tuple[P
 
 
 def _number_of_records(file: Path) -> tuple[int, str]:
-    """How many records the end of the file promises, and why none if it cannot be read."""
+    """The number of records according to the end of the file, and the reason if it cannot be read."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     try:
@@ -282,7 +280,7 @@ def _number_of_records(file: Path) -> tuple[int, str]:
 
 
 def _is_worth_showing(record: logging.LogRecord) -> bool:
-    # Files in groups of records are slower to read at random, but right; and the images are decoded here.
+    # Files with groups of records are slower to read at random, but correct; and images are decoded here.
     return not str(record.msg).startswith(("File %s was created with group size", "OpenCV is not installed"))
 
 

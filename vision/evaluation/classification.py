@@ -16,10 +16,10 @@ from vision.data.folder import rgb
 from vision.data.image_data import Data
 from vision.errors import UserError
 from vision.metrics.recognition import calibration, classification
-from vision.report.confusion import confusion_picture
+from vision.report.confusion import confusion_plot
 from vision.report.grid import save_png
 from vision.report.mistakes import mistakes_sheet, prediction_sheet, worst_mistakes
-from vision.report.reliability import reliability_picture
+from vision.report.reliability import reliability_diagram
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluate, Evaluation, EvaluatorFactory
 from vision.types import TrainState
@@ -86,8 +86,8 @@ def evaluator(
                         f"share of the images of {name} that are recognised, {test.description}"
                     )
         images = {
-            "confusion": confusion_picture(marks.confusion, test.class_names),
-            "reliability": reliability_picture(bins),
+            "confusion": confusion_plot(marks.confusion, test.class_names),
+            "reliability": reliability_diagram(bins),
         }
         if jax.process_count() == 1:
             images["mistakes"] = mistakes_sheet(

@@ -13,7 +13,7 @@ from PIL import Image
 from vision.atomic import write_atomically
 from vision.data.annotations.coco import CocoNumbers
 from vision.metrics.detection.average_precision import Found
-from vision.report.boxes import Marked, boxes_picture
+from vision.report.boxes import ImageWithBoxes, image_with_boxes
 
 _JPEG = frozenset({".jpg", ".jpeg"})
 
@@ -82,15 +82,15 @@ def write_picture(
     jpeg = one.file.suffix.lower() in _JPEG
     suffix = ".jpg" if jpeg else ".png"
     order = np.argsort(-found.scores, kind="stable")
-    marked = Marked(
+    marked = ImageWithBoxes(
         image=pixels,
-        found=found.boxes[order],
-        found_labels=found.labels[order],
+        predicted=found.boxes[order],
+        predicted_labels=found.labels[order],
         scores=found.scores[order],
         true=np.zeros((0, 4), np.float32),
         true_labels=np.zeros(0, np.int32),
     )
-    _save(folder / f"{stem}{suffix}", boxes_picture(marked, class_names), jpeg)
+    _save(folder / f"{stem}{suffix}", image_with_boxes(marked, class_names), jpeg)
     if text:
         write_atomically(folder / f"{stem}.txt", "".join(f"{line}\n" for line in text_lines(one)).encode())
     if not crops:

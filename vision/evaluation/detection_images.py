@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 from PIL import Image
 
-from vision.data.annotations.cleaning import Annotations, open_picture
+from vision.data.annotations.cleaning import Annotations, open_image
 from vision.metrics.detection.average_precision import RECALLS, CocoScores, Found
 from vision.metrics.detection.matching import (
     CONFIDENCES,
@@ -21,9 +21,9 @@ from vision.metrics.detection.matching import (
     worst_false_positives,
     worst_misses,
 )
-from vision.report.boxes import Marked, boxes_sheet, context
-from vision.report.confusion import confusion_picture
-from vision.report.precision_recall import confidence_picture, precision_recall_picture
+from vision.report.boxes import ImageWithBoxes, boxes_sheet, context
+from vision.report.confusion import confusion_plot
+from vision.report.precision_recall import confidence_plot, precision_recall_plot
 
 MOST_SHOWN = 12
 """Pictures on the sheet of what was found."""
@@ -44,7 +44,7 @@ def read_files(truth: Annotations) -> ReadPicture:
     def read(place: int) -> UInt8[np.ndarray, "h w 3"]:
         picture = truth.images[place]
         assert picture.file is not None
-        return np.asarray(open_picture(picture.file, (picture.width, picture.height)))
+        return np.asarray(open_image(picture.file, (picture.width, picture.height)))
 
     return read
 
@@ -61,13 +61,13 @@ def plots(
     precision, recall, f1 = curves.mean
     pictures = {}
     if curves.boxes.any():
-        pictures["precision_recall"] = precision_recall_picture(
+        pictures["precision_recall"] = precision_recall_plot(
             scores.precision, RECALLS, scores.class_ap50, truth.class_names
         )
-        pictures["confidence"] = confidence_picture(CONFIDENCES, precision, recall, f1, best=curves.best)
+        pictures["confidence"] = confidence_plot(CONFIDENCES, precision, recall, f1, best=curves.best)
     matrix = detection_confusion(truth, found, confidence=confidence)
     if matrix.sum():
-        pictures["confusion"] = confusion_picture(
+        pictures["confusion"] = confusion_plot(
             matrix, (*truth.class_names, "background"), title=_confusion_title(matrix, confidence)
         )
     return pictures
@@ -129,7 +129,7 @@ def _counted(count: int, shown: int, what: str, confidence: float, order: str) -
 
 def _shown(
     truth: Annotations, found: Sequence[Found], place: int, confidence: float, image: UInt8[np.ndarray, "h w 3"]
-) -> Marked:
+) -> ImageWithBoxes:
     """A whole picture, reduced so that many can be held."""
     picture, each = truth.images[place], found[place]
     scale = min(1.0, TILE / max(picture.width, picture.height))
@@ -137,10 +137,10 @@ def _shown(
     sure = np.flatnonzero(sure_enough(each.scores, confidence))
     sure = sure[np.argsort(-each.scores[sure], kind="stable")]
     real = ~picture.crowd
-    return Marked(
+    return ImageWithBoxes(
         image=np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)),
-        found=each.boxes[sure] * np.float32(scale),
-        found_labels=each.labels[sure],
+        predicted=each.boxes[sure] * np.float32(scale),
+        predicted_labels=each.labels[sure],
         scores=each.scores[sure],
         true=picture.boxes[real] * np.float32(scale),
         true_labels=picture.labels[real],
@@ -150,7 +150,7 @@ def _shown(
 
 def _false_marks(
     truth: Annotations, found: Sequence[Found], errors: Sequence[FalsePositive], read: ReadPicture
-) -> list[Marked]:
+) -> list[ImageWithBoxes]:
     """Each wrong detection, and the true boxes that it touches."""
     marks = []
     for error in errors:
@@ -160,10 +160,10 @@ def _false_marks(
         shift = np.tile(corner, 2)
         near = _touching(picture.boxes, each.boxes[error.place]) & ~picture.crowd
         marks.append(
-            Marked(
+            ImageWithBoxes(
                 image=crop,
-                found=each.boxes[error.place : error.place + 1] - shift,
-                found_labels=each.labels[error.place : error.place + 1],
+                predicted=each.boxes[error.place : error.place + 1] - shift,
+                predicted_labels=each.labels[error.place : error.place + 1],
                 scores=each.scores[error.place : error.place + 1],
                 true=picture.boxes[near] - shift,
                 true_labels=picture.labels[near],
@@ -188,7 +188,7 @@ def _why_false(truth: Annotations, error: FalsePositive, said: str) -> str:
 
 def _missed_marks(
     truth: Annotations, found: Sequence[Found], errors: Sequence[Miss], confidence: float, read: ReadPicture
-) -> list[Marked]:
+) -> list[ImageWithBoxes]:
     """Each missed box, and the detections that touch it."""
     marks = []
     for error in errors:
@@ -202,10 +202,10 @@ def _missed_marks(
         else:
             said = f"found with {error.score:.2f} only" if error.score > 0 else "no detection fits it"
         marks.append(
-            Marked(
+            ImageWithBoxes(
                 image=crop,
-                found=each.boxes[near] - shift,
-                found_labels=each.labels[near],
+                predicted=each.boxes[near] - shift,
+                predicted_labels=each.labels[near],
                 scores=each.scores[near],
                 true=picture.boxes[error.box : error.box + 1] - shift,
                 true_labels=picture.labels[error.box : error.box + 1],

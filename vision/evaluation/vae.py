@@ -15,7 +15,7 @@ from vision.data.source import in_memory
 from vision.errors import UserError
 from vision.metrics.generation.bits_per_dimension import bits_per_dimension
 from vision.report.grid import sample_grid
-from vision.report.latent_space import latent_space_picture
+from vision.report.latent_space import latent_space_plot
 from vision.tasks.vae import VaeFunctions
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluate, Evaluation, EvaluatorFactory
@@ -223,7 +223,7 @@ def _walks(
         }
         if "label" in test.first and test.class_names:
             title = f"mean codes of {len(codes):,} images of {test.description}"
-            pictures["codes"] = latent_space_picture(codes, test.first["label"], test.class_names, title=title)
+            pictures["codes"] = latent_space_plot(codes, test.first["label"], test.class_names, title=title)
         rows = traversed.reshape(len(chosen), STEPS, *traversed.shape[1:])
         there = [sample_grid(rows[:, step], columns=math.ceil(len(chosen) / 2)) for step in range(STEPS)]
         return pictures, {"traversals": np.stack([*there, *there[-2:0:-1]])}

@@ -41,7 +41,7 @@ def plus(total: RunningSum, term: Float[Array, "..."]) -> RunningSum:
 
 
 def together(one: RunningSum, other: RunningSum) -> RunningSum:
-    """The sums of two disjoint sets of terms together."""
+    """The merged sums of two disjoint sets of terms."""
     high, error = _two_sum(one.high, other.high)
     return RunningSum(high, one.low + other.low + error)
 

@@ -46,7 +46,7 @@ def contrast(images: Float[Array, "b h w c"], factor: Strength) -> Float[Array, 
 
 
 def saturation(images: Float[Array, "b h w c"], factor: Strength) -> Float[Array, "b h w c"]:
-    """Distance from each pixel's luma times ``factor``, Pillow's "Color": 0 is a grey picture, 1 the image."""
+    """Distance from each pixel's luma times ``factor``, Pillow's "Color": 0 is a grey image, 1 the image."""
     return blend(greyscale(images), images, factor)
 
 

@@ -31,7 +31,7 @@ def affine_warp(
       interpolation: "nearest" takes the nearest pixel (halves go down and right), "bilinear" weights the four around.
       outside: what lies beyond the border: ``fill`` ("constant"), or the image mirrored without repeating its border
         (c b | a b c | b a, "reflect").
-      fill: mid-grey for images in [-1, 1] unless told. Bilinear sampling within a pixel of the border mixes it in.
+      fill: mid-grey for images in [-1, 1] by default. Bilinear sampling within a pixel of the border mixes it in.
     """
     height, width = images.shape[1:3]
     row, column = (n.astype(jnp.float32) for n in jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"))

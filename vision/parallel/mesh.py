@@ -47,7 +47,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None, *, repli
     seeds = config.seeds or math.gcd(replicas, max(len(devices) // fixed, 1))
     if replicas % seeds:
         raise UserError(
-            f"{replicas} run{'s' if replicas > 1 else ''} cannot be divided among mesh.seeds={seeds} groups of devices: "
+            f"{replicas} run{'s' if replicas > 1 else ''} cannot be divided among mesh.seeds={seeds} groups of "
+            "devices: "
             f"choose a divisor of {replicas}"
         )
     data = len(devices) // (fixed * seeds) if config.data == -1 else config.data

@@ -131,7 +131,7 @@ class FeatureClassifier(struct.PyTreeNode):
         return features, jax.nn.softmax(logits)
 
     def protocol(self) -> str:
-        """What a number in these features means, in words, for the record beside it."""
+        """What a number in these features means, in words, for the record."""
         return (
             f"{self.config.widths[-1]} mean-pooled features and {self.config.classes} class probabilities of our "
             f"classifier {self.name} at {self.side}x{self.side} ({self.training}); not Inception's"

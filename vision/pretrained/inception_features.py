@@ -70,7 +70,7 @@ class InceptionFeatures(struct.PyTreeNode):
         return said.pool, jax.nn.softmax(said.unbiased_logits, axis=-1)
 
     def protocol(self) -> str:
-        """What a number in these features means, in words, for the record beside it."""
+        """What a number in these features means, in words, for the record."""
         return (
             f"pooled features [2048] and logits without bias [1008] of Inception-v3 as of 2015-12-05 ({self.weights}); "
             f"images rounded to 256 levels, {_IN_WORDS[self.resize]} to {SIDE}x{SIDE}, (v - 128) / 128"

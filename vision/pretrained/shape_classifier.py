@@ -1,4 +1,4 @@
-"""The judge of shape and colour: a fixed classifier that says what is to be seen on a picture of the shapes world.
+"""The judge of shape and colour: a fixed classifier that says what is to be seen on an image of the shapes world.
 
 A generator asked for a "red circle" is right if the judge, which has never seen the generator, sees a circle and
 sees red among all shapes and all colours. The judge plays the part that a pretrained classifier has in the
@@ -115,7 +115,7 @@ class ShapeClassifier:
     ) -> tuple[Float[Array, "b d"], Float[Array, "b k"]]:
         """(pooled responses of the last convolution / 16, probabilities of every shape in every colour).
 
-        Divided, the features of pictures have a mean square of about 1, and distances sizes that can be read.
+        Divided, the features of images have a mean square of about 1, and distances sizes that can be read.
 
         Args:
           images: float32 in [-1, 1], of any resolution.
@@ -134,7 +134,7 @@ class ShapeClassifier:
         *,
         mask: Bool[Array, " b"] | None = None,
     ) -> dict[str, Int[Array, ""]]:
-        """How many images show what was asked for, as sums that add up over batches (`merge`).
+        """How many images show what was requested, as sums that add up over batches (`merge`).
 
         Args:
           images: float32 in [-1, 1], of any resolution.
@@ -165,14 +165,15 @@ class ShapeClassifier:
         }
 
     def protocol(self, classes: Classes | None = None) -> str:
-        """What a number of this judge means, in words, for the record beside it.
+        """What a number of this judge means, in words, for the record.
 
         Args:
           classes: of the labels, for the accuracies; without it, what its features and probabilities are.
         """
         if classes is None:
             return (
-                f"{2 * ShapeClassifierNetwork.widths[-1]} pooled features / 16 and {len(self.class_names)} class probabilities "
+                f"{2 * ShapeClassifierNetwork.widths[-1]} pooled features / 16 and {len(self.class_names)} class "
+                "probabilities "
                 f"of shape judge {self.version} at {RESOLUTION}x{RESOLUTION} (antialiased linear); not Inception's"
             )
         return (
@@ -193,7 +194,7 @@ def _places(names: tuple[str, ...], known: tuple[str, ...], kind: str) -> list[i
 
 
 def merge(one: Sums, other: Sums) -> Sums:
-    """The sums of two disjoint sets of images together."""
+    """The merged sums of two disjoint sets of images."""
     return {name: one[name] + other[name] for name in one}
 
 
@@ -204,7 +205,7 @@ def compute(sums: Sums) -> dict[str, float]:
     """
     count = int(sums["count"])
     if count == 0:
-        raise UserError("the shape judge was shown no images, so there is no accuracy: judge at least one image")
+        raise UserError("the shape judge was shown no images, so there is no accuracy: evaluate at least one image")
     return {f"{name}_accuracy": int(sums[f"{name}_correct"]) / count for name in ("class", "shape", "colour")}
 
 

@@ -47,7 +47,7 @@ def _read_safetensors(path: Path) -> StateDict:
 
 
 def _unwrapped(value: Any, path: Path) -> StateDict:
-    """The state dict in whatever a checkpoint was written around it."""
+    """The state dict in any a checkpoint was written around it."""
     while isinstance(value, Mapping):
         inside = [value[key] for key in _WRAPPERS if isinstance(value.get(key), Mapping)]
         if not inside:

@@ -23,7 +23,7 @@ GENERATION = DataConfig(
         dark_share=0.0,
         min_size=0.65,
         max_size=0.85,
-        max_turn=10.0,
+        max_rotation=10.0,
     ),
 )
 """One large shape an image, six shapes in six colours, for generators."""

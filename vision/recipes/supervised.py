@@ -94,7 +94,7 @@ def supervised(
     metrics: Mapping[str, Metric],
     images: Images | None = None,
     network: Network = on_image,
-    preprocess: Preprocess = scaled(flip=False),
+    preprocess: Preprocess | None = None,
     rules: Rules = (),
 ) -> Experiment:
     """The experiment.
@@ -121,7 +121,7 @@ def supervised(
         batch["image"] = batch["image"].astype(jnp.float32)
         return model.init(key, batch, method=lambda module, batch: network(module, batch, train=False))
 
-    train_loss = preprocessed(supervised_loss(model, network, loss), preprocess)
+    train_loss = preprocessed(supervised_loss(model, network, loss), preprocess or scaled(flip=False))
     averages = lambda state: state.ema["ema"]
 
     def prediction(compiler: Compiler, class_names: Sequence[str]) -> PredictFiles:

@@ -1,7 +1,7 @@
-"""Pictures with boxes: what a detector found and what is there, one by one or on a sheet.
+"""Images with predicted and true boxes, one by one or on a sheet.
 
-What is found has a solid frame in the colour of its class and a tag with its name and how sure the detector is. What is
-true has a thin frame, dashed in white and that colour, so that it shows on any ground.
+Predicted boxes have a solid frame in the colour of their class and a tag with its name and the confidence. True boxes
+have a thin frame, dashed in white and that colour, so that it is visible on any background.
 """
 
 import math
@@ -13,42 +13,42 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-# Okabe and Ito (2008) without black: told apart with any colour vision
+# Okabe and Ito (2008) without black: distinguishable with any colour vision
 _PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0), (86, 180, 233), (204, 121, 167), (240, 228, 66))
 _INK, _PALE = (34, 34, 34), (110, 110, 110)
-_SMALLEST = 320  # pixels of the longer side: smaller pictures are enlarged, since no tag would fit
+_SMALLEST = 320  # pixels of the longer side: smaller images are enlarged, so that tags fit
 _SMALLEST_FONT = 11
-_GAP = 12  # pixels between the tiles of a sheet and around all
+_GAP = 12  # pixels between and around the tiles of a sheet
 _CAPTION_FONT, _LINE = 13, 17
-_MOST_IN_LEGEND = 20
+_MAX_IN_LEGEND = 20
 
 _Font = ImageFont.FreeTypeFont
 _Area = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, eq=False)
-class Marked:
-    """A picture and what is drawn on it. Boxes are (x0, y0, x1, y1) in its pixels."""
+class ImageWithBoxes:
+    """An image and the boxes to draw on it. Boxes are (x0, y0, x1, y1) in its pixels."""
 
     image: UInt8[np.ndarray, "h w 3"]
-    found: Float32[np.ndarray, "n 4"]
-    """What a detector found; the first ones get the best places for their tags."""
-    found_labels: Int32[np.ndarray, " n"]
+    predicted: Float32[np.ndarray, "n 4"]
+    """Predicted boxes; the first ones get the best positions for their tags."""
+    predicted_labels: Int32[np.ndarray, " n"]
     """Classes."""
     scores: Float32[np.ndarray, " n"]
     """Confidences, in [0, 1]."""
     true: Float32[np.ndarray, "m 4"]
-    """What is there."""
+    """True boxes."""
     true_labels: Int32[np.ndarray, " m"]
     """Classes."""
     caption: tuple[str, ...] = ()
-    """Lines to stand below the picture on a sheet, the first one bold."""
+    """Lines below the image on a sheet, the first one bold."""
 
 
 def class_colours(classes: int) -> UInt8[np.ndarray, "{classes} 3"]:
-    """A colour (RGB) for each class, all different: seven that the colour-blind tell apart, then lighter and darker."""
+    """A different colour (RGB) for each class: seven that suit any colour vision, then lighter and darker ones."""
     rounds = math.ceil(classes / len(_PALETTE))
-    # 0, then alternately towards black and white, the nearer the sooner
+    # 0, then alternately towards black and white, with increasing distance
     steps = [(-1 if turn % 2 else 1) * 0.65 * ((turn + 1) // 2) / max(rounds // 2, 1) for turn in range(rounds)]
     colours = [
         [channel + ((255 - channel) * step if step > 0 else channel * step) for channel in colour]
@@ -58,26 +58,26 @@ def class_colours(classes: int) -> UInt8[np.ndarray, "{classes} 3"]:
     return np.array(colours[:classes]).round().astype(np.uint8).reshape(classes, 3)
 
 
-def boxes_picture(marked: Marked, class_names: Sequence[str]) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture with its boxes drawn.
+def image_with_boxes(marked: ImageWithBoxes, class_names: Sequence[str]) -> UInt8[np.ndarray, "H W 3"]:
+    """The image with its boxes drawn.
 
-    It keeps its size, but one with a longer side of less than 320 pixels is enlarged by a whole factor, pixels kept as
-    squares. Lines and letters grow with the picture. A tag stands above its box, below or in it, within the picture
-    and beside other tags; where it has no room it shows the number alone, and where that has none, it is left out.
+    The image keeps its size, but one with a longer side of less than 320 pixels is enlarged by an integer factor
+    (nearest neighbour). Lines and letters scale with the image. A tag is placed above, below or in its box, within the
+    image and without overlap with other tags; without room for it, only the number is shown, or nothing.
     """
     factor = max(1, math.ceil(_SMALLEST / max(marked.image.shape[:2])))
     image = np.repeat(np.repeat(marked.image, factor, 0), factor, 1)
-    return np.array(_drawn(Image.fromarray(image), marked, factor, class_names))
+    return np.array(_rendered(Image.fromarray(image), marked, factor, class_names))
 
 
 def context(
     image: UInt8[np.ndarray, "h w 3"], box: Float32[np.ndarray, " 4"]
 ) -> tuple[UInt8[np.ndarray, "s t 3"], Float32[np.ndarray, " 2"]]:
-    """The part of a picture around a box, twice as wide as its longer side and of at least 48 pixels, and its corner.
+    """A square around a box, of twice its longer side and at least 48 pixels, and the square's corner.
 
     Returns:
-        the square, or what of it is in the picture, moved inwards where it reaches outside; and the (x, y) of its
-        upper left corner in pixels of the picture.
+        the square, moved inwards or reduced where it reaches outside the image; and the (x, y) of its upper left corner
+        in pixels of the image.
     """
     height, width = image.shape[:2]
     side = math.ceil(max(48.0, 2 * float(max(box[2] - box[0], box[3] - box[1]))))
@@ -89,30 +89,30 @@ def context(
 
 
 def boxes_sheet(
-    sections: Sequence[tuple[str, Sequence[Marked]]], class_names: Sequence[str], *, columns: int, tile: int
+    sections: Sequence[tuple[str, Sequence[ImageWithBoxes]]], class_names: Sequence[str], *, columns: int, tile: int
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Pictures with boxes in rows, below a legend of frames and colours; one block of rows with a heading a section.
+    """Images with boxes in rows, below a legend of frames and colours; each section is a block of rows with a heading.
 
-    Pictures are enlarged or reduced so that the longer side has ``tile`` pixels. Up to 20 classes are in the legend.
+    Images are enlarged or reduced so that the longer side has ``tile`` pixels. The legend shows up to 20 classes.
 
     Args:
-        sections: heading, and pictures; a section without pictures is its heading alone.
+        sections: heading, and images; a section without images is only its heading.
         class_names: one for each class.
-        columns: pictures in a row.
+        columns: images per row.
         tile: pixels of their longer side.
 
     Raises:
-        ValueError: there is no section, column or pixel.
+        ValueError: there is no section, or ``columns`` or ``tile`` is not positive.
     """
     if not sections or columns < 1 or tile < 1:
         raise ValueError(f"A sheet of {len(sections)} sections in {columns} columns of {tile} pixels is empty.")
     font, bold = _font(_CAPTION_FONT), _font(_CAPTION_FONT, bold=True)
-    columns = max(1, min(columns, max(len(pictures) for _, pictures in sections)))
+    columns = max(1, min(columns, max(len(images) for _, images in sections)))
     width = max(_GAP + columns * (tile + _GAP), 480)
     blocks = [_legend(class_names, width, font)]
-    for heading, pictures in sections:
+    for heading, images in sections:
         blocks.append(_heading(heading, width, bold))
-        cells = [_cell(each, class_names, tile, font, bold) for each in pictures]
+        cells = [_cell(each, class_names, tile, font, bold) for each in images]
         for start in range(0, len(cells), columns):
             row = cells[start : start + columns]
             block = Image.new("RGB", (width, max(cell.height for cell in row) + _GAP), "white")
@@ -127,26 +127,30 @@ def boxes_sheet(
     return np.array(sheet)
 
 
-def _drawn(image: Image.Image, marked: Marked, scale: float, class_names: Sequence[str]) -> Image.Image:
-    """Draws on ``image``, which is the marked one at another scale."""
+def _rendered(image: Image.Image, marked: ImageWithBoxes, scale: float, class_names: Sequence[str]) -> Image.Image:
+    """Draws on ``image``, which is that of ``marked`` at another scale."""
     draw = ImageDraw.Draw(image)
     longer = max(image.size)
     line = max(2, round(longer / 320))
     font = _font(max(_SMALLEST_FONT, round(longer / 42)))
     colours = [(*colour,) for colour in class_colours(len(class_names)).tolist()]
-    for box, label in zip((marked.found * scale).tolist()[::-1], marked.found_labels.tolist()[::-1], strict=True):
+    for box, label in zip(
+        (marked.predicted * scale).tolist()[::-1], marked.predicted_labels.tolist()[::-1], strict=True
+    ):
         draw.rectangle(_inside(box, image.size), outline=colours[label], width=line)
     for box, label in zip((marked.true * scale).tolist(), marked.true_labels.tolist(), strict=True):
         _dashed(draw, _inside(box, image.size), colours[label], max(1, line // 2), 3 * line)
     placed: list[_Area] = []
-    rows = zip((marked.found * scale).tolist(), marked.found_labels.tolist(), marked.scores.tolist(), strict=True)
+    rows = zip(
+        (marked.predicted * scale).tolist(), marked.predicted_labels.tolist(), marked.scores.tolist(), strict=True
+    )
     for box, label, score in rows:
         _tag(draw, image.size, box, (f"{class_names[label]} {score:.2f}", f"{score:.2f}"), colours[label], font, placed)
     return image
 
 
 def _inside(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The first and last pixels of a box, all in the picture."""
+    """The first and last pixels of a box, clipped to the image."""
     width, height = size
     x0, y0 = (min(max(round(low), 0), side - 1) for low, side in zip(box[:2], size, strict=True))
     return x0, y0, max(x0, min(round(box[2]) - 1, width - 1)), max(y0, min(round(box[3]) - 1, height - 1))
@@ -155,7 +159,7 @@ def _inside(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int,
 def _dashed(
     draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: tuple[int, ...], line: int, dash: int
 ) -> None:
-    """A frame of dashes that are white and coloured in turn."""
+    """A frame of alternating white and coloured dashes."""
     x0, y0, x1, y1 = box
     draw.rectangle(box, outline=colour, width=line)
     for x in range(x0, x1 + 1, 2 * dash):
@@ -175,7 +179,7 @@ def _tag(
     font: _Font,
     placed: list[_Area],
 ) -> None:
-    """The first text that has room at its box, on a filled ground, clear of the tags that are ``placed``."""
+    """Draws the first of the texts that fits at its box without overlapping ``placed`` tags."""
     ascent, descent = font.getmetrics()
     pad = max(1, font.size // 6)
     height = ascent + descent + pad
@@ -203,15 +207,15 @@ def _readable(colour: Sequence[int]) -> tuple[int, int, int]:
     return (0, 0, 0) if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else (255, 255, 255)
 
 
-def _cell(marked: Marked, class_names: Sequence[str], tile: int, font: _Font, bold: _Font) -> Image.Image:
-    """A picture with its boxes, and its caption below."""
+def _cell(marked: ImageWithBoxes, class_names: Sequence[str], tile: int, font: _Font, bold: _Font) -> Image.Image:
+    """An image with its boxes, with its caption below."""
     height, width = marked.image.shape[:2]
     scale = tile / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     kind = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
-    picture = _drawn(Image.fromarray(marked.image).resize(size, kind), marked, scale, class_names)
+    image = _rendered(Image.fromarray(marked.image).resize(size, kind), marked, scale, class_names)
     cell = Image.new("RGB", (tile, size[1] + (4 + len(marked.caption) * _LINE if marked.caption else 0)), "white")
-    cell.paste(picture, ((tile - size[0]) // 2, 0))
+    cell.paste(image, ((tile - size[0]) // 2, 0))
     draw = ImageDraw.Draw(cell)
     for number, text in enumerate(marked.caption):
         style, colour = (bold, _INK) if number == 0 else (font, _PALE)
@@ -220,9 +224,9 @@ def _cell(marked: Marked, class_names: Sequence[str], tile: int, font: _Font, bo
 
 
 def _legend(class_names: Sequence[str], width: int, font: _Font) -> Image.Image:
-    """Which frame is what, and, of few classes, which colour."""
+    """The meaning of frames and, for few classes, of colours."""
     pieces: list[tuple[str, tuple[int, ...], str]] = [("found", _PALE, "solid"), ("true", _PALE, "dashed")]
-    if len(class_names) <= _MOST_IN_LEGEND:
+    if len(class_names) <= _MAX_IN_LEGEND:
         colours = class_colours(len(class_names)).tolist()
         pieces += [(name, (*colour,), "filled") for name, colour in zip(class_names, colours, strict=True)]
     places, x, y = [], _GAP, 0
@@ -260,7 +264,7 @@ def _cut(text: str, font: _Font, width: float) -> str:
 
 
 def _font(size: int, *, bold: bool = False) -> _Font:
-    """DejaVu Sans, which comes with matplotlib and has most alphabets."""
+    """DejaVu Sans, which is part of matplotlib and has most alphabets."""
     import matplotlib
 
     file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")

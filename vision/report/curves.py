@@ -1,4 +1,4 @@
-"""Every logged scalar over the images seen, as one picture of small multiples."""
+"""Plots of all logged scalars over the number of images seen, as small multiples in one image."""
 
 import io
 import math
@@ -16,20 +16,20 @@ from vision.units import count
 
 _NOT_SCALARS = ("step", "images", "time")
 _PHASES = ("train", "eval", "val", "test")
-# Blue, orange, green, vermilion, sky and purple of Okabe and Ito (2008), told apart with any colour vision.
+# Blue, orange, green, vermilion, sky and purple of Okabe and Ito (2008), distinguishable with any colour vision.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8a6d00")
-_DRAWN_POINTS = 1200  # about two for each pixel of a panel
-_FEW_POINTS = 20  # up to here every point is marked and nothing is smoothed
+_PLOTTED_POINTS = 1200  # about two per pixel of a panel
+_FEW_POINTS = 20  # up to this number every point is marked and nothing is smoothed
 _PANEL_INCHES = (4.3, 2.55)
 _DOTS_PER_INCH = 110
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One plot: a quantity and the scalars that are measurements of it."""
+    """One plot: a quantity and the scalars that measure it."""
 
     title: str
-    """What is plotted, such as ``loss``."""
+    """The quantity, such as ``loss``."""
     names: tuple[str, ...]
     """The scalars as they were logged, such as ``train/loss`` and ``eval/loss``."""
 
@@ -37,15 +37,13 @@ class Panel:
 def panels(names: Iterable[str]) -> list[Panel]:
     """Groups scalars into plots: the same quantity in training and evaluation shares one.
 
-    ``train/``, ``eval/``, ``val/`` and ``test/`` are phases; names that are equal without them share a panel.
-    Losses come first, then other quantities in the order they first appear, those with an evaluation before
-    those without, and at the end what describes the run rather than the result: learning rate, gradient
-    norm, speeds.
+    ``train/``, ``eval/``, ``val/`` and ``test/`` are phases; names that differ only in the phase share a panel. Losses
+    come first, then other quantities in the order they first appear, those with an evaluation before those without, and
+    finally properties of the run: learning rate, gradient norm, speeds.
 
-    ``NAME[GROUP]`` is the same quantity of a group of runs and shares the panel of NAME. ``NAME_ci95`` has no
-    panel: it is half the width of an interval around NAME, drawn there as a band. Nor have the seconds spent in
-    each activity, which are shares of a whole and belong in a table, nor the parts of a measurement, such as
-    ``eval/class_accuracy/cat``.
+    ``NAME[GROUP]`` is the same quantity for a group of runs and shares the panel of NAME. ``NAME_ci95`` has no panel:
+    it is half the width of an interval around NAME, plotted there as a band. The seconds spent in each activity, which
+    are shown in a table, and the parts of a measurement, such as ``eval/class_accuracy/cat``, have no panel either.
     """
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
@@ -75,9 +73,9 @@ def panels(names: Iterable[str]) -> list[Panel]:
 def log_scaled(quantity: str, values: Float[np.ndarray, "n"]) -> bool:
     """Whether a quantity is easier to read on a logarithmic axis.
 
-    Learning rates and gradient norms are from one decade on, losses from one and a half; nothing that has
-    negative values is, nor any other quantity. Zeros (a schedule's ends) are left out of the judgement for
-    learning rates only.
+    True for learning rates and gradient norms that span more than one decade and losses that span more than one and a
+    half; false for negative values and all other quantities. Zeros (a schedule's ends) are ignored for learning rates
+    only.
     """
     finite = values[np.isfinite(values)]
     if _is_learning_rate(quantity):
@@ -97,8 +95,8 @@ def log_scaled(quantity: str, values: Float[np.ndarray, "n"]) -> bool:
 def series(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """One scalar's values over the images seen, as an uninterrupted run would have logged them.
 
-    Where the images go back, a run was resumed from an earlier checkpoint: what it measured anew replaces
-    what had been measured from there on.
+    Where the number of images decreases, a run was resumed from an earlier checkpoint: its new values replace the
+    earlier ones from there on.
 
     Returns:
         float64 [n] strictly increasing images, and float64 [n] values, finite or not.
@@ -118,8 +116,8 @@ def smoothed(images: Float[np.ndarray, "n"], values: Float[np.ndarray, "n"], sca
     """Averages each value with its neighbours on both sides, weighted by exp(-distance / scale).
 
     ``s_i = sum_j w_ij y_j / sum_j w_ij`` with ``w_ij = exp(-|x_i - x_j| / scale)`` (Nadaraya, 1964, with a
-    Laplace kernel). An exponential moving average would look back only and draw a falling loss too high.
-    Values that are not finite have no weight and stay as they are.
+    Laplace kernel). An exponential moving average would use only earlier values and show a falling loss too high.
+    Values that are not finite have no weight and are kept.
 
     Args:
         images: strictly increasing.
@@ -144,24 +142,24 @@ def smoothed(images: Float[np.ndarray, "n"], values: Float[np.ndarray, "n"], sca
 
 
 def save_curves(path: str | Path, metrics: Sequence[Mapping[str, Any]], *, smooth: float = 0.01) -> None:
-    """Draws every scalar of a run over the images seen into a PNG, atomically.
+    """Plots every scalar of a run over the images seen into a PNG, written atomically.
 
-    Each quantity has a panel (see `panels`). Long training series are drawn faint as measured and strong as
-    `smoothed`, evaluations as measured, short series with every point marked. Values that are not finite
-    leave a gap and a tick at the upper edge.
+    Each quantity has a panel (see `panels`). Long training series are plotted faintly as measured and strongly as
+    `smoothed`, evaluations as measured, short series with every point marked. Values that are not finite leave a gap
+    and a mark at the upper edge.
 
     Args:
         path: the PNG to write.
         metrics: the records of a run in the order they were written, each with ``images`` and scalars.
-        smooth: the scale of smoothing as a part of the images the run has seen; 0 smooths nothing.
+        smooth: the scale of smoothing as a fraction of the images seen; 0 disables it.
 
     Raises:
         ValueError: when ``smooth`` is negative.
-        OSError: when the file cannot be written; one that was there before is then unchanged.
+        OSError: when the file cannot be written; an existing file is then unchanged.
     """
     if smooth < 0:
         raise ValueError(f"The scale of smoothing cannot be negative, but is {smooth}.")
-    # Imported here, since it takes longer than everything else a short run does before its first step.
+    # Imported here, since importing matplotlib takes longer than everything else that a short run does before step one.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -173,22 +171,22 @@ def save_curves(path: str | Path, metrics: Sequence[Mapping[str, Any]], *, smoot
     canvas = FigureCanvasAgg(figure)
     if not shown:
         figure.text(0.5, 0.5, "No scalars have been logged yet.", ha="center", va="center", color="#555555")
-    most_images = max((float(record["images"]) for record in metrics), default=0.0)
+    last_images = max((float(record["images"]) for record in metrics), default=0.0)
     for k, panel in enumerate(shown):
         axes = figure.add_subplot(rows, columns, k + 1)
-        _draw_panel(axes, panel, metrics, smooth * most_images, most_images)
+        _plot_panel(axes, panel, metrics, smooth * last_images, last_images)
         if k + columns >= len(shown):
             axes.set_xlabel("images seen")
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     encoded = io.BytesIO()
-    # Few colours are drawn: a palette halves the file and cannot be told apart from the full one.
+    # Few colours are used: a palette halves the file without a visible difference.
     Image.fromarray(pixels).quantize(256, kmeans=1, dither=Image.Dither.NONE).save(encoded, "PNG", optimize=True)
     write_atomically(path, encoded.getvalue())
 
 
-def _draw_panel(
-    axes: Any, panel: Panel, metrics: Sequence[Mapping[str, Any]], scale: float, most_images: float
+def _plot_panel(
+    axes: Any, panel: Panel, metrics: Sequence[Mapping[str, Any]], scale: float, last_images: float
 ) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -199,11 +197,11 @@ def _draw_panel(
         images, values = series(metrics, name)
         everything.append(values)
         label = " ".join(filter(None, (_phase(name), _group(name)))) or name
-        _draw_band(axes, metrics, name, images, values, colour)
+        _plot_band(axes, metrics, name, images, values, colour)
         if len(images) <= _FEW_POINTS:
             axes.plot(images, _finite(values), "o-", color=colour, markersize=3.5, linewidth=1.4, label=label)
         else:
-            # A schedule has no noise to take away, and an evaluation is reported as measured.
+            # A schedule has no noise, and an evaluation is reported as measured.
             noisy = scale > 0 and _phase(name) in ("train", "") and not _is_learning_rate(quantity)
             line = smoothed(images, values, scale) if noisy else values
             if noisy:
@@ -211,7 +209,7 @@ def _draw_panel(
             axes.plot(*_thinned(images, _finite(line)), color=colour, linewidth=1.5, label=label)
         lost = images[~np.isfinite(values)]
         if lost.size:
-            # x in images, y in parts of the panel's height.
+            # x in images, y as a fraction of the panel's height.
             place = axes.get_xaxis_transform()
             axes.plot(lost, np.full_like(lost, 0.985), "v", color="#b00020", markersize=4, transform=place)
             axes.text(lost[0], 0.93, " not finite", color="#b00020", fontsize=7, va="top", transform=place)
@@ -222,7 +220,7 @@ def _draw_panel(
     if log_scaled(quantity, values):
         axes.set_yscale("log", nonpositive="mask")
         if _is_learning_rate(quantity):
-            # The end of a decay to zero would take up the whole panel.
+            # The end of a decay to zero would fill the panel.
             lowest = max(values[values > 0].min(), 1e-4 * values.max())
             axes.set_ylim(lowest / 1.5, values.max() * 1.5)
         low, high = axes.get_ylim()
@@ -234,7 +232,7 @@ def _draw_panel(
         axes.ticklabel_format(axis="y", useOffset=False, style="plain")
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _tick(y)))
-    axes.set_xlim(0, 1.012 * most_images or 1)
+    axes.set_xlim(0, 1.012 * last_images or 1)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _tick(x)))
     axes.set_title(panel.title, loc="left", fontsize=10, fontweight="bold", color="#222222")
@@ -253,7 +251,7 @@ def _draw_panel(
         axes.set_title(_phase(first), loc="right", fontsize=8, color="#777777")
 
 
-def _draw_band(
+def _plot_band(
     axes: Any,
     metrics: Sequence[Mapping[str, Any]],
     name: str,
@@ -261,7 +259,7 @@ def _draw_band(
     values: Float[np.ndarray, "n"],
     colour: str,
 ) -> None:
-    """The interval around a mean over runs, where one was logged."""
+    """Plots the interval around a mean over runs, if one was logged."""
     base, bracket, rest = name.partition("[")
     places, widths = series(metrics, f"{base}_ci95{bracket}{rest}")
     if len(places):
@@ -292,13 +290,13 @@ def _finite(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
 def _thinned(
     x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]
 ) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m"]]:
-    """The lowest and the highest value of each of equally long stretches, so that no spike is lost."""
-    stretches = _DRAWN_POINTS // 2
-    if len(x) <= _DRAWN_POINTS:
+    """The lowest and the highest value of each of equally long stretches, so that no spike disappears."""
+    stretches = _PLOTTED_POINTS // 2
+    if len(x) <= _PLOTTED_POINTS:
         return x, y
     kept: list[int] = []
     for piece in np.array_split(np.arange(len(x)), stretches):
-        # A value that is not finite is kept as the gap that it is.
+        # A value that is not finite is kept as a gap.
         part = y[piece]
         gaps = np.flatnonzero(np.isnan(part))
         chosen = {int(gaps[0])} if gaps.size else {int(part.argmin()), int(part.argmax())}

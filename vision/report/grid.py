@@ -1,4 +1,4 @@
-"""Samples laid out in a grid that a person can look at, and PNG files of them."""
+"""Grids of sample images, and PNG files."""
 
 import io
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vision.atomic import write_atomically
 
-_TILE = 128  # pixels: the side that small images are enlarged to at most
+_TILE = 128  # pixels: the largest side of enlarged images
 _SMALL = 64  # pixels: images up to this side are enlarged
-_WIDEST = 1600  # pixels: enlarging stops here, since a wider picture is scaled down again by whoever shows it
+_WIDEST = 1600  # pixels: grids are not enlarged beyond this, since viewers scale wider images down again
 _FONT_SIZE = 12
 _LINE_HEIGHT = 15
 _CAPTION_LINES = 3
@@ -34,16 +34,16 @@ def sample_grid(
 
     The top left pixel of image ``i`` lies at row ``padding + (i // columns) * (scale * h + text + padding)``
     and column ``titles + padding + (i % columns) * (scale * w + padding)``, where ``text`` is the height of
-    the captions (0 without them) and ``titles`` the width of the row titles (0 without them). Places after
-    the last image stay ``background``.
+    the captions (0 without them) and ``titles`` the width of the row titles (0 without them). Cells after the last
+    image are ``background``.
 
     Args:
         images: uint8 in [0, 255]; ``c`` is 3 (RGB) or 1 (grey).
-        columns: images in a row.
-        scale: the enlarging factor. None chooses one: images with a side above 64 pixels keep their size,
-            smaller ones grow to about 96 to 128 pixels as long as the grid is at most 1,600 pixels wide.
-        captions: one short text for each image, drawn under it on at most three lines, cut with an ellipsis.
-        row_titles: one short text for each row, drawn to its left.
+        columns: images per row.
+        scale: the factor of enlargement. None chooses one: images with a side above 64 pixels keep their size, smaller
+            ones are enlarged to about 96 to 128 pixels as long as the grid is at most 1,600 pixels wide.
+        captions: one short text for each image, below it on at most three lines, truncated with an ellipsis.
+        row_titles: one short text for each row, on its left.
         padding: pixels between images and around all of them.
         background: RGB in [0, 255].
 
@@ -58,7 +58,7 @@ def sample_grid(
     if 0 in (n, height, width) or columns < 1:
         raise ValueError(f"A grid of {n} images of {height}x{width} pixels in {columns} columns is empty.")
     if scale is not None and scale < 1:
-        raise ValueError(f"The enlarging factor of a grid is at least 1, not {scale}.")
+        raise ValueError(f"The factor of enlargement of a grid must be at least 1, not {scale}.")
     rows = -(-n // columns)
     if captions is not None and len(captions) != n:
         raise ValueError(f"{len(captions)} captions for {n} images: give one for each.")
@@ -87,7 +87,7 @@ def sample_grid(
 
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
-    # Rec. 709 luma of the background decides whether dark or light ink can be read on it.
+    # Rec. 709 luma of the background decides whether dark or light ink is legible on it.
     luma = 0.2126 * background[0] + 0.7152 * background[1] + 0.0722 * background[2]
     ink = _INK if luma > 127 else (220, 220, 220)
     for (y, x), lines in zip(corners, texts, strict=False):
@@ -105,7 +105,7 @@ def save_png(path: str | Path, image: UInt8[np.ndarray, "h w c"]) -> None:
 
     Raises:
         ValueError: when the array is not uint8 [h w 1|3].
-        OSError: when the file cannot be written; a file that was there before is then unchanged.
+        OSError: when the file cannot be written; an existing file is then unchanged.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
         raise ValueError(f"A PNG needs uint8 of shape [h, w, 1 or 3], not {image.dtype} {list(image.shape)}.")
@@ -122,15 +122,15 @@ def _chosen_scale(height: int, width: int, columns: int, padding: int, title_wid
     return max(1, min(_TILE // side, by_grid))
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, most_lines: int) -> list[str]:
-    """Breaks ``text`` at spaces into at most ``most_lines`` lines of ``width`` pixels and cuts the rest."""
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, max_lines: int) -> list[str]:
+    """Breaks ``text`` at spaces into at most ``max_lines`` lines of ``width`` pixels and truncates the rest."""
     lines = [""]
     words = text.split()
     for i, word in enumerate(words):
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width:
             lines[-1] = longer
-        elif len(lines) == most_lines:
+        elif len(lines) == max_lines:
             lines[-1] = " ".join([lines[-1], *words[i:]])
             break
         elif lines[-1]:

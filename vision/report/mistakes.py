@@ -1,4 +1,4 @@
-"""Sheets of images with what a classifier says of them: its worst mistakes, and its guesses for given files."""
+"""Sheets of images with the predictions of a classifier: its worst mistakes, and its predictions for files."""
 
 import math
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-_TILE = 160  # pixels: the side that an image is enlarged or reduced to at most
-_GAP = 12  # pixels between tiles and around all
+_TILE = 160  # pixels: the largest side of an enlarged or reduced image
+_GAP = 12  # pixels between and around tiles
 _FONT_SIZE, _LINE = 13, 17
 _BAR_HEIGHT, _GUESS_LINE = 4, 24
 _INK, _PALE, _TRUE, _WRONG = (34, 34, 34), (110, 110, 110), (0, 114, 178), (190, 70, 0)
@@ -20,14 +20,17 @@ _Piece = tuple[str, tuple[int, int, int]]  # a text and its RGB colour
 
 
 def worst_mistakes(
-    truths: Int[np.ndarray, " n"], predictions: Int[np.ndarray, " n"], confidences: Float[np.ndarray, " n"], most: int
+    truths: Int[np.ndarray, " n"],
+    predictions: Int[np.ndarray, " n"],
+    confidences: Float[np.ndarray, " n"],
+    max_mistakes: int,
 ) -> Int[np.ndarray, " m"]:
-    """Places of the at most ``most`` mistakes of which the classifier was surest, the surest first.
+    """Indices of the at most ``max_mistakes`` most confident mistakes, the most confident first.
 
-    Of equal confidences the first comes first. A caller with more images than memory reads these alone.
+    Equal confidences keep their order. A caller with more images than memory needs to read only these.
     """
     wrong = np.flatnonzero(truths != predictions)
-    return wrong[np.argsort(-confidences[wrong], kind="stable")[:most]]
+    return wrong[np.argsort(-confidences[wrong], kind="stable")[:max_mistakes]]
 
 
 def mistakes_sheet(
@@ -43,21 +46,22 @@ def mistakes_sheet(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Mistakes, each with its true class (blue), the predicted one (orange) and the confidence.
 
-    Images are enlarged by a whole factor with nearest neighbour to at most 160 pixels a side; larger ones are reduced.
-    The caption is "truth → prediction 0.98", on up to four lines where it is too long for one, and then cut.
+    Images are enlarged by an integer factor with nearest neighbour to at most 160x160 pixels; larger ones are reduced.
+    The caption is "truth → prediction 0.98", on up to four lines if it is too long for one, and then truncated.
 
     Args:
         images: the mistakes to show, usually the `worst_mistakes`: uint8 [h w 3] or [h w 1] each.
         truths: their true classes.
         predictions: their predicted classes.
         confidences: probabilities of the predicted classes, in [0, 1].
-        class_names: one for each class; numbers are shown if there are none.
-        mistakes: how many there are in all, for the title.
-        total: how many images were judged, for the title.
-        columns: images in a row.
+        class_names: one for each class; if empty, numbers are shown.
+        mistakes: the total number of mistakes, for the title.
+        total: how many images were evaluated, for the title.
+        columns: images per row.
 
     Raises:
-        ValueError: the arrays differ in length, an image is no mistake, a class has no name, or the sheet has no room.
+        ValueError: the arrays differ in length, an image is predicted right, a class has no name, or ``columns`` is not
+            positive.
     """
     if not len(images) == len(truths) == len(predictions) == len(confidences):
         raise ValueError(
@@ -75,10 +79,10 @@ def mistakes_sheet(
         raise ValueError(f"A class has no name: there are only {len(class_names)} names.")
     names = list(class_names) or [str(label) for label in range(1 + int(max(truths.max(), predictions.max())))]
     rows = list(zip(truths.tolist(), predictions.tolist(), confidences.tolist(), strict=True))
-    captions = [_mistake(names[truth], names[guess], f"{sure:.2f}", font) for truth, guess, sure in rows]
+    captions = [_mistake(names[truth], names[guess], f"{confidence:.2f}", font) for truth, guess, confidence in rows]
     height = max(map(len, captions))
     cells = [_captioned(_fitted(image), lines, height, font) for image, lines in zip(images, captions, strict=True)]
-    shown = f", the {len(images)} surest of them" if len(images) < mistakes else ""
+    shown = f", the {len(images)} most confident of them" if len(images) < mistakes else ""
     title = f"{mistakes:,} of {total:,} images wrong{shown}: true class → predicted class, confidence"
     return _titled(cells, columns, title, bold)
 
@@ -90,21 +94,23 @@ def prediction_sheet(
     *,
     columns: int = 6,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Images of any sizes, each with its most likely classes and a bar for the probability of each.
+    """Images of any size, each with its most likely classes and bars of their probabilities.
 
     Args:
         images: uint8 [h w 3] or [h w 1] each; enlarged or reduced as in `mistakes_sheet`.
         top: for each image, names and probabilities in [0, 1], the most likely first.
-        titles: one for each image, drawn above it, such as the file's name; none if empty.
-        columns: images in a row.
+        titles: one for each image, shown above it, such as the file's name; none if empty.
+        columns: images per row.
 
     Raises:
-        ValueError: there are no images, or not one list of guesses, or title, for each.
+        ValueError: there are no images, or the numbers of images, lists of predictions and titles differ.
     """
     if not len(images) or columns < 1:
         raise ValueError(f"A sheet of {len(images)} images in {columns} columns is empty.")
     if len(top) != len(images) or (titles and len(titles) != len(images)):
-        raise ValueError(f"{len(images)} images, {len(top)} lists of guesses and {len(titles)} titles do not match.")
+        raise ValueError(
+            f"{len(images)} images, {len(top)} lists of predictions and {len(titles)} titles do not match."
+        )
     font, bold = _font(), _font(bold=True)
     guesses = max(map(len, top))
     cells = [
@@ -115,7 +121,7 @@ def prediction_sheet(
 
 
 def _mistake(truth: str, guess: str, confidence: str, font: _Font) -> list[list[_Piece]]:
-    """The caption on one line if it fits, else the two names on lines of their own, at most two each."""
+    """The caption on one line if it fits, else the two names on separate lines, at most two each."""
     one = [(truth, _TRUE), (" → ", _PALE), (guess, _WRONG), (f" {confidence}", _PALE)]
     if font.getlength("".join(text for text, _ in one)) <= _TILE:
         return [one]
@@ -127,7 +133,7 @@ def _mistake(truth: str, guess: str, confidence: str, font: _Font) -> list[list[
 
 
 def _captioned(tile: Image.Image, lines: list[list[_Piece]], height: int, font: _Font) -> Image.Image:
-    """An image in the middle of its cell and its caption below, with room for ``height`` lines."""
+    """An image centred in its cell with its caption below, with room for ``height`` lines."""
     cell = Image.new("RGB", (_TILE, _TILE + 3 + height * _LINE), "white")
     cell.paste(tile, ((_TILE - tile.width) // 2, _TILE - tile.height))
     draw = ImageDraw.Draw(cell)
@@ -142,7 +148,7 @@ def _captioned(tile: Image.Image, lines: list[list[_Piece]], height: int, font: 
 def _guessed(
     tile: Image.Image, guesses: list[tuple[str, float]], title: str | None, rows: int, font: _Font, bold: _Font
 ) -> Image.Image:
-    """A title, an image, and a line and a bar for each guess."""
+    """A title, an image, and a line and a bar for each prediction."""
     above = 0 if title is None else _LINE + 2
     cell = Image.new("RGB", (_TILE, above + _TILE + 4 + rows * _GUESS_LINE), "white")
     draw = ImageDraw.Draw(cell)
@@ -165,7 +171,7 @@ def _guessed(
 
 
 def _titled(cells: list[Image.Image], columns: int, title: str, bold: _Font) -> UInt8[np.ndarray, "H W 3"]:
-    """Cells of one size row by row below a title, which is broken to the width of the sheet."""
+    """Cells of one size row by row below a title, which is wrapped to the width of the sheet."""
     columns = min(columns, max(len(cells), 1))
     width, height = cells[0].size if cells else (2 * _TILE, 0)
     sheet_width = _GAP + columns * (width + _GAP)
@@ -183,7 +189,7 @@ def _titled(cells: list[Image.Image], columns: int, title: str, bold: _Font) -> 
 
 
 def _fitted(image: UInt8[np.ndarray, "h w c"]) -> Image.Image:
-    """Enlarged by a whole factor, pixels kept as squares, or reduced with antialiasing; its longer side fits a tile."""
+    """Enlarged by an integer factor (nearest neighbour) or reduced with antialiasing, so that it fits a tile."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3) or 0 in image.shape:
         raise ValueError(f"A sheet needs uint8 images [h, w, 1 or 3], not {image.dtype} {list(image.shape)}.")
     picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).copy())
@@ -196,22 +202,22 @@ def _fitted(image: UInt8[np.ndarray, "h w c"]) -> Image.Image:
 
 
 def _font(*, bold: bool = False) -> _Font:
-    """DejaVu Sans, which comes with matplotlib and, unlike Pillow's own font, has an arrow and most alphabets."""
+    """DejaVu Sans, which is part of matplotlib and, unlike Pillow's font, has an arrow and most alphabets."""
     import matplotlib
 
     file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
     return ImageFont.truetype(str(file), _FONT_SIZE)
 
 
-def _broken(text: str, font: _Font, width: float, most: int = 4) -> list[str]:
-    """At most ``most`` lines of at most ``width`` pixels, broken at spaces; what is too long is cut."""
+def _broken(text: str, font: _Font, width: float, max_lines: int = 4) -> list[str]:
+    """At most ``max_lines`` lines of at most ``width`` pixels, broken at spaces; longer text is truncated."""
     lines = [""]
     words = text.split()
     for i, word in enumerate(words):
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width or not lines[-1]:
             lines[-1] = longer
-        elif len(lines) < most:
+        elif len(lines) < max_lines:
             lines.append(word)
         else:
             lines[-1] = " ".join([lines[-1], *words[i:]])
@@ -220,7 +226,7 @@ def _broken(text: str, font: _Font, width: float, most: int = 4) -> list[str]:
 
 
 def _cut(text: str, font: _Font, width: float, *, front: bool = False) -> str:
-    """The text, or as much of its start as fits with an ellipsis; of its end, where ``front`` is cut off."""
+    """The text, truncated at the end (or at the ``front``) with an ellipsis if it is too long."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}…") > width:

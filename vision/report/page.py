@@ -1,4 +1,4 @@
-"""A run's report: one HTML file that needs nothing beside it, to be read, sent and printed."""
+"""A run's report: one self-contained HTML file, for reading, sending and printing."""
 
 import base64
 import html
@@ -19,7 +19,7 @@ from vision.atomic import write_atomically
 from vision.units import count, duration, value
 
 _NOT_SCALARS = ("step", "images", "time")
-# Bytes of encoded pictures; base64 adds a third, and 3 MB in all can still be sent by mail.
+# Bytes of encoded images; base64 adds a third, and 3 MB in total can still be sent by mail.
 _LATEST_BYTES = 1_300_000
 _CURVES_BYTES = 300_000
 _STRIP_BYTES = 45_000
@@ -112,32 +112,32 @@ def write_page(
     status: str = "",
     changed: Collection[str] = (),
 ) -> None:
-    """Writes ``report.html``, atomically: pictures are inlined, nothing is linked and no script runs.
+    """Writes ``report.html``, atomically: images are inlined, without links or scripts.
 
-    The file stays below about 3 MB: a picture that is too large is inlined as a smaller JPEG, and earlier
-    samples as thumbnails, at most twelve spread evenly over the run.
+    The file stays below about 3 MB: an image that is too large is inlined as a smaller JPEG, and earlier
+    samples as at most twelve thumbnails, evenly spaced over the run.
 
     Args:
         path: the HTML file to write.
         title: the heading, such as the experiment's name and its work directory.
-        command: exactly what was typed to start the run.
+        command: the exact command line of the run.
         config: the configuration, nested; shown with dotted keys.
-        environment: versions, devices and the like, nested or not.
+        environment: versions, devices and similar, possibly nested.
         metrics: the records of the run in the order they were written, each with ``images`` and scalars. The
             last value of every scalar is tabulated, with the range of all its finite ones.
-        protocol: how a number was measured, by the scalar's name; shown beside it.
-        sample_paths: pictures of samples, the latest first.
-        curves_path: the picture of the curves; None leaves it out.
-        summary: a few numbers to be seen first, by what they are.
-        description: the experiment's docstring. Paragraphs are set as such, indented ones as they stand.
-        replicas: where several runs were trained as one program, the latest numbers of each by its name.
-        status: one line on where the run stands, such as ``Finished after 1h02m``.
+        protocol: how a number was measured, by the scalar's name; shown next to it.
+        sample_paths: images of samples, the latest first.
+        curves_path: the plot of the curves; None for none.
+        summary: a few numbers to show first, by label.
+        description: the experiment's docstring. Paragraphs become HTML paragraphs; indented ones are preformatted.
+        replicas: for several runs trained as one program, the latest numbers of each by its name.
+        status: one line on the state of the run, such as ``Finished after 1h02m``.
         changed: dotted keys of ``config`` whose values differ from the defaults, which are marked.
 
     Raises:
         ValueError: when ``changed`` names a key that ``config`` does not have.
-        OSError: when the page cannot be written; one that was there before is then unchanged. A picture that
-            cannot be read is no error: the page says so in its place.
+        OSError: when the page cannot be written; an existing page is then unchanged. An image that cannot be read is
+            not an error: the page has a note instead.
     """
     settings = dict(_flattened(config))
     if unknown := sorted(set(changed) - settings.keys()):
@@ -158,7 +158,7 @@ def write_page(
         f"<footer>Written {datetime.now().astimezone():%d %B %Y, %H:%M %Z}</footer>",
     ]
     body = "\n".join(section for section in sections if section)
-    # The policy forbids the browser to load or run anything, should some text ever escape its escaping.
+    # The policy forbids the browser to load or run anything, in case some text is not escaped properly.
     page = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -217,7 +217,7 @@ def _results(metrics: Sequence[Mapping[str, Any]], protocol: Mapping[str, str]) 
     if not last:
         return '<h2>Results</h2>\n<p class="note">No scalars have been logged yet.</p>'
     rows = []
-    # What has a protocol is a result; what evaluation measured comes before what training did.
+    # Scalars with a protocol (results) come first, and those of evaluation before those of training.
     for name in sorted(last, key=lambda name: (name not in protocol, name.startswith("train/"))):
         x, images = last[name]
         spread = " to ".join(value(f(finite[name])) for f in (min, max)) if finite[name] else "none finite"
@@ -256,7 +256,7 @@ def _replicas(replicas: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _time(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """Where the time went, over all starts of the run."""
+    """The time spent in each activity, over all starts of the run."""
     spent: dict[str, float] = {}
     for record in metrics:
         for name, seconds in record.items():
@@ -275,7 +275,7 @@ def _time(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _activity(name: str) -> str | None:
-    """The activity that a scalar's name counts the seconds of: time/input_seconds is of input."""
+    """The activity of a scalar of seconds: that of time/input_seconds is input."""
     if name.startswith("time/") and name.endswith("_seconds"):
         return name.removeprefix("time/").removesuffix("_seconds")
     return None
@@ -284,18 +284,18 @@ def _activity(name: str) -> str | None:
 def _curves(curves_path: str | Path | None) -> str:
     if curves_path is None:
         return ""
-    picture = _inlined(Path(curves_path), _CURVES_BYTES, "Every scalar over the images seen", 0)
-    return f'<h2>Curves</h2>\n<figure class="curves">{picture}</figure>'
+    image = _inlined(Path(curves_path), _CURVES_BYTES, "Every scalar over the images seen", 0)
+    return f'<h2>Curves</h2>\n<figure class="curves">{image}</figure>'
 
 
 def _samples(paths: Sequence[Path]) -> str:
     if not paths:
         return ""
     latest, *earlier = paths
-    picture = _inlined(latest, _LATEST_BYTES, f"Latest samples, {latest.stem}", 0)
-    parts = [f"<h2>Samples</h2>\n<figure>{picture}<figcaption>{html.escape(latest.stem)}</figcaption></figure>"]
+    image = _inlined(latest, _LATEST_BYTES, f"Latest samples, {latest.stem}", 0)
+    parts = [f"<h2>Samples</h2>\n<figure>{image}<figcaption>{html.escape(latest.stem)}</figcaption></figure>"]
     if earlier:
-        # Evenly spread, with the first and the last but one of the run among them.
+        # Evenly spaced, including the first and the last but one of the run.
         n = min(_STRIP_LENGTH, len(earlier))
         chosen = [earlier[round(i * (len(earlier) - 1) / max(1, n - 1))] for i in range(n)]
         thumbnails = "\n".join(
@@ -339,7 +339,7 @@ def _flattened(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _shown(x: Any) -> str:
-    """A setting as a person would write it: strings bare, sequences of plain values as JSON."""
+    """A readable setting: strings without quotes, sequences and mappings as JSON."""
     if isinstance(x, str):
         return x
     if isinstance(x, list | tuple | Mapping):
@@ -348,7 +348,7 @@ def _shown(x: Any) -> str:
 
 
 def _key(name: str) -> str:
-    """A long name, escaped, that may be broken where its words end."""
+    """A long name, escaped, with possible line breaks where its words end."""
     return re.sub(r"([/_.])", r"\1<wbr>", html.escape(name))
 
 
@@ -358,31 +358,30 @@ def _number(x: float | str) -> str:
     return count(x) if abs(x) >= 10_000 else value(x)
 
 
-def _inlined(path: Path, most_bytes: int, description: str, side: int) -> str:
-    """An ``img`` element with the picture in it, at most ``most_bytes`` before base64.
+def _inlined(path: Path, max_bytes: int, description: str, side: int) -> str:
+    """An ``img`` element with the image in it, at most ``max_bytes`` before base64.
 
-    ``side`` is the most pixels that either side may have; 0 keeps the picture as it is when it is small
-    enough.
+    ``side`` is the maximum of both sides in pixels; with 0, an image that is small enough is unchanged.
     """
     try:
         raw = path.read_bytes()
         with Image.open(io.BytesIO(raw)) as opened:
-            kind, picture = opened.format, opened.convert("RGB")
+            kind, image = opened.format, opened.convert("RGB")
     except (OSError, SyntaxError) as error:  # Pillow reports some damaged PNG files as a SyntaxError
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged"
         return f'<p class="note">{html.escape(path.name)} could not be read: {html.escape(reason)}.</p>'
-    if side and max(picture.size) > side:
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-        raw = _encoded(picture, "PNG")
+    if side and max(image.size) > side:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        raw = _encoded(image, "PNG")
         kind = "PNG"
-    if len(raw) > most_bytes or kind != "PNG":
-        kind, raw = "JPEG", _encoded(picture, "JPEG")
-    while len(raw) > most_bytes:
-        # The bytes of a JPEG grow about as its pixels do.
-        shrink = min(0.9, math.sqrt(most_bytes / len(raw)))
-        picture = picture.resize([max(1, int(edge * shrink)) for edge in picture.size])
-        raw = _encoded(picture, "JPEG")
-    width, height = picture.size
+    if len(raw) > max_bytes or kind != "PNG":
+        kind, raw = "JPEG", _encoded(image, "JPEG")
+    while len(raw) > max_bytes:
+        # The size of a JPEG is about proportional to its number of pixels.
+        shrink = min(0.9, math.sqrt(max_bytes / len(raw)))
+        image = image.resize([max(1, int(edge * shrink)) for edge in image.size])
+        raw = _encoded(image, "JPEG")
+    width, height = image.size
     data = base64.b64encode(raw).decode()
     return (
         f'<img src="data:image/{kind.lower()};base64,{data}" width="{width}" height="{height}" '
@@ -390,7 +389,7 @@ def _inlined(path: Path, most_bytes: int, description: str, side: int) -> str:
     )
 
 
-def _encoded(picture: Image.Image, kind: str) -> bytes:
+def _encoded(image: Image.Image, kind: str) -> bytes:
     encoded = io.BytesIO()
-    picture.save(encoded, kind, optimize=True, quality=88)
+    image.save(encoded, kind, optimize=True, quality=88)
     return encoded.getvalue()

@@ -1,4 +1,4 @@
-"""The reliability diagram: accuracy against confidence, and how often each confidence occurs."""
+"""The reliability diagram: accuracy against confidence, with a histogram of confidence."""
 
 from typing import Protocol, runtime_checkable
 
@@ -7,15 +7,15 @@ from jaxtyping import Float, Int, UInt8
 
 _DOTS_PER_INCH = 110
 _INK, _PALE, _LINES = "#222222", "#666666", "#999999"
-# Blue and vermilion of Okabe and Ito (2008), told apart with any colour vision
+# Blue and vermilion of Okabe and Ito (2008), distinguishable with any colour vision
 _ACCURACY, _CONFIDENCE = "#0072b2", "#d55e00"
 # Fill and hatching of the gap between accuracy and confidence
-_TOO_SURE, _TOO_UNSURE = ("#f6cdaf", "#e08a4d"), ("#9fcbe6", "#3b93c6")
+_OVERCONFIDENT, _UNDERCONFIDENT = ("#f6cdaf", "#e08a4d"), ("#9fcbe6", "#3b93c6")
 
 
 @runtime_checkable
 class Bins(Protocol):
-    """The part of a `vision.metrics.recognition.calibration.Calibration` that is drawn."""
+    """The part of a `vision.metrics.recognition.calibration.Calibration` that is plotted."""
 
     @property
     def expected_calibration_error(self) -> float:
@@ -38,12 +38,12 @@ class Bins(Protocol):
         ...
 
 
-def reliability_picture(bins: Bins) -> UInt8[np.ndarray, "h w 3"]:
-    """Draws the reliability diagram of Guo et al. 2017, figure 1, with a histogram of confidence below.
+def reliability_diagram(bins: Bins) -> UInt8[np.ndarray, "h w 3"]:
+    """Plots the reliability diagram of Guo et al. 2017, figure 1, with a histogram of confidence below.
 
-    Each bar is the accuracy in a bin of confidence; what lies between it and the bin's mean confidence (a black line)
-    is shaded: the classifier is sure of itself by so much too much, or too little. A perfectly calibrated classifier
-    has its bars end on the diagonal. Empty bins have no bar.
+    Each bar is the accuracy in a bin of confidence; the gap between it and the bin's mean confidence (a black line) is
+    shaded: it is the classifier's over- or underconfidence. The bars of a perfectly calibrated classifier end on the
+    diagonal. Empty bins have no bar.
 
     Raises:
         ValueError: there are no images.
@@ -51,7 +51,7 @@ def reliability_picture(bins: Bins) -> UInt8[np.ndarray, "h w 3"]:
     total = int(bins.counts.sum())
     if total == 0:
         raise ValueError("A reliability diagram needs at least one image.")
-    # Imported here, since it takes longer than everything else a short run does before its first step.
+    # Imported here, since importing matplotlib takes longer than everything else that a short run does before step one.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -70,8 +70,8 @@ def reliability_picture(bins: Bins) -> UInt8[np.ndarray, "h w 3"]:
     bar = {"align": "edge", "linewidth": 0.6, "edgecolor": "white"}
     upper.bar(left[used], accuracy[used], width, color=_ACCURACY, label="accuracy", **bar)
     for gaps, colours, label in (
-        (used & (confidence > accuracy), _TOO_SURE, "overconfident"),
-        (used & (confidence < accuracy), _TOO_UNSURE, "underconfident"),
+        (used & (confidence > accuracy), _OVERCONFIDENT, "overconfident"),
+        (used & (confidence < accuracy), _UNDERCONFIDENT, "underconfident"),
     ):
         if gaps.any():
             shaded = {"align": "edge", "facecolor": colours[0], "edgecolor": colours[1], "hatch": "////"}

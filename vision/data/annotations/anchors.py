@@ -1,8 +1,9 @@
 """How well anchor boxes fit the boxes of a data set, and anchors that fit them better.
 
-An anchor (width, height) answers for a box if neither side is ``threshold`` times the other's or more, the rule of
-`vision.tasks.anchor_assignment`; a box that no anchor answers for is never learned. Anchors come from k-means, as in
-Redmon & Farhadi 2017 (YOLO9000, section 2, "Dimension Clusters"), and are then mutated for that rule.
+An anchor (width, height) matches a box if the ratio of their widths and that of their heights, larger to smaller, are
+below ``threshold``, the rule of `vision.tasks.anchor_assignment`; a box that no anchor matches is never learned.
+Anchors come from k-means, as in Redmon & Farhadi 2017 (YOLO9000, section 2, "Dimension Clusters"), and are then refined
+for that rule by an evolution strategy.
 
 Sizes are (width, height) in pixels of the image as the network sees it.
 """
@@ -16,10 +17,10 @@ from scipy.cluster.vq import kmeans2
 
 from vision.errors import UserError
 
-SMALL = 3.0
-"""Pixels. Boxes with a side below are left out of the fit and of the report: little of them is left in the features."""
-ENOUGH = 0.98
-"""Best possible recall below which anchors should be fitted anew."""
+MIN_SIDE = 3.0
+"""Pixels. Boxes with a shorter side are left out of the fit and of the report: they nearly vanish in the features."""
+MIN_RECALL = 0.98
+"""Best possible recall below which new anchors should be fitted."""
 
 Sizes = Float[np.ndarray, "n 2"]
 Anchors = Float[np.ndarray, "k 2"]
@@ -29,7 +30,7 @@ def mismatch(sizes: Sizes, anchors: Anchors) -> Float[np.ndarray, "n k"]:
     """max(w / aw, aw / w, h / ah, ah / h) of each box with each anchor, at least 1; sides must be positive.
 
     Raises:
-      UserError: if there are no boxes, of which nothing here can be said.
+      UserError: if there are no boxes.
     """
     if not len(sizes):
         raise UserError("There are no boxes to compare with the anchors: check the annotations.")
@@ -38,21 +39,21 @@ def mismatch(sizes: Sizes, anchors: Anchors) -> Float[np.ndarray, "n k"]:
 
 
 def fitness(sizes: Sizes, anchors: Anchors, threshold: float = 4.0) -> float:
-    """The mean over boxes of their likeness with the best anchor, in [0, 1].
+    """The mean over boxes of their similarity to the best anchor, in [0, 1].
 
-    The likeness is min(w / aw, aw / w, h / ah, ah / h), or 0 where the anchor does not answer for the box.
+    The similarity is min(w / aw, aw / w, h / ah, ah / h), or 0 where the anchor does not match the box.
     """
     best = mismatch(sizes, anchors).min(axis=1)
     return float(np.where(best < threshold, 1 / best, 0.0).mean())
 
 
 def best_possible_recall(sizes: Sizes, anchors: Anchors, threshold: float = 4.0) -> float:
-    """The share of boxes that some anchor answers for, in [0, 1]."""
+    """The share of boxes that at least one anchor matches, in [0, 1]."""
     return float((mismatch(sizes, anchors).min(axis=1) < threshold).mean())
 
 
 def anchors_per_box(sizes: Sizes, anchors: Anchors, threshold: float = 4.0) -> float:
-    """How many anchors answer for a box, in the mean."""
+    """The mean number of anchors that match a box."""
     return float((mismatch(sizes, anchors) < threshold).sum(axis=1).mean())
 
 
@@ -65,18 +66,18 @@ def fit_anchors(
     threshold: float = 4.0,
     sample: int = 20_000,
 ) -> Float[np.ndarray, "{count} 2"]:
-    """Anchors for a data set, float32, by rising area: k-means, then mutations that are kept if the fitness rises.
+    """Anchors for a data set, float32, in order of area: k-means, then mutations that are kept if the fitness rises.
 
     Args:
-      sizes: of the boxes; those with a side below ``SMALL`` are left out.
+      sizes: of the boxes; those with a side shorter than ``MIN_SIDE`` are left out.
       count: how many anchors.
       seed: of the sample, of the first centres and of the mutations.
-      generations: how many mutations are tried; none leaves what k-means found.
-      threshold: see the module.
-      sample: how many boxes are looked at; of larger data sets as many are drawn at random.
+      generations: how many mutations are tried; with 0 the result is that of k-means.
+      threshold: see the module's docstring.
+      sample: how many boxes are used at most; of larger data sets a random sample of this size is taken.
 
     Raises:
-      UserError: if sizes are not finite, or there are too few of them or of different ones.
+      UserError: if sizes are not finite, or there are too few distinct ones.
     """
     sizes = _large(sizes)
     random = np.random.default_rng(seed)
@@ -85,8 +86,8 @@ def fit_anchors(
     different = len(np.unique(sizes, axis=0))
     if different < count:
         raise UserError(
-            f"{count} anchors cannot be fitted to {different} different sizes of boxes of at least {SMALL:g} pixels: "
-            "give more boxes or ask for fewer anchors."
+            f"{count} anchors cannot be fitted to {different} distinct sizes of boxes of at least {MIN_SIDE:g} pixels: "
+            "use more boxes or fewer anchors."
         )
     deviation = sizes.std(axis=0)
     deviation[deviation == 0] = 1.0
@@ -101,10 +102,10 @@ def fit_anchors(
 
 
 def _first_centres(points: Sizes, count: int, random: np.random.Generator) -> Float[np.ndarray, "{count} 2"]:
-    """Points far from each other: each is drawn in proportion to its squared distance to the nearest one before.
+    """Points far from each other: each is sampled in proportion to its squared distance to the nearest earlier one.
 
-    Arthur & Vassilvitskii 2007 ("k-means++", section 2.2). Here, as the argument of scipy's that makes its own
-    reproducible has changed its name.
+    Arthur & Vassilvitskii 2007 ("k-means++", section 2.2). SciPy has this too, but the name of its seed argument
+    differs between versions.
     """
     centres = [random.choice(points)]
     squared = np.full(len(points), np.inf)
@@ -120,7 +121,7 @@ def _mutated(
     """An evolution strategy of one parent and one child, with steps by the 1/5 rule (Rechenberg 1973)."""
     best, step = fitness(sizes, anchors, threshold), 0.1
     for _ in range(generations):
-        # A few of the sides, each multiplied: the fitness is about ratios
+        # A few of the sides, each multiplied, since the fitness depends on ratios
         changed = random.random(anchors.shape) < 2 / anchors.size
         child = anchors * np.exp(step * changed * random.normal(size=anchors.shape))
         score = fitness(sizes, child, threshold)
@@ -135,16 +136,16 @@ def _mutated(
 
 @dataclass(frozen=True)
 class AnchorReport:
-    """How well anchors fit the boxes of a data set; printed, it is for people."""
+    """How well anchors fit the boxes of a data set; ``str`` gives a readable summary."""
 
     anchors: tuple[tuple[float, float], ...]
     """Widths and heights in pixels."""
     threshold: float
-    """See the module."""
+    """See the module's docstring."""
     boxes: int
-    """Boxes that were looked at."""
+    """Boxes that were used."""
     small: int
-    """Boxes left out, with a side below ``SMALL``."""
+    """Boxes left out, with a side shorter than ``MIN_SIDE``."""
     recall: float
     """:func:`best_possible_recall`."""
     per_box: float
@@ -154,37 +155,37 @@ class AnchorReport:
 
     @property
     def refit(self) -> bool:
-        """Whether the anchors should be fitted anew."""
-        return self.recall < ENOUGH
+        """Whether new anchors should be fitted."""
+        return self.recall < MIN_RECALL
 
     def __str__(self) -> str:
         """Six lines."""
-        left_out = f" ({self.small:,} with a side below {SMALL:g} pixels left out)" if self.small else ""
-        # Cut, not rounded: what is below ENOUGH must not read as if it were not
+        left_out = f" ({self.small:,} with a side below {MIN_SIDE:g} pixels left out)" if self.small else ""
+        # Rounded down, so that a value below MIN_RECALL never looks as if it reached it
         recall = np.floor(self.recall * 1e4) / 1e2
         advice = (
-            f"Below {100 * ENOUGH:g} %: fit anchors to this data, or the boxes that are left over are never learned."
+            f"Below {100 * MIN_RECALL:g} %: fit anchors to this data, or the unmatched boxes are never learned."
             if self.refit
-            else f"The anchors fit: a refit is due below a best possible recall of {100 * ENOUGH:g} %."
+            else f"The anchors fit: new ones are needed below a best possible recall of {100 * MIN_RECALL:g} %."
         )
         return "\n".join(
             [
                 f"{len(self.anchors)} anchors, {self.boxes:,} boxes{left_out}",
                 "  anchors: " + ", ".join(f"{width:.4g} x {height:.4g}" for width, height in self.anchors),
-                f"  best possible recall: {recall:.2f} % of the boxes have an anchor with no side {self.threshold:g} "
-                "times the other's or more",
+                f"  best possible recall: {recall:.2f} % of the boxes have an anchor whose sides differ by less than a "
+                f"factor of {self.threshold:g}",
                 f"  anchors per box: {self.per_box:.2f}",
-                f"  fitness: {self.fitness:.4f} (1 is an anchor for each box)",
+                f"  fitness: {self.fitness:.4f} (1 if every box has an anchor of its size)",
                 advice,
             ]
         )
 
 
 def anchor_report(sizes: Sizes, anchors: Anchors, threshold: float = 4.0) -> AnchorReport:
-    """How well ``anchors`` fit all boxes but those with a side below ``SMALL``.
+    """How well ``anchors`` fit all boxes except those with a side below ``MIN_SIDE``.
 
     Raises:
-      UserError: if sizes are not finite, or none is left.
+      UserError: if sizes are not finite, or none is large enough.
     """
     large = _large(sizes)
     return AnchorReport(
@@ -199,12 +200,13 @@ def anchor_report(sizes: Sizes, anchors: Anchors, threshold: float = 4.0) -> Anc
 
 
 def _large(sizes: Sizes) -> Float[np.ndarray, "large 2"]:
-    """Sizes with both sides of ``SMALL`` pixels or more, as float64; at least one."""
+    """Sizes with both sides of ``MIN_SIDE`` pixels or more, as float64; at least one."""
     if not np.isfinite(sizes).all():
-        raise UserError("The sizes of the boxes hold numbers that are not finite: check the annotations.")
-    large = sizes[(sizes >= SMALL).all(axis=1)].astype(np.float64)
+        raise UserError("Some sizes of boxes are not finite: check the annotations.")
+    large = sizes[(sizes >= MIN_SIDE).all(axis=1)].astype(np.float64)
     if not len(large):
         raise UserError(
-            f"There are no boxes to fit anchors to: of {len(sizes)} none has both sides of at least {SMALL:g} pixels."
+            f"There are no boxes to fit anchors to: of {len(sizes)} none has both sides of at least {MIN_SIDE:g} "
+            "pixels."
         )
     return large

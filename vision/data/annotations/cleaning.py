@@ -1,18 +1,18 @@
-"""Annotations for detection: what every format is read into, and the rules for bad input, the same for all of them.
+"""Annotations for detection: the form that every format is read into, and the same cleaning of bad input for all.
 
-A reader (`vision.data.annotations.coco`, `vision.data.annotations.voc`, `vision.data.annotations.box_text`) turns its files into `Stated`, one a picture,
-and raises `UserError` for what is not in its format. What is in the format but wrong goes through `collect`, in this
-order, and is counted in `Counts`:
+A reader (`vision.data.annotations.coco`, `vision.data.annotations.voc`, `vision.data.annotations.box_text`) turns its
+files into one `RawAnnotation` per image and raises `UserError` for malformed files. Well-formed but wrong input is
+handled by `collect`, in this order, and counted in `Counts`:
 
-- a picture that is not in its folder is left out; if all are missing, that is an error;
-- on request, one that cannot be decoded, or has another size than its annotation says, is left out too;
-- a box of a class that is not in the list is dropped; if all are, that is an error;
+- an image that is not in its folder is left out; if all are missing, that is an error;
+- on request, an image that cannot be decoded, or whose size differs from its annotation, is left out too;
+- a box of a class that is not in the list is dropped; if all boxes are, that is an error;
 - a box with a corner that is not finite is dropped;
-- a box that reaches outside its picture is clipped to it;
-- one narrower or lower than `SMALLEST` after that (also one whose corners are the wrong way round) is dropped;
-- an exact duplicate (same class, same corners, both crowd or neither) is dropped;
-- if there were boxes and none is left, that is an error;
-- a picture without boxes stays: it teaches background.
+- a box that reaches outside its image is clipped to it;
+- one narrower or lower than `MIN_SIDE` after that (or with swapped corners) is dropped;
+- an exact duplicate (same class, corners and crowd flag) is dropped;
+- if there were boxes and all have been dropped, that is an error;
+- an image without boxes is kept as background.
 """
 
 import collections
@@ -30,75 +30,76 @@ from PIL import ExifTags, Image, ImageOps
 from vision.data.folder import rgb
 from vision.errors import UserError
 
-SMALLEST = 0.5
-"""Sides of a box in pixels of its picture, below which it is dropped: half a pixel shows nothing."""
-ROUNDING = 0.02
-"""A box that reaches outside by no more, in pixels, is clipped without a word: coordinates are often rounded."""
+MIN_SIDE = 0.5
+"""Shortest side of a box, in pixels of its image; boxes with a shorter one are dropped."""
+ROUNDING_TOLERANCE = 0.02
+"""A box that reaches outside by at most this many pixels is clipped silently: coordinates are often rounded."""
 
-# How many examples a count names.
+# How many examples are named with a count.
 _EXAMPLES = 3
-# What Pillow raises at files that it cannot decode.
+# What Pillow raises for files that it cannot decode.
 _DAMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-# Values of EXIF's orientation that turn a picture by a quarter.
+# Values of EXIF's orientation that rotate an image by 90 degrees.
 _QUARTER_TURNS = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True, eq=False)
-class Annotated:
-    """One picture and its n boxes."""
+class AnnotatedImage:
+    """One image and its n boxes."""
 
     file: Path | None
-    """The picture; None where it is drawn."""
+    """The image; None where it is rendered."""
     width: int
     """In pixels."""
     height: int
     """In pixels."""
     boxes: Float32[np.ndarray, "n 4"]
-    """(x0, y0, x1, y1) in pixels of the picture, its corners at (0, 0) and (width, height)."""
+    """(x0, y0, x1, y1) in pixels of the image, its corners at (0, 0) and (width, height)."""
     labels: Int32[np.ndarray, " n"]
-    """Places in the list of classes."""
+    """Indices into the list of classes."""
     crowd: Bool[np.ndarray, " n"]
-    """Whether a box is around a crowd (COCO) or difficult (VOC): never trained on, and no miss in an evaluation."""
+    """Whether a box is around a crowd (COCO) or difficult (VOC): never trained on, and not counted as missed in an
+    evaluation."""
     area: Float32[np.ndarray, " n"]
-    """In square pixels: of the object's mask where the annotation states it, else of the box."""
+    """In square pixels: of the object's mask where the annotation has it, else of the box."""
     image_id: int
-    """COCO's number of the picture; counted from 1 where the format has none."""
+    """COCO's id of the image; the index from 1 where the format has none."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What was found, what the rules changed, and a few examples of it."""
+    """How much was read, what cleaning changed, and a few examples of it."""
 
     images: int
-    """Pictures that are there."""
+    """Images that exist."""
     boxes: int
-    """Boxes to learn: all that the rules left but crowds."""
+    """Boxes to train on: all that are kept except crowds."""
     crowd: int
     """Boxes around crowds."""
     background: int
-    """Pictures without a box to learn."""
+    """Images without a box to train on."""
     classes: int
     """Classes in the list."""
     empty_classes: tuple[str, ...] = ()
-    """Names of classes without a box to learn."""
+    """Names of classes without a box to train on."""
     clipped: int = 0
-    """Boxes that were clipped to their picture, by more than `ROUNDING`, and stayed."""
+    """Boxes that were clipped to their image by more than `ROUNDING_TOLERANCE` and kept."""
     unknown: int = 0
     """Boxes dropped because their class is not in the list."""
     not_finite: int = 0
     """Boxes dropped because a corner is infinite or not a number."""
     without_area: int = 0
-    """Boxes dropped because a side within the picture is shorter than `SMALLEST`."""
+    """Boxes dropped because a side within the image is shorter than `MIN_SIDE`."""
     duplicates: int = 0
-    """Boxes dropped because an equal one came before."""
+    """Boxes dropped because an equal one precedes them."""
     orphans: int = 0
-    """Boxes dropped because the annotation does not list their picture."""
+    """Boxes dropped because the annotation does not list their image."""
     missing: int = 0
-    """Pictures left out because they are not in their folder."""
+    """Images left out because they are not in their folder."""
     damaged: int = 0
-    """Pictures left out because they cannot be decoded or have another size than the annotation says."""
-    beyond_slots: int = 0
-    """Boxes that are not trained on because their picture has more than there are slots."""
+    """Images left out because they cannot be decoded or their size differs from the annotation."""
+    beyond_max_boxes: int = 0
+    """Boxes that are not trained on because their image has more than the maximum."""
     unknown_examples: tuple[str, ...] = ()
     """The first few, each with its class and file."""
     missing_examples: tuple[str, ...] = ()
@@ -108,23 +109,23 @@ class Counts:
 
     @property
     def dropped(self) -> int:
-        """How many boxes the rules took away from pictures that are there."""
+        """How many boxes of existing images were dropped."""
         return self.unknown + self.not_finite + self.without_area + self.duplicates
 
     def __str__(self) -> str:
-        """A line for people, and one more for each thing that is not as it should be."""
+        """A readable summary: one line, and another for each kind of problem."""
         crowd = f" and {_number(self.crowd, 'crowd', 'crowds')} (not trained on)" if self.crowd else ""
-        empty = f"; {self.background} of the pictures have none and teach background" if self.background else ""
+        empty = f"; {self.background} of the images have none and serve as background" if self.background else ""
         boxes = f"{_number(self.boxes, 'box', 'boxes')} of {_number(self.classes, 'class', 'classes')}"
-        lines = [f"{_number(self.images, 'picture', 'pictures')} with {boxes}{crowd}{empty}."]
+        lines = [f"{_number(self.images, 'image', 'images')} with {boxes}{crowd}{empty}."]
         if self.clipped:
-            lines.append(f"Clipped to their picture: {_number(self.clipped, 'box', 'boxes')}.")
+            lines.append(f"Clipped to their image: {_number(self.clipped, 'box', 'boxes')}.")
         reasons = (
             (self.unknown, f"of an unknown class ({_examples(self.unknown_examples, self.unknown)})"),
             (self.not_finite, "with corners that are not finite"),
-            (self.without_area, f"with a side of less than {SMALLEST} pixels in their picture"),
+            (self.without_area, f"with a side of less than {MIN_SIDE} pixels in their image"),
             (self.duplicates, "that are exact duplicates"),
-            (self.orphans, "of pictures that are not listed"),
+            (self.orphans, "of images that are not listed"),
         )
         if self.dropped + self.orphans:
             lines.append(f"Boxes dropped: {', '.join(f'{count} {why}' for count, why in reasons if count)}.")
@@ -133,9 +134,9 @@ class Counts:
             (self.damaged, f"damaged ({_examples(self.damaged_examples, self.damaged)})"),
         )
         if self.missing + self.damaged:
-            lines.append(f"Pictures left out: {', '.join(f'{count} {why}' for count, why in reasons if count)}.")
-        if self.beyond_slots:
-            lines.append(f"More than there are slots, the smallest of their picture: {self.beyond_slots} boxes.")
+            lines.append(f"Images left out: {', '.join(f'{count} {why}' for count, why in reasons if count)}.")
+        if self.beyond_max_boxes:
+            lines.append(f"Beyond the maximum per image (the smallest): {self.beyond_max_boxes} boxes.")
         if self.empty_classes:
             lines.append(f"Classes without boxes: {', '.join(self.empty_classes)}.")
         return "\n".join(lines)
@@ -143,101 +144,101 @@ class Counts:
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """A set of annotated pictures."""
+    """A set of annotated images."""
 
-    images: tuple[Annotated, ...]
+    images: tuple[AnnotatedImage, ...]
     """In the order of the annotation."""
     class_names: tuple[str, ...]
-    """The name of label i at place i."""
+    """Element i is the name of label i."""
     category_ids: tuple[int, ...]
-    """The number that the annotation itself gives to label i (COCO's category id), for results in its terms."""
+    """The annotation's number for label i (COCO's category id), for writing results."""
     counts: Counts
-    """What reading found, to be printed once."""
+    """Statistics of reading and cleaning, to be printed once."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Stated:
-    """What an annotation says of one picture, before the rules."""
+class RawAnnotation:
+    """The annotation of one image before cleaning."""
 
     file: Path
-    """Where the picture should be."""
+    """Where the image should be."""
     image_id: int
-    """As in `Annotated`."""
+    """As in `AnnotatedImage`."""
     size: tuple[int, int] | None
-    """(width, height) in pixels; None where the annotation does not say, and the header of the file is read."""
+    """(width, height) in pixels; None where the annotation has none, in which case the file's header is read."""
     boxes: Float64[np.ndarray, "n 4"]
-    """(x0, y0, x1, y1) as in `Annotated`, or as fractions of width and height where ``normalised``."""
+    """(x0, y0, x1, y1) as in `AnnotatedImage`, or as fractions of width and height where ``normalised``."""
     labels: Int[np.ndarray, " n"]
-    """Places in the list of classes, -1 for a class that is not in it."""
+    """Indices into the list of classes, -1 for a class that is not in it."""
     unknown: tuple[str, ...] = ()
-    """The class as it is written, for each label of -1, in order."""
+    """The class as written, for each label of -1, in order."""
     crowd: Bool[np.ndarray, " n"]
-    """As in `Annotated`."""
+    """As in `AnnotatedImage`."""
     area: Float64[np.ndarray, " n"] | None = None
-    """As in `Annotated`, NaN for a box whose area is not stated; None if none is."""
+    """As in `AnnotatedImage`, NaN for a box without an area; None if no box has one."""
     normalised: bool = False
     """Whether boxes are fractions."""
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What may be chosen about reading."""
+class CleaningRules:
+    """Options of reading and cleaning annotations."""
 
     first: int = 0
-    """Read so many pictures alone, the first that are there; 0 for all."""
+    """Read only this many images, the first that exist; 0 for all."""
     skip_damaged: bool = False
-    """Decode every picture once, by a few threads, and leave out those that are damaged; else the first one that is
-    met stops the run."""
+    """Decode every image once, by a few threads, and leave out damaged ones; otherwise the first damaged image stops
+    the run."""
 
 
-ALL = Rules()
-"""Every picture, and a damaged one stops the run."""
+DEFAULT_RULES = CleaningRules()
+"""All images, and a damaged one stops the run."""
 
 
 def collect(
-    stated: Sequence[Stated],
+    stated: Sequence[RawAnnotation],
     *,
     class_names: tuple[str, ...],
     category_ids: tuple[int, ...],
     folder: Path,
     orphans: int = 0,
-    rules: Rules = ALL,
+    rules: CleaningRules = DEFAULT_RULES,
 ) -> Annotations:
-    """Apply the rules of this module to what a reader found.
+    """Clean the raw annotations of a reader, by the rules of this module.
 
     Args:
-        stated: one for each picture that the annotation names, in its order.
+        stated: one for each image that the annotation names, in its order.
         class_names: the list of classes.
-        category_ids: the annotation's own number of each.
-        folder: where pictures were looked for, for the message.
-        orphans: boxes of pictures that are not among ``stated``, which the reader has dropped.
-        rules: what may be chosen.
+        category_ids: the annotation's number for each.
+        folder: where images are expected, for messages.
+        orphans: how many boxes of unlisted images the reader has dropped.
+        rules: options of reading and cleaning.
 
     Raises:
-        UserError: there are no pictures; all are missing or damaged; all boxes are of unknown classes or dropped; a
+        UserError: there are no images; all are missing or damaged; all boxes are of unknown classes or dropped; a
             size must be read from a file that is damaged; ``first`` is negative.
     """
     if rules.first < 0:
-        raise UserError(f"The number of pictures to read must not be negative, got {rules.first}; 0 reads all.")
+        raise UserError(f"The number of images to read must not be negative, got {rules.first}; 0 reads all.")
     if not stated:
-        raise UserError(f"The annotation of the pictures in {folder} names no pictures.")
+        raise UserError(f"The annotation of the images in {folder} lists no images.")
     present = _present(item.file for item in stated)
     missing = [item.file.name for item, there in zip(stated, present, strict=True) if not there]
     if len(missing) == len(stated):
         raise UserError(
-            f"None of the {len(stated)} pictures that the annotation names is in {folder}, such as {missing[0]}: "
-            "check the folder of pictures."
+            f"None of the {len(stated)} images in the annotation is in {folder}, such as {missing[0]}: "
+            "check the image folder."
         )
     there = [item for item, found in zip(stated, present, strict=True) if found]
     chosen = there[: rules.first] if rules.first else there
     sizes, damaged = _sizes(chosen, rules.skip_damaged)
     tally = _Tally()
-    pictures = tuple(
+    annotated = tuple(
         _ruled(item, size, tally) for item, size in zip(chosen, sizes, strict=True) if not isinstance(size, str)
     )
     numbers = tally.numbers
     counts = replace(
-        _contents(pictures, class_names),
+        _contents(annotated, class_names),
         **{name: numbers[name] for name in ("clipped", "unknown", "not_finite", "without_area", "duplicates")},
         orphans=orphans,
         missing=len(missing),
@@ -254,26 +255,26 @@ def collect(
         )
     if counts.dropped and counts.dropped == numbers["boxes"]:
         raise UserError(
-            f"None of the {counts.dropped} boxes of the pictures in {folder} is left: {counts.unknown} are of unknown "
-            f"classes, {counts.not_finite} not finite, {counts.without_area} without area inside their picture. "
+            f"None of the {counts.dropped} boxes of the images in {folder} is left: {counts.unknown} are of unknown "
+            f"classes, {counts.not_finite} not finite, {counts.without_area} without area inside their image. "
             "Check the unit and the order of their coordinates."
         )
-    return Annotations(pictures, class_names, category_ids, counts)
+    return Annotations(annotated, class_names, category_ids, counts)
 
 
-def drawn(pictures: tuple[Annotated, ...], class_names: tuple[str, ...]) -> Annotations:
-    """Annotations that are right by construction; categories are numbered from 1."""
+def rendered_annotations(annotated: tuple[AnnotatedImage, ...], class_names: tuple[str, ...]) -> Annotations:
+    """Annotations of rendered images, which need no cleaning; categories are numbered from 1."""
     ids = tuple(range(1, len(class_names) + 1))
-    return Annotations(pictures, class_names, ids, _contents(pictures, class_names))
+    return Annotations(annotated, class_names, ids, _contents(annotated, class_names))
 
 
-def open_picture(file: Path, size: tuple[int, int]) -> Image.Image:
-    """The picture in RGB, of (width, height) ``size``: upright as its EXIF data says, or as stored if only that fits.
+def open_image(file: Path, size: tuple[int, int]) -> Image.Image:
+    """The image in RGB, of (width, height) ``size``: after EXIF rotation, or as stored if only that fits.
 
-    Boxes are drawn by some tools on the upright picture, by others on the stored one; the stated size tells.
+    Some tools annotate the rotated image, others the stored one; the size in the annotation tells which.
 
     Raises:
-        UserError: it cannot be decoded, or has another size.
+        UserError: it cannot be decoded, or has a different size.
     """
     try:
         return _decoded(file, size)
@@ -283,42 +284,42 @@ def open_picture(file: Path, size: tuple[int, int]) -> Image.Image:
 
 @dataclass
 class _Tally:
-    """What `_ruled` counts over all pictures."""
+    """What `_cleaned` counts over all images."""
 
     numbers: collections.Counter = field(default_factory=collections.Counter)
     unknown: list[str] = field(default_factory=list)
 
 
-def _contents(pictures: Sequence[Annotated], class_names: tuple[str, ...]) -> Counts:
-    """What there is, before anything is said of what was changed."""
-    learnt = np.zeros(len(class_names), np.int64)
-    for each in pictures:
-        np.add.at(learnt, each.labels[~each.crowd], 1)
+def _contents(annotated: Sequence[AnnotatedImage], class_names: tuple[str, ...]) -> Counts:
+    """Counts of what is kept, without those of what was changed."""
+    trainable = np.zeros(len(class_names), np.int64)
+    for each in annotated:
+        np.add.at(trainable, each.labels[~each.crowd], 1)
     return Counts(
-        images=len(pictures),
-        boxes=int(learnt.sum()),
-        crowd=sum(int(each.crowd.sum()) for each in pictures),
-        background=sum(bool(each.crowd.all()) for each in pictures),
+        images=len(annotated),
+        boxes=int(trainable.sum()),
+        crowd=sum(int(each.crowd.sum()) for each in annotated),
+        background=sum(bool(each.crowd.all()) for each in annotated),
         classes=len(class_names),
-        empty_classes=tuple(name for name, count in zip(class_names, learnt, strict=True) if not count),
+        empty_classes=tuple(name for name, count in zip(class_names, trainable, strict=True) if not count),
     )
 
 
-def _ruled(item: Stated, size: tuple[int, int], tally: _Tally) -> Annotated:
-    """One picture's boxes after the rules."""
+def _ruled(item: RawAnnotation, size: tuple[int, int], tally: _Tally) -> AnnotatedImage:
+    """One image's boxes after cleaning."""
     corner = np.array([*size, *size], np.float64)
     with np.errstate(over="ignore"):
         stated = item.boxes * corner if item.normalised else item.boxes
     known, finite = item.labels >= 0, np.all(np.isfinite(stated), axis=1)
     stated = np.where(finite[:, None], stated, 0)
-    # float32 before anything is compared, so that what is called equal is equal to whoever reads it
+    # Converted to float32 before comparing, so that equality is that of the values that are returned
     boxes = np.clip(stated, 0, corner).astype(np.float32)
     sides = boxes[:, 2:] - boxes[:, :2]
-    large = np.all(sides >= SMALLEST, axis=1)
+    large = np.all(sides >= MIN_SIDE, axis=1)
     stays = known & finite & large
     once = _first_of_equals(boxes, item.labels, item.crowd, stays)
     kept = stays & once
-    moved = np.any(np.abs(stated - boxes) > ROUNDING, axis=1)
+    moved = np.any(np.abs(stated - boxes) > ROUNDING_TOLERANCE, axis=1)
     tally.numbers.update(
         boxes=len(boxes),
         unknown=int((~known).sum()),
@@ -332,7 +333,7 @@ def _ruled(item: Stated, size: tuple[int, int], tally: _Tally) -> Annotated:
     area = sides[:, 0] * sides[:, 1]
     if item.area is not None:
         area = np.where(np.isnan(item.area), area, item.area).astype(np.float32)
-    return Annotated(
+    return AnnotatedImage(
         file=item.file,
         width=size[0],
         height=size[1],
@@ -350,7 +351,7 @@ def _first_of_equals(
     crowd: Bool[np.ndarray, " n"],
     considered: Bool[np.ndarray, " n"],
 ) -> Bool[np.ndarray, " n"]:
-    """Whether no box before is equal; only those ``considered`` count."""
+    """Whether no earlier box is equal; only boxes that are ``considered`` count."""
     seen: set[tuple] = set()
     first = np.ones(len(boxes), bool)
     for place in np.flatnonzero(considered):
@@ -361,7 +362,7 @@ def _first_of_equals(
 
 
 def _present(files: Iterable[Path]) -> list[bool]:
-    """Whether each file is there, asking once for each folder: quicker than once a file where disks are far away."""
+    """Whether each file exists, by listing each folder once: faster than one query per file on network disks."""
     listed: dict[Path, frozenset[str]] = {}
     found = []
     for file in files:
@@ -372,8 +373,8 @@ def _present(files: Iterable[Path]) -> list[bool]:
     return found
 
 
-def _sizes(items: Sequence[Stated], skip_damaged: bool) -> tuple[list[tuple[int, int] | str], list[str]]:
-    """The size of each picture, or why it is damaged; and those that are, in words. Decodes them if some may be."""
+def _sizes(items: Sequence[RawAnnotation], skip_damaged: bool) -> tuple[list[tuple[int, int] | str], list[str]]:
+    """The size of each image or why it is damaged, and descriptions of the damaged; decodes if ``skip_damaged``."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         sizes = list(pool.map(partial(_size, decode=skip_damaged), items))
     found = [(item.file, size) for item, size in zip(items, sizes, strict=True) if isinstance(size, str)]
@@ -381,12 +382,12 @@ def _sizes(items: Sequence[Stated], skip_damaged: bool) -> tuple[list[tuple[int,
         raise UserError(_unusable(*found[0]))
     damaged = [f"{file.name}: {reason}" for file, reason in found]
     if len(damaged) == len(items):
-        raise UserError(f"None of the {len(items)} pictures in {items[0].file.parent} can be used ({damaged[0]}).")
+        raise UserError(f"None of the {len(items)} images in {items[0].file.parent} can be used ({damaged[0]}).")
     return sizes, damaged
 
 
-def _size(item: Stated, decode: bool) -> tuple[int, int] | str:
-    """As stated, or upright from the header; or why the picture is damaged."""
+def _size(item: RawAnnotation, decode: bool) -> tuple[int, int] | str:
+    """The annotated size, or that of the header after EXIF rotation; or why the image is damaged."""
     try:
         size = item.size or _header_size(item.file)
         if decode:
@@ -410,7 +411,7 @@ def _decoded(file: Path, size: tuple[int, int]) -> Image.Image:
             if each.size == size:
                 return rgb(each)
     had, stated = (f"{width}x{height}" for width, height in (upright.size, size))
-    raise ValueError(f"it has {had} pixels where its annotation says {stated}")
+    raise ValueError(f"it has {had} pixels, but its annotation says {stated}")
 
 
 def _unusable(file: Path, reason: str) -> str:
@@ -426,5 +427,5 @@ def _number(count: int, one: str, more: str) -> str:
 
 
 def _examples(shown: Sequence[str], count: int, most: int = _EXAMPLES) -> str:
-    """The first few of ``count`` things."""
+    """The first few of ``count`` items."""
     return ", ".join(shown[:most]) + (", ..." if count > len(shown[:most]) else "")

@@ -1,8 +1,8 @@
 """Annotations in COCO's JSON (Lin et al. 2014; the format is described at cocodataset.org, "Data format").
 
 One file has a list of images, a list of annotations that refer to them by id, and a list of categories. Boxes are
-[x, y, width, height] with the picture's upper left corner at (0, 0), so that corners are (x, y, x + width, y + height).
-Category ids have gaps and start at 1: labels are their places in ascending order, and the ids are kept.
+[x, y, width, height] with the image's upper left corner at (0, 0), so that corners are (x, y, x + width, y + height).
+Category ids have gaps and start at 1: labels are their ranks in ascending order, and the ids are kept.
 """
 
 import json
@@ -13,30 +13,28 @@ from typing import Any
 
 import numpy as np
 
-from vision.data.annotations.cleaning import ALL, Annotations, Rules, Stated, collect
+from vision.data.annotations.cleaning import DEFAULT_RULES, Annotations, CleaningRules, RawAnnotation, collect
 from vision.errors import UserError
 
 
-def read_coco(json_path: Path, image_folder: Path, *, rules: Rules = ALL) -> Annotations:
-    """The pictures and boxes of a COCO file, after the rules of `vision.data.annotations.cleaning`.
+def read_coco(json_path: Path, image_folder: Path, *, rules: CleaningRules = DEFAULT_RULES) -> Annotations:
+    """The images and boxes of a COCO file, cleaned by `vision.data.annotations.cleaning`.
 
     Args:
         json_path: with "images" (each "id", "file_name", "width", "height"), "annotations" (each "image_id",
-            "category_id", "bbox", and if they are there "area" and "iscrowd") and "categories" (each "id", "name").
+            "category_id", "bbox", and optionally "area" and "iscrowd") and "categories" (each "id", "name").
         image_folder: what "file_name" is relative to.
-        rules: what may be chosen.
+        rules: options of reading and cleaning.
 
     Returns:
-        pictures in the order of "images", each with its boxes in the order of "annotations"; ``category_ids`` are
-        COCO's own.
+        images in the order of "images", each with its boxes in the order of "annotations"; ``category_ids`` are COCO's.
 
     Raises:
-        UserError: there is no such file or folder; it is not JSON, lacks a key, or has a value of another kind than
-            above; an id of an image or a category is there twice; no annotation refers to a listed image; and as
-            `collect` does.
+        UserError: the file or folder does not exist; it is not JSON, lacks a key, or has a value of the wrong type; an
+            id of an image or a category is duplicated; no annotation refers to a listed image; and as for `collect`.
     """
     if not image_folder.is_dir():
-        raise UserError(f"There is no folder {image_folder} of pictures for {json_path}.")
+        raise UserError(f"There is no folder {image_folder} of images for {json_path}.")
     content = _content(json_path)
     images, entries, categories = (_list(content, key, json_path) for key in ("images", "annotations", "categories"))
     names = _categories(categories, json_path)
@@ -44,39 +42,40 @@ def read_coco(json_path: Path, image_folder: Path, *, rules: Rules = ALL) -> Ann
     boxes = _boxes(images, json_path)
     orphans = _distribute(entries, boxes, json_path)
     labels = {category: label for label, category in enumerate(ids)}
-    stated = [_stated(image, boxes[image["id"]], labels, image_folder, json_path) for image in images]
+    stated = [_raw_annotation(image, boxes[image["id"]], labels, image_folder, json_path) for image in images]
     class_names = tuple(names[category] for category in ids)
     return collect(stated, class_names=class_names, category_ids=ids, folder=image_folder, orphans=orphans, rules=rules)
 
 
 @dataclass(frozen=True)
 class CocoNumbers:
-    """The numbers that a COCO file has for pictures and classes, which results for its users must have too."""
+    """The ids of images and classes in a COCO file, for writing results with the same ids."""
 
     path: Path
     """The file."""
     images: Mapping[str, int]
-    """Ids by the last part of the file name."""
+    """Ids by the last component of the file name."""
     categories: Mapping[str, int]
     """Ids by name."""
 
     def image(self, file: Path) -> int:
-        """The number of a picture. Raises ``UserError`` where the file lists none of its name."""
+        """The id of an image. Raises ``UserError`` if the file lists no image of this name."""
         if file.name not in self.images:
             raise UserError(
-                f"{self.path} lists no picture {file.name}: predict on its pictures, or number them from 1."
+                f"{self.path} lists no image {file.name}: predict on its images, or leave out the COCO file to number "
+                "them from 1."
             )
         return self.images[file.name]
 
     def check(self, files: Sequence[Path], class_names: Sequence[str]) -> None:
-        """Raises ``UserError`` where one of them has no number."""
+        """Raises ``UserError`` if one of them has no id."""
         for file in files:
             self.image(file)
         for name in class_names:
             self.category(name)
 
     def category(self, name: str) -> int:
-        """The number of a class. Raises ``UserError`` where the file has none of its name."""
+        """The id of a class. Raises ``UserError`` if the file has no category of this name."""
         if name not in self.categories:
             known = ", ".join(map(repr, self.categories))
             raise UserError(f"{self.path} has no category {name!r}, which the run has: its categories are {known}.")
@@ -84,10 +83,10 @@ class CocoNumbers:
 
 
 def read_coco_numbers(json_path: Path) -> CocoNumbers:
-    """The ids in a COCO file; annotations need not be in it, as they are not in those of test sets.
+    """The ids in a COCO file, which may be without annotations, as those of test sets are.
 
     Raises:
-        UserError: as `read_coco` does of images and categories, and where two pictures or two classes have one name.
+        UserError: as for `read_coco` about images and categories, and if two images or two classes have the same name.
     """
     content = _content(json_path)
     images, categories = (_list(content, key, json_path) for key in ("images", "categories"))
@@ -96,7 +95,9 @@ def read_coco_numbers(json_path: Path) -> CocoNumbers:
     files = {Path(image["file_name"]).name: int(image["id"]) for image in images}
     by_name = {name: category for category, name in names.items()}
     if len(files) < len(images) or len(by_name) < len(names):
-        raise UserError(f"{json_path} has one name twice among its pictures or categories: names do not tell the ids.")
+        raise UserError(
+            f"{json_path} has two images or two categories of the same name, so that names do not identify them."
+        )
     return CocoNumbers(json_path, files, by_name)
 
 
@@ -113,8 +114,8 @@ def _content(path: Path) -> dict[str, Any]:
         raise UserError(f"The annotation {path} is not JSON: {error}.") from error
     if not isinstance(content, dict):
         raise UserError(
-            f"The annotation {path} is a JSON {type(content).__name__}, but COCO's is an object with images, "
-            "annotations and categories; a list is what results look like."
+            f"The annotation {path} is a JSON {type(content).__name__}, but COCO's format is an object with images, "
+            "annotations and categories; a list is the format of results."
         )
     return content
 
@@ -141,7 +142,7 @@ def _categories(categories: list[dict[str, Any]], path: Path) -> dict[int, str]:
 
 
 def _boxes(images: list[dict[str, Any]], path: Path) -> dict[int, list[_Box]]:
-    """An empty list of boxes for every image; checks what is said of images."""
+    """An empty list of boxes for every image; checks the entries of images."""
     boxes: dict[int, list[_Box]] = {}
     for place, image in enumerate(images):
         number = _integer(image, "id", "images", place, path)
@@ -151,7 +152,7 @@ def _boxes(images: list[dict[str, Any]], path: Path) -> dict[int, list[_Box]]:
             raise UserError(f"images[{place}] of {path} has a file_name that is not text: {image['file_name']!r}.")
         for side in ("width", "height"):
             if _integer(image, side, "images", place, path) < 1:
-                raise UserError(f"images[{place}] of {path} has a {side} of {image[side]}, which is no size.")
+                raise UserError(f"images[{place}] of {path} has a {side} of {image[side]}, which is not a size.")
         boxes[number] = []
     if not boxes:
         raise UserError(f"The annotation {path} has no images.")
@@ -159,7 +160,7 @@ def _boxes(images: list[dict[str, Any]], path: Path) -> dict[int, list[_Box]]:
 
 
 def _distribute(entries: list[dict[str, Any]], boxes: dict[int, list[_Box]], path: Path) -> int:
-    """Append every annotation to the boxes of its image; how many belong to none."""
+    """Append every annotation to the boxes of its image; returns how many belong to no image."""
     orphans = 0
     for place, entry in enumerate(entries):
         image = _integer(entry, "image_id", "annotations", place, path)
@@ -184,8 +185,10 @@ def _distribute(entries: list[dict[str, Any]], boxes: dict[int, list[_Box]], pat
     return orphans
 
 
-def _stated(image: dict[str, Any], boxes: list[_Box], labels: dict[int, int], folder: Path, path: Path) -> Stated:
-    return Stated(
+def _raw_annotation(
+    image: dict[str, Any], boxes: list[_Box], labels: dict[int, int], folder: Path, path: Path
+) -> RawAnnotation:
+    return RawAnnotation(
         file=folder / image["file_name"],
         image_id=image["id"],
         size=(image["width"], image["height"]),

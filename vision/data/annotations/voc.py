@@ -1,12 +1,12 @@
 """Annotations in PASCAL VOC's XML (Everingham et al. 2010; the development kit of the challenge describes the format).
 
-A set is a folder with JPEGImages, Annotations (one XML file a picture, of the same name) and ImageSets/Main (one text
-file a split, one name a line). Boxes are indices of their first and last pixels, counted from 1. Here corners lie at
+A data set is a folder with JPEGImages, Annotations (one XML file per image, of the same name) and ImageSets/Main (one
+text file per split, one name per line). Boxes are indices of their first and last pixels, from 1. Here corners lie on
 the edges of pixels, so a box is (xmin - 1, ymin - 1, xmax, ymax).
 
-Objects that are marked as difficult become crowds: they are not trained on, and whether they are found or not counts
-for nothing. It is VOC's intention, with one difference: in COCO's evaluation several detections may fall on one crowd,
-and the overlap with it is taken relative to the detection.
+Objects that are marked as difficult become crowds: they are not trained on, and evaluation ignores whether they are
+detected. This is VOC's protocol, with one difference: in COCO's evaluation several detections may match one crowd, and
+the overlap with it is taken relative to the detection.
 """
 
 from pathlib import Path
@@ -14,34 +14,34 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from vision.data.annotations.cleaning import ALL, Annotations, Rules, Stated, collect
+from vision.data.annotations.cleaning import DEFAULT_RULES, Annotations, CleaningRules, RawAnnotation, collect
 from vision.data.folder import SUFFIXES
 from vision.errors import UserError
 
 
 def read_voc(
-    folder: Path, split: str | None, *, class_names: tuple[str, ...] | None = None, rules: Rules = ALL
+    folder: Path, split: str | None, *, class_names: tuple[str, ...] | None = None, rules: CleaningRules = DEFAULT_RULES
 ) -> Annotations:
-    """The pictures and boxes of a VOC set, after the rules of `vision.data.annotations.cleaning`.
+    """The images and boxes of a VOC data set, cleaned by `vision.data.annotations.cleaning`.
 
     Args:
         folder: with JPEGImages and Annotations.
         split: "train" for the names in ImageSets/Main/train.txt, and so on; None for all of Annotations, sorted.
         class_names: the classes; None takes the names in all of Annotations, sorted, so that splits agree.
-        rules: what may be chosen.
+        rules: options of reading and cleaning.
 
     Returns:
-        pictures in the order of the split; ``image_id`` is their place in it, and ``category_ids`` count the classes,
-        both from 1. A size that is missing or 0 in the XML is read from the picture.
+        images in the order of the split; ``image_id`` is their index in it, and ``category_ids`` are the classes'
+        indices, both from 1. A size that is missing or 0 in the XML is read from the image.
 
     Raises:
-        UserError: a folder or the file of the split is not there; a name of the split has no XML file; an XML file is
-            malformed or lacks an element; there are no objects to take classes from; and as `collect` does.
+        UserError: a folder or the file of the split does not exist; a name of the split has no XML file; an XML file is
+            malformed or lacks an element; there are no objects to take classes from; and as for `collect`.
     """
     annotations, images = folder / "Annotations", folder / "JPEGImages"
     for each in (annotations, images):
         if not each.is_dir():
-            raise UserError(f"There is no folder {each}; VOC has pictures in JPEGImages and XML in Annotations.")
+            raise UserError(f"There is no folder {each}; VOC has images in JPEGImages and XML in Annotations.")
     every = sorted(file.stem for file in annotations.glob("*.xml") if not file.name.startswith("."))
     if not every:
         raise UserError(f"There are no XML files in {annotations}.")
@@ -53,7 +53,7 @@ def read_voc(
     files = {file.stem: file for file in sorted(images.iterdir()) if file.suffix.lower() in SUFFIXES}
     labels = {name: label for label, name in enumerate(classes)}
     stated = [
-        _stated(files.get(name, images / f"{name}.jpg"), number, *parsed[name], labels)
+        _raw_annotation(files.get(name, images / f"{name}.jpg"), number, *parsed[name], labels)
         for number, name in enumerate(names, start=1)
     ]
     ids = tuple(range(1, len(classes) + 1))
@@ -78,7 +78,7 @@ def _split(path: Path, known: set[str]) -> list[str]:
             raise UserError(f"{path}, line {number} names {name!r}, but there is no {name}.xml in Annotations.")
         names.append(name)
     if not names:
-        raise UserError(f"The split {path} names no pictures.")
+        raise UserError(f"The split {path} lists no images.")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"The split {path} names {twice!r} twice.")
@@ -86,7 +86,7 @@ def _split(path: Path, known: set[str]) -> list[str]:
 
 
 def _objects(path: Path) -> tuple[tuple[int, int] | None, list[_Object]]:
-    """Size, if it is stated, and objects of one XML file."""
+    """The size, if there is one, and the objects of an XML file."""
     try:
         root = ElementTree.parse(path).getroot()
     except (OSError, ElementTree.ParseError, ValueError) as error:
@@ -98,7 +98,7 @@ def _objects(path: Path) -> tuple[tuple[int, int] | None, list[_Object]]:
     for number, element in enumerate(root.findall("object"), start=1):
         where = f"object {number}"
         name = _text(element, "name", None, path, where)
-        # The box is a child of the object; parts of a person have boxes of their own, further down.
+        # The box is a child of the object; parts of a person have separate boxes, deeper in the tree.
         xmin, ymin, xmax, ymax = (
             _number(_text(element, f"bndbox/{side}", None, path, where), where, path)
             for side in ("xmin", "ymin", "xmax", "ymax")
@@ -118,13 +118,13 @@ def _number(text: str, where: str, file: Path) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise UserError(f"{where} of the annotation {file} has {text!r} where a number of pixels belongs.") from error
+        raise UserError(f"{where} of the annotation {file} has {text!r} instead of a number of pixels.") from error
 
 
-def _stated(
+def _raw_annotation(
     file: Path, number: int, size: tuple[int, int] | None, objects: list[_Object], labels: dict[str, int]
-) -> Stated:
-    return Stated(
+) -> RawAnnotation:
+    return RawAnnotation(
         file=file,
         image_id=number,
         size=size,

@@ -1,4 +1,4 @@
-"""Two samples with boxes made into one: mixup, and copy-paste of what is in boxes."""
+"""Mixing two samples with boxes: mixup, and copy-paste of the contents of boxes."""
 
 from collections.abc import Mapping
 
@@ -10,27 +10,28 @@ from vision.data.augment.box_padding import packed
 from vision.ops.boxes import area
 
 Samples = Mapping[str, Array]
-"""A batch: "image" float32 [b h w c], "boxes" [b n 4] in pixels, "labels" and "valid" [b n], and "dropped_boxes" [b], the
-boxes that found no slot so far."""
+"""A batch: "image" float32 [b h w c], "boxes" [b n 4] in pixels, "labels" and "valid" [b n], and "dropped_boxes" int32
+[b], the boxes dropped so far because there were too many."""
 
-# Zhang et al. 2019 ("Bag of freebies for training object detection neural networks", section 3.1) want alpha to be at
-# least 1 for detectors, so that both pictures are seen; 32 keeps about 9 of 10 shares within [0.4, 0.6].
+# Zhang et al. 2019 ("Bag of freebies for training object detection neural networks", section 3.1) recommend an alpha of
+# at least 1 for detectors, so that both images are visible; 32 keeps about 90 % of the shares within [0.4, 0.6].
 _ALPHA = 32.0
 
 
 def mixup_with_boxes(samples: Samples, others: Samples, *, probability: float, key: Key[Array, ""]) -> dict[str, Array]:
-    """Some samples become lambda times themselves plus (1 - lambda) times another, with the boxes of both.
+    """Some samples become lambda times themselves plus (1 - lambda) times another sample, with the boxes of both.
 
-    Zhang et al. 2018, equation 1, of images alone: all boxes count fully. Lambda is drawn from Beta(32, 32).
+    Zhang et al. 2018, equation 1, for the images; all boxes have full weight. Lambda is sampled from Beta(32, 32).
 
     Args:
       samples: a batch.
-      others: another one of the same shapes; sample i is mixed with its i-th.
+      others: another batch of the same shapes; sample i is mixed with its i-th sample.
       probability: of a sample to be mixed.
       key: one for the batch.
 
     Returns:
-      the fields of ``samples``; boxes that find no slot are counted in "dropped_boxes", as are those that the other had lost.
+      the fields of ``samples``; "dropped_boxes" counts boxes beyond the maximum, including those already dropped from
+      the other sample.
     """
     coin_key, share_key = jax.random.split(key)
     count = samples["image"].shape[0]
@@ -47,37 +48,37 @@ def copy_paste(
     others: Samples,
     *,
     probability: float,
-    most: int,
-    largest_overlap: float = 0.3,
+    max_pastes: int,
+    max_overlap: float = 0.3,
     key: Key[Array, ""],
 ) -> dict[str, Array]:
-    """Some samples get what is in boxes of another one, at the same place (Ghiasi et al. 2021, section 3, unmasked).
+    """Paste the contents of boxes of another sample at their position (Ghiasi et al. 2021, section 3, without masks).
 
-    The paper pastes a random subset of objects by their masks; here it is whole boxes. Boxes of the sample stay what
-    they were, which is why only such boxes are pasted that cover at most ``largest_overlap`` of any of them.
+    The paper pastes a random subset of objects by their masks; here complete boxes are pasted. The sample's boxes stay
+    unchanged, so only boxes that cover at most ``max_overlap`` of each of them are pasted.
 
     Args:
       samples: a batch.
-      others: another one of the same shapes; sample i gets boxes of its i-th.
-      probability: of a sample to be pasted on.
-      most: boxes that are pasted at most, drawn evenly from those that may be.
-      largest_overlap: the share of a box of the sample that one pasted box may cover.
+      others: another batch of the same shapes; sample i gets boxes of its i-th sample.
+      probability: that boxes are pasted into a sample.
+      max_pastes: maximum number of pasted boxes, sampled uniformly from those that are allowed.
+      max_overlap: the largest share of a box of the sample that one pasted box may cover.
       key: one for the batch.
 
     Returns:
-      the fields of ``samples``; boxes that find no slot are counted in "dropped_boxes". A pixel is pasted if its middle is in a
-      pasted box.
+      the fields of ``samples``; "dropped_boxes" counts boxes beyond the maximum. A pixel is pasted if its centre is in
+      a pasted box.
     """
     coin_key, order_key = jax.random.split(key)
     count, slots = samples["valid"].shape
-    most = min(most, slots)
+    max_pastes = min(max_pastes, slots)
     chosen = jax.random.uniform(coin_key, (count, 1)) < probability
     covered = _covered(samples["boxes"], others["boxes"])
-    # A valid box without extent has no area to be covered
+    # A valid box of zero extent has no area to be covered
     harm = jnp.max(jnp.where(samples["valid"][:, None, :], covered, 0.0), axis=-1)
-    allowed = others["valid"] & chosen & (harm <= largest_overlap)
+    allowed = others["valid"] & chosen & (harm <= max_overlap)
     draw = jnp.where(allowed, jax.random.uniform(order_key, allowed.shape), 2.0)
-    order = jnp.argsort(draw, axis=-1)[:, :most]
+    order = jnp.argsort(draw, axis=-1)[:, :max_pastes]
     pick = lambda of: jnp.take_along_axis(of, order, axis=1)
     pasted = {
         "boxes": jnp.take_along_axis(others["boxes"], order[..., None], axis=1),
@@ -91,7 +92,7 @@ def copy_paste(
 
 
 def _both(samples: Samples, added: Samples, valid: Array, lost: Array) -> dict[str, Array]:
-    """Boxes of the samples and those that are added, in the slots of the samples."""
+    """The samples' boxes and the added ones, packed into the samples' maximum number of boxes."""
     join = lambda name: jnp.concatenate([samples[name], added[name]], axis=1)
     valid = jnp.concatenate([samples["valid"], valid], axis=1)
     return packed(join("boxes"), join("labels"), valid, samples["valid"].shape[1], lost)
@@ -110,9 +111,9 @@ def _covered(boxes: Float[Array, "b n 4"], by: Float[Array, "b m 4"]) -> Float[A
 def _inside(
     boxes: Float[Array, "b m 4"], valid: Bool[Array, "b m"], height: int, width: int
 ) -> Bool[Array, "b {height} {width}"]:
-    """Which pixels have their middle in a valid box."""
+    """Which pixels have their centre in a valid box."""
     between = lambda middle, low, high: (middle >= low[..., None]) & (middle < high[..., None])
     rows = between(jnp.arange(height) + 0.5, boxes[..., 1], boxes[..., 3]) & valid[..., None]
     columns = between(jnp.arange(width) + 0.5, boxes[..., 0], boxes[..., 2])
-    # How many boxes hold a pixel: a product of small whole numbers, exact in any precision
+    # How many boxes contain a pixel: sums of products of 0 and 1, exact in any precision
     return jnp.einsum("bmh,bmw->bhw", rows.astype(jnp.float32), columns.astype(jnp.float32)) > 0

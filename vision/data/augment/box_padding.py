@@ -1,4 +1,4 @@
-"""Boxes in slots of a fixed number: which are worth keeping after a motion, and how they are packed."""
+"""Arrays of a fixed number of boxes: which boxes are kept after a transform, and how they are packed."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -7,26 +7,26 @@ from vision.ops.boxes import area
 
 
 def worth_keeping(
-    whole: Float[Array, "*b n 4"],
+    complete: Float[Array, "*b n 4"],
     visible: Float[Array, "*b n 4"],
     *,
     least_side: float,
     least_area: float,
     largest_ratio: float,
 ) -> Bool[Array, "*b n"]:
-    """Whether enough is left of boxes that a motion has taken partly out of the picture.
+    """Whether enough is visible of boxes that a transform has moved partly out of the image.
 
     Args:
-      whole: the moved boxes (x0, y0, x1, y1) in pixels, before they were clipped.
-      visible: what is left of them.
-      least_side: of the visible box, in pixels, both ways. A box without extent is never kept.
-      least_area: of the visible box, as a share of the whole one's area.
-      largest_ratio: of the visible box's longer to its shorter side.
+      complete: the transformed boxes (x0, y0, x1, y1) in pixels, before clipping.
+      visible: their visible parts.
+      least_side: least width and height of the visible box, in pixels. A box of zero extent is never kept.
+      least_area: least area of the visible box, as a share of the complete one's area.
+      largest_ratio: largest ratio of the visible box's longer to its shorter side.
     """
     sides = visible[..., 2:] - visible[..., :2]
     shorter, longer = jnp.min(sides, axis=-1), jnp.max(sides, axis=-1)
     large = (shorter > 0) & (shorter >= least_side) & (longer <= largest_ratio * shorter)
-    return large & (area(visible) >= least_area * area(whole))
+    return large & (area(visible) >= least_area * area(complete))
 
 
 def packed(
@@ -36,25 +36,25 @@ def packed(
     max_boxes: int,
     dropped: Int[Array, " b"],
 ) -> dict[str, Array]:
-    """Put each sample's valid boxes into the first places of an array of ``max_boxes``.
+    """Move each sample's valid boxes to the front of an array of ``max_boxes`` entries.
 
-    They keep their order where all fit. Where more are valid, the largest are kept, largest first.
+    Where all fit, they keep their order. Where more are valid, the largest are kept, in descending order of area.
 
     Args:
       boxes: (x0, y0, x1, y1) in pixels.
-      labels: one a box.
-      valid: which of them count.
-      max_boxes: of a sample.
+      labels: one per box.
+      valid: which entries are boxes.
+      max_boxes: of each sample.
       dropped: how many boxes of each sample were dropped before.
 
     Returns:
       "boxes" [b max_boxes 4], "labels" and "valid" [b max_boxes], zeros where there is no box, and "dropped_boxes" [b]:
-      ``dropped`` and the boxes that are left out here.
+      ``dropped`` plus the boxes that are dropped here.
     """
     count = jnp.sum(valid, axis=-1, dtype=jnp.int32)
     missing = max(max_boxes - boxes.shape[1], 0)
     rank = jnp.where((count > max_boxes)[:, None], area(boxes), 1.0)
-    # Stable, so that equals keep their order; the least rank of all goes last
+    # Stable, so that equal areas keep their order; invalid entries come last
     order = jnp.argsort(jnp.where(valid, -rank, jnp.inf), axis=-1, stable=True)[:, :max_boxes]
     kept = jnp.take_along_axis(valid, order, axis=-1)
     own = jnp.where(kept[..., None], jnp.take_along_axis(boxes, order[..., None], axis=1), 0.0)

@@ -1,9 +1,9 @@
-"""Augmentation of pictures with boxes on the device, inside the step: pure functions of a batch and a key.
+"""Augmentation of images with boxes on the device, inside the step: pure functions of a batch and a key.
 
-The recipe of one-stage detectors: mosaic (Bochkovskiy et al. 2020), a random motion, copy-paste (Ghiasi et al. 2021),
-mixup (Zhang et al. 2018) and jitter of hue, saturation and value. What happens to a sample depends on the key, on its
-place in the batch, on itself and on the three others of its mosaic; with copy-paste or mixup also on the sample of the
-next group that is pasted or mixed in. Shapes are static.
+The recipe of one-stage detectors: mosaic (Bochkovskiy et al. 2020), a random projective transform, copy-paste (Ghiasi
+et al. 2021), mixup (Zhang et al. 2018) and jitter of hue, saturation and value. The result for a sample depends on the
+key, on its index in the batch, on itself and on the three others of its mosaic; with copy-paste or mixup also on the
+sample of the next group that is pasted or mixed in. Shapes are static.
 """
 
 from collections.abc import Mapping
@@ -23,48 +23,48 @@ from vision.errors import UserError
 
 @dataclass(frozen=True)
 class BoxAugmentConfig:
-    """What is done to training samples with boxes. The defaults are usual for detectors trained from scratch.
+    """Augmentation of training samples with boxes. The defaults are usual for detectors trained from scratch.
 
     Raises:
-        UserError: values that cannot hold.
+        UserError: invalid values.
     """
 
     mosaic: float = 1.0
-    """Probability of a sample to become a mosaic with three others."""
+    """Probability that a sample becomes a mosaic with three others."""
     mixup: float = 0.0
-    """Probability of being mixed about evenly with another sample."""
+    """Probability that a sample is mixed with another one, in about equal parts."""
     copy_paste: float = 0.0
-    """Probability of getting boxes of another sample pasted."""
+    """Probability that boxes of another sample are pasted into a sample."""
     pastes: int = 8
-    """So many boxes are pasted at most."""
+    """Maximum number of pasted boxes."""
     degrees: float = 0.0
-    """Largest rotation either way, in degrees."""
+    """Largest rotation in either direction, in degrees."""
     translate: float = 0.1
-    """Largest move either way along both axes, as a share of the side."""
+    """Largest translation along both axes in either direction, as a share of the side."""
     scale: float = 0.5
-    """The factor of size is drawn evenly from [1 - scale, 1 + scale]; below 1."""
+    """The scale factor is sampled uniformly from [1 - scale, 1 + scale]; below 1."""
     shear: float = 0.0
     """Largest angle of the shears along both axes, in degrees; below 45."""
     perspective: float = 0.0
-    """How much nearer or farther, at most, things are that are one side of a picture away from the centre, along both
-    axes. Below 0.5, so that no corner of a mosaic is behind the horizon. Where a coefficient for each pixel is usual,
-    this is that coefficient times the picture's side."""
+    """Largest relative change of the distance to the camera at one image side from the centre, along both axes. Below
+    0.5, so that no corner of a mosaic is behind the horizon. It is the usual coefficient per pixel times the image's
+    side."""
     hue: float = 0.015
     """The hue is multiplied by a factor within [1 - hue, 1 + hue]."""
     saturation: float = 0.7
-    """The same of the saturation."""
+    """Likewise for the saturation."""
     value: float = 0.4
-    """The same of the value."""
+    """Likewise for the value."""
     flip: float = 0.5
-    """Probability of a mirror image, left to right."""
+    """Probability of a horizontal flip."""
     flip_vertical: float = 0.0
-    """Probability of a mirror image, top to bottom."""
+    """Probability of a vertical flip."""
     least_side: float = 2.0
-    """A box is dropped if what is visible of it is narrower or lower, in pixels."""
+    """A box is dropped if its visible part is narrower or lower, in pixels."""
     least_area: float = 0.1
     """A box is dropped if less than this share of its area is visible."""
     largest_ratio: float = 100.0
-    """A box is dropped if what is visible of it is more elongated."""
+    """A box is dropped if the ratio of the longer to the shorter side of its visible part is larger."""
 
     def __post_init__(self):
         shares = ("mosaic", "mixup", "copy_paste", "hue", "saturation", "value", "flip", "flip_vertical", "least_area")
@@ -80,28 +80,27 @@ class BoxAugmentConfig:
 
     @property
     def separable(self) -> bool:
-        """Whether rows stay rows and columns columns, which makes sampling twice as fast."""
+        """Whether rows and columns stay parallel to the axes, which makes sampling twice as fast."""
         return self.degrees == self.shear == self.perspective == 0
 
 
 def box_augment(
     batch: Mapping[str, Array], config: BoxAugmentConfig, *, size: int | None = None, key: Key[Array, ""]
 ) -> dict[str, Array]:
-    """What ``config`` turns on: mosaic, motion and mirror image in one sampling, copy-paste, mixup, colours.
+    """Apply what ``config`` enables: mosaic, transform and flip in one resampling, copy-paste, mixup, colours.
 
-    Letterboxing is a part of the picture here. What comes from outside of pictures has its level, 114.
+    The grey bars of letterboxing are part of the image here. Pixels from outside of images have the same level, 114.
 
     Args:
       batch: "image" float32 [b s s 3] in [-1, 1]; "boxes" float32 [b n 4], (x0, y0, x1, y1) in pixels of it; "labels"
         int32 [b n]; "valid" bool [b n]. Other fields are kept as they are.
       config: static under jit.
-      size: side of the result in pixels; that of the images unless told.
-      key: each part draws from its own, so that turning one on changes no draw of another.
+      size: size of the result in pixels; that of the images by default.
+      key: each part has its own subkey, so that enabling one does not change the others.
 
     Returns:
-      the same fields, "image" [b size size 3] and "boxes" in pixels of that; the valid boxes are in the first slots,
-      and zeros elsewhere. "dropped_boxes" int32 [b] says how many boxes were worth keeping and found no slot; the largest are
-      kept.
+      the same fields, "image" [b size size 3] and "boxes" in pixels of that; the valid boxes come first, followed by
+      zeros. "dropped_boxes" int32 [b] is the number of boxes beyond the maximum; the largest are kept.
 
     Raises:
       UserError: the images are not square.
@@ -111,14 +110,14 @@ def box_augment(
     size = batch["image"].shape[1] if size is None else size
     mosaic_key, paste_key, mixup_key, colour_key = jax.random.split(key, 4)
     out = random_mosaic(batch, config, size, key=mosaic_key)
-    # Pictures of the next group, none of which are in the sample's mosaic
+    # Samples of the next group, none of which are in the sample's mosaic
     count = batch["image"].shape[0]
     shift = group_size(count) if group_size(count) < count else 1
     others = lambda of: {
         name: jnp.roll(of[name], shift, axis=0) for name in ("image", "boxes", "labels", "valid", "dropped_boxes")
     }
     if config.copy_paste:
-        out = copy_paste(out, others(out), probability=config.copy_paste, most=config.pastes, key=paste_key)
+        out = copy_paste(out, others(out), probability=config.copy_paste, max_pastes=config.pastes, key=paste_key)
     if config.mixup:
         out = mixup_with_boxes(out, others(out), probability=config.mixup, key=mixup_key)
     gains = {name: getattr(config, name) for name in ("hue", "saturation", "value")}
@@ -128,7 +127,7 @@ def box_augment(
 def random_mosaic(
     batch: Mapping[str, Array], config: BoxAugmentConfig, size: int, *, key: Key[Array, ""]
 ) -> dict[str, Array]:
-    """Mosaics of some samples, and the random motion of all, images and boxes; as in :func:`box_augment`."""
+    """Mosaics of some samples, and random transforms of all, with their boxes; as in :func:`box_augment`."""
     images, boxes = batch["image"], batch["boxes"]
     (count, side), slots = images.shape[:2], boxes.shape[1]
     coin_key, meeting_key, motion_key = jax.random.split(key, 3)
@@ -140,10 +139,10 @@ def random_mosaic(
     matrices = random_motions(centre, side, size, **motion, key=motion_key)
     image = mosaic(images, meeting, combined, matrices, size, separable=config.separable)
 
-    whole, visible = mosaic_boxes(boxes, meeting, combined, matrices, side, size)
+    complete, visible = mosaic_boxes(boxes, meeting, combined, matrices, side, size)
     rules = {name: getattr(config, name) for name in ("least_side", "least_area", "largest_ratio")}
     own = jnp.arange(4) == 0
     present = gathered(batch["valid"]) & (own | combined[:, None])[..., None]
-    valid = present.reshape(count, -1) & worth_keeping(whole, visible, **rules)
+    valid = present.reshape(count, -1) & worth_keeping(complete, visible, **rules)
     labels = gathered(batch["labels"]).reshape(count, -1)
     return {**batch, "image": image, **packed(visible, labels, valid, slots, jnp.zeros(count, jnp.int32))}

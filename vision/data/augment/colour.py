@@ -1,4 +1,4 @@
-"""Colour jitter: random changes of brightness, contrast, saturation and hue, for each sample its own."""
+"""Colour jitter: random changes of brightness, contrast, saturation and hue, independent for each sample."""
 
 import jax
 from jaxtyping import Array, Float, Key
@@ -17,15 +17,15 @@ def colour_jitter(
 ) -> Float[Array, "b h w 3"]:
     """Change brightness, contrast, saturation and hue at random, in this order.
 
-    The order is fixed, where Howard 2013 and torchvision draw it: a program in which every sample has an order of its
-    own would compute each change several times.
+    The order is fixed, while Howard 2013 and torchvision choose it at random: a program with a different order for
+    every sample would compute each change several times.
 
     Args:
       images: values in [-1, 1].
-      brightness: the factor is drawn evenly from [max(0, 1 - brightness), 1 + brightness]; 0 leaves this change out.
+      brightness: the factor is sampled uniformly from [max(0, 1 - brightness), 1 + brightness]; 0 disables this.
       contrast: likewise.
       saturation: likewise.
-      hue: the turn is drawn evenly from [-hue, hue], in turns of the colour circle.
+      hue: the shift is sampled uniformly from [-hue, hue], as a fraction of the colour circle.
       key: one for the batch.
     """
     keys = jax.random.split(key, 4)

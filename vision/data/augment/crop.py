@@ -1,4 +1,4 @@
-"""Random crops on the device: of a padded image, and of a rectangle that is resized; each sample has its own."""
+"""Random crops on the device, of a padded image or of a rectangle that is resized, independent for each sample."""
 
 from typing import Literal
 
@@ -10,20 +10,20 @@ from vision.ops.resize import Method, pad, window_weights
 
 PadMode = Literal["zeros", "reflect", "edge"]
 
-# Rectangles drawn for each sample, of which the first that fits is taken; torchvision and timm draw ten, too.
+# Rectangles sampled for each sample, of which the first that fits is taken; torchvision and timm sample ten, too.
 _ATTEMPTS = 10
 
 
 def pad_crop(
     images: Float[Array, "b h w c"], margin: int, *, mode: PadMode = "zeros", key: Key[Array, ""]
 ) -> Float[Array, "b h w c"]:
-    """Pad by ``margin`` pixels and cut the old size out at random (Krizhevsky et al. 2012; He et al. 2016 for CIFAR).
+    """Pad by ``margin`` pixels and crop the original size at random (Krizhevsky et al. 2012; He et al. 2016 for CIFAR).
 
     Args:
       images: values in [-1, 1].
       margin: pixels on every side; each of the (2 margin + 1)^2 shifts is equally likely.
-      mode: "zeros" pads with 0, mid-grey; "reflect" with the image mirrored without repeating its border; "edge" with
-        its border repeated.
+      mode: "zeros" pads with 0, mid-grey; "reflect" by reflection without repeating the border; "edge" by repeating the
+        border.
       key: one for the batch.
 
     Raises:
@@ -44,16 +44,16 @@ def random_resized_crop(
     method: Method = "bilinear",
     key: Key[Array, ""],
 ) -> Float[Array, "b H W c"]:
-    """Cut a rectangle of random area and ratio out and resize it to ``size`` (Szegedy et al. 2015, section 6).
+    """Crop a rectangle of random area and aspect ratio and resize it to ``size`` (Szegedy et al. 2015, section 6).
 
-    Resampling is antialiased: two matrix products with matrices of each sample's own (see `vision.ops.resize`), which
-    every backend is quick at and whose shapes are static.
+    Resampling is antialiased: two products with a matrix per sample (see `vision.ops.resize`), which are fast on every
+    backend and have static shapes.
 
     Args:
       images: values in [-1, 1].
       size: height and width of the result.
-      scale: smallest and largest area of the rectangle as a share of the image's, drawn evenly.
-      ratio: smallest and largest width over height, drawn evenly in its logarithm.
+      scale: smallest and largest area of the rectangle as a share of the image's, sampled uniformly.
+      ratio: smallest and largest width over height, sampled uniformly in its logarithm.
       method: the filter.
       key: one for the batch.
 
@@ -74,7 +74,7 @@ def crop_resize(
     columns = window_weights(left, wide, length=images.shape[2], size=size[1], method=method)
     precise = jax.lax.Precision.HIGHEST
     out = jnp.einsum("bhy,byxc->bhxc", rows, images, precision=precise)
-    # Columns first in the result, so that each sample's product is one of two plain matrices; transposing is cheaper
+    # Columns first in the result, so that each sample needs one plain matrix product; the transpose is cheaper
     out = jnp.einsum("bwx,bhxc->bwhc", columns, out, precision=precise)
     return jnp.clip(jnp.swapaxes(out, 1, 2), -1.0, 1.0)
 
@@ -88,17 +88,17 @@ def random_rectangles(
     ratio: tuple[float, float],
     key: Key[Array, ""],
 ) -> Int[Array, "{count} 4"]:
-    """Rectangles (top, left, height, width) in pixels within an image, of random area, ratio and place.
+    """Rectangles (top, left, height, width) in pixels within an image, of random area, aspect ratio and position.
 
-    The first of ten that fits into the image is taken. Should none fit, it is the largest centred rectangle whose ratio
-    is within bounds, as in torchvision.
+    The first of ten that fits into the image is taken. If none fits, it is the largest centred rectangle whose ratio is
+    within bounds, as in torchvision.
     """
     area_key, ratio_key, place_key = jax.random.split(key, 3)
     area = height * width * jax.random.uniform(area_key, (count, _ATTEMPTS), minval=scale[0], maxval=scale[1])
     low, high = jnp.log(ratio[0]), jnp.log(ratio[1])
-    drawn = jnp.exp(jax.random.uniform(ratio_key, (count, _ATTEMPTS), minval=low, maxval=high))
-    tall = jnp.maximum(jnp.round(jnp.sqrt(area / drawn)), 1).astype(jnp.int32)
-    wide = jnp.maximum(jnp.round(jnp.sqrt(area * drawn)), 1).astype(jnp.int32)
+    ratios = jnp.exp(jax.random.uniform(ratio_key, (count, _ATTEMPTS), minval=low, maxval=high))
+    tall = jnp.maximum(jnp.round(jnp.sqrt(area / ratios)), 1).astype(jnp.int32)
+    wide = jnp.maximum(jnp.round(jnp.sqrt(area * ratios)), 1).astype(jnp.int32)
     fits = (tall <= height) & (wide <= width)
     first = jnp.argmax(fits, axis=1)[:, None]
     extent = jnp.concatenate([jnp.take_along_axis(of, first, axis=1) for of in (tall, wide)], axis=1)

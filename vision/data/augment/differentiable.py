@@ -1,8 +1,9 @@
 """Augmentation that gradients pass through, for discriminators (Zhao et al. 2020, DiffAugment).
 
-Real and generated images are changed alike before the discriminator sees them, and the generator learns through the
-change. Each part changes each image by itself with a probability, the same for all parts, which may be traced: at 1 it
-is Zhao et al.'s, and Karras et al. 2020 let it follow the discriminator. Values outside [-1, 1] are left as they are.
+Real and generated images are augmented alike before the discriminator sees them, and gradients reach the generator
+through the augmentation. Each part changes each image independently with a probability, the same for all parts, which
+may be traced: at 1 it is Zhao et al.'s method; Karras et al. 2020 adapt it to the discriminator. Values outside [-1, 1]
+are kept.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,18 +17,18 @@ Part = Callable[..., Array]
 
 
 def brightness(images: Float[Array, "b h w c"], *, key: Key[Array, ""]) -> Float[Array, "b h w c"]:
-    """Add a number within [-0.5, 0.5) to each image, a quarter of the range of pixels."""
+    """Add a number within [-0.5, 0.5) to each image, at most a quarter of the range of pixels."""
     return images + jax.random.uniform(key, (images.shape[0], 1, 1, 1), minval=-0.5, maxval=0.5)
 
 
 def saturation(images: Float[Array, "b h w c"], *, key: Key[Array, ""]) -> Float[Array, "b h w c"]:
-    """Multiply the distance of each pixel's channels to their mean by a factor within [0, 2); grey stays grey."""
+    """Multiply the deviation of each pixel's channels from their mean by a factor within [0, 2); grey stays grey."""
     mean = images.mean(axis=3, keepdims=True)
     return mean + (images - mean) * jax.random.uniform(key, (images.shape[0], 1, 1, 1), maxval=2.0)
 
 
 def contrast(images: Float[Array, "b h w c"], *, key: Key[Array, ""]) -> Float[Array, "b h w c"]:
-    """Multiply the distance of all values to the image's mean by a factor within [0.5, 1.5)."""
+    """Multiply the deviation of all values from the image's mean by a factor within [0.5, 1.5)."""
     mean = images.mean(axis=(1, 2, 3), keepdims=True)
     return mean + (images - mean) * jax.random.uniform(key, (images.shape[0], 1, 1, 1), minval=0.5, maxval=1.5)
 
@@ -35,7 +36,7 @@ def contrast(images: Float[Array, "b h w c"], *, key: Key[Array, ""]) -> Float[A
 def translation(
     images: Float[Array, "b h w c"], *, key: Key[Array, ""], share: float = 0.125
 ) -> Float[Array, "b h w c"]:
-    """Move each image by whole pixels, at most ``share`` of its sides; what comes in is mid-grey (0)."""
+    """Translate each image by whole pixels, at most ``share`` of its sides; uncovered pixels become mid-grey (0)."""
     _, height, width, channels = images.shape
     down, right = round(height * share), round(width * share)
     border = ((0, 0), (down, down), (right, right), (0, 0))
@@ -49,7 +50,7 @@ def translation(
 
 
 def cutout(images: Float[Array, "b h w c"], *, key: Key[Array, ""], share: float = 0.5) -> Float[Array, "b h w c"]:
-    """Grey out (0) a rectangle with ``share`` of each side, centred on any pixel, so that part may lie outside."""
+    """Set a rectangle with ``share`` of each side to mid-grey (0), centred on any pixel, possibly partly outside."""
     batch, height, width, _ = images.shape
     tall, wide = round(height * share), round(width * share)
     row_key, column_key = jax.random.split(key)
@@ -74,12 +75,12 @@ def differentiable_augment(
     key: Key[Array, ""],
     probability: Float[Array, ""] | float = 1.0,
 ) -> Float[Array, "b h w c"]:
-    """``parts`` in turn, each on each image with ``probability``.
+    """Apply ``parts`` in order, each to each image with ``probability``.
 
     Args:
       images: values around [-1, 1].
-      parts: what may happen.
-      key: each part draws from its own.
+      parts: the changes.
+      key: each part has its own subkey.
       probability: of each change of each image, may be traced.
     """
     for index, part in enumerate(parts):

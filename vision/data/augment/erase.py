@@ -1,4 +1,4 @@
-"""Rectangles taken out of images: random erasing and cutout."""
+"""Erasing rectangles of images: random erasing and cutout."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 ErasingFill = Literal["random", "zeros"]
 
-# A rectangle that does not fit is drawn again, at most so often.
+# Rectangles sampled for each image, of which the first that fits is erased.
 _ATTEMPTS = 10
 
 
@@ -25,18 +25,18 @@ def random_erasing(
 
     Args:
       images: values in [-1, 1].
-      probability: of an image to be changed. One for which none of ten rectangles fits is not.
-      area: smallest and largest share of the image, drawn evenly; the defaults are the paper's.
-      ratio: smallest and largest height over width, drawn evenly, as in the paper (not in its logarithm).
-      fill: "random" gives each pixel and channel a value drawn evenly from [-1, 1], the paper's best; "zeros" mid-grey.
+      probability: that an image is changed. An image is left unchanged if none of ten rectangles fits.
+      area: smallest and largest share of the image, sampled uniformly; the defaults are the paper's.
+      ratio: smallest and largest height over width, sampled uniformly, as in the paper (not in its logarithm).
+      fill: "random" (the paper's best): uniform values from [-1, 1] for each pixel and channel; "zeros": mid-grey.
       key: one for the batch.
     """
     batch, height, width, _ = images.shape
     coin_key, area_key, ratio_key, place_key, fill_key = jax.random.split(key, 5)
     share = jax.random.uniform(area_key, (batch, _ATTEMPTS), minval=area[0], maxval=area[1])
-    drawn = jax.random.uniform(ratio_key, (batch, _ATTEMPTS), minval=ratio[0], maxval=ratio[1])
-    tall = jnp.round(jnp.sqrt(share * height * width * drawn)).astype(jnp.int32)
-    wide = jnp.round(jnp.sqrt(share * height * width / drawn)).astype(jnp.int32)
+    ratios = jax.random.uniform(ratio_key, (batch, _ATTEMPTS), minval=ratio[0], maxval=ratio[1])
+    tall = jnp.round(jnp.sqrt(share * height * width * ratios)).astype(jnp.int32)
+    wide = jnp.round(jnp.sqrt(share * height * width / ratios)).astype(jnp.int32)
     fits = (tall <= height) & (wide <= width)
     first = jnp.argmax(fits, axis=1)[:, None]
     extent = jnp.concatenate([jnp.take_along_axis(of, first, axis=1) for of in (tall, wide)], axis=1)
@@ -48,9 +48,9 @@ def random_erasing(
 
 
 def cutout(images: Float[Array, "b h w c"], side: int, *, key: Key[Array, ""]) -> Float[Array, "b h w c"]:
-    """Grey a square of ``side`` pixels out of every image (DeVries & Taylor 2017, section 3.2).
+    """Set a square of ``side`` pixels of every image to mid-grey (DeVries & Taylor 2017, section 3.2).
 
-    Its middle is any pixel with equal probability, so that it may lie partly outside the image. The value is 0, the
+    Its centre is any pixel with equal probability, so that it may lie partly outside the image. The value is 0, the
     middle of [-1, 1].
     """
     batch, height, width, _ = images.shape
@@ -61,7 +61,7 @@ def cutout(images: Float[Array, "b h w c"], side: int, *, key: Key[Array, ""]) -
 def rectangle(
     start: Int[Array, "b 2"], stop: Int[Array, "b 2"], height: int, width: int
 ) -> Bool[Array, "b {height} {width} 1"]:
-    """Which pixels are in each sample's rectangle from ``start`` up to ``stop`` (row, column), which is outside."""
+    """Which pixels are in each sample's rectangle from ``start`` up to, but without, ``stop`` (row, column)."""
     row, column = jnp.arange(height), jnp.arange(width)
     rows = (row >= start[:, :1]) & (row < stop[:, :1])
     columns = (column >= start[:, 1:]) & (column < stop[:, 1:])

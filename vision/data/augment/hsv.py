@@ -1,4 +1,4 @@
-"""Random hue, saturation and value, each picture's own: the colour jitter of detectors."""
+"""Random changes of hue, saturation and value, independent for each image: the colour jitter of detectors."""
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,12 @@ def hsv_jitter(
     value: float = 0.0,
     key: Key[Array, ""],
 ) -> Float[Array, "b h w 3"]:
-    """Multiply hue, saturation and value by factors drawn evenly from [1 - gain, 1 + gain]; see :func:`scale_hsv`.
+    """Multiply hue, saturation and value by factors sampled uniformly from [1 - gain, 1 + gain]; see :func:`scale_hsv`.
 
     Args:
       images: values in [-1, 1].
-      hue: the gain of the hue, at most 1. The hue is a number in [0, 1) here, so that reds, around 0 and 1, part.
+      hue: the gain of the hue, at most 1. The hue is a number in [0, 1) here, so that reds, on both sides of 0, move
+        apart.
       saturation: the gain of the saturation, at most 1.
       value: the gain of the value, at most 1.
       key: one for the batch; each of the three draws from its own.
@@ -33,7 +34,7 @@ def hsv_jitter(
 
 
 def scale_hsv(images: Float[Array, "b h w 3"], factors: Float[Array, "b 3"]) -> Float[Array, "b h w 3"]:
-    """Hue, saturation and value times each picture's ``factors``; the hue goes around, the others stop at 1.
+    """Multiply hue, saturation and value by each image's ``factors``; the hue wraps around, the others stop at 1.
 
     Args:
       images: values in [-1, 1].

@@ -1,8 +1,8 @@
 """Augmentation on the device, inside the step: pure functions of images in [-1, 1] and a key, random for each sample.
 
-What happens to a sample depends on the key, on its place in the batch and on itself, never on other samples (mixing,
-which does, is in `vision.data.augment.mixing`). Shapes are static. `augment` composes what a configuration turns on; the parts
-are in ``augment_crop``, ``augment_policy``, ``augment_colour`` and ``augment_erase``.
+The result for a sample depends on the key, on its index in the batch and on itself, never on other samples (mixing is
+in `vision.data.augment.mixing`). Shapes are static. `augment` composes what a configuration enables; the parts are in
+``crop``, ``policy``, ``colour`` and ``erase`` of this package.
 """
 
 from collections.abc import Mapping
@@ -23,22 +23,22 @@ from vision.ops.geometry import Interpolation
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What is done to training images; by default nothing.
+    """Augmentation of training images; by default none.
 
     Raises:
-        UserError: values that cannot hold, or two croppings at once.
+        UserError: invalid values, or two croppings at once.
     """
 
     flip: bool = False
-    """Mirror half of the images left to right."""
+    """Flip images horizontally with probability 0.5."""
     pad_crop: int = 0
-    """Pad by so many pixels and cut the old size out at random; 4 is usual for CIFAR."""
+    """Pad by this many pixels and crop the original size at random; 4 is usual for CIFAR."""
     pad_mode: PadMode = "zeros"
-    """What is padded with: mid-grey, the mirrored image, or its border repeated."""
+    """What to pad with: mid-grey ("zeros"), the image's reflection, or its border repeated ("edge")."""
     crop_scale: tuple[float, float] = (1.0, 1.0)
     """Smallest and largest share of the area that a random resized crop keeps; (0.08, 1) is usual for ImageNet."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Narrowest and widest ratio of width to height of that crop."""
+    """Smallest and largest ratio of width to height of that crop."""
     policy: Literal["none", "randaugment", "trivialaugment"] = "none"
     """Random operations: RandAugment (Cubuk et al. 2020) or TrivialAugment (Müller & Hutter 2021)."""
     operations: int = 2
@@ -46,23 +46,24 @@ class AugmentConfig:
     magnitude: float = 9.0
     """RandAugment: how strong they are, 0 to 10."""
     magnitude_std: float = 0.0
-    """RandAugment: deviation of the magnitude from operation to operation; infinity draws it evenly from 0 to 10."""
+    """RandAugment: deviation of the magnitude from operation to operation; infinity samples it uniformly from 0 to
+    10."""
     interpolation: Interpolation = "bilinear"
-    """How the policies sample turned, sheared and moved images."""
+    """How the policies resample rotated, sheared and translated images."""
     brightness: float = 0.0
-    """Colour jitter: the largest change of the factor of brightness, from 1."""
+    """Colour jitter: the largest deviation of the brightness factor from 1."""
     contrast: float = 0.0
-    """The same of contrast."""
+    """Likewise for contrast."""
     saturation: float = 0.0
-    """The same of saturation."""
+    """Likewise for saturation."""
     hue: float = 0.0
-    """Colour jitter: the largest turn of the hue, in turns, at most 0.5."""
+    """Colour jitter: the largest shift of the hue, as a fraction of the colour circle, at most 0.5."""
     erasing: float = 0.0
     """Probability of random erasing (Zhong et al. 2020); 0.25 is usual for ImageNet."""
     erasing_fill: ErasingFill = "random"
-    """What it fills in: a random colour for each pixel, or mid-grey."""
+    """What random erasing fills in: random values for each pixel, or mid-grey ("zeros")."""
     cutout: int = 0
-    """Side of the square that cutout greys out (DeVries & Taylor 2017), in pixels; 16 is theirs for CIFAR-10."""
+    """Size of the square that cutout erases (DeVries & Taylor 2017), in pixels; the paper's is 16 for CIFAR-10."""
 
     def __post_init__(self):
         low, high = self.crop_scale
@@ -86,12 +87,12 @@ class AugmentConfig:
 
 
 def augment(images: Float[Array, "b h w c"], config: AugmentConfig, *, key: Key[Array, ""]) -> Float[Array, "b h w c"]:
-    """What ``config`` turns on, in the usual order: crop, flip, policy, colour jitter, erasing, cutout.
+    """Apply what ``config`` enables, in the usual order: crop, flip, policy, colour jitter, erasing, cutout.
 
     Args:
       images: values in [-1, 1]; the policies and colour jitter need three channels.
       config: static under jit.
-      key: each part draws from its own, so that turning one on changes no draw of another.
+      key: each part has its own subkey, so that enabling one does not change the others.
 
     Returns:
       images of the same shape and range.
@@ -126,8 +127,8 @@ def augment(images: Float[Array, "b h w c"], config: AugmentConfig, *, key: Key[
 
 
 def random_flip(images: Float[Array, "b h w c"], *, key: Key[Array, ""]) -> Float[Array, "b h w c"]:
-    """Mirror each image left to right with probability one half."""
-    return _mirror(images, jax.random.bernoulli(key, 0.5, images.shape[:1]))
+    """Flip each image horizontally with probability 0.5."""
+    return _flip_where(images, jax.random.bernoulli(key, 0.5, images.shape[:1]))
 
 
 def flipped(batch: Mapping[str, Array], *, key: Key[Array, ""]) -> dict[str, Array]:
@@ -142,20 +143,20 @@ def alternating_flip(
     *,
     key: Key[Array, ""],
 ) -> Float[Array, "b h w c"]:
-    """Mirror each sample in every other epoch, half of the samples in the odd ones (Jordan 2024, section 3.2).
+    """Flip each sample in every other epoch, half of the samples in the odd ones (Jordan 2024, section 3.2).
 
-    In any two epochs that follow each other the network sees each image and its mirror image once, where a coin would
-    show one of them twice to half of the samples.
+    In any two consecutive epochs the network sees each image and its flip once, while independent flips would show half
+    of the samples the same version twice.
 
     Args:
       images: values of any range.
-      sample: each image's number in the data set, the same in every epoch.
+      sample: each image's index in the data set, the same in every epoch.
       epoch: from 0.
-      key: decides which samples begin mirrored; it must be the same throughout a run.
+      key: decides which samples are flipped first; it must be the same throughout a run.
     """
     begins = jax.vmap(lambda number: jax.random.bernoulli(jax.random.fold_in(key, number)))(sample)
-    return _mirror(images, begins ^ (jnp.asarray(epoch) % 2 == 1))
+    return _flip_where(images, begins ^ (jnp.asarray(epoch) % 2 == 1))
 
 
-def _mirror(images: Array, chosen: Array) -> Array:
+def _flip_where(images: Array, chosen: Array) -> Array:
     return jnp.where(chosen[:, None, None, None], images[:, :, ::-1], images)

@@ -1,4 +1,4 @@
-"""Mixed samples: mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), of images and soft targets of a batch."""
+"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) of the images and soft targets of a batch."""
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,9 @@ def mixup(
     Args:
       images: values of any range.
       targets: probabilities of the classes, such as one-hot labels.
-      alpha: lambda is drawn from Beta(alpha, alpha); positive.
-      per_sample: whether each sample has a lambda of its own or all of the batch have one, as in the paper's code.
-      key: draws lambda, and the partners: a permutation of the batch, so a sample may be its own.
+      alpha: lambda is sampled from Beta(alpha, alpha); positive.
+      per_sample: whether each sample has its own lambda or the batch shares one, as in the paper's code.
+      key: for lambda and for the partners: a permutation of the batch, so a sample may be its own partner.
     """
     share_key, partner_key = jax.random.split(key)
     return _mixup(images, targets, _share(images, alpha, per_sample, share_key), _partner(images, partner_key))
@@ -39,10 +39,11 @@ def cutmix(
     per_sample: bool = True,
     key: Key[Array, ""],
 ) -> Mixed:
-    """A rectangle of each sample is replaced by that of a partner, and so is its share of the target.
+    """Replace a rectangle of each sample by its partner's, and the same share of the target.
 
-    Yun et al. 2019, equations 1 and 2: the rectangle has the share 1 - lambda of the area, the image's ratio, and a
-    middle drawn evenly; it is clipped to the image. The targets are weighted by the pixels counted after that.
+    Yun et al. 2019, equations 1 and 2: the rectangle has the share 1 - lambda of the area, the image's aspect ratio,
+    and a centre sampled uniformly; it is clipped to the image. The targets are weighted by the pixels counted after
+    that.
 
     The arguments are those of :func:`mixup`, with one rectangle for each sample or one for the batch.
     """
@@ -62,16 +63,16 @@ def mix(
     per_sample: bool = True,
     key: Key[Array, ""],
 ) -> Mixed:
-    """Mixup or CutMix, by a coin for each sample or for the batch (Wightman et al. 2021, section 4).
+    """Mixup or CutMix, chosen at random for each sample or for the batch (Wightman et al. 2021, section 4).
 
     Args:
       images: values of any range.
       targets: probabilities of the classes.
       mixup_alpha: of mixup's Beta distribution; 0 leaves mixup out.
       cutmix_alpha: of CutMix's; 0 leaves CutMix out.
-      probability: of a sample to be mixed at all.
+      probability: that a sample is mixed at all.
       switch_probability: of CutMix where both are on.
-      per_sample: whether coins, lambda and rectangle are drawn for each sample or once for the batch, as in timm.
+      per_sample: whether choices, lambda and rectangle are sampled for each sample or once for the batch, as in timm.
       key: partners are a permutation of the batch, the same for both.
     """
     mixup_key, cutmix_key, partner_key, place_key, coin_key, switch_key = jax.random.split(key, 6)

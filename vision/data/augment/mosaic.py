@@ -1,13 +1,13 @@
-"""Mosaic: four pictures around one point, moved and cut out together (Bochkovskiy et al. 2020, section 3.3).
+"""Mosaic: four images around one point, transformed and cropped as one (Bochkovskiy et al. 2020, section 3.3).
 
-The canvas is twice as wide and high as a picture. Four pictures have a corner each at the meeting point, and what
-leaves the canvas is cut. A matrix then takes the canvas to the result. The canvas is never made: each pixel of the
-result looks up its place on the canvas, the picture that is there, and its place in that picture.
+The canvas is twice as wide and high as an image. Four images have a corner each at the meeting point, and what leaves
+the canvas is cropped. A matrix then maps the canvas to the result. The canvas is never stored: each pixel of the result
+looks up its position on the canvas, the image there, and its position in that image.
 
-The four are the sample and its neighbours in the batch, not others drawn at random: the order of batches is random
-already. The batch is cut into groups, as small as its size allows but of four at least, and a sample's neighbours are
-those 1, 2 and 3 places before it, going around in its group. So nothing is copied before the pixels are looked up,
-and devices that hold whole groups of a sharded batch exchange nothing.
+The four are the sample and its neighbours in the batch, rather than random others, since the order of batches is random
+already. The batch is divided into the smallest possible groups of at least four, and a sample's neighbours are the 1st,
+2nd and 3rd before it, cyclically in its group. So nothing is copied before the pixels are looked up, and devices that
+hold complete groups of a sharded batch exchange nothing.
 """
 
 import jax
@@ -19,15 +19,15 @@ from vision.ops.boxes import clip_to_image
 from vision.ops.projective import Tap, bilinear, project_boxes, sources
 
 GREY = 114 / 127.5 - 1
-"""What is outside of pictures: level 114, which letterboxing uses too."""
+"""The value outside of images: level 114, as in letterboxing."""
 
-# The result is made in so many strips of rows. A loop ends what XLA fuses: without one, it would look pixels up anew
-# for every use of them in what follows, which made the whole augmentation four times slower on CPUs.
+# The number of strips of rows in which the result is computed. The loop stops XLA's fusion: without it, pixels are
+# looked up again for each of their uses, which makes the augmentation four times slower on CPUs.
 _STRIPS = 8
 
 
 def group_size(batch: int) -> int:
-    """Samples of a group: the smallest divisor of ``batch`` that is at least 4, or all of a smaller batch."""
+    """Samples per group: the smallest divisor of ``batch`` that is at least 4, or all of a smaller batch."""
     return next((size for size in range(4, batch + 1) if batch % size == 0), batch)
 
 
@@ -39,12 +39,12 @@ def neighbourhood(batch: int) -> Int[np.ndarray, "{batch} 4"]:
 
 
 def meeting_points(count: int, side: int, *, key: Key[Array, ""]) -> Int[Array, "{count} 2"]:
-    """Points (x, y) on the canvas where pictures meet, whole pixels drawn evenly from [side / 2, 3 side / 2]."""
+    """Points (x, y) on the canvas where images meet, complete pixels sampled uniformly from [side / 2, 3 side / 2]."""
     return jax.random.randint(key, (count, 2), (side + 1) // 2, 3 * side // 2 + 1)
 
 
 def extents(combined: Bool[Array, " b"], side: int) -> Int[Array, " b"]:
-    """Sides of the canvases in pixels: twice a picture's for mosaics, and a picture's for one that is by itself."""
+    """Sizes of the canvases in pixels: twice an image's for mosaics, and an image's for single images."""
     return jnp.where(combined, 2 * side, side)
 
 
@@ -58,23 +58,23 @@ def mosaic(
     separable: bool = False,
     fill: float = GREY,
 ) -> Float[Array, "b {size} {size} c"]:
-    """Mosaics of a batch, each seen through its matrix; bilinear, and across the seams between pictures, too.
+    """Mosaics of a batch, each transformed by its matrix; bilinear, also across the seams between images.
 
     Args:
       images: values of any range.
       meeting: the meeting points (x, y) in pixels of the canvas.
-      combined: which samples become mosaics. The canvas of another one is its picture, and its meeting point is not
-        used.
+      combined: which samples become mosaics. The canvas of any other sample is its image, and its meeting point is
+        unused.
       matrices: from the canvas to the result.
-      size: side of the result in pixels.
-      separable: a promise that the matrices only stretch, mirror and move along the axes: faster.
-      fill: what is outside of the pictures.
+      size: size of the result in pixels.
+      separable: a promise that the matrices only scale, flip and translate along the axes, which is faster.
+      fill: the value outside of the images.
     """
     batch, side, _, channels = images.shape
     group, area = group_size(batch), side * side
     meeting, extent = _canvas(meeting, combined, side)
     across = lambda n: n[:, None, None]
-    # Rounds through the group that keep places from becoming negative three steps before the first sample
+    # Full cycles of the group, so that indices three steps before the first sample are not negative
     rounds = -(-3 // group) * group
     start = across((jnp.arange(batch) % group + rounds) * area)
     flat = images.reshape(batch // group, group * area, channels)
@@ -90,7 +90,7 @@ def mosaic(
         """The result with some of its rows filled in; the last strip may overlap the one before."""
         top = jnp.minimum(number * tall, size - tall)
         x, y = sources(matrices, top + jnp.arange(tall), jnp.arange(size), separable=separable)
-        # Neighbours are before the sample, so that pictures to the right and below are reached by steps back
+        # Neighbours precede the sample, so that images to the right and below are reached by steps back
         rows = _taps(y, across(meeting[:, 1]), across(extent), side, stride=side, step=-2 * area)
         columns = _taps(x, across(meeting[:, 0]), across(extent), side, stride=1, step=-area)
         return jax.lax.dynamic_update_slice(out, bilinear(rows, columns, pixels, fill=fill), (0, top, 0, 0))
@@ -107,19 +107,20 @@ def mosaic_boxes(
     side: int,
     size: int,
 ) -> tuple[Float[Array, "b 4*n 4"], Float[Array, "b 4*n 4"]]:
-    """Where the boxes of the pictures of each mosaic are in the result of :func:`mosaic`.
+    """The boxes of the images of each mosaic in the result of :func:`mosaic`.
 
     Args:
-      boxes: (x0, y0, x1, y1) in pixels of pictures, of all samples.
+      boxes: (x0, y0, x1, y1) in pixels of images, of all samples.
       meeting: the meeting points (x, y) in pixels of the canvas.
       combined: which samples become mosaics.
       matrices: from the canvas to the result.
-      side: of a picture, in pixels.
-      size: side of the result in pixels.
+      side: size of an image, in pixels.
+      size: size of the result in pixels.
 
     Returns:
-      the boxes of the four pictures, in the order of :func:`neighbourhood`: whole, which may reach beyond the result,
-      and what is visible of them. Those of the last three pictures mean nothing where ``combined`` is false.
+      the boxes of the four images, in the order of :func:`neighbourhood`: complete, possibly reaching beyond the
+      result, and clipped to their visible parts. Those of the last three images are meaningless where ``combined`` is
+      false.
     """
     batch, slots, _ = boxes.shape
     meeting, extent = _canvas(meeting, combined, side)
@@ -128,13 +129,13 @@ def mosaic_boxes(
     shift = jnp.concatenate([corner, corner], axis=-1).astype(jnp.float32)
     placed = (gathered(boxes) + shift[:, :, None]).reshape(batch, 4 * slots, 4)
     edge = extent[:, None].astype(jnp.float32)
-    whole = project_boxes(placed, matrices)
+    complete = project_boxes(placed, matrices)
     visible = project_boxes(clip_to_image(placed, width=edge, height=edge), matrices)
-    return whole, clip_to_image(visible, width=float(size), height=float(size))
+    return complete, clip_to_image(visible, width=float(size), height=float(size))
 
 
 def gathered(of: Array) -> Array:
-    """[b 4 ...]: what belongs to the four pictures of each mosaic, of what belongs to each sample [b ...]."""
+    """[b 4 ...]: the values [b ...] of the four samples of each mosaic."""
     batch = of.shape[0]
     group = group_size(batch)
     within = neighbourhood(group)
@@ -142,13 +143,13 @@ def gathered(of: Array) -> Array:
 
 
 def _canvas(meeting: Array, combined: Array, side: int) -> tuple[Array, Array]:
-    """Meeting points and sides of canvases. One picture fills a canvas that ends where its neighbours would begin."""
+    """Meeting points and sizes of canvases; that of a single image ends where its neighbours would begin."""
     return jnp.where(combined[:, None], meeting, side), extents(combined, side)
 
 
 def _taps(position: Array, meeting: Array, extent: Array, side: int, *, stride: int, step: int) -> tuple[Tap, Tap]:
-    """The two pixels around positions along an axis of the canvas; ``step`` leads to the second picture's pixels."""
-    # Positions far outside would not fit into integers
+    """The two pixels around positions along an axis of the canvas; ``step`` leads to the second image's pixels."""
+    # Positions far outside would overflow integers
     index = jnp.clip(position - 0.5, -2.0, 2.0 * side + 1.0)
     low = jnp.floor(index)
 

@@ -1,10 +1,10 @@
-"""RandAugment and TrivialAugment: random operations of geometry and colour, for each sample its own.
+"""RandAugment and TrivialAugment: random operations of geometry and colour, independent for each sample.
 
-Both draw from the fourteen operations of Cubuk et al. 2020, with the ranges of AutoAugment or wider ones. On a device
-all samples run one program, so an operation is computed for the whole batch and kept where it was drawn. The five
-geometric operations share one warp, with a matrix for each sample, the four enhancements one blend with a reference
-for each sample, and the pointwise ones are fused. On a CPU that is twice as quick as computing each operation by itself
-and as exact: what is applied is always the one operation that was drawn, one layer after the other.
+Both sample from the fourteen operations of Cubuk et al. 2020, with the ranges of AutoAugment or wider ones. On a device
+all samples run one program, so an operation is computed for the whole batch and kept where it was chosen. The five
+geometric operations share one warp, with a matrix for each sample, the four enhancements one blend with a reference for
+each sample, and the pointwise ones are fused. On a CPU that is twice as fast as computing each operation separately,
+and as exact: each layer applies exactly the operation that was chosen.
 """
 
 from dataclasses import dataclass
@@ -34,14 +34,14 @@ Operation = Literal[
     "equalize",
 ]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
-"""The operations of Cubuk et al. 2020, figure 2; the place is the number by which a sample draws it."""
+"""The operations of Cubuk et al. 2020, figure 2; the index is the number that a sample chooses."""
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """What an operation does at full strength; at strength 0 it does nothing.
+    """The effect of an operation at full strength; at strength 0 it does nothing.
 
-    The defaults are those of AutoAugment (Cubuk et al. 2019, table 6), whose images had a side of 331 pixels.
+    The defaults are those of AutoAugment (Cubuk et al. 2019, table 6), whose images have 331x331 pixels.
     """
 
     shear: float = 0.3
@@ -49,11 +49,11 @@ class Ranges:
     translate_share: float = 150 / 331
     """Shift as a share of the image's side."""
     translate_pixels: float = 0.0
-    """Shift in pixels, added to that."""
+    """Shift in pixels, added to ``translate_share``."""
     rotate: float = 30.0
     """Angle in degrees."""
     enhance: float = 0.9
-    """Change of the factor of brightness, saturation, contrast and sharpness from 1, up or down."""
+    """Deviation of the factor of brightness, saturation, contrast and sharpness from 1, up or down."""
     posterize: int = 4
     """Bits that are left."""
 
@@ -70,44 +70,44 @@ def apply_operation(
     ranges: Ranges = Ranges(),
     interpolation: Interpolation = "bilinear",
 ) -> Float[Array, "b h w 3"]:
-    """Do to each image the operation whose number it drew.
+    """Apply to each image the operation of its index.
 
     Args:
       images: values in [-1, 1].
-      operation: places in `OPERATIONS`.
-      strength: in [-1, 1]. Geometric operations and factors go one way or the other by its sign; posterize and solarize
-        look at its size, and identity, autocontrast and equalize not at all. Operations are thus stronger with a
-        larger size (what timm calls "increasing"); in AutoAugment's table some were weaker.
+      operation: indices into `OPERATIONS`.
+      strength: in [-1, 1]. The sign is the direction of geometric operations and factors; posterize and solarize use
+        the absolute value; identity, autocontrast and equalize ignore it. Operations are thus stronger with a larger
+        absolute value (timm's "increasing"); in AutoAugment's table some are weaker.
       ranges: what strength 1 means.
-      interpolation: of the geometric operations; what comes into the image is mid-grey.
+      interpolation: of the geometric operations; uncovered pixels become mid-grey.
     """
-    drew = lambda *names: jnp.isin(operation, jnp.array([OPERATIONS.index(name) for name in names]))[
+    is_one_of = lambda *names: jnp.isin(operation, jnp.array([OPERATIONS.index(name) for name in names]))[
         :, None, None, None
     ]
     size = jnp.abs(strength)
     out = affine_warp(images, _matrices(operation, strength, images.shape, ranges), interpolation=interpolation)
-    reference = jnp.where(drew("brightness"), -1.0, colour.smooth(images))
-    reference = jnp.where(drew("contrast"), colour.mean_luma(images), reference)
-    reference = jnp.where(drew("saturation"), colour.greyscale(images), reference)
+    reference = jnp.where(is_one_of("brightness"), -1.0, colour.smooth(images))
+    reference = jnp.where(is_one_of("contrast"), colour.mean_luma(images), reference)
+    reference = jnp.where(is_one_of("saturation"), colour.greyscale(images), reference)
     enhanced = colour.blend(reference, images, 1.0 + ranges.enhance * strength)
-    out = jnp.where(drew("brightness", "saturation", "contrast", "sharpness"), enhanced, out)
+    out = jnp.where(is_one_of("brightness", "saturation", "contrast", "sharpness"), enhanced, out)
     bits = 8.0 - jnp.round(size * (8 - ranges.posterize))
-    out = jnp.where(drew("posterize"), colour.posterize(images, bits), out)
-    out = jnp.where(drew("solarize"), colour.solarize(images, 256.0 * (1.0 - size)), out)
-    out = jnp.where(drew("autocontrast"), colour.autocontrast(images), out)
-    return jnp.where(drew("equalize"), colour.equalize(images), out)
+    out = jnp.where(is_one_of("posterize"), colour.posterize(images, bits), out)
+    out = jnp.where(is_one_of("solarize"), colour.solarize(images, 256.0 * (1.0 - size)), out)
+    out = jnp.where(is_one_of("autocontrast"), colour.autocontrast(images), out)
+    return jnp.where(is_one_of("equalize"), colour.equalize(images), out)
 
 
 def _matrices(operation: Array, strength: Array, shape: tuple[int, ...], ranges: Ranges) -> Array:
-    """The warp of each sample [b 2 3], which is no motion for identity and the operations of colour."""
-    drawn = lambda name, full: jnp.where(operation == OPERATIONS.index(name), full * strength, 0.0)
+    """The warp of each sample [b 2 3], which is the identity for the operations of colour."""
+    amount = lambda name, full: jnp.where(operation == OPERATIONS.index(name), full * strength, 0.0)
     _, height, width, _ = shape
     down, right = (ranges.translate_share * side + ranges.translate_pixels for side in (height, width))
-    sheared = shear(drawn("shear_y", ranges.shear), drawn("shear_x", ranges.shear))
-    moved = translation(drawn("translate_y", down), drawn("translate_x", right))
-    turned = rotation(drawn("rotate", ranges.rotate), height, width)
-    # No sample draws two of them, so that the other two are no motion: differences from it add up to the one drawn
-    return sheared + moved + turned - 2.0 * translation(jnp.zeros_like(strength), jnp.zeros_like(strength))
+    sheared = shear(amount("shear_y", ranges.shear), amount("shear_x", ranges.shear))
+    translated = translation(amount("translate_y", down), amount("translate_x", right))
+    rotated = rotation(amount("rotate", ranges.rotate), height, width)
+    # A sample has at most one of them, the other two are the identity: the sum of deviations from it is the chosen one
+    return sheared + translated + rotated - 2.0 * translation(jnp.zeros_like(strength), jnp.zeros_like(strength))
 
 
 def randaugment(
@@ -120,15 +120,16 @@ def randaugment(
     interpolation: Interpolation = "bilinear",
     key: Key[Array, ""],
 ) -> Float[Array, "b h w 3"]:
-    """RandAugment (Cubuk et al. 2020): a few operations in turn, all equally likely, of one magnitude.
+    """RandAugment (Cubuk et al. 2020): a few operations in sequence, all equally likely, of one magnitude.
 
     Args:
       images: values in [-1, 1].
-      operations: how many, the paper's N; one operation may come twice.
+      operations: how many, the paper's N; an operation may be repeated.
       magnitude: the paper's M, from 0 to ``full_magnitude``.
-      magnitude_std: each operation's magnitude is drawn from a normal distribution of this deviation around
-        ``magnitude`` and clipped to the range, as timm's ``mstd``; infinity draws it evenly from the range.
-      full_magnitude: at which the ranges are reached: 10 in the paper, 30 in torchvision.
+      magnitude_std: each operation's magnitude is sampled from a normal distribution around ``magnitude`` with this
+        standard deviation and clipped to the range, as with timm's ``mstd``; infinity samples it uniformly from the
+        range.
+      full_magnitude: the magnitude of full strength: 10 in the paper, 30 in torchvision.
       interpolation: of the geometric operations.
       key: one for the batch.
     """
@@ -137,10 +138,10 @@ def randaugment(
         operation_key, magnitude_key, sign_key = jax.random.split(own, 3)
         operation = jax.random.randint(operation_key, (batch,), 0, len(OPERATIONS))
         if magnitude_std == float("inf"):
-            drawn = jax.random.uniform(magnitude_key, (batch,), maxval=full_magnitude)
+            sampled_magnitude = jax.random.uniform(magnitude_key, (batch,), maxval=full_magnitude)
         else:
-            drawn = magnitude + magnitude_std * jax.random.normal(magnitude_key, (batch,))
-        strength = jnp.clip(drawn / full_magnitude, 0.0, 1.0) * jax.random.rademacher(sign_key, (batch,))
+            sampled_magnitude = magnitude + magnitude_std * jax.random.normal(magnitude_key, (batch,))
+        strength = jnp.clip(sampled_magnitude / full_magnitude, 0.0, 1.0) * jax.random.rademacher(sign_key, (batch,))
         images = apply_operation(images, operation, strength, interpolation=interpolation)
     return images
 
@@ -156,9 +157,9 @@ def trivialaugment(
 
     Args:
       images: values in [-1, 1].
-      ranges: what full strength means; `WIDE`, or ``Ranges()`` for that of RandAugment.
+      ranges: the effects at full strength; `WIDE`, or ``Ranges()`` for those of RandAugment.
       interpolation: of the geometric operations.
-      key: one for the batch; operation, strength and its sign are drawn evenly for each sample.
+      key: one for the batch; operation, strength and its sign are sampled uniformly for each sample.
     """
     batch = images.shape[0]
     operation_key, strength_key, sign_key = jax.random.split(key, 3)

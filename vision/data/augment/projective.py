@@ -1,7 +1,7 @@
-"""Random motions of whole pictures: scale, rotation, shear, perspective, translation and mirror images.
+"""Random projective transforms of images: scale, rotation, shear, perspective, translation and flips.
 
-The parts of a motion are 3x3 matrices in the convention of `vision.ops.projective`, so that pictures are sampled once
-and boxes follow by the same matrix.
+The parts of a transform are 3x3 matrices in the convention of `vision.ops.projective`, so that images are resampled
+once and boxes are mapped by the same matrix.
 """
 
 import jax
@@ -25,29 +25,29 @@ def random_motions(
     flip_vertical: float = 0.0,
     key: Key[Array, ""],
 ) -> Float[Array, "b 3 3"]:
-    """Matrices that move pictures about their centres and show what is around these in a window.
+    """Matrices that transform images about their centres and map the surroundings of these to an output window.
 
-    By default nothing moves. Without rotation, shear and perspective the matrices only stretch, mirror and move along
-    the axes.
+    By default nothing changes. Without rotation, shear and perspective the matrices only scale, flip and translate
+    along the axes.
 
     Args:
-      centre: the point (x, y) of each picture that comes to the window's centre, but for the translation.
-      side: so many pixels of a picture fill the window where the scale is 1.
-      size: side of the window in pixels.
-      degrees: largest rotation either way.
-      translate: largest move either way along both axes, as a share of the window's side.
-      scale: the factor of size is drawn evenly from [1 - scale, 1 + scale]; less than 1.
+      centre: the point (x, y) of each image that is mapped to the window's centre, before the translation.
+      side: the number of pixels of an image that fill the window at a scale of 1.
+      size: size of the window in pixels.
+      degrees: largest rotation in either direction.
+      translate: largest translation along both axes in either direction, as a share of the window's size.
+      scale: the scale factor is sampled uniformly from [1 - scale, 1 + scale]; less than 1.
       shear: largest angle in degrees of the shears along both axes; less than 45.
-      perspective: the largest change of w, from 1, at a distance of ``side`` from the centre along either axis; where
-        w is 1 + p, things look as if they were 1 + p times as far away. Less than 0.5 if nothing within ``side`` of the
-        centre along both axes shall be behind the horizon.
-      flip: probability of a mirror image, left to right.
-      flip_vertical: probability of a mirror image, top to bottom.
-      key: one for the batch; each part draws from its own, so that turning one on changes no draw of another.
+      perspective: the largest deviation of w from 1 at a distance of ``side`` from the centre along either axis; where
+        w is 1 + p, objects look as if they were 1 + p times as far away. Less than 0.5 if nothing within ``side`` of
+        the centre along both axes may be behind the horizon.
+      flip: probability of a horizontal flip.
+      flip_vertical: probability of a vertical flip.
+      key: one for the batch; each part has its own subkey, so that enabling one does not change the others.
 
     Returns:
-      from a position in the picture to one in the window: perspective first, then rotation and scale, shear, mirror
-      image, translation.
+      from a position in the image to one in the window: perspective first, then rotation and scale, shear, flips,
+      translation.
     """
     keys = jax.random.split(key, 7)
     count = centre.shape[0]

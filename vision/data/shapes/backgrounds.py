@@ -1,6 +1,6 @@
-"""Quiet backgrounds of the shapes world: two muted tones mixed by a gradient, stripes, dots or soft clouds.
+"""Muted backgrounds of the shapes world: two tones mixed by a gradient, stripes, dots or soft clouds.
 
-Every tone is of low saturation and either light or dark, so that none can be taken for an object's colour.
+Every tone has low saturation and is either light or dark, so that none can be confused with an object's colour.
 """
 
 import math
@@ -16,7 +16,7 @@ _LATTICE = 5
 
 
 def smooth(t):
-    """The cubic that climbs from 0 at 0 to 1 at 1 with level ends."""
+    """The cubic that rises from 0 at 0 to 1 at 1 with zero slope at both ends (smoothstep)."""
     t = np.clip(t, np.float32(0), np.float32(1))
     return t * t * (3 - 2 * t)
 
@@ -49,7 +49,7 @@ def _pattern(kinds: tuple[str, ...], resolution: int, keys: UInt64[np.ndarray, "
         if name == "clouds":
             out[at] = _clouds(uniform(keys[at], "lattice", _LATTICE, _LATTICE).astype(np.float32), r)
             continue
-        # At least six pixels a period, or stripes and dots would be noise on a small image.
+        # At least six pixels per period, or stripes and dots would look like noise on a small image.
         length = np.maximum(0.14 + 0.14 * period[at], 6 / r).astype(np.float32)[:, None, None]
         u = np.abs(_cycle(across / length + phase_x[at].astype(np.float32)[:, None, None]))
         if name == "stripes":
@@ -67,7 +67,7 @@ def _cycle(t):
 
 
 def _clouds(lattice: Float[np.ndarray, "n a a"], resolution: int) -> Float[np.ndarray, "n h w"]:
-    """Value noise: random values on a lattice, joined smoothly."""
+    """Value noise: random values on a lattice, interpolated smoothly."""
     place = (np.arange(resolution) + 0.5) / resolution * (_LATTICE - 1)
     left = place.astype(np.int64)
     weight = smooth((place - left).astype(np.float32))
@@ -78,10 +78,10 @@ def _clouds(lattice: Float[np.ndarray, "n a a"], resolution: int) -> Float[np.nd
 def background(
     kinds: tuple[str, ...], resolution: int, keys: UInt64[np.ndarray, "n"], *, dark_share: float = 0.25
 ) -> Float[np.ndarray, "n 3 h w"]:
-    """Two muted tones of like brightness and a pattern that mixes them; RGB in [0, 1]."""
+    """Two muted tones of similar brightness and a pattern that mixes them; RGB in [0, 1]."""
     hue, saturation, value, tone, step, side = uniform(keys, "tone", 6).T
     light = tone < 1 - dark_share
-    # Light or dark; those in the middle, on which some object colour would drown, do not occur.
+    # Light or dark; medium tones are excluded, since some object colours would not stand out from them.
     value = np.where(light, 0.84 + 0.12 * value, 0.17 + 0.11 * value)
     saturation = np.where(light, 0.02 + 0.08 * saturation, 0.05 + 0.20 * saturation)
     step = (0.05 + 0.05 * step) * np.where(light, -1, 1)

@@ -1,4 +1,4 @@
-"""English captions of the shapes world: what a scene holds, how large and where, and nothing untrue."""
+"""English captions of the shapes world: the objects of a scene, their sizes and positions, always correct."""
 
 from collections.abc import Mapping
 
@@ -6,28 +6,29 @@ import numpy as np
 
 from vision.data.shapes.world import ShapesConfig
 
-_PARTLY_HIDDEN = 0.9  # an object of which less is visible is said to be behind the other
-_APART = 0.1  # least difference of two centres, in image sides, that is called a direction
+_PARTLY_HIDDEN = 0.9  # an object of which less is visible is described as behind the other
+_APART = 0.1  # least difference of two centres, as a fraction of the image's side, that is described as a direction
 _ROWS = ("top", "", "bottom")
 _COLUMNS = ("left", "", "right")
 
 
-def captions(drawn: Mapping[str, np.ndarray], config: ShapesConfig) -> list[str]:
-    """One caption for each scene that `vision.data.shapes.world.draw` drew with this config; the same every time.
+def captions(scenes: Mapping[str, np.ndarray], config: ShapesConfig) -> list[str]:
+    """One caption for each scene of `vision.data.shapes.world.render_scenes` with this config; deterministic.
 
-    One object is said with its place ("a small red star at the top left"), two with their relation ("a large
-    red star to the left of a blue circle"), several as a list with their places. Objects are named from slot
-    0 on.
+    One object is described with its position ("a small red star at the top left"), two with their relation ("a large
+    red star to the left of a blue circle"), more as a list with positions. Objects are named in the order of their
+    index.
 
-    An object is small or large when its size is in the lowest or highest third of the config's range; nothing
-    is said of sizes when the largest is less than 1.4 times the least. Places are the thirds of the image
-    that hold the centre of the object's box. Of two objects one is behind the other when less than nine
-    tenths of it are visible; otherwise the difference of the boxes' centres decides, along both axes when
-    neither difference is twice the other, and two centres within a tenth of the image of each other have no
-    direction.
+    An object is small or large when its size is in the lowest or highest third of the config's range; sizes are omitted
+    when the largest is less than 1.4 times the smallest. Positions are the thirds of the image that contain the centre
+    of the object's box. Of two objects one is behind the other when less than nine tenths of it are visible; otherwise
+    the difference of the boxes' centres decides, along both axes when neither difference is twice the other, and two
+    centres within a tenth of the image of each other have no direction.
     """
     names = ("shape", "colour", "size", "boxes", "visible")
-    return [_caption(config, {name: drawn[name][i][valid] for name in names}) for i, valid in enumerate(drawn["valid"])]
+    return [
+        _caption(config, {name: scenes[name][i][valid] for name in names}) for i, valid in enumerate(scenes["valid"])
+    ]
 
 
 def _caption(config: ShapesConfig, scene: Mapping[str, np.ndarray]) -> str:
@@ -41,7 +42,7 @@ def _caption(config: ShapesConfig, scene: Mapping[str, np.ndarray]) -> str:
 
 
 def _nouns(config: ShapesConfig, scene: Mapping[str, np.ndarray]) -> list[str]:
-    """Noun phrases in the order of slots: "a red star", "an orange heart", "another red star"."""
+    """Noun phrases in the order of objects: "a red star", "an orange heart", "another red star"."""
     nouns: list[str] = []
     seen: set[str] = set()
     for shape, colour, size in zip(scene["shape"], scene["colour"], scene["size"], strict=True):

@@ -1,8 +1,8 @@
-"""Random numbers without a state: each is a pure function of a key, a purpose and a counter.
+"""Stateless random numbers: each is a pure function of a key, a purpose and a counter.
 
-A data set that draws its samples needs numbers that do not depend on which samples were drawn before, and for
-many samples at once, where a generator object for each would be the slowest part. Keys and streams are those
-of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+A data set that renders its samples needs numbers that do not depend on which samples were rendered before, and for many
+samples at once, for which a generator object per sample would be too slow. Keys and streams are those of SplitMix64
+(Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
 """
 
 import math
@@ -22,7 +22,7 @@ def _mix(z: UInt64[np.ndarray, "..."]) -> UInt64[np.ndarray, "..."]:
 
 
 def sample_keys(seed: int, split: Split, indices: Int[np.ndarray, "n"]) -> UInt64[np.ndarray, "n"]:
-    """One key a sample. No two samples of one seed share a key, in whatever split: `_mix` is bijective."""
+    """One key per sample. No two samples of the same seed share a key, in any split: `_mix` is bijective."""
     number = indices.astype(np.uint64) * np.uint64(len(get_args(Split))) + np.uint64(get_args(Split).index(split))
     return _mix(_mix(np.full(1, seed, np.uint64)) + number)
 
@@ -30,7 +30,7 @@ def sample_keys(seed: int, split: Split, indices: Int[np.ndarray, "n"]) -> UInt6
 def uniform(keys: UInt64[np.ndarray, "n"], purpose: str, *shape: int) -> Float[np.ndarray, "n ..."]:
     """Independent float64 numbers, uniform on [0, 1), for each key.
 
-    Another `purpose`, a word of at most eight letters, gives other numbers.
+    A different `purpose`, a word of at most eight letters, gives different numbers.
     """
     stream = _mix(keys ^ np.uint64(int.from_bytes(purpose.encode()[:8], "little")))
     steps = np.arange(1, math.prod(shape) + 1, dtype=np.uint64)

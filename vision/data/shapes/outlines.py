@@ -1,10 +1,10 @@
 """Outlines of the shapes world: eight plane figures as signed distance functions.
 
 A signed distance function gives, at a point, the distance to the outline: negative inside, positive outside.
-Anti-aliasing follows without supersampling, as a pixel's coverage is close to 1/2 minus the distance of its
-centre in pixels (`coverage`). The distances are elementary geometry: mirror the point into one sector of the
-figure's symmetry, where the outline is a single segment or arc. Only sums, products, comparisons and square
-roots are used, which IEEE 754 rounds alike everywhere: a point gives the same bits in an array of any length.
+Anti-aliasing needs no supersampling, as a pixel's coverage is close to 1/2 minus the distance of its centre in pixels
+(`coverage`). The distances are elementary geometry: the point is reflected into one sector of the figure's symmetry,
+where the outline is a single segment or arc. Only sums, products, comparisons and square roots are used, which IEEE 754
+rounds identically everywhere: a point gives the same bits in an array of any length.
 
 Coordinates are those of images, x to the right and y down; every figure lies in the unit disc.
 """
@@ -24,23 +24,23 @@ class Outline:
     """One figure."""
 
     name: str
-    """The English noun."""
+    """The English noun of the figure."""
     distance: Callable[[np.ndarray, np.ndarray], np.ndarray]
     """Signed distance of points (x, y), in units of the radius of the disc around the figure.
 
-    The outline itself is exact. Away from it, the distance is nearer to zero than it should be around the
-    horns of the crescent, and a little off inside the notches of heart, cross and star.
+    The outline itself is exact. Away from it, the absolute distance is too small around the tips of the crescent, and
+    slightly inaccurate inside the notches of heart, cross and star.
     """
     area: float
     """Area of the figure; the disc around it has pi."""
     max_rotation: float
-    """Largest turn in degrees, either way, after which people still give the figure this name."""
+    """Largest rotation in degrees, in either direction, that leaves the figure recognisable by this name."""
 
 
 def coverage(distance: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     """Fraction of a pixel that a figure covers, in [0, 1], from the signed distance of its centre in pixels.
 
-    Exact for a straight edge along a row or column of pixels, and without bias for all others.
+    Exact for a straight edge along a row or column of pixels, and unbiased for all others.
     """
     return np.clip(np.float32(0.5) - distance, np.float32(0), np.float32(1))
 
@@ -65,7 +65,7 @@ def _mirror(x, y, angle: float):
 def _star(x, y, points: int, outer: float, inner: float):
     """Star with one of its 3 or 5 points up; with `inner = outer / 2`, 3 points make a triangle."""
     sector = math.pi / points
-    # Mirroring leaves the sector between a point, on the first axis, and the notch beside it.
+    # Reflections leave the sector between a point, on the first axis, and the adjacent notch.
     along, across = _mirror(-y, np.abs(x), 2 * sector)
     along, across = _mirror(along, np.abs(across), sector)
     edge = inner * math.cos(sector) - outer, inner * math.sin(sector)
@@ -96,7 +96,7 @@ def _heart(x, y):
     """A square on its corner with a half disc on each of its two upper sides."""
     side, shift = 0.51, 0.19  # half the square's side; the square's centre lies this far below the disc's
     x, y = np.abs(x), y - np.float32(shift)
-    # Axes along the square's sides; the mirrored half disc is centred on the middle of the side v = -side.
+    # Axes along the square's sides; the reflected half disc is centred on the middle of the side v = -side.
     root = np.float32(math.sqrt(0.5))
     u, v = (x + y) * root, (y - x) * root
     lobe = _length(u, v + np.float32(side)) - np.float32(side)
@@ -113,7 +113,7 @@ def _ring(x, y):
 
 
 def _crescent(x, y):
-    """A disc less a smaller one to its right."""
+    """A disc minus a smaller one on its right."""
     bite = np.float32(0.71) - _length(x - np.float32(0.52), y)
     return np.maximum(_length(x, y) - np.float32(0.96), bite)
 

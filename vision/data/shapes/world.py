@@ -1,9 +1,9 @@
-"""The shapes world: pictures of coloured figures, drawn on demand, with the annotations of every task.
+"""The shapes world: images of coloured figures, rendered on demand, with annotations for all tasks.
 
-A data set without a download, at any resolution: scenes of one or several objects (shape, colour, size,
-place, turn, order in depth) on quiet backgrounds, with classes, boxes, semantic and instance masks. Captions
-are in `vision.data.shapes.captions`. Scene i is a pure function of (config, seed, split, i): drawn alone or in
-any batch it has the same bytes (`vision.data.shapes.counter_random`). Edges are anti-aliased by signed distance
+A data set without a download, at any resolution: scenes of one or several objects (shape, colour, size, position,
+rotation, depth order) on muted backgrounds, with classes, boxes, semantic and instance masks. Captions are in
+`vision.data.shapes.captions`. Scene i is a pure function of (config, seed, split, i): rendered by itself or in any
+batch it has the same bytes (`vision.data.shapes.counter_random`). Edges are anti-aliased by signed distance
 (`vision.data.shapes.outlines`).
 """
 
@@ -36,13 +36,13 @@ PALETTE: tuple[tuple[str, tuple[int, int, int]], ...] = (
 COLOURS: tuple[str, ...] = tuple(name for name, _ in PALETTE)
 
 _PIXELS_AT_ONCE = 2**16  # keeps the arrays of one chunk in the processor's cache
-_LEAST_PIXELS = 6  # an object of fewer pixels across cannot be told from another
+_LEAST_PIXELS = 6  # objects of a smaller diameter cannot be distinguished
 _CANDIDATES = 24
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShapesConfig:
-    """What the scenes look like. Raises `UserError` for values that cannot be drawn."""
+    """The appearance of scenes. Raises `UserError` for invalid values."""
 
     resolution: int = 32
     """Height and width of the images in pixels."""
@@ -57,11 +57,12 @@ class ShapesConfig:
     min_size: float = 0.33
     """Least diameter of the disc around an object, as a fraction of the image's side."""
     max_size: float = 0.75
-    """Largest diameter of that disc. Sizes are uniform between them; crowded scenes shrink them."""
-    max_turn: float = 180.0
-    """Largest turn of an object in degrees, either way; shapes that would change their name turn less anyway."""
+    """Largest diameter of that disc. Sizes are uniform between the two, but shrink in crowded scenes."""
+    max_rotation: float = 180.0
+    """Largest rotation of an object in degrees, in either direction; shapes that would change their name rotate
+    less."""
     min_visible: float = 0.6
-    """Every object shows at least this fraction of its own pixels; nearer objects may hide the rest."""
+    """At least this fraction of every object's pixels is visible; nearer objects may hide the others."""
     backgrounds: tuple[str, ...] = BACKGROUNDS
     """The kinds of background in use, equally often."""
     dark_share: float = 0.25
@@ -76,7 +77,7 @@ class ShapesConfig:
         _check_names("colours", self.colours, COLOURS)
         _check_names("backgrounds", self.backgrounds, BACKGROUNDS)
         if self.resolution < 8:
-            raise UserError(f"resolution is {self.resolution}, but shapes need at least 8 pixels a side.")
+            raise UserError(f"resolution is {self.resolution}, but shapes need at least 8x8 pixels.")
         if not 1 <= self.min_objects <= self.max_objects <= 16:
             raise UserError(
                 f"min_objects is {self.min_objects} and max_objects is {self.max_objects}, but they must "
@@ -95,12 +96,12 @@ class ShapesConfig:
             )
         if self.min_size * self.cells > 1:
             raise UserError(
-                f"max_objects is {self.max_objects}, but so many objects of min_size {self.min_size} may not "
-                f"fit side by side: lower min_size to {math.floor(1000 / self.cells) / 1000} or max_objects "
+                f"max_objects is {self.max_objects}, but this many objects of min_size {self.min_size} may not "
+                f"fit next to each other: lower min_size to {math.floor(1000 / self.cells) / 1000} or max_objects "
                 f"to {math.floor(1 / self.min_size) ** 2}."
             )
-        if not 0 <= self.max_turn <= 180:
-            raise UserError(f"max_turn is {self.max_turn}, but it must be from 0 to 180 degrees.")
+        if not 0 <= self.max_rotation <= 180:
+            raise UserError(f"max_rotation is {self.max_rotation}, but it must be from 0 to 180 degrees.")
         if not 0 < self.min_visible <= 1:
             raise UserError(f"min_visible is {self.min_visible}, but it must be above 0 and at most 1.")
         if not 0 <= self.shade_jitter <= 0.2:
@@ -112,7 +113,7 @@ class ShapesConfig:
 
     @property
     def cells(self) -> int:
-        """Cells a side of the smallest square grid with a cell for every object."""
+        """Cells per side of the smallest square grid with a cell for every object."""
         return math.isqrt(self.max_objects - 1) + 1
 
 
@@ -123,7 +124,7 @@ def _check_names(field: str, names: tuple[str, ...], known: tuple[str, ...]) -> 
         if name not in known:
             raise UserError(f"{field} has no {name!r}; choose from {', '.join(known)}.")
     if len(set(names)) < len(names):
-        raise UserError(f"{field} names something twice: {', '.join(names)}.")
+        raise UserError(f"{field} has a name twice: {', '.join(names)}.")
 
 
 def class_names(config: ShapesConfig) -> tuple[str, ...]:
@@ -133,7 +134,7 @@ def class_names(config: ShapesConfig) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Layout:
-    """The objects of n scenes in m slots, slot 0 the largest; lengths are fractions of the image's side."""
+    """The objects of n scenes, at most m each, the largest first; lengths are fractions of the image's side."""
 
     valid: np.ndarray  # bool [n m]
     shape: np.ndarray  # int32 [n m]
@@ -154,10 +155,10 @@ def _lens(a, b, distance):
 
 
 def _arrange(config: ShapesConfig, keys: UInt64[np.ndarray, "n"]) -> tuple[_Layout, Bool[np.ndarray, "n"]]:
-    """Scatters objects one after another, each at its first candidate place that hides too much of nothing.
+    """Places objects one after another, each at its first candidate position that does not hide too much of any object.
 
-    What one object hides of another is estimated by discs of their areas. Also returns which scenes found a
-    place for every object; the others must be spread out.
+    Occlusion is estimated by discs of the objects' areas. Also returns which scenes have a position for every object;
+    the others get a grid layout.
     """
     n, m = len(keys), config.max_objects
     span = config.max_objects - config.min_objects + 1
@@ -166,15 +167,15 @@ def _arrange(config: ShapesConfig, keys: UInt64[np.ndarray, "n"]) -> tuple[_Layo
     shape = (uniform(keys, "shape", m) * len(config.shapes)).astype(np.int32)
     colour = (uniform(keys, "colour", m) * len(config.colours)).astype(np.int32)
     depth = uniform(keys, "depth", m)
-    # Sorting sizes alone puts the largest object into slot 0 and leaves its class uniform.
+    # Sorting only the sizes makes object 0 the largest and leaves its class uniform.
     size = config.min_size + (config.max_size - config.min_size) * uniform(keys, "size", m)
     size = np.maximum(-np.sort(-np.where(valid, size, 0), axis=1), config.min_size)
-    limit = np.radians([min(OUTLINES[SHAPES.index(s)].max_rotation, config.max_turn) for s in config.shapes])
+    limit = np.radians([min(OUTLINES[SHAPES.index(s)].max_rotation, config.max_rotation) for s in config.shapes])
     angle = (2 * uniform(keys, "angle", m) - 1) * limit[shape]
     area = np.array([OUTLINES[SHAPES.index(name)].area for name in config.shapes])[shape]
 
     place = uniform(keys, "place", m, _CANDIDATES, 2)
-    # The first third of the candidates keep their size, later ones shrink towards the least.
+    # The first third of the candidates keep their size, later ones shrink towards the smallest.
     shrink = np.clip(1.5 * np.arange(_CANDIDATES) / (_CANDIDATES - 1) - 0.5, 0, 1)
     centre = np.zeros((n, m, 2))
     hidden = np.zeros((n, m))
@@ -206,8 +207,8 @@ def _arrange(config: ShapesConfig, keys: UInt64[np.ndarray, "n"]) -> tuple[_Layo
     return _Layout(valid, shape, colour, size, centre, angle, depth), placed
 
 
-def _spread(config: ShapesConfig, keys: UInt64[np.ndarray, "n"], layout: _Layout) -> _Layout:
-    """The same objects at the least size, each in a cell of its own in a grid: none hides any other."""
+def _grid_layout(config: ShapesConfig, keys: UInt64[np.ndarray, "n"], layout: _Layout) -> _Layout:
+    """The same objects at the smallest size, each in its own cell of a grid, so that none hides another."""
     m, cells = config.max_objects, config.cells
     cell = np.argsort(uniform(keys, "cell", cells * cells), axis=1)[:, :m]
     slack = (1 / cells - config.min_size) * uniform(keys, "slack", m, 2)
@@ -217,7 +218,7 @@ def _spread(config: ShapesConfig, keys: UInt64[np.ndarray, "n"], layout: _Layout
 
 
 def _where(choice: Bool[np.ndarray, "n"], yes: _Layout, no: _Layout) -> _Layout:
-    """Whole scenes from one layout or the other."""
+    """Complete scenes from one layout or the other."""
     pairs = ((getattr(yes, f.name), getattr(no, f.name)) for f in dataclasses.fields(_Layout))
     return _Layout(*(np.where(choice.reshape(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs))
 
@@ -244,7 +245,7 @@ def _distances(config: ShapesConfig, layout: _Layout, *, offset: float) -> Float
 def _visible(
     layout: _Layout, distance: Float[np.ndarray, "n m h w"]
 ) -> tuple[UInt8[np.ndarray, "n h w"], Float[np.ndarray, "n m"]]:
-    """The instance map (see `draw`), and the fraction of its own pixels that each object has in it."""
+    """The instance map (see `render_scenes`), and the visible fraction of each object's pixels."""
     n, m, h, w = distance.shape
     instances = np.zeros((n, h, w), np.uint8)
     rows = np.arange(n)
@@ -261,7 +262,7 @@ def _paint(
     layout: _Layout,
     distance: Float[np.ndarray, "n m h w"],
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Objects over the background, the farthest first, each a shadow and then itself."""
+    """Paints the objects over the background, the farthest first, each with its shadow."""
     n, m = layout.valid.shape
     image = background(config.backgrounds, config.resolution, keys, dark_share=config.dark_share)
     palette = np.array([dict(PALETTE)[name] for name in config.colours]) / 255
@@ -280,7 +281,7 @@ def _paint(
         if config.relief:
             shadow = np.float32(0.3) * relief * smooth(np.float32(0.5) - fallen[rows, slot] / (np.float32(0.3) * r))
             image = image * (1 - shadow)[:, None]
-            # Light from the upper left, and a rim a tenth of the radius wide.
+            # Light from the upper left, and a rim of a tenth of the radius.
             x, y = (pixel - c[:, None] * config.resolution for c in layout.centre[rows, slot].T)
             fall = (x[:, None, :] + y[:, :, None]).astype(np.float32) / (2 * r)
             light = 1 - np.float32(0.13) * relief * np.clip(fall, np.float32(-1), np.float32(1))
@@ -291,7 +292,7 @@ def _paint(
 
 
 def instance_masks(instances: UInt8[np.ndarray, "n h w"], m: int) -> Bool[np.ndarray, "n m h w"]:
-    """The visible pixels of each of m object slots, from the instance map of `draw`."""
+    """The visible pixels of each of m objects, from the instance map of `render_scenes`."""
     return instances[:, None] == np.arange(1, m + 1, dtype=np.uint8)[:, None, None]
 
 
@@ -302,13 +303,13 @@ def _boxes(masks: Bool[np.ndarray, "n m h w"]) -> Float[np.ndarray, "n m 4"]:
     return np.where(np.any(columns, axis=2, keepdims=True), np.stack(first + last, -1), 0).astype(np.float32)
 
 
-def _draw_chunk(config: ShapesConfig, keys: UInt64[np.ndarray, "n"]) -> dict[str, np.ndarray]:
+def _render_chunk(config: ShapesConfig, keys: UInt64[np.ndarray, "n"]) -> dict[str, np.ndarray]:
     layout, placed = _arrange(config, keys)
-    apart = _spread(config, keys, layout)
+    apart = _grid_layout(config, keys, layout)
     layout = _where(placed, layout, apart)
     distance = _distances(config, layout, offset=0.0)
     instances, visible = _visible(layout, distance)
-    # `_arrange` estimates with discs; a scene that falls short when pixels are counted is spread out.
+    # `_arrange` estimates with discs; a scene whose objects show too few pixels gets the grid layout.
     enough = np.all((visible >= config.min_visible) | ~layout.valid, axis=1)
     if not enough.all():
         layout = _where(enough, layout, apart)
@@ -330,25 +331,25 @@ def _draw_chunk(config: ShapesConfig, keys: UInt64[np.ndarray, "n"]) -> dict[str
     }
 
 
-def draw(
+def render_scenes(
     config: ShapesConfig, *, seed: int, indices: Int[np.ndarray, "n"], split: Split = "train"
 ) -> dict[str, np.ndarray]:
-    """Draws the scenes of these numbers: m = `config.max_objects` slots each, the largest object in slot 0.
+    """Renders the scenes of these indices, each with up to m = `config.max_objects` objects, the largest at index 0.
 
-    Each scene is a function of (config, seed, split, its number) alone, whatever is drawn with it.
+    Each scene is a function of only (config, seed, split, index), independent of the others.
 
     Returns:
         image: uint8 [n h w 3], RGB.
-        label: int32 [n], shape * len(colours) + colour of slot 0; uniform over the classes (`class_names`).
-        boxes: float32 [n m 4], (x0, y0, x1, y1) in pixels with the image's corners at 0 and `resolution`: the
-            smallest box of whole pixels around the object's visible mask; zeros where not valid.
-        shape, colour: int32 [n m], places in `config.shapes` and `config.colours`; zeros where not valid.
-        valid: bool [n m], whether the slot holds an object; the valid ones come first.
+        label: int32 [n], shape * len(colours) + colour of object 0; uniform over the classes (`class_names`).
+        boxes: float32 [n m 4], (x0, y0, x1, y1) in pixels with the image's corners at 0 and `resolution`: the smallest
+            box of whole pixels around the object's visible mask; zeros where not valid.
+        shape, colour: int32 [n m], indices into `config.shapes` and `config.colours`; zeros where not valid.
+        valid: bool [n m], whether there is an object at the index; the valid ones come first.
         size: float32 [n m], diameter of the disc around the object as a fraction of the image's side.
-        visible: float32 [n m], the share of the object's own pixels that no nearer object hides.
-        semantic: uint8 [n h w], 0 for background, 1 + shape of the object seen at the pixel.
-        instances: uint8 [n h w], 0 for background, 1 + slot of the object seen at the pixel: the nearest
-            one that covers at least half of it.
+        visible: float32 [n m], the fraction of the object's pixels that no nearer object hides.
+        semantic: uint8 [n h w], 0 for background, 1 + shape of the object visible at the pixel.
+        instances: uint8 [n h w], 0 for background, 1 + index of the object visible at the pixel: the nearest one that
+            covers at least half of it.
 
     Raises:
         UserError: for a seed or an index below zero, or an unknown split.
@@ -362,7 +363,7 @@ def draw(
         raise UserError(f"indices reach from {indices.min()} to {indices.max()}, but must lie in [0, 2**60).")
     keys = sample_keys(seed, split, indices)
     step = max(1, _PIXELS_AT_ONCE // (config.resolution**2 * config.max_objects))
-    chunks = [_draw_chunk(config, keys[start : start + step]) for start in range(0, max(len(keys), 1), step)]
+    chunks = [_render_chunk(config, keys[start : start + step]) for start in range(0, max(len(keys), 1), step)]
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
@@ -370,18 +371,18 @@ def draw(
 class ShapesSource:
     """A random-access data set of `size` scenes.
 
-    The split is part of every scene's key, so that no two splits of one seed have a scene in common, however
-    large they are.
+    The split is part of every scene's key, so that no two splits of the same seed share a scene, however large they
+    are.
     """
 
     config: ShapesConfig = ShapesConfig()
-    """What the scenes look like."""
+    """The appearance of scenes."""
     seed: int = 0
-    """Which of the many data sets with this look."""
+    """Seed of the data set."""
     size: int = 10_000
     """Number of scenes."""
     split: Split = "train"
-    """The part of the data set; each has scenes of its own."""
+    """The split; splits share no scenes."""
 
     def __post_init__(self):
         if self.size < 1:
@@ -391,11 +392,11 @@ class ShapesSource:
         return self.size
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """The arrays of `draw` for one scene, without the first axis; IndexError outside [0, size)."""
+        """The arrays of `render_scenes` for one scene, without the first axis; IndexError outside [0, size)."""
         if not 0 <= index < self.size:
             raise IndexError(f"scene {index} of {self.size}")
-        drawn = draw(self.config, seed=self.seed, indices=np.array([index]), split=self.split)
-        return {name: array[0] for name, array in drawn.items()}
+        scenes = render_scenes(self.config, seed=self.seed, indices=np.array([index]), split=self.split)
+        return {name: array[0] for name, array in scenes.items()}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -403,20 +404,20 @@ class ShapesSource:
         return class_names(self.config)
 
     def arrays(self, fields: Sequence[str] = ("image", "label")) -> dict[str, np.ndarray]:
-        """All scenes at once, only these arrays of `draw`: for data sets that fit into memory.
+        """Only these arrays of `render_scenes`, for all scenes at once: for data sets that fit into memory.
 
         Raises:
-            UserError: for a field that `draw` does not return.
+            UserError: for a field that `render_scenes` does not return.
         """
         out: dict[str, np.ndarray] = {}
         step = max(1, 2**22 // self.config.resolution**2)
         for start in range(0, self.size, step):
             indices = np.arange(start, min(start + step, self.size))
-            drawn = draw(self.config, seed=self.seed, indices=indices, split=self.split)
+            scenes = render_scenes(self.config, seed=self.seed, indices=indices, split=self.split)
             for field in fields:
-                if field not in drawn:
-                    raise UserError(f"shapes have no field {field!r}; choose from {', '.join(drawn)}.")
+                if field not in scenes:
+                    raise UserError(f"shapes have no field {field!r}; choose from {', '.join(scenes)}.")
                 if field not in out:
-                    out[field] = np.empty((self.size, *drawn[field].shape[1:]), drawn[field].dtype)
-                out[field][indices] = drawn[field]
+                    out[field] = np.empty((self.size, *scenes[field].shape[1:]), scenes[field].dtype)
+                out[field][indices] = scenes[field]
         return out

@@ -1,8 +1,8 @@
 """Average precision of a detector as COCO defines it, computed by COCO's own library (pycocotools).
 
-In short (Lin et al. 2014 and the evaluation page of COCO): in each picture and class the 100 surest detections are
-matched greedily, the surest first, each to the free box that it overlaps most if their IoU reaches a threshold. Over
-all pictures, detections by falling score trace precision against recall; precision is made to fall, read at the 101
+In short (Lin et al. 2014 and the evaluation page of COCO): in each image and class the 100 most confident detections are
+matched greedily, the most confident first, each to the free box that it overlaps most if their IoU reaches a threshold. Over
+all images, detections by falling score trace precision against recall; precision is made to fall, read at the 101
 recalls 0, 0.01, ..., 1, and averaged: over recalls, over classes that have boxes, and over the thresholds 0.50, 0.55,
 ..., 0.95. Detections on crowds count neither way.
 
@@ -11,9 +11,9 @@ Other code for YOLO prints other numbers for the same weights, since one or more
 - precision is integrated as a step function, or between other recalls, where COCO reads it at 101;
 - pairs are matched by falling IoU, or by class after the fact, where COCO goes by score;
 - small, medium and large go by the area of the box, where COCO takes that of the object's mask (a little smaller);
-- another maximum of detections: 100 of each class in each picture here, whatever the detector returns;
+- another maximum of detections: 100 of each class in each image here, whatever the detector returns;
 - another confidence below which nothing is returned: at 0.25 the tail of the curve is cut off, at 0.001 it is not;
-- pictures are padded to rectangles of like shape in a batch, where here each is letterboxed to a square.
+- images are padded to rectangles of like shape in a batch, where here each is letterboxed to a square.
 
 So a protocol names confidence, IoU of the suppression and maximum of detections.
 """
@@ -36,7 +36,7 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 
 @runtime_checkable
 class TruePicture(Protocol):
-    """The part of a `vision.data.annotations.cleaning.Annotated` that detections are compared with."""
+    """The part of a `vision.data.annotations.cleaning.AnnotatedImage` that detections are compared with."""
 
     @property
     def width(self) -> int:
@@ -55,7 +55,7 @@ class TruePicture(Protocol):
 
     @property
     def labels(self) -> Int32[np.ndarray, " n"]:
-        """Places in the list of classes."""
+        """Indices into the list of classes."""
         ...
 
     @property
@@ -70,7 +70,7 @@ class TruePicture(Protocol):
 
     @property
     def image_id(self) -> int:
-        """COCO's number; pictures with equal scores are ranked by it."""
+        """COCO's number; images with equal scores are ranked by it."""
         ...
 
 
@@ -80,12 +80,12 @@ class Truth(Protocol):
 
     @property
     def images(self) -> Sequence[TruePicture]:
-        """All pictures."""
+        """All images."""
         ...
 
     @property
     def class_names(self) -> Sequence[str]:
-        """The name of label i at place i."""
+        """Element i is the name of label i."""
         ...
 
     @property
@@ -96,14 +96,14 @@ class Truth(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What was found in one picture, in any order."""
+    """What was found in one image, in any order."""
 
     boxes: Float32[np.ndarray, "n 4"]
-    """(x0, y0, x1, y1) in pixels of the original picture."""
+    """(x0, y0, x1, y1) in pixels of the original image."""
     scores: Float32[np.ndarray, " n"]
     """Confidences; larger is surer."""
     labels: Int32[np.ndarray, " n"]
-    """Places in the list of classes."""
+    """Indices into the list of classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,7 @@ class CocoScores:
     ap_large: float
     """Of objects of at least 96^2 square pixels."""
     ar1: float
-    """AR@[.50:.95]: the largest recall, mean over thresholds and classes, with 1 detection of a class in a picture."""
+    """AR@[.50:.95]: the largest recall, mean over thresholds and classes, with 1 detection of a class in an image."""
     ar10: float
     """With 10 detections."""
     ar100: float
@@ -135,7 +135,7 @@ class CocoScores:
     ar_large: float
     """With 100, of objects of at least 96^2 square pixels."""
     class_names: tuple[str, ...]
-    """The name of class i at place i."""
+    """Element i is the name of class i."""
     class_average_precision: Float[np.ndarray, " k"]
     """AP@[.50:.95] of each class; nan for one without boxes."""
     class_ap50: Float[np.ndarray, " k"]
@@ -144,7 +144,7 @@ class CocoScores:
     """At the IoU .50 and the recalls `RECALLS`, for each class: the largest at this recall or beyond, 0 where it is not
     reached; nan for a class without boxes."""
     images: int
-    """How many were judged."""
+    """How many images were evaluated."""
 
     @property
     def per_class(self) -> dict[str, tuple[float, float]]:
@@ -161,10 +161,10 @@ class CocoScores:
         """For each of the scalars, in words, how it was computed.
 
         Args:
-          data: on which pictures.
+          data: on which images.
           how: detections were chosen: confidence, IoU of the suppression and how many.
         """
-        on = f"on {self.images:,} pictures of {data}, {len(self.class_names)} classes; {how}"
+        on = f"on {self.images:,} images of {data}, {len(self.class_names)} classes; {how}"
         by = "COCO's (pycocotools, boxes)"
         return {name: f"{by} {words}, {on}" for name, words in _STATISTICS.items() if name in self.scalars()}
 
@@ -191,11 +191,11 @@ def coco_scores(truth: Truth, found: Sequence[Found]) -> CocoScores:
 
     Args:
       truth: the annotation; boxes around crowds are COCO's ``iscrowd``.
-      found: for each of its pictures, in its order.
+      found: for each of its images, in its order.
 
     Raises:
-      UserError: there are no pictures, two have one number, or a detection is not finite or of no class.
-      ValueError: there is not one ``found`` for each picture.
+      UserError: there are no images, two have one number, or a detection is not finite or of no class.
+      ValueError: there is not one ``found`` for each image.
     """
     check_found(truth, found)
     # Imported here, since only evaluations of detectors need it.
@@ -224,17 +224,17 @@ def coco_scores(truth: Truth, found: Sequence[Found]) -> CocoScores:
 def check_found(truth: Truth, found: Sequence[Found]) -> None:
     """Raise unless detections and truth fit, as `coco_scores` says."""
     if not truth.images:
-        raise UserError("the detector was shown no pictures, so there is no precision: judge at least one picture")
+        raise UserError("the detector was shown no images, so there is no precision: evaluate at least one image")
     if len(found) != len(truth.images):
-        raise ValueError(f"{len(found)} detections for {len(truth.images)} pictures: give one for each.")
+        raise ValueError(f"{len(found)} detections for {len(truth.images)} images: give one for each.")
     numbers = [each.image_id for each in truth.images]
     if len(set(numbers)) < len(numbers):
-        raise UserError("two pictures of the annotation have the same number (image id): number them apart")
+        raise UserError("two images of the annotation have the same number (image id): number them apart")
     classes = len(truth.class_names)
     wrong = sum(not (np.isfinite(each.boxes).all() and np.isfinite(each.scores).all()) for each in found)
     if wrong:
         raise UserError(
-            f"{wrong:,} pictures have detections that are not finite, so the detector cannot be judged: look for an "
+            f"{wrong:,} images have detections that are not finite, so the detector cannot be evaluated: look for an "
             "overflow in the model, or for weights that diverged"
         )
     if any(((each.labels < 0) | (each.labels >= classes)).any() for each in found):
@@ -265,7 +265,7 @@ def _found_boxes(truth: Truth, found: Sequence[Found]) -> list[dict[str, Any]]:
 def _boxes(
     truth: Truth, picture: TruePicture, boxes: Float32[np.ndarray, "n 4"], labels: Int[np.ndarray, " n"]
 ) -> list[dict[str, Any]]:
-    """Boxes of a picture in COCO's terms: (left, upper, width, height)."""
+    """Boxes of an image in COCO's terms: (left, upper, width, height)."""
     corners = boxes.astype(np.float64)
     sized = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
     return [

@@ -1,10 +1,10 @@
 """Which detection found which box, and what follows: precision and recall at each confidence, confusions, worst errors.
 
-Detections are matched as COCO matches them (`vision.metrics.detection.average_precision`), at an IoU of 0.5: in each picture the
-surest goes first and takes, of the boxes that are free, the one that it overlaps most, the last of equals. Of
+Detections are matched as COCO matches them (`vision.metrics.detection.average_precision`), at an IoU of 0.5: in each image the
+most confident goes first and takes, of the boxes that are free, the one that it overlaps most, the last of equals. Of
 detections with equal scores the first goes first. One that is left and lies on a crowd (half of its area or more) is
 ignored: neither right nor wrong. Crowds are no boxes to find. Since a match depends on surer detections alone, one
-matching serves all confidences. Unlike COCO's numbers, which take the 100 surest of a class, it takes all detections.
+matching serves all confidences. Unlike COCO's numbers, which take the 100 most confident of a class, it takes all detections.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def matched(
     true: Float32[np.ndarray, "m 4"],
     crowd: Bool[np.ndarray, " m"],
 ) -> Int[np.ndarray, " n"]:
-    """For each detection in a picture, whatever its class, the box that it finds, or `ALONE` or `ON_CROWD`."""
+    """For each detection in an image, whatever its class, the box that it finds, or `ALONE` or `ON_CROWD`."""
     result = np.full(len(found), ALONE)
     if not len(true):
         return result
@@ -64,10 +64,10 @@ def matched(
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """All detections of a set, matched within their class. Detections are in the order of their pictures."""
+    """All detections of a set, matched within their class. Detections are in the order of their images."""
 
     matches: tuple[Int[np.ndarray, " _"], ...]
-    """For each picture: what each detection finds, see `matched`; places are in the picture's boxes."""
+    """For each image: what each detection finds, see `matched`; places are in the image's boxes."""
     labels: Int[np.ndarray, " d"]
     """Class of each detection."""
     scores: Float32[np.ndarray, " d"]
@@ -81,7 +81,7 @@ class Matching:
 
 
 def matching(truth: Truth, found: Sequence[Found]) -> Matching:
-    """Match the detections of each picture and class. Raises as `vision.metrics.detection.average_precision.coco_scores` does."""
+    """Match the detections of each image and class. Raises as `vision.metrics.detection.average_precision.coco_scores` does."""
     check_found(truth, found)
     matches = []
     boxes = np.zeros(len(truth.class_names), np.int64)
@@ -197,7 +197,7 @@ class FalsePositive:
     """A detection that finds no box of its class."""
 
     picture: int
-    """Place in the truth's pictures."""
+    """Place in the truth's images."""
     place: int
     """Of the detection in what was found there."""
     nearest: int
@@ -211,11 +211,11 @@ class Miss:
     """A box that no sure enough detection of its class finds."""
 
     picture: int
-    """Place in the truth's pictures."""
+    """Place in the truth's images."""
     box: int
-    """Place in the picture's boxes."""
+    """Place in the image's boxes."""
     instead: int
-    """The surest detection of another class that overlaps it by an IoU of `IOU` or more, sure enough; -1 if there is
+    """The most confident detection of another class that overlaps it by an IoU of `IOU` or more, sure enough; -1 if there is
     none."""
     score: float
     """Of the detection of its own class that finds it, which is not sure enough; 0 if there is none."""
@@ -224,7 +224,7 @@ class Miss:
 def worst_false_positives(
     truth: Truth, found: Sequence[Found], matches: Matching, *, confidence: float, most: int
 ) -> list[FalsePositive]:
-    """At most ``most`` wrong detections of at least ``confidence``, the surest first; of equals the first."""
+    """At most ``most`` wrong detections of at least ``confidence``, the most confident first; of equals the first."""
     sizes = np.array([len(each) for each in matches.matches])
     ends = np.cumsum(sizes)
     wrong = np.flatnonzero(~matches.right & ~matches.ignored & sure_enough(matches.scores, confidence))
@@ -268,7 +268,7 @@ def worst_misses(
 
 
 def _instead(truth: Truth, found: Sequence[Found], place: int, box: int, confidence: float) -> int:
-    """The surest detection of another class on a box; -1 if there is none."""
+    """The most confident detection of another class on a box; -1 if there is none."""
     true, each = truth.images[place], found[place]
     shared = overlaps(each.boxes, true.boxes[box : box + 1], np.zeros(1, bool))[:, 0]
     on_it = (shared >= IOU) & sure_enough(each.scores, confidence) & (each.labels != true.labels[box])

@@ -36,7 +36,7 @@ def classifier_score(probabilities: Float[Array | np.ndarray, "n k"], *, splits:
     """
     rows = np.asarray(probabilities, np.float64)
     if splits < 1 or len(rows) < splits:
-        raise UserError(f"{len(rows)} images cannot be divided into {splits} parts to be scored: draw more images")
+        raise UserError(f"{len(rows)} images cannot be divided into {splits} parts to be scored: generate more images")
     if not (np.all(rows >= 0) and np.allclose(rows.sum(1), 1.0, rtol=0, atol=1e-3)):
         raise UserError("a classifier is scored by its probabilities, but these are negative or have not the sum 1")
     bounds = [part * len(rows) // splits for part in range(splits + 1)]

@@ -26,7 +26,7 @@ class FeatureExtractor(Protocol):
         ...
 
     def protocol(self) -> str:
-        """What a number in these features means, in words, for the record beside it."""
+        """What a number in these features means, in words, for the record."""
         ...
 
 

@@ -79,7 +79,7 @@ def random_subsets(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs of random subsets of range(m) and of range(n), each without replacement; a function of the arguments.
 
-    Sorts raw draws, since numpy promises the stream of a bit generator for ever but that of ``Generator.choice`` only
+    Sorts raw draws, since numpy guarantees the stream of a bit generator forever but that of ``Generator.choice`` only
     within a release (NEP 19).
     """
     bits = np.random.Philox(np.random.SeedSequence(seed))
@@ -108,6 +108,6 @@ def _own(x: np.ndarray) -> float:
 def _check(x: np.ndarray, y: np.ndarray, least: int) -> None:
     if (fewest := min(len(x), len(y))) < least:
         raise UserError(
-            f"a kernel distance on {least} images of each set was asked for, but one has only {fewest}: "
-            "draw more, or take smaller subsets"
+            f"a kernel distance on {least} images of each set was requested, but one has only {fewest}: "
+            "generate more, or use smaller subsets"
         )

@@ -50,7 +50,7 @@ class Calibration:
     """What `compute` says of a classifier's confidence."""
 
     count: int
-    """Images judged."""
+    """Images evaluated."""
     expected_calibration_error: float
     """Mean over images of their bin's |accuracy - confidence|, in [0, 1]."""
     maximum_calibration_error: float
@@ -94,7 +94,7 @@ def update(
     labels: Int[Array, " b"],
     mask: Bool[Array, " b"] | None = None,
 ) -> CalibrationSums:
-    """The sums and a batch more; compiles, and vmaps over replicas.
+    """The sums after adding a batch; compiles, and vmaps over replicas.
 
     Args:
       sums: of any number of bins.
@@ -126,7 +126,7 @@ def update(
 
 
 def merge(one: CalibrationSums, other: CalibrationSums) -> CalibrationSums:
-    """The sums of two disjoint sets of images together."""
+    """The merged sums of two disjoint sets of images."""
     return CalibrationSums(
         counts=one.counts + other.counts,
         correct=one.correct + other.correct,
@@ -140,17 +140,17 @@ def compute(sums: CalibrationSums) -> Calibration:
     """Calibration from its sums, in float64 on the host.
 
     Raises:
-      UserError: no image was judged, or some had logits that are not finite or labels that are no class.
+      UserError: no image was evaluated, or some had logits that are not finite or labels that are not classes.
     """
     if int(sums.refused):
         raise UserError(
-            f"{int(sums.refused):,} images have logits that are not finite or labels that are no class, so calibration "
-            "cannot be judged: look for an overflow in the model, and at its number of classes"
+            f"{int(sums.refused):,} images have logits that are not finite or labels that are not classes, so calibration "
+            "cannot be evaluated: look for an overflow in the model, and at its number of classes"
         )
     counts = np.asarray(sums.counts, np.int64)
     count = int(counts.sum())
     if count == 0:
-        raise UserError("the classifier was shown no images, so there is no calibration: judge at least one image")
+        raise UserError("the classifier was shown no images, so there is no calibration: evaluate at least one image")
     used = counts > 0
     mean = lambda total: np.divide(total, counts, out=np.full(len(counts), np.nan), where=used)
     confidence, accuracy = mean(running_sum.value(sums.confidence)), mean(np.asarray(sums.correct, np.float64))
@@ -171,7 +171,7 @@ def fit_temperature(logits: Float[Array | np.ndarray, "n k"], labels: Int[Array 
     """The temperature T > 0 for which softmax(logits / T) has the least cross-entropy (Guo et al. 2017, section 4.2).
 
     The cross-entropy is convex in the scale 1 / T, so the temperature is where its derivative changes sign, found to
-    about ten digits in float64 on the host. Fit it on held-out images, not on those that it is judged on; it changes no
+    about ten digits in float64 on the host. Fit it on held-out images, not on those that it is evaluated on; it changes no
     prediction, only confidence.
 
     Args:
@@ -179,14 +179,16 @@ def fit_temperature(logits: Float[Array | np.ndarray, "n k"], labels: Int[Array 
       labels: classes in [0, k).
 
     Raises:
-      UserError: there are no images, a logit is not finite, a label is no class, or no finite temperature is best:
+      UserError: there are no images, a logit is not finite, a label is not a class, or no finite temperature is best:
         every image is right (the best T is 0), or the logits say nothing about the labels (it is infinite).
     """
     logits, labels = np.asarray(logits), np.asarray(labels)
     if len(labels) == 0:
-        raise UserError("a temperature needs images to be fitted on; none were given")
+        raise UserError("a temperature needs images to be fitted on; there are none")
     if not np.isfinite(logits).all() or labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise UserError("a temperature cannot be fitted to logits that are not finite or to labels that are no class")
+        raise UserError(
+            "a temperature cannot be fitted to logits that are not finite or to labels that are not classes"
+        )
     slope = _slope_in_scale(logits, labels)
     # The search is for log(1 / T), around the scale at which the largest logit is 1
     size = math.log(max(float(np.abs(logits.astype(np.float32)).max()), 1e-30))

@@ -25,13 +25,13 @@ class ClassificationSums(struct.PyTreeNode):
     """What was counted. Images that the mask leaves out are in none of it; refused ones only where it says so.
 
     Attributes:
-      count: int32 [], images judged.
+      count: int32 [], Images evaluated.
       top1: int32 [], images whose label is among the top 1.
       top5: int32 [], images whose label is among the top min(5, k).
       confusion: int32 [k k], rows the true class, columns the first class with the largest logit.
       nats: `running_sum.RunningSum` [], cross-entropies in nats.
       not_finite: int32 [], images refused because a logit is not finite.
-      unknown: int32 [], images refused because their label is no class.
+      unknown: int32 [], images refused because their label is not a class.
     """
 
     # Unchecked types: sums of shapes and sums of shardings are sums too.
@@ -49,7 +49,7 @@ class Classification:
     """What `compute` says of a classifier; fractions are in [0, 1]."""
 
     count: int
-    """Images judged."""
+    """Images evaluated."""
     top1_accuracy: float
     """Fraction of images whose label is the most likely class."""
     top5_accuracy: float
@@ -87,7 +87,7 @@ class Classification:
 def init(classes: int) -> ClassificationSums:
     """Sums of no images. The confusion matrix takes 4 classes**2 bytes. Raises ``UserError`` below two classes."""
     if classes < 2:
-        raise UserError(f"a classifier is judged on at least 2 classes, not {classes}")
+        raise UserError(f"a classifier is evaluated on at least 2 classes, not {classes}")
     none = jnp.zeros((), jnp.int32)
     matrix = jnp.zeros((classes, classes), jnp.int32)
     return ClassificationSums(none, none, none, matrix, running_sum.zero(), none, none)
@@ -99,7 +99,7 @@ def update(
     labels: Int[Array, " b"],
     mask: Bool[Array, " b"] | None = None,
 ) -> ClassificationSums:
-    """The sums and a batch more; compiles, and vmaps over replicas.
+    """The sums after adding a batch; compiles, and vmaps over replicas.
 
     Classes are ranked by their logits, and by their numbers, the lower first, where logits are equal. So top 1 is what
     argmax says, and the accuracy is the share of the confusion matrix on its diagonal.
@@ -143,7 +143,7 @@ def update(
 
 
 def merge(one: ClassificationSums, other: ClassificationSums) -> ClassificationSums:
-    """The sums of two disjoint sets of images together."""
+    """The merged sums of two disjoint sets of images."""
     names = ("count", "top1", "top5", "confusion", "not_finite", "unknown")
     added = {name: getattr(one, name) + getattr(other, name) for name in names}
     return ClassificationSums(nats=running_sum.together(one.nats, other.nats), **added)
@@ -153,19 +153,19 @@ def compute(sums: ClassificationSums) -> Classification:
     """The marks of a classifier from its sums, in float64 on the host.
 
     Raises:
-      UserError: no image was judged, a logit was not finite, or a label was no class.
+      UserError: no image was evaluated, a logit was not finite, or a label was not a class.
     """
     classes = sums.confusion.shape[-1]
     count, not_finite, unknown = (int(n) for n in (sums.count, sums.not_finite, sums.unknown))
     if not_finite:
         raise UserError(
-            f"{not_finite:,} images have logits that are not finite, so the classifier cannot be judged: look for an "
+            f"{not_finite:,} images have logits that are not finite, so the classifier cannot be evaluated: look for an "
             "overflow in the model, or for weights that diverged"
         )
     if unknown:
         raise UserError(f"{unknown:,} images have labels outside [0, {classes}): build the model for all classes")
     if count == 0:
-        raise UserError("the classifier was shown no images, so there is no accuracy: judge at least one image")
+        raise UserError("the classifier was shown no images, so there is no accuracy: evaluate at least one image")
     confusion = np.asarray(sums.confusion, np.int64)
     right, truths, predictions = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     class_accuracy = np.full(classes, np.nan)

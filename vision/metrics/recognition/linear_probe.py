@@ -83,7 +83,7 @@ class LinearProbe:
     """For each penalty, the accuracy on the held-out part; empty where only one penalty was given."""
 
     def protocol(self, training_images: int) -> str:
-        """What the accuracy means, in words, for the record beside it."""
+        """What the accuracy means, in words, for the record."""
         among = len(self.held_out_accuracy)
         chosen = f"chosen among {among} on held-out training images" if among else "given"
         return (
@@ -115,11 +115,11 @@ def fit(
       tolerance: the largest entry of the gradient at which a minimum is found.
 
     Raises:
-      UserError: there are no images, a feature is not finite, or a label is no class.
+      UserError: there are no images, a feature is not finite, or a label is not a class.
     """
     features, labels = np.asarray(features), np.asarray(labels)
     if len(features) == 0:
-        raise UserError("a linear probe needs images to be fitted on; none were given")
+        raise UserError("a linear probe needs images to be fitted on; there are none")
     if bad := int(np.sum(~np.isfinite(features).all(-1))):
         raise UserError(f"{bad:,} images have features that are not finite: look for an overflow in the model")
     if labels.min() < 0 or labels.max() >= classes:
@@ -174,14 +174,14 @@ def linear_probe(
     config = config or LinearProbeConfig()
     features, labels, test_labels = np.asarray(features), np.asarray(labels), np.asarray(test_labels)
     if len(test_labels) == 0:
-        raise UserError("a linear probe needs test images to be judged on; none were given")
+        raise UserError("a linear probe needs test images to be evaluated on; there are none")
     penalty, accuracies = config.penalties[0], {}
     if len(config.penalties) > 1:
         held_out = held_out_part(labels, config.held_out, seed=config.seed)
         if not held_out.any():
             raise UserError(
                 f"no penalty can be chosen: holding out {config.held_out:g} of every class leaves none of "
-                f"{len(labels)} training images; give one penalty, or more images a class"
+                f"{len(labels)} training images; give one penalty, or more images per class"
             )
         candidates = fit(
             features[~held_out],
@@ -209,7 +209,7 @@ def held_out_part(labels: Int[np.ndarray, " n"], part: float, *, seed: int) -> n
     """Which images are held out, bool [n]: of each class the rounded ``part``, at random, and never all of it.
 
     A function of the labels and the seed; the numbers come from raw draws of a bit generator, whose stream numpy
-    promises for ever (NEP 19).
+    promises forever (NEP 19).
     """
     order = np.random.Philox(np.random.SeedSequence(seed)).random_raw(len(labels))
     chosen = np.zeros(len(labels), bool)

@@ -124,13 +124,13 @@ def predictions(
       config: by default Wu et al. 2018.
 
     Raises:
-      UserError: there are fewer training images than neighbours, a label is no class, or a feature is not finite.
+      UserError: there are fewer training images than neighbours, a label is not a class, or a feature is not finite.
     """
     config = config or NeighboursConfig()
     features, queries, labels = np.asarray(features), np.asarray(queries), np.asarray(labels)
     if len(features) < config.neighbours:
         raise UserError(
-            f"{config.neighbours} neighbours were asked for, but there are only {len(features)} training images: "
+            f"{config.neighbours} neighbours were requested, but there are only {len(features)} training images: "
             "set neighbours to less"
         )
     if labels.min() < 0 or labels.max() >= classes:
@@ -171,6 +171,6 @@ def accuracy(
 
 
 def protocol(config: NeighboursConfig, training_images: int) -> str:
-    """What the accuracy means, in words, for the record beside it."""
+    """What the accuracy means, in words, for the record."""
     weight = "equal votes" if config.temperature is None else f"weights exp(cosine / {config.temperature:g})"
     return f"{config.neighbours} nearest of {training_images:,} training images by cosine, {weight} (Wu et al. 2018)"

@@ -98,7 +98,7 @@ def _scaled(image: Array, reference: Array, value_range: tuple[float, float]) ->
 def _compared(
     x: Float[Array, "b h w c"], y: Float[Array, "b h w c"]
 ) -> tuple[Float[Array, "b H W c"], Float[Array, "b H W c"]]:
-    """The maps of luminance l and of contrast with structure cs for images in [0, 1], for every whole window.
+    """The maps of luminance l and of contrast with structure cs for images in [0, 1], for every complete windows.
 
     Wang et al. 2004, eq. 13 is l cs with l = (2 mu_x mu_y + C1) / (mu_x² + mu_y² + C1) and cs = (2 sigma_xy + C2) /
     (sigma_x² + sigma_y² + C2). With the difference d = x - y, 2 mu_x mu_y = mu_x² + mu_y² - mu_d² and 2 sigma_xy =
@@ -116,7 +116,7 @@ def _compared(
 
 
 def _windowed(maps: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
-    """Weighted means over all whole windows: rows, then columns, as sums of shifted maps."""
+    """Weighted means over all complete windows: rows, then columns, as sums of shifted maps."""
     weights = np.exp(-0.5 * ((np.arange(WINDOW) - WINDOW // 2) / SIGMA) ** 2)
     weights = [float(weight) for weight in weights / weights.sum()]
     height, width = (side - WINDOW + 1 for side in maps.shape[1:3])
