@@ -24,8 +24,14 @@ def _log_density(x, abar, label):
     return np.log(terms.mean(-1))
 
 
-def _mixture_eps(noisy, time, label):
+def _labels(label):
+    """The label as a condition, and its null."""
+    return {"condition": {"label": label}, "null": {"label": jnp.full_like(label, NULL)}}
+
+
+def _mixture_eps(noisy, time, condition):
     """-s times the score, in closed form: responsibilities of the components that the label allows."""
+    label = condition["label"]
     signal, noise = SCHEDULE.at(time)
     spread = (signal * DEVIATION) ** 2 + noise**2
     apart = noisy[..., None] - signal[..., None] * jnp.asarray(MEANS, jnp.float32)
@@ -43,7 +49,7 @@ def test_guided_epsilon_is_the_score_of_the_sharpened_density(scale, time):
     label, h = 2, 1e-4
     log_p = lambda x: (1 - scale) * _log_density(x, abar, NULL) + scale * _log_density(x, abar, label)
     expected = -np.sqrt(1 - abar) * (log_p(x + h) - log_p(x - h)) / (2 * h)
-    output = guided(_mixture_eps, labels=jnp.full(13, label), null_label=NULL, scale=scale)
+    output = guided(_mixture_eps, **_labels(jnp.full(13, label)), scale=scale)
     found = output(jnp.asarray(x, jnp.float32)[:, None, None, None], jnp.full(13, time))
     np.testing.assert_allclose(found[:, 0, 0, 0], expected, atol=2e-4)
 
@@ -52,13 +58,13 @@ def test_guided_epsilon_is_the_score_of_the_sharpened_density(scale, time):
 def test_guidance_moves_the_mean(scale):
     """With p(x) = N(0, d^2) and p(x | c) = N(m, d^2), the sharpened density is N(w m, d^2) at every time."""
 
-    def predict(noisy, time, label):
+    def predict(noisy, time, condition):
         signal, noise = SCHEDULE.at(time)
-        mean = jnp.where(label == NULL, 0.0, 0.3)[:, None, None, None]
+        mean = jnp.where(condition["label"] == NULL, 0.0, 0.3)[:, None, None, None]
         return noise * (noisy - signal * mean) / ((signal * DEVIATION) ** 2 + noise**2)
 
     start = jax.random.normal(jax.random.key(1), (500, 1, 1, 1))
-    output = guided(predict, labels=jnp.zeros(500, jnp.int32), null_label=NULL, scale=scale)
+    output = guided(predict, **_labels(jnp.zeros(500, jnp.int32)), scale=scale)
     images = ddim(denoiser(output, SCHEDULE, "epsilon"), SCHEDULE, start, key=jax.random.key(0), steps=500, clip=False)
     signal, noise = SCHEDULE.at(jnp.array([999]))
     z = (start - signal * scale * 0.3) / jnp.sqrt((signal * DEVIATION) ** 2 + noise**2)
@@ -69,17 +75,21 @@ def test_guidance_moves_the_mean(scale):
 def test_number_of_network_calls_and_what_they_see(scale):
     seen = []
 
-    def predict(noisy, time, label):
-        seen.append((np.asarray(noisy), np.asarray(time), np.asarray(label)))
-        return noisy * 0 + label[:, None, None, None]
+    def predict(noisy, time, condition):
+        seen.append((np.asarray(noisy), np.asarray(time), {name: np.asarray(v) for name, v in condition.items()}))
+        return noisy * 0 + condition["label"][:, None, None, None]
 
-    noisy, time, labels = jnp.arange(2.0).reshape(2, 1, 1, 1), jnp.array([4, 9]), jnp.array([1, 5])
-    found = guided(predict, labels=labels, null_label=8, scale=scale)(noisy, time)
+    noisy, time = jnp.arange(2.0).reshape(2, 1, 1, 1), jnp.array([4, 9])
+    condition = {"label": jnp.array([1, 5]), "embedding": jnp.array([[0.5, 1.5], [2.5, 3.5]])}
+    null = {"label": jnp.array([8, 8]), "embedding": jnp.zeros((2, 2))}
+    found = guided(predict, condition=condition, null=null, scale=scale)(noisy, time)
     (call,) = seen
     again = 1 if scale == 1 else 2
     np.testing.assert_array_equal(call[0], np.concatenate([noisy] * again))
     np.testing.assert_array_equal(call[1], [4, 9] * again)
-    np.testing.assert_array_equal(call[2], [1, 5] if scale == 1 else [1, 5, 8, 8])
+    assert set(call[2]) == {"label", "embedding"}
+    np.testing.assert_array_equal(call[2]["label"], [1, 5, 8, 8][: 2 * again])
+    np.testing.assert_array_equal(call[2]["embedding"], [[0.5, 1.5], [2.5, 3.5], [0, 0], [0, 0]][: 2 * again])
     np.testing.assert_allclose(found[:, 0, 0, 0], [8 + scale * (1 - 8), 8 + scale * (5 - 8)])
 
 

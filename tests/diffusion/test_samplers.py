@@ -15,9 +15,8 @@ from vision.diffusion.samplers import (
     clip_x0,
     ddim,
     posterior_deviation,
-    sampling_times,
 )
-from vision.diffusion.schedules import linear, make_schedule
+from vision.diffusion.schedules import linear, make_schedule, sampling_times
 from vision.errors import UserError
 
 MEAN, DEVIATION = 0.4, 0.3

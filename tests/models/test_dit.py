@@ -7,16 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_conditions import ALL, broken, conditions
 
+from vision.errors import UserError
 from vision.models.dit import DIT_B, DIT_L, DIT_S, DIT_XL, FREQUENCIES, DiT, DiTConfig, position_embedding
 from vision.models.unet import UNet, UNetConfig
 
 TINY = DiTConfig(patch=2, width=16, depth=2, heads=2, classes=3)
+CONDITIONED = dataclasses.replace(TINY, **ALL)
 
 
 def inputs(config, side=8):
     image = jax.random.normal(jax.random.key(0), (2, side, side, config.channels))
-    return image, jnp.array([3, 700]), jnp.array([1, config.classes]) if config.classes else None
+    return image, jnp.array([3, 700]), conditions(config, side)
 
 
 def shapes(config):
@@ -56,22 +59,39 @@ def test_published_sizes(config, published):
         assert with_variance + positions == 675_129_632
 
 
-def test_every_parameter_has_a_gradient_and_remat_changes_nothing():
-    params, arguments = random_params(TINY), inputs(TINY)
+@pytest.mark.parametrize("plain", [TINY, CONDITIONED], ids=["label", "all conditions"])
+def test_every_parameter_has_a_gradient_and_remat_changes_nothing(plain):
+    params, arguments = random_params(plain), inputs(plain)
 
     def value(config, params):
         return jnp.sum(jnp.sin(2 * DiT(config).apply({"params": params}, *arguments, train=True)))
 
-    remat = dataclasses.replace(TINY, remat=True)
+    remat = dataclasses.replace(plain, remat=True)
     assert "remat" in str(jax.make_jaxpr(partial(value, remat))(params))
-    plain, again = (jax.jit(jax.value_and_grad(partial(value, config)))(params) for config in (TINY, remat))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), plain, again)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(plain[1]):
+    found, again = (jax.jit(jax.value_and_grad(partial(value, config)))(params) for config in (plain, remat))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, again)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(found[1]):
         where, size = "/".join(key.key for key in path), float(jnp.abs(leaf).max())
-        if where.endswith("key/bias"):  # adds the same to every logit of a softmax
+        if where.endswith("key/bias") and not plain.tokens:  # adds the same to every logit of a softmax
             assert size < 1e-4, where
         else:
             assert size > 1e-4, where
+
+
+@pytest.mark.parametrize(
+    ("options", "extra"),
+    [
+        ({"embedding": 768}, 769 * 384),
+        # A table, positions, a normalisation, a projection of the mean; keys and values in each of twelve blocks
+        ({"vocabulary": 50, "tokens": 12}, 62 * 384 + 2 * 384 + 385 * 384 + 12 * 2 * 385 * 384),
+        ({"condition_channels": 3}, 3 * 4 * 384),
+        ({"out_channels": 6}, 3 * 4 * 385),
+    ],
+    ids=["embedding", "tokens", "image", "out_channels"],
+)
+def test_sizes_with_conditions(options, extra):
+    config = dataclasses.replace(DIT_S, **options)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes(config))) == added_up(DIT_S) + extra
 
 
 def test_a_new_network_predicts_zero_and_its_blocks_are_the_identity():
@@ -82,15 +102,15 @@ def test_a_new_network_predicts_zero_and_its_blocks_are_the_identity():
         np.testing.assert_array_equal(leaf, np.zeros(leaf.shape))
 
 
-def test_output_depends_on_image_time_and_label_of_the_same_sample():
-    params, (image, time, label) = random_params(TINY), inputs(TINY)
-    forward = jax.jit(lambda *of: DiT(TINY).apply({"params": params}, *of, train=False))
-    out = forward(image, time, label)
+def test_output_depends_on_image_time_and_conditions_of_the_same_sample():
+    params, (image, time, condition) = random_params(CONDITIONED), inputs(CONDITIONED)
+    forward = jax.jit(lambda *of: DiT(CONDITIONED).apply({"params": params}, *of, train=False))
+    out = forward(image, time, condition)
     assert (out.shape, out.dtype) == (image.shape, jnp.float32)
     for changed in (
-        forward(image.at[1, 0, 0, 0].add(1.0), time, label),
-        forward(image, time.at[1].add(50), label),
-        forward(image, time, label.at[1].set(0)),
+        forward(image.at[1, 0, 0, 0].add(1.0), time, condition),
+        forward(image, time.at[1].add(50), condition),
+        *(forward(image, time, {**condition, name: v.at[1].set(0)}) for name, v in condition.items()),
     ):
         np.testing.assert_array_equal(changed[0], out[0])
         assert float(jnp.abs(changed[1] - out[1]).max()) > 1e-3
@@ -107,28 +127,39 @@ def test_tokens_know_where_they_are():
 
 
 def test_bfloat16_is_close_to_float32():
-    params, arguments = random_params(TINY), inputs(TINY)
+    params, arguments = random_params(CONDITIONED), inputs(CONDITIONED)
     full, half = (
         jax.jit(lambda *of, c=config: DiT(c).apply({"params": params}, *of, train=False))(*arguments)
-        for config in (TINY, dataclasses.replace(TINY, dtype="bfloat16"))
+        for config in (CONDITIONED, dataclasses.replace(CONDITIONED, dtype="bfloat16"))
     )
     assert half.dtype == jnp.float32
     assert 0 < float(jnp.sqrt(jnp.mean((half - full) ** 2) / jnp.mean(full**2))) < 0.05
 
 
 def test_it_takes_what_the_unet_takes():
-    image, time, label = inputs(TINY)
-    config = UNetConfig(width=8, multipliers=(1,), blocks=1, attention=(), classes=3)
-    for model in (DiT(TINY), UNet(config)):
+    image, time, condition = inputs(CONDITIONED)
+    config = UNetConfig(width=8, multipliers=(1,), blocks=1, attention=(), **ALL)
+    for model in (DiT(CONDITIONED), UNet(config)):
         out = jax.eval_shape(
-            lambda model=model: model.init_with_output(jax.random.key(0), image, time, label, train=False)
+            lambda model=model: model.init_with_output(jax.random.key(0), image, time, condition, train=False)
         )
         assert out[0].shape == image.shape
 
 
-@pytest.mark.parametrize(("classes", "label"), [(0, jnp.zeros(2, jnp.int32)), (3, None)])
-def test_labels_where_none_belong_and_none_where_they_do(classes, label):
-    config = dataclasses.replace(TINY, classes=classes)
-    image, time, _ = inputs(config)
-    with pytest.raises(ValueError, match=f"a DiT with classes={classes}"):
-        jax.eval_shape(lambda: DiT(config).init(jax.random.key(0), image, time, label, train=False))
+def test_conditions_that_do_not_belong():
+    for config, condition, message in broken(dataclasses.replace(TINY, **ALL)):
+        image, time, _ = inputs(config)
+        with pytest.raises(ValueError, match=f"a DiT .*{message}"):
+            jax.eval_shape(
+                lambda c=config, of=(image, time, condition): DiT(c).init(jax.random.key(0), *of, train=False)
+            )
+    with pytest.raises(UserError, match="both are above 0"):
+        jax.eval_shape(
+            lambda: DiT(dataclasses.replace(TINY, tokens=4)).init(jax.random.key(0), *inputs(TINY), train=False)
+        )
+
+
+def test_output_channels():
+    config = dataclasses.replace(TINY, out_channels=5)
+    out, _ = jax.eval_shape(lambda: DiT(config).init_with_output(jax.random.key(0), *inputs(config), train=False))
+    assert out.shape == (2, 8, 8, 5)

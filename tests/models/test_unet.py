@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_conditions import ALL, broken, conditions
 
+from vision.errors import UserError
 from vision.models.unet import ResidualBlock, UNet, UNetConfig
 from vision.nn.norms import GroupNorm
 
@@ -18,14 +20,15 @@ VARIATIONS = {
     "plain": SMALLEST,
     "remat": dataclasses.replace(SMALLEST, remat=True),
     "all": dataclasses.replace(TINY, classes=3, patch=2, heads=2, conditioning="scale_shift"),
+    "conditioned": dataclasses.replace(SMALLEST, **ALL),
+    "conditioned remat": dataclasses.replace(SMALLEST, **ALL, remat=True),
 }
 
 
 def _inputs(config, side=8):
-    """A batch of two with different times and, where the network wants them, labels."""
+    """A batch of two with different times and, where the network needs them, conditions."""
     image = jax.random.normal(jax.random.key(0), (2, side, side, config.channels))
-    label = jnp.array([1, config.classes]) if config.classes else None
-    return image, jnp.array([3, 700]), label
+    return image, jnp.array([3, 700]), conditions(config, side)
 
 
 def _shapes(config, side=32):
@@ -101,11 +104,19 @@ def test_published_size():
         (UNetConfig(patch=2), 64, 9 * 9 * 128 + 9 * (9 * 128 + 1)),
         (UNetConfig(channels=1), 32, -2 * (9 * 128) - 2 * (9 * 128 + 1)),
         (UNetConfig(attention=()), 32, -5 * (2 * 256 + 4 * (256 * 256 + 256))),
+        (UNetConfig(embedding=768), 32, 769 * 512),
+        # A table, positions, a normalisation, a projection of the mean; keys and values of six layers of attention
+        (UNetConfig(vocabulary=50, tokens=12), 32, 62 * 512 + 2 * 512 + 513 * 512 + 6 * 2 * 513 * 256),
+        (UNetConfig(condition_channels=3), 32, 3 * 9 * 128),
+        (UNetConfig(out_channels=6), 32, 3 * (9 * 128 + 1)),
         # Twice as many outputs of every block's embedding layer
         (UNetConfig(conditioning="scale_shift"), 32, 513 * (5 * (128 + 3 * 256) + 2 * 256)),
         (UNetConfig(remat=True, dtype="bfloat16", heads=4, dropout=0.3), 32, 0),
     ],
-    ids=["classes", "patch", "channels", "no attention", "scale_shift", "no parameters"],
+    ids=[
+        *("classes", "patch", "channels", "no attention", "embedding", "tokens", "image", "out_channels"),
+        *("scale_shift", "no parameters"),
+    ],
 )
 def test_size_of_variations(config, side, extra):
     assert _count(config, side) == 35_746_307 + extra
@@ -128,47 +139,48 @@ def test_every_parameter_has_a_gradient(name, gradients):
     for path, leaf in flat:
         where = "/".join(key.key for key in path)
         size = float(jnp.abs(leaf).max())
-        if "attention" in where and where.endswith("key/bias"):
-            # q (k + b) = q k + q b adds the same to every logit of a softmax
+        if where.endswith("key/bias") and not VARIATIONS[name].tokens:
+            # q (k + b) = q k + q b adds the same to every logit of a softmax; with tokens, to a part of them
             assert size < 1e-4, where
         else:
             assert size > 1e-4, where
 
 
-def test_remat_changes_the_program_and_not_the_result(gradients):
-    plain, remat = VARIATIONS["plain"], VARIATIONS["remat"]
+@pytest.mark.parametrize(("one", "two"), [("plain", "remat"), ("conditioned", "conditioned remat")])
+def test_remat_changes_the_program_and_not_the_result(gradients, one, two):
+    plain, remat = VARIATIONS[one], VARIATIONS[two]
     programs = [
         str(jax.make_jaxpr(lambda p, c=c: _value(c, p, _inputs(c)))(_random_params(plain))) for c in (plain, remat)
     ]
     assert ["checkpoint" in program or "remat" in program for program in programs] == [False, True]
-    (value, grads), (other, other_grads) = gradients("plain"), gradients("remat")
+    (value, grads), (other, other_grads) = gradients(one), gradients(two)
     np.testing.assert_allclose(value, other, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), grads, other_grads)
 
 
 @pytest.fixture(scope="module")
 def forward():
-    """The class-conditional variation, compiled once."""
-    config = VARIATIONS["all"]
+    """The network with all conditions, compiled once."""
+    config = VARIATIONS["conditioned"]
     return jax.jit(lambda *of: UNet(config).apply({"params": _random_params(config)}, *of, train=False))
 
 
-def test_output_depends_on_image_time_and_label_of_the_same_sample(forward):
-    image, time, label = _inputs(VARIATIONS["all"])
-    out = forward(image, time, label)
+def test_output_depends_on_image_time_and_conditions_of_the_same_sample(forward):
+    image, time, condition = _inputs(VARIATIONS["conditioned"])
+    out = forward(image, time, condition)
     assert out.shape == image.shape
     assert out.dtype == jnp.float32
     for changed in (
-        forward(image.at[1, 0, 0, 0].add(1.0), time, label),
-        forward(image, time.at[1].add(50), label),
-        forward(image, time, label.at[1].set(0)),
+        forward(image.at[1, 0, 0, 0].add(1.0), time, condition),
+        forward(image, time.at[1].add(50), condition),
+        *(forward(image, time, {**condition, name: v.at[1].set(0)}) for name, v in condition.items()),
     ):
         np.testing.assert_array_equal(changed[0], out[0])
         assert float(jnp.abs(changed[1] - out[1]).max()) > 1e-3
 
 
 def test_bfloat16_is_close_to_float32(forward):
-    config = dataclasses.replace(VARIATIONS["all"], dtype="bfloat16")
+    config = dataclasses.replace(VARIATIONS["conditioned"], dtype="bfloat16")
     arguments = _inputs(config)
     half = jax.jit(lambda *of: UNet(config).apply({"params": _random_params(config)}, *of, train=False))(*arguments)
     full = forward(*arguments)
@@ -233,12 +245,23 @@ def test_patch_lowers_the_resolution_inside():
         assert seen["head"]["__call__"][0].shape == (2, side, side, 3 * patch**2)
 
 
-@pytest.mark.parametrize(("classes", "label"), [(0, jnp.zeros(2, jnp.int32)), (3, None)])
-def test_labels_where_none_belong_and_none_where_they_do(classes, label):
-    config = dataclasses.replace(TINY, classes=classes)
-    image, time, _ = _inputs(config)
-    with pytest.raises(ValueError, match=f"a UNet with classes={classes}"):
-        jax.eval_shape(lambda: UNet(config).init(jax.random.key(0), image, time, label, train=False))
+def test_conditions_that_do_not_belong():
+    for config, condition, message in broken(dataclasses.replace(TINY, **ALL)):
+        image, time, _ = _inputs(config)
+        with pytest.raises(ValueError, match=f"a UNet .*{message}"):
+            jax.eval_shape(
+                lambda c=config, of=(image, time, condition): UNet(c).init(jax.random.key(0), *of, train=False)
+            )
+    with pytest.raises(UserError, match="both are above 0"):
+        jax.eval_shape(
+            lambda: UNet(dataclasses.replace(TINY, tokens=4)).init(jax.random.key(0), *_inputs(TINY), train=False)
+        )
+
+
+def test_output_channels():
+    config = dataclasses.replace(TINY, out_channels=5)
+    out, _ = jax.eval_shape(lambda: UNet(config).init_with_output(jax.random.key(0), *_inputs(config), train=False))
+    assert out.shape == (2, 8, 8, 5)
 
 
 def test_sides_must_be_multiples_of_the_patch():

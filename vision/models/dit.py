@@ -1,8 +1,13 @@
 """The diffusion transformer of Peebles & Xie 2023 ("Scalable Diffusion Models with Transformers", DiT).
 
-An image is cut into patches, each a token; blocks of self-attention and a dense network are told the time and the class
-by scales, shifts and gates of their layer normalisations (adaLN-Zero, section 3.2). It has no convolution, takes the
-same arguments as the UNet, and can stand in its place. It predicts the target alone, not the variance.
+An image is cut into patches, each a token; blocks of self-attention and a dense network are conditioned on the time and
+the class by scales, shifts and gates of their layer normalisations (adaLN-Zero, section 3.2). It has no convolution,
+takes the same arguments as the UNet, and can stand in its place. It predicts the target only, not the variance.
+
+Further conditions enter as in the UNet. A projection of a vector is added to the time embedding (Ramesh et al. 2022,
+section 2.1). Text is embedded, projected to keys and values of its own in every block, and attended to together with
+the patches (Nichol et al. 2021, "GLIDE", section 3.1); a projection of its mean is added to the time embedding (Saharia
+et al. 2022, "Imagen", section 2.3). An image is concatenated to the noisy one (Saharia et al. 2021, "SR3").
 """
 
 from dataclasses import dataclass
@@ -17,9 +22,10 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Num
 
 from vision.nn.attention import dot_product_attention
-from vision.nn.condition_shapes import check_condition
+from vision.nn.conditioning import check_condition, condition_shapes
 from vision.nn.embeddings import sinusoidal_embedding
 from vision.nn.resample import depth_to_space, space_to_depth
+from vision.nn.token_embedding import TokenEmbedding
 from vision.types import Condition
 
 
@@ -38,9 +44,19 @@ class DiTConfig:
     expansion: int = 4
     """Width of a block's dense network, as a multiple of the width."""
     classes: int = 0
-    """Number of class labels; 0 for an unconditional network. Label ``classes`` means "no label"."""
+    """Number of class labels; 0 for a network without the condition "label". Label ``classes`` means "no label"."""
+    embedding: int = 0
+    """Width of the condition "embedding", a vector; 0 for a network without it."""
+    vocabulary: int = 0
+    """Number of values of a token, padding included; 0 for a network without the condition "tokens"."""
+    tokens: int = 0
+    """Length of the condition "tokens", padding included; 0 for a network without it."""
+    condition_channels: int = 0
+    """Channels of the condition "image", as high and wide as the noisy image; 0 for a network without it."""
     channels: int = 3
-    """Channels of the image and of the prediction."""
+    """Channels of the image."""
+    out_channels: int | None = None
+    """Channels of the prediction; None for as many as the image has."""
     remat: bool = False
     """Recompute the inside of blocks in the backward pass: less memory, a third more compute."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -55,12 +71,13 @@ DIT_S, DIT_B, DIT_L, DIT_XL = (
 
 # Shoeybi et al. 2019: of two layers, split the outputs of the first and the inputs of the second.
 SHARDING_RULES: tuple[tuple[str, P], ...] = (
-    (r"/(query|key|value|dense_in)/kernel$", P(None, "tensor")),
-    (r"/(query|key|value|dense_in)/bias$", P("tensor")),
+    (r"/(query|key|value|context_key|context_value|dense_in)/kernel$", P(None, "tensor")),
+    (r"/(query|key|value|context_key|context_value|dense_in)/bias$", P("tensor")),
     (r"/(out|dense_out)/kernel$", P("tensor", None)),
     (r"/modulation/kernel$", P(None, "tensor")),
     (r"time_in/kernel$", P(None, "tensor")),
     (r"time_out/kernel$", P("tensor", None)),
+    (r"(embedding|token)_projection/kernel$", P(None, "tensor")),
 )
 
 FREQUENCIES = 256  # of the sinusoidal code of the time
@@ -94,8 +111,10 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: Float[Array, "b n d"], embedding: Float[Array, "b d"]) -> Float[Array, "b n d"]:
-        """Transform ``tokens``, modulated by ``embedding``, the sum of the embeddings of time and conditions."""
+    def __call__(
+        self, tokens: Float[Array, "b n d"], embedding: Float[Array, "b d"], context: Float[Array, "b m d"] | None
+    ) -> Float[Array, "b n d"]:
+        """Transform ``tokens``, modulated by ``embedding``, which may attend to the embedded text ``context`` too."""
         width = tokens.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
         signals = nn.Dense(6 * width, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="modulation")(
@@ -106,6 +125,9 @@ class Block(nn.Module):
         hidden = modulate(tokens, shift_a, scale_a, dtype=self.dtype)
         split = lambda x: rearrange(x, "b n (h d) -> b n h d", h=self.heads)
         query, key, value = (split(dense(width, name=name)(hidden)) for name in ("query", "key", "value"))
+        if context is not None:
+            key = jnp.concatenate([key, split(dense(width, name="context_key")(context))], axis=1)
+            value = jnp.concatenate([value, split(dense(width, name="context_value")(context))], axis=1)
         mixed = rearrange(dot_product_attention(query, key, value), "b n h d -> b n (h d)")
         tokens = tokens + gate_a * dense(width, name="out")(mixed)
         hidden = modulate(tokens, shift_b, scale_b, dtype=self.dtype)
@@ -126,28 +148,29 @@ class DiT(nn.Module):
         condition: Condition | None = None,
         *,
         train: bool,
-    ) -> Float[Array, "b h w c"]:
+    ) -> Float[Array, "b h w out"]:
         """Run the network.
 
         Args:
           image: noisy images of about unit variance; sides must be multiples of the patch.
           time: diffusion time in steps, 0 to 999 for the published schedule.
           condition: what the configuration names, and nothing else; None or ``{}`` for nothing. "label" int32 [b] in
-            [0, classes], where ``classes`` means "no label".
+            [0, classes], where ``classes`` means "no label"; "embedding" float [b embedding]; "tokens" int32 [b tokens]
+            in [0, vocabulary); "image" float [b h w condition_channels].
           train: unused, since nothing here differs between training and use.
 
         Returns:
-          The prediction in float32.
+          The prediction in float32, with ``out_channels`` channels.
 
         Raises:
+          UserError: only one of ``vocabulary`` and ``tokens`` is 0.
           ValueError: a condition is missing, has another shape, or is one that the network was not built for.
         """
         del train
         config = self.config
         dtype = jnp.dtype(config.dtype)
         condition = condition or {}
-        expected = {"label": image.shape[:1]} if config.classes else {}
-        check_condition("a DiT", condition, expected)
+        check_condition("a DiT", condition, condition_shapes(config, image.shape))
         small = nn.initializers.normal(0.02)
         embed = partial(nn.Dense, config.width, dtype=dtype, kernel_init=small)
         embedding = embed(name="time_in")(sinusoidal_embedding(time, FREQUENCIES))
@@ -157,7 +180,16 @@ class DiT(nn.Module):
                 config.classes + 1, config.width, dtype=dtype, embedding_init=small, name="label_embedding"
             )
             embedding = embedding + table(condition["label"])
+        if config.embedding:
+            embedding = embedding + embed(name="embedding_projection")(condition["embedding"])
+        context = None
+        if config.tokens:
+            words = TokenEmbedding(config.vocabulary, config.width, dtype=dtype, name="token_embedding")
+            context = words(condition["tokens"])
+            embedding = embedding + embed(name="token_projection")(jnp.mean(context, axis=1))
 
+        if config.condition_channels:
+            image = jnp.concatenate([image, condition["image"]], axis=-1)
         patches = space_to_depth(image, config.patch)
         rows, columns = patches.shape[1:3]
         tokens = rearrange(patches, "b h w c -> b (h w) c")
@@ -166,13 +198,15 @@ class DiT(nn.Module):
         tokens = tokens + position_embedding(rows, columns, config.width).astype(dtype)
         block = nn.remat(Block) if config.remat else Block
         for index in range(config.depth):
-            tokens = block(config.heads, config.expansion, dtype=dtype, name=f"block_{index}")(tokens, embedding)
+            tokens = block(config.heads, config.expansion, dtype=dtype, name=f"block_{index}")(
+                tokens, embedding, context
+            )
 
         closed = nn.initializers.zeros
         signals = nn.Dense(2 * config.width, dtype=dtype, kernel_init=closed, name="modulation")(nn.silu(embedding))
         shift, scale = jnp.split(signals[:, None, :], 2, axis=-1)
         tokens = modulate(tokens, shift, scale, dtype=dtype)
-        size = config.channels * config.patch**2
+        size = (config.channels if config.out_channels is None else config.out_channels) * config.patch**2
         out = nn.Dense(size, dtype=dtype, kernel_init=closed, name="head")(tokens)
         out = rearrange(out, "b (h w) c -> b h w c", h=rows, w=columns)
         return depth_to_space(out, config.patch).astype(jnp.float32)

@@ -27,6 +27,9 @@ def dot_product_attention(
 class SelfAttention2d(nn.Module):
     """Residual multi-head self-attention over all h*w positions: [b, h, w, c] to the same shape.
 
+    With a context, positions attend to it as well: it has projections of its own, and its keys and values are
+    concatenated to those of the positions (Nichol et al. 2021, "GLIDE", section 3.1).
+
     The softmax is computed in float32 whatever ``dtype`` is. The output projection starts at ``out_init``, zero in
     the UNet, so that a new block is the identity.
     """
@@ -38,7 +41,9 @@ class SelfAttention2d(nn.Module):
     out_init: Callable[..., Array] = nn.initializers.zeros
 
     @nn.compact
-    def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def __call__(
+        self, features: Float[Array, "b h w c"], context: Float[Array, "b n e"] | None = None
+    ) -> Float[Array, "b h w c"]:
         """Attend; ``c`` must be a multiple of ``heads``."""
         _, height, width, channels = features.shape
         project = lambda name, init: nn.Dense(channels, dtype=self.dtype, kernel_init=init, name=name)
@@ -47,6 +52,11 @@ class SelfAttention2d(nn.Module):
         query = split(project("query", self.kernel_init)(hidden))
         key = split(project("key", self.kernel_init)(hidden))
         value = split(project("value", self.kernel_init)(hidden))
+        if context is not None:
+            join = lambda own, name: jnp.concatenate(
+                [own, rearrange(project(name, self.kernel_init)(context), "b k (n d) -> b k n d", n=self.heads)], axis=1
+            )
+            key, value = join(key, "context_key"), join(value, "context_value")
         mixed = dot_product_attention(query, key, value)
         mixed = rearrange(mixed, "b (h w) n d -> b h w (n d)", h=height, w=width)
         return features + project("out", self.out_init)(mixed)

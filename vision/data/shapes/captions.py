@@ -10,6 +10,12 @@ _PARTLY_HIDDEN = 0.9  # an object of which less is visible is described as behin
 _APART = 0.1  # least difference of two centres, as a fraction of the image's side, that is described as a direction
 _ROWS = ("top", "", "bottom")
 _COLUMNS = ("left", "", "right")
+_GRAMMAR = (
+    *("a", "an", "another", "small", "large", ",", "and"),
+    *("in", "at", "on", "the", "middle", "top", "bottom", "left", "right"),
+    *("behind", "front", "of", "to", "above", "below"),
+)
+_NOUN, _PLACE, _RELATION = 4, 4, 6  # words of "a large red star", "at the top left", "above and to the left of"
 
 
 def captions(scenes: Mapping[str, np.ndarray], config: ShapesConfig) -> list[str]:
@@ -29,6 +35,22 @@ def captions(scenes: Mapping[str, np.ndarray], config: ShapesConfig) -> list[str
     return [
         _caption(config, {name: scenes[name][i][valid] for name in names}) for i, valid in enumerate(scenes["valid"])
     ]
+
+
+def caption_words(config: ShapesConfig) -> tuple[str, ...]:
+    """Every word, and the comma, that a caption of this config may have: a vocabulary for `vision.data.text.words`."""
+    return (*_GRAMMAR, *config.colours, *config.shapes)
+
+
+def caption_length(config: ShapesConfig) -> int:
+    """Words and commas in the longest caption that this config may have."""
+    if config.max_objects == 1:
+        return _NOUN + _PLACE
+    lengths = [2 * _NOUN + _RELATION] if config.min_objects <= 2 else []
+    if config.max_objects > 2:
+        # between any two of them stands a comma or "and"
+        lengths.append(config.max_objects * (_NOUN + _PLACE + 1) - 1)
+    return max(lengths)
 
 
 def _caption(config: ShapesConfig, scene: Mapping[str, np.ndarray]) -> str:

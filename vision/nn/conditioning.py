@@ -1,0 +1,82 @@
+"""What a network is conditioned on: the conditions that its configuration names, their shapes, and their check."""
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+from vision.errors import UserError
+from vision.types import Condition
+
+
+@runtime_checkable
+class ConditionConfig(Protocol):
+    """The fields of a network's configuration that name its conditions; 0 for none."""
+
+    @property
+    def classes(self) -> int:
+        """Number of classes of "label"."""
+        ...
+
+    @property
+    def embedding(self) -> int:
+        """Width of "embedding"."""
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of values of "tokens"."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Length of "tokens"."""
+        ...
+
+    @property
+    def condition_channels(self) -> int:
+        """Channels of "image"."""
+        ...
+
+
+def condition_shapes(config: ConditionConfig, image_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """The shape of each condition of a network for noisy images of ``image_shape`` (b, h, w, c).
+
+    Raises ``UserError`` where only one of ``vocabulary`` and ``tokens`` is 0.
+    """
+    if (config.vocabulary > 0) != (config.tokens > 0):
+        raise UserError(
+            f"model.vocabulary is {config.vocabulary} and model.tokens is {config.tokens}: a network is conditioned on "
+            "tokens where both are above 0"
+        )
+    batch, *sides, _ = image_shape
+    shapes: dict[str, tuple[int, ...]] = {}
+    if config.classes:
+        shapes["label"] = (batch,)
+    if config.embedding:
+        shapes["embedding"] = (batch, config.embedding)
+    if config.tokens:
+        shapes["tokens"] = (batch, config.tokens)
+    if config.condition_channels:
+        shapes["image"] = (batch, *sides, config.condition_channels)
+    return shapes
+
+
+def check_condition(network: str, condition: Condition, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ``ValueError`` unless ``condition`` has the names and shapes that a network was built for.
+
+    Args:
+      network: the network's name in messages, with its article: "a UNet".
+      condition: what it was given.
+      expected: shape of each condition that the network needs, as of :func:`condition_shapes`.
+    """
+    conditions = "conditions" if len(expected) > 1 else "condition"
+    built = f"{network} with the {conditions} {', '.join(expected)}" if expected else f"{network} without conditions"
+    for name in condition:
+        if name not in expected:
+            raise ValueError(f"{built} was given the condition {name!r}")
+    for name, shape in expected.items():
+        if name not in condition:
+            raise ValueError(f"{built} was not given the condition {name!r}")
+        if condition[name].shape != shape:
+            raise ValueError(
+                f"{built} was given the condition {name!r} of shape {condition[name].shape}, which should be {shape}"
+            )
