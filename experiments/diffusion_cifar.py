@@ -9,7 +9,7 @@ forgets the random start (``warmed_up``), and strided convolutions are padded ev
     python -m experiments.diffusion_cifar --quick                         a laptop: shapes world, under 5 minutes
     python -m experiments.diffusion_cifar --data.dir ~/tensorflow_datasets   the recipe
     python -m experiments.diffusion_cifar --mesh.fsdp 8 --model.dtype bfloat16
-    python -m experiments.diffusion_cifar --quick --sample 100            from the newest checkpoint of that run
+    python -m vision sample RUN --count 100                                  after training, RUN being its folder
 
 CIFAR-10 itself: ``python -m vision.data.cifar10 --data-dir ~/tensorflow_datasets`` (170 MB, needs no TensorFlow).
 """
@@ -113,7 +113,7 @@ class Config:
     """Images drawn and judged at each evaluation where a judge knows the classes (the shapes world)."""
     judging: JudgingConfig = JudgingConfig(judge="none")
     """Distances to real images, which cost as many samples more at each evaluation: set judging.judge to "auto", best
-    with --evaluate, when it is over."""
+    when it is over, with ``python -m vision evaluate``."""
     held_out: int = 2_000
     """Images not trained on that each evaluation computes the loss of, at most."""
     seed: int = 0

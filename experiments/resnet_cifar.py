@@ -8,7 +8,7 @@ cifar --model.shortcut identity --model.width 16 --model.depths 3 3 3`` (ResNet-
 
     python -m experiments.resnet_cifar --quick        shapes world, two minutes of CPU time, 35 % of 36 classes right
     python -m experiments.resnet_cifar --data.dir ~/tensorflow_datasets     CIFAR-10
-    python -m experiments.resnet_cifar --data.dir ~/tensorflow_datasets --predict 'photographs/*.jpg'   after training
+    python -m vision predict RUN 'photographs/*.jpg'     after training, RUN being its folder
 """
 
 import functools

@@ -6,7 +6,7 @@ all 50,000 images. Here the learning rate is one for all parameters, flips are r
 
     python -m experiments.speedrun_cifar --quick                                 shapes world, two minutes on a laptop
     python -m experiments.speedrun_cifar --data.dir ~/tensorflow_datasets        CIFAR-10
-    python -m experiments.speedrun_cifar --data.dir ~/tensorflow_datasets --predict '*.png'    after training
+    python -m vision predict RUN '*.png'                                         after training, RUN being its folder
 
 CIFAR-10 itself: ``python -m vision.data.cifar10 --data-dir ~/tensorflow_datasets`` (170 MB, needs no TensorFlow).
 """

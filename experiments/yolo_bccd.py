@@ -6,8 +6,8 @@ up and down, so that pictures are turned over too. Published for comparison: a Y
 
     python -m experiments.yolo_bccd --quick                           the shapes world, six minutes on a laptop
     python -m experiments.yolo_bccd --data.dir bccd                   40 minutes of CPU time
-    python -m experiments.yolo_bccd --data.dir bccd --evaluate --data.test-json test.json
-    python -m experiments.yolo_bccd --data.dir bccd --predict photos/ after training
+    python -m vision evaluate RUN --data.test-json test.json          after training, RUN being its folder
+    python -m vision predict RUN photos/
 
 ``bccd`` has ``train.json``, ``val.json`` and ``test.json`` in COCO's form and the folder ``images``.
 """

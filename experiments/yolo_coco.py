@@ -8,7 +8,7 @@ so these are not numbers of this code.
     python -m experiments.yolo_coco --quick                                    a small one, shapes world, six minutes
     python -m experiments.yolo_coco --data.dir ~/coco                          the size s
     python -m experiments.yolo_coco --data.dir ~/coco --model.width 0.25       the size n
-    python -m experiments.yolo_coco --data.dir ~/coco --predict photos/        after training
+    python -m vision predict RUN photos/                                       after training, RUN being its folder
 
 ``~/coco`` has ``annotations/instances_{train,val}2017.json`` and the folders ``train2017`` and ``val2017``.
 """
