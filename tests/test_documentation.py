@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import importlib.util
 import os
 import re
 import shlex
@@ -118,3 +119,11 @@ def test_bring_your_own_data(tmp_path):
     assert said[4].splitlines()[-1].startswith("--model.anchors ")
     assert said[6].count("new_pictures/") == 4
     assert (tmp_path / "detector.stablehlo").stat().st_size > 1e6
+
+
+def test_the_list_of_functions_is_up_to_date():
+    """docs/api.md is what docs/make_api.py writes."""
+    specification = importlib.util.spec_from_file_location("make_api", ROOT / "docs" / "make_api.py")
+    make_api = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(make_api)
+    assert make_api.FILE.read_text() == make_api.page(), "run python docs/make_api.py"
