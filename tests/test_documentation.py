@@ -1,6 +1,8 @@
 """What the documents tell people to type is typed here."""
 
+import functools
 import importlib
+import importlib.util
 import os
 import re
 import shlex
@@ -12,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vision.launch.options import parse
+from vision.launch.options import flatten, option_of, parse, parse_fields
+from vision.launch.verbs import VERBS, chosen, divided
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = [path for path in sorted((ROOT / "experiments").glob("*.py")) if "\nQUICK = " in path.read_text()]
@@ -35,6 +38,20 @@ def test_options_in_documents_exist(path):
         if words[:2] == ["python", "-m"] and words[2] in NAMES:
             module = importlib.import_module(words[2])
             parse("", default=module.Config(), quick=module.QUICK, description="", arguments=words[3:])
+        if words[:3] == ["python", "-m", "vision"]:
+            before, options, after = divided(words[4:])
+            verb = VERBS[words[3]]
+            verb.check([*before, *after])
+            own, others = chosen(options, [option_of(name) for name in flatten(verb.options())])
+            parse_fields("", base=verb.options(), arguments=own)
+            assert {word for word in others if word.startswith("--")} <= fields(), command
+
+
+@functools.cache
+def fields():
+    """All options that are fields of some experiment."""
+    modules = [importlib.import_module(name) for name in NAMES]
+    return {option_of(name) for module in modules for name in flatten(module.Config())}
 
 
 def test_readme_names_the_two_commands():
@@ -91,14 +108,22 @@ def test_bring_your_own_data(tmp_path):
     said = []
     alone = {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")}
     for words in typed:
-        words = [sys.executable, *words[1:], *more[words[2]].split()]
+        words = [sys.executable, *words[1:], *more.get(words[2], "").split()]
         done = subprocess.run(words, cwd=tmp_path, env=alone, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
     assert (tmp_path / "runs" / "mine" / "report.html").exists()
-    assert len(list((tmp_path / "runs" / "mine" / "samples").glob("drawn-*/0*.png"))) == 16
+    assert len(list((tmp_path / "runs" / "mine" / "samples").glob("sampled-*/0*.png"))) == 16
     assert said[3].count("my_pictures/cats/") == 12
     assert len(list((tmp_path / "runs" / "classifier" / "predictions").glob("*/predictions.png"))) == 1
     assert said[4].splitlines()[-1].startswith("--model.anchors ")
     assert said[6].count("new_pictures/") == 4
     assert (tmp_path / "detector.stablehlo").stat().st_size > 1e6
+
+
+def test_the_list_of_functions_is_up_to_date():
+    """docs/api.md is what docs/make_api.py writes."""
+    specification = importlib.util.spec_from_file_location("make_api", ROOT / "docs" / "make_api.py")
+    make_api = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(make_api)
+    assert make_api.FILE.read_text() == make_api.page(), "run python docs/make_api.py"

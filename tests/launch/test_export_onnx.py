@@ -24,7 +24,7 @@ LINE = Inference(function=lambda images: {"mean": to_float(images).mean((1, 2, 3
 
 def test_a_missing_converter_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
-    with pytest.raises(UserError, match=r"wants the converter jax2onnx .*: pip install -e \"\.\[onnx\]\""):
+    with pytest.raises(UserError, match=r"needs the converter jax2onnx .*: pip install -e \"\.\[onnx\]\""):
         write_onnx(tmp_path / "model.onnx", LINE)
     assert not list(tmp_path.iterdir())
 

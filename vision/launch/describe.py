@@ -1,4 +1,4 @@
-"""``--dry-run``: what a configuration would do, without data, without a work directory, without a step.
+"""``--dry-run``: what a configuration would do, without data, without a run folder, without a step.
 
 The mesh may be larger than the machine: its devices are then simulated on the CPU, which is enough to partition and
 compile the step, and so to say what it holds and moves.

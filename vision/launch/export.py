@@ -1,11 +1,11 @@
-"""``--export``: a trained model as one file that needs none of this code, only ``jax`` and ``flatbuffers``.
+"""``python -m vision export RUN FILE``: a trained model as one file that needs only ``jax`` and ``flatbuffers``.
 
 The file is a serialised `jax.export.Exported`: StableHLO with the variables inside, for CPUs, CUDA and TPUs, and any
 number of images. To use it:
 
     import jax, numpy as np
     model = jax.export.deserialize(open("detector.stablehlo", "rb").read())
-    images = np.zeros((1, 320, 320, 3), np.uint8)      # RGB, of the size that was said when it was written
+    images = np.zeros((1, 320, 320, 3), np.uint8)      # RGB, of the size that was printed when it was written
     found = jax.device_get(model.call(images))         # a dictionary of arrays, the images along the first axis
 """
 
@@ -22,7 +22,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write_export(path: Path, inference: Inference) -> str:
-    """Write the function of images uint8 [b, height, width, channels] and return what was written, in words.
+    """Write the function of images uint8 [b, height, width, channels] and return a line about what was written.
 
     Args:
       path: the file; replaced where there is one.
@@ -36,5 +36,5 @@ def write_export(path: Path, inference: Inference) -> str:
     write_atomically(path, bytes(data))
     names = exported.out_tree.unflatten(exported.out_avals)
     outputs = ", ".join(f"{name} {aval.dtype.name} [{', '.join(map(str, aval.shape))}]" for name, aval in names.items())
-    sides = ", ".join(map(str, inference.image))
-    return f"{path}: {len(data) / 1e6:.1f} MB, images uint8 [b, {sides}] -> {outputs}"
+    sizes = ", ".join(map(str, inference.image))
+    return f"{path}: {len(data) / 1e6:.1f} MB, images uint8 [b, {sizes}] -> {outputs}"

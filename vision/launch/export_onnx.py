@@ -1,16 +1,16 @@
-"""``--export FILE.onnx``: a trained model for ONNX's runtimes, by the converter jax2onnx.
+"""``python -m vision export RUN FILE.onnx``: a trained model for ONNX's runtimes, by the converter jax2onnx.
 
 The converter is no dependency: ``pip install -e ".[onnx]"``. To use what it writes, without any of this code:
 
     import numpy as np, onnxruntime
     model = onnxruntime.InferenceSession("detector.onnx")
-    images = np.zeros((1, 320, 320, 3), np.uint8)      # RGB, of the size that was said when it was written
+    images = np.zeros((1, 320, 320, 3), np.uint8)      # RGB, of the size that was printed when it was written
     boxes, scores, selected = model.run(None, {"images": images})
     for image, label, place in selected:
         print(image, label, scores[image, label, place], boxes[image, place])
 
 A model that suppresses boxes is written up to its candidates, with ONNX's own NonMaxSuppression behind them: the
-runtimes have fast versions of that, and the converter has none of ours.
+runtimes have fast versions of that, and the converter has none for this project's.
 """
 
 import logging
@@ -28,13 +28,13 @@ from vision.inference import Candidates, Inference
 
 
 def write_onnx(path: Path, inference: Inference) -> str:
-    """Write the function of images uint8 [b, height, width, channels] and return what was written, in words.
+    """Write the function of images uint8 [b, height, width, channels] and return a line about what was written.
 
     Args:
       path: the file; replaced where there is one.
       inference: what the experiment does with images. The outputs are named as its function names them; with
         ``candidates``, they are boxes float32 [b n 4], scores float32 [b k n], and selected int64 [m 3]: the numbers of
-        the image, class and candidate of each detection, in each image and class from the surest on.
+        the image, class and candidate of each detection, in each image and class the most confident first.
 
     Raises:
       UserError: jax2onnx is not installed, or boxes of different classes suppress each other, which ONNX lacks.
@@ -47,7 +47,7 @@ def write_onnx(path: Path, inference: Inference) -> str:
         from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
-            f'{path} wants the converter jax2onnx ({error}): pip install -e ".[onnx]", or choose a name without .onnx'
+            f'{path} needs the converter jax2onnx ({error}): pip install -e ".[onnx]", or choose a name without .onnx'
         ) from error
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of every shape whose type it does not know
     function = inference.function if candidates is None else candidates.function
@@ -69,16 +69,16 @@ def write_onnx(path: Path, inference: Inference) -> str:
     write_atomically(path, data)
     outputs = [f"{name} {named[name].dtype.name} [{', '.join(map(str, named[name].shape))}]" for name in names]
     outputs += ["selected int64 [m, 3]"] if candidates is not None else []
-    sides = ", ".join(map(str, inference.image))
-    return f"{path}: {len(data) / 1e6:.1f} MB, images uint8 [b, {sides}] -> {', '.join(outputs)}"
+    sizes = ", ".join(map(str, inference.image))
+    return f"{path}: {len(data) / 1e6:.1f} MB, images uint8 [b, {sizes}] -> {', '.join(outputs)}"
 
 
 def _suppress(onnx: Any, model: Any, candidates: Candidates) -> None:
     """Adds NonMaxSuppression (ONNX operator set 11) behind the outputs boxes and scores."""
     graph = model.graph
-    constants = {"most": candidates.max_detections, "iou": candidates.iou, "confidence": candidates.confidence}
+    constants = {"max": candidates.max_detections, "iou": candidates.iou, "confidence": candidates.confidence}
     for name, value in constants.items():
-        kind = onnx.TensorProto.INT64 if name == "most" else onnx.TensorProto.FLOAT
+        kind = onnx.TensorProto.INT64 if name == "max" else onnx.TensorProto.FLOAT
         graph.initializer.append(onnx.helper.make_tensor(f"suppression_{name}", kind, [1], [value]))
     # It takes (y, x, y, x); with x and y exchanged in all boxes their overlaps are the same.
     inputs = ["boxes", "scores", *(f"suppression_{name}" for name in constants)]

@@ -31,7 +31,7 @@ class RunOptions:
     config: Path | None = None
     """Start from the config.json of another run."""
     workdir: Path | None = None
-    """Where the run lives. Default: runs/, the experiment's name, and what differs from the defaults."""
+    """The run folder. Default: runs/, the experiment's name, and what differs from the defaults."""
     dry_run: bool = False
     """Print the resolved configuration, every parameter with its sharding, memory and FLOPs, then stop."""
     seeds: int = 0
@@ -43,7 +43,7 @@ class RunOptions:
     """How the runs of --seeds and --sweep that share a device are computed: vectorized, or one after another. By
     default what is fastest on the backend; changes rounding, nothing else."""
     profile: bool = False
-    """Write a trace of a few steps to profile/ in the work directory."""
+    """Write a trace of a few steps to profile/ in the run folder."""
     processes: ProcessOptions = ProcessOptions()
 
 
