@@ -1,6 +1,6 @@
 """Samplers on Gaussian data, where the best denoiser and every law along the way are known in closed form."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -278,3 +278,46 @@ def test_sampling_times(length, share):
 def test_impossible_numbers_of_steps(steps, start):
     with pytest.raises(UserError, match="choose 1 to 1000"):
         ddim(_gaussian(linear()), linear(), start, key=KEY, steps=steps)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_times_may_be_given(name, start):
+    """Integers, or real numbers that are integers, are the same walk as the number of steps that means them."""
+    schedule = make_schedule(name, 100)
+    times = sampling_times(100, 7)
+    for sampler in (partial(ddim, eta=0.5), ancestral):
+        walk = partial(sampler, _gaussian(schedule), schedule, start, key=KEY)
+        by_steps = walk(steps=7)
+        np.testing.assert_array_equal(walk(times=times), by_steps)
+        np.testing.assert_array_equal(walk(times=times.astype(np.float32)), by_steps)
+
+
+def test_times_between_integers_converge_to_the_solution_of_the_ode(start):
+    """On a coarse schedule, where integer times leave an error; x_0 = m + d z as above."""
+    schedule = make_schedule("linear", 20)
+    signal, noise = (float(scale.squeeze()) for scale in schedule.at(jnp.array([19])))
+    z = (start - signal * MEAN) / np.sqrt((signal * DEVIATION) ** 2 + noise**2)
+
+    def error(count):
+        times = np.linspace(19, -1, count, endpoint=False, dtype=np.float32)
+        found = ddim(_gaussian(schedule), schedule, start, key=KEY, times=times, clip=False)
+        return float(jnp.abs(found - (MEAN + DEVIATION * z)).max())
+
+    integers, twice, ten_times, often = (error(20 * refinement) for refinement in (1, 2, 10, 100))
+    assert integers > 1.5 * twice > 4 * ten_times > 20 * often
+    assert often < 3e-3
+
+
+@pytest.mark.parametrize("times", [[], [5, 5, 1], [1, 4], [3.0, -1.0]])
+def test_times_that_are_no_walk(times, start):
+    with pytest.raises(UserError, match="the times of a sampler decrease, and end before that of the clean image, -1"):
+        ddim(_gaussian(linear()), linear(), start, key=KEY, times=np.asarray(times))
+
+
+@pytest.mark.parametrize("sampler", [partial(ddim, eta=1.0), ancestral])
+def test_noise_goes_with_the_number_of_the_sample(sampler, start):
+    schedule = make_schedule("cosine", 100)
+    walk = partial(sampler, _gaussian(schedule), schedule, key=KEY, steps=5)
+    index = jnp.arange(len(start))
+    np.testing.assert_array_equal(walk(start, index=index), walk(start))
+    np.testing.assert_allclose(walk(start[5:8], index=index[5:8]), walk(start)[5:8], atol=1e-6)

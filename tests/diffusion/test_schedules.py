@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vision.diffusion.process import Process
 from vision.diffusion.schedules import cosine, from_abar, from_betas, linear, make_schedule, sigmoid
 from vision.errors import UserError
 
@@ -124,3 +125,41 @@ def test_at_picks_by_time_and_minus_one_is_the_clean_image():
 def test_too_short():
     with pytest.raises(UserError, match="9 steps is too short"):
         make_schedule("cosine", 9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_real_times_that_are_integers_take_the_values_of_the_tables(name):
+    schedule = make_schedule(name, 200)
+    integers = jnp.arange(-1, 200)
+    for at_integers, at_reals in zip(schedule.at(integers), schedule.at(integers.astype(jnp.float32)), strict=True):
+        assert at_reals.dtype == jnp.float32
+        np.testing.assert_array_equal(at_reals, at_integers)
+    np.testing.assert_array_equal(schedule.snr(integers[1:].astype(jnp.float32)), schedule.snr(integers[1:]))
+    assert schedule.snr(jnp.array([-1.0])) == np.inf
+
+
+@given(name=st.sampled_from(NAMES), time=st.floats(0, 199, width=32))
+def test_log_snr_is_linear_between_integers(name, time):
+    schedule = make_schedule(name, 200)
+    log_snr = np.log(schedule.signal.astype(np.float64)) - np.log(schedule.noise.astype(np.float64))
+    expected = np.exp(2 * np.interp(time, np.arange(200), log_snr))
+    signal, noise = (float(scale.squeeze()) for scale in schedule.at(jnp.array([time])))
+    assert signal == pytest.approx(math.sqrt(expected / (1 + expected)), rel=2e-5)
+    assert noise == pytest.approx(math.sqrt(1 / (1 + expected)), rel=2e-5)
+    assert float(schedule.snr(jnp.array([time]))[0]) == pytest.approx(expected, rel=5e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_noise_rises_linearly_from_the_clean_image_to_time_0(name):
+    schedule = make_schedule(name, 200)
+    share = np.linspace(0, 1, 11)
+    signal, noise = schedule.at(jnp.asarray(share - 1, jnp.float32))
+    np.testing.assert_allclose(noise.ravel(), share * schedule.noise[0], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(signal.ravel(), np.sqrt(1 - (share * schedule.noise[0]) ** 2), rtol=1e-6)
+
+
+def test_a_schedule_is_a_process():
+    schedule = linear()
+    assert isinstance(schedule, Process)
+    assert schedule.clean == -1
+    np.testing.assert_array_equal(schedule.times(3), [999, 500, 0])

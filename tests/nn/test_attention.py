@@ -21,6 +21,15 @@ class Doubled(nn.Module):
         return 2 * features
 
 
+class Identity(nn.Module):
+    """Stands in for a normalisation, and does nothing."""
+
+    @nn.compact
+    def __call__(self, features):
+        """The features."""
+        return features
+
+
 FEATURES = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4, 8)), jnp.float32)
 
 
@@ -62,6 +71,21 @@ def test_against_loops(heads):
     module = SelfAttention2d(norm=Doubled, heads=heads)
     params = _params(module)
     np.testing.assert_allclose(_run(module, params, FEATURES), _attend(params, FEATURES, heads), atol=2e-5)
+
+
+def test_a_context_is_attended_to_with_the_positions():
+    """The projections of the context equal to those of the positions: as many positions more, queries left out."""
+    module = SelfAttention2d(norm=Identity, heads=2)
+    context = jnp.asarray(np.random.default_rng(2).normal(size=(2, 4, 8)), jnp.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), FEATURES, context)["params"]
+    params = dict(_params(module))
+    assert set(shapes) == {*params, "context_key", "context_value"}
+    longer = jnp.concatenate([FEATURES, context[:, None]], axis=1)
+    expected = _run(module, params, longer)[:, :3]
+    params |= {"context_key": params["key"], "context_value": params["value"]}
+    found = jax.jit(lambda params: module.apply({"params": params}, FEATURES, context))(params)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert float(jnp.abs(found - _run(module, params, FEATURES)).max()) > 1e-2
 
 
 def test_positions_are_a_set():

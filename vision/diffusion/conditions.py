@@ -26,14 +26,17 @@ class Conditioning:
         return bool(self.nulls)
 
     def of(self, batch: Batch) -> Condition:
-        """The conditions among the fields of a batch; ``UserError`` where one is missing."""
+        """The conditions among the fields of a batch, each in the field ``batch_field`` of its name.
+
+        Raises ``UserError`` where one is missing.
+        """
         for name in self.nulls:
-            if name not in batch:
+            if batch_field(name) not in batch:
                 raise UserError(
-                    f"the model is conditioned on {name!r}, which the batch does not have: its fields are "
-                    f"{', '.join(sorted(batch))}"
+                    f"the model is conditioned on {name!r}, but the batch has no field {batch_field(name)!r}: its "
+                    f"fields are {', '.join(sorted(batch))}"
                 )
-        return {name: batch[name] for name in self.nulls}
+        return {name: batch[batch_field(name)] for name in self.nulls}
 
     def null(self, condition: Condition) -> Condition:
         """Nulls in place of all values, with the shapes and dtypes of ``condition``.
@@ -65,6 +68,14 @@ class Conditioning:
             name: jnp.where(without.reshape(count, *(1,) * (value.ndim - 1)), nulls[name], value)
             for name, value in condition.items()
         }
+
+
+def batch_field(name: str) -> str:
+    """The field of a batch that holds a condition: "condition_image" and "condition_mask", else the condition's name.
+
+    The fields "image" and "mask" of a batch are the images to generate, and which samples are not padding.
+    """
+    return f"condition_{name}" if name in ("image", "mask") else name
 
 
 def label_conditioning(classes: int) -> Conditioning:

@@ -24,12 +24,19 @@ def batch(count):
 
 
 def test_the_conditions_of_a_batch():
-    full = {**batch(2), "mask": jnp.ones((2, 4, 4, 1))}
-    assert set(CONDITIONING.of(full)) == {"label", "tokens", "embedding", "image"}
-    assert all(CONDITIONING.of(full)[name] is full[name] for name in CONDITIONING.nulls)
+    full = {**batch(2), "condition_image": jnp.ones((2, 4, 4, 1)), "condition_mask": jnp.zeros((2, 4, 4, 1))}
+    found = CONDITIONING.of(full)
+    assert set(found) == {"label", "tokens", "embedding", "image"}
+    assert all(found[name] is full[name] for name in ("label", "tokens", "embedding"))
+    # the batch's own image is what is generated
+    assert found["image"] is full["condition_image"]
+    assert Conditioning({"mask": 0.0}).of(full)["mask"] is full["condition_mask"]
     assert Conditioning({}).of(full) == {}
     del full["tokens"]
-    with pytest.raises(UserError, match="conditioned on 'tokens', which the batch does not have: its fields are emb"):
+    with pytest.raises(
+        UserError,
+        match="conditioned on 'tokens', but the batch has no field 'tokens': its fields are condition_image, ",
+    ):
         CONDITIONING.of(full)
 
 
