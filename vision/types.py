@@ -30,7 +30,7 @@ Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
 
 
 class TrainState(struct.PyTreeNode):
-    """All that a run is, and all that a checkpoint holds. Frozen networks (see ``vision.frozen``) are not part of it.
+    """All that a run is, and all that a checkpoint holds. Frozen networks (``vision.launch.frozen``) are no part of it.
 
     Attributes:
       step: int32 scalar, steps taken.

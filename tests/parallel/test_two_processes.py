@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from run_small_diffusion import SIZE, STEPS, final_state, run
 
-from vision.launch import run as launcher
+from vision.launch import devices
 from vision.parallel.mesh import make_mesh
 from vision.train.records import read_metrics
 
@@ -79,7 +79,7 @@ def eight_devices(tmp_path_factory):
 
 
 def test_one_device_is_eight(eight_devices, tmp_path, monkeypatch):
-    monkeypatch.setattr(launcher, "make_mesh", lambda config, **more: make_mesh(config, jax.devices()[:1], **more))
+    monkeypatch.setattr(devices, "make_mesh", lambda config, **more: make_mesh(config, jax.devices()[:1], **more))
     assert run(["--workdir", str(tmp_path / "run")]) == 0
     assert_same_curve(tmp_path / "run", eight_devices)
 

@@ -1,6 +1,8 @@
 """What can be done with a run that is loaded: evaluate it, predict with it, sample from it, export it."""
 
-from collections.abc import Sequence
+import contextlib
+import errno
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -16,6 +18,8 @@ from vision.launch.load_run import LoadedRun
 from vision.launch.options import unknown_name
 from vision.parallel.agreement import is_first
 from vision.report.grid import sample_grid, save_png
+from vision.train.compile import Compiler
+from vision.train.experiment import Sample
 from vision.train.replicas import combined
 from vision.types import SampleRequest
 
@@ -41,7 +45,8 @@ def predict(run: LoadedRun, patterns: Sequence[str], out: Path) -> list[str]:
     names = run.class_names
     if names is None:
         names = run.experiment.class_names() if run.experiment.class_names is not None else ()
-    return list(run.experiment.prediction(run.compiler, names)(run.state, files_of(patterns), out))
+    with _writing(out):
+        return list(run.experiment.prediction(run.compiler, names)(run.state, files_of(patterns), out))
 
 
 def export(run: LoadedRun, file: Path) -> str:
@@ -57,10 +62,8 @@ def export(run: LoadedRun, file: Path) -> str:
         raise UserError(f"{file} is a folder: name the file to write, such as {file / 'model.stablehlo'}")
     inference = run.experiment.inference(jax.device_get(run.state))
     write = write_onnx if file.suffix == ".onnx" else write_export
-    try:
+    with _writing(file):
         return write(file, inference) if is_first() else ""
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise UserError(f"{file} cannot be written: {error.strerror}") from error
 
 
 def sample(run: LoadedRun, request: SampleRequest, out: Path) -> str:
@@ -72,15 +75,13 @@ def sample(run: LoadedRun, request: SampleRequest, out: Path) -> str:
     samples = sampling(run.compiler)(run.state, request)
     if not is_first():
         return ""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}") from error
-    for index, image in enumerate(samples.images):
-        save_png(out / f"{index:05d}.png", image)
     columns = request.count if run.experiment.replicas else int(np.ceil(np.sqrt(request.count)))  # a row a replica
     grid = sample_grid(samples.images, columns=columns, captions=list(samples.captions) or None)
-    save_png(out / "grid.png", grid)
+    with _writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for index, image in enumerate(samples.images):
+            save_png(out / f"{index:05d}.png", image)
+        save_png(out / "grid.png", grid)
     return f"{len(samples.images)} samples after {run.images:,} images: {out / 'grid.png'}"
 
 
@@ -131,7 +132,20 @@ def sample_request(
     )
 
 
-def _sampling(run: LoadedRun):
+@contextlib.contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Make one sentence of an error in writing to ``place``; a full disk is explained elsewhere."""
+    try:
+        yield
+    except OSError as error:
+        named = Path(error.filename or "/").absolute()
+        inside = place.absolute().parent in named.parents or named in place.absolute().parents
+        if not inside or error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"{place} cannot be written: {error.strerror}") from error
+
+
+def _sampling(run: LoadedRun) -> Callable[[Compiler], Sample]:
     if run.experiment.sampling is None:
         raise UserError(f"{run.name} does not generate images, so that there is nothing to sample")
     return run.experiment.sampling

@@ -114,7 +114,7 @@ def vectorized(build: Callable[[Any], Experiment], config: Any, options: Replica
       UserError: from ``build``, for any replica; or a swept field is none, or steers the program itself.
     """
     replicas = listed(options, config)
-    # every replica is built once with plain numbers, which checks them; those that differ in the seed alone share one
+    # every replica is built once with plain numbers, which checks them; those that differ only in the seed share one
     groups = {replica.group: build(replaced(config, numbers)) for replica, numbers in replicas}
     base = next(iter(groups.values()))
     count = len(replicas)
@@ -134,7 +134,7 @@ def vectorized(build: Callable[[Any], Experiment], config: Any, options: Replica
     seeds = np.asarray([replica.seed for replica, _ in replicas], np.uint32)
 
     def init(key: jax.Array, *initial: Mapping[str, jax.Array]) -> TrainState:
-        del key  # every replica starts from the key of its own seed, as it would alone
+        del key  # every replica starts from the key of its own seed, as a single run does
         return jax.vmap(lambda seed: base.init(jax.random.key(seed), *initial))(seeds)
 
     def replica_states(

@@ -128,14 +128,14 @@ class Verb:
 
     def check(self, operands: Sequence[str]) -> None:
         """Raise ``UserError`` unless ``operands``, RUN included, are what the verb takes."""
-        wanted = self.operands.split()
+        names = self.operands.split()
         usage = f"python -m vision {self.name} {self.operands}"
-        if len(operands) < len(wanted):
-            missing = wanted[len(operands)].removesuffix("...")
+        if len(operands) < len(names):
+            missing = names[len(operands)].removesuffix("...")
             where = "" if missing == "RUN" else ", which come before the options or after --"
             raise UserError(f"{self.name} needs {missing}{where}: {usage}")
-        if len(operands) > len(wanted) and not wanted[-1].endswith("..."):
-            raise UserError(f"{operands[len(wanted)]} is one word too many: {usage}")
+        if len(operands) > len(names) and not names[-1].endswith("..."):
+            raise UserError(f"{operands[len(names)]} is one word too many: {usage}")
 
 
 def _evaluate(call: Call) -> None:
