@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 from vision.data.annotations.cleaning import AnnotatedImage, Annotations, Counts
 from vision.errors import UserError
-from vision.metrics.detection.average_precision import RECALLS, Found, coco_scores
+from vision.metrics.detection.average_precision import RECALLS, ImageDetections, coco_scores
 
 NAMES = ("ant", "bee", "cat", "dog")
 NUMBERS = (30, 2, 7, 11)
@@ -41,7 +41,9 @@ def picture(boxes=(), labels=(), crowd=None, *, image_id=1, area=None, side=300)
 
 
 def detections(boxes=(), scores=(), labels=()):
-    return Found(np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), np.array(labels, np.int32))
+    return ImageDetections(
+        np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), np.array(labels, np.int32)
+    )
 
 
 def annotations(pictures, names=NAMES, numbers=NUMBERS):
