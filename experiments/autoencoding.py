@@ -26,7 +26,7 @@ from vision.evaluation.vae import Autoencoding, BoundConfig, ReconstructionSet, 
 from vision.models.vae import Vae
 from vision.ops.pixels import to_float, to_uint8
 from vision.parallel.mesh import MeshConfig
-from vision.parallel.sharding import Rules
+from vision.parallel.sharding import ShardingRules
 from vision.pretrained.initial import read_initial_values
 from vision.report.grid import sample_grid
 from vision.tasks.likelihood import LikelihoodConfig, binarised, make_likelihood
@@ -91,7 +91,7 @@ def unlabelled(source: ArraySource) -> ArraySource:
     return ArraySource({"image": source.arrays["image"]}, ())
 
 
-def compose(config: Any, model: Callable[[int], nn.Module], *, rules: Rules, coarsest: int) -> Experiment:
+def compose(config: Any, model: Callable[[int], nn.Module], *, rules: ShardingRules, coarsest: int) -> Experiment:
     """The experiment of a recipe.
 
     Args:

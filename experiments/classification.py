@@ -32,10 +32,10 @@ from vision.inference import Inference
 from vision.ops.pixels import to_float
 from vision.ops.resize import IMAGENET_MEAN, IMAGENET_STD, normalise
 from vision.parallel.mesh import MeshConfig
-from vision.parallel.sharding import Rules
+from vision.parallel.sharding import ShardingRules
 from vision.pretrained.initial import read_initial_values
 from vision.pretrained.resnet import HEAD
-from vision.pretrained.rules import Rules as PublishedRules
+from vision.pretrained.rules import WeightRules
 from vision.tasks.classification import ClassificationConfig, check, classification_loss, predictor
 from vision.train.compile import Compiler
 from vision.train.experiment import Experiment, Intervals
@@ -97,13 +97,13 @@ class Network:
 
     model: nn.Module
     """Takes (image, train=...) and gives logits."""
-    rules: Rules
+    rules: ShardingRules
     """Its sharding rules."""
     layer_of: Callable[[str], int]
     """Path of a parameter -> its layer, for learning rates by layer."""
     layers: int
     """How many layers there are."""
-    published: PublishedRules = ()
+    published: WeightRules = ()
     """How published weights are named; empty if there are none."""
     ignored: Sequence[str] = ()
     """Regular expressions of published names that may be left unused."""

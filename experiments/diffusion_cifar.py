@@ -42,7 +42,7 @@ from vision.launch.run import main
 from vision.models.unet import SHARDING_RULES, UNet, UNetConfig
 from vision.ops.pixels import to_float, to_uint8
 from vision.parallel.mesh import MeshConfig
-from vision.parallel.sharding import Rules
+from vision.parallel.sharding import ShardingRules
 from vision.pretrained.initial import read_initial_values
 from vision.pretrained.shape_classifier import compute, load_shape_classifier, merge
 from vision.report.grid import sample_grid
@@ -184,7 +184,7 @@ def build(config: Config) -> Experiment:
     return compose(config, UNet(config.model), rules=SHARDING_RULES)
 
 
-def compose(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
+def compose(config: Any, model: nn.Module, *, rules: ShardingRules) -> Experiment:
     """The recipe for any network: loss, optimizer, schedule, data, evaluation, in that order.
 
     Args:

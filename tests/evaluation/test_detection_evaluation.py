@@ -195,7 +195,7 @@ def test_errors(one_device, world):
     source, truth = world
     values = known(source)
     broken = {**values, "boxes": values["boxes"] * np.float32(np.nan)}
-    with pytest.raises(UserError, match="13 pictures have detections that are not finite"):
+    with pytest.raises(UserError, match="13 images have detections that are not finite"):
         evaluated(source, truth, broken, mesh=one_device)
     some = lambda: list(evaluation_batches(source, batch_size=8))[:1]
     with pytest.raises(ValueError, match="5 pictures of the truth were in no batch"):

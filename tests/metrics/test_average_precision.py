@@ -87,7 +87,7 @@ def slow_iou(one, other, crowd):
 
 def slow_curve(truth, found, label, *, threshold, area, most):
     """(precision at the 101 recalls, largest recall) of a class; None for a class without boxes."""
-    judged, boxes = [], 0
+    scored, boxes = [], 0
     for place in sorted(range(len(found)), key=lambda i: truth.images[i].image_id):
         true, each = truth.images[place], found[place]
         own = [i for i in range(len(true.boxes)) if true.labels[i] == label]
@@ -112,12 +112,12 @@ def slow_curve(truth, found, label, *, threshold, area, most):
                 taken.add(match)
             if outside if match is None else skip[match]:
                 continue
-            judged.append((float(each.scores[i]), match is not None))
+            scored.append((float(each.scores[i]), match is not None))
     if not boxes:
         return None
-    judged.sort(key=lambda pair: -pair[0])
-    right = np.cumsum([hit for _, hit in judged])
-    recall, precision = right / boxes, right / np.arange(1, len(judged) + 1)
+    scored.sort(key=lambda pair: -pair[0])
+    right = np.cumsum([hit for _, hit in scored])
+    recall, precision = right / boxes, right / np.arange(1, len(scored) + 1)
     read = [max(precision[recall >= r], default=0.0) for r in np.linspace(0, 1, 101)]
     return np.array(read), max(recall, default=0.0)
 

@@ -1,4 +1,4 @@
-"""Codes with Gaussian distributions: densities, divergences, and what inferring a code returns."""
+"""Latents with Gaussian distributions: densities, divergences, and the result of inference."""
 
 import math
 from typing import NamedTuple
@@ -9,16 +9,16 @@ from jaxtyping import Array, Float, Key
 
 
 class Inferred(NamedTuple):
-    """What a latent-variable model says of images, for one draw z of the code of each from q(z|x)."""
+    """The output of a latent-variable model for images, for one sample z of each latent from q(z|x)."""
 
     outputs: Array
     """Parameters of p(x|z), float32 [b h w p]."""
     kl: Array
     """KL(q(z|x) || p(z)) in closed form, of each dimension or group, float32 [b g] in nats."""
     log_ratio: Array
-    """log q(z|x) - log p(z) of the draw, float32 [b] in nats; its expectation is the sum of ``kl``."""
+    """log q(z|x) - log p(z) of the sample, float32 [b] in nats; its expectation is the sum of ``kl``."""
     code: Array
-    """The draw."""
+    """The sampled latent."""
 
 
 def gaussian_kl(
@@ -45,6 +45,6 @@ def gaussian_log_density(
 
 
 def standard_normal(shape: tuple[int, ...], *, key: Key[Array, ""]) -> Float[Array, "b ..."]:
-    """N(0, 1) of a shape [b ...]; row i is a function of (key, i) alone, whatever b is."""
+    """N(0, 1) of a shape [b ...]; row i is a function of only (key, i), independent of b."""
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(shape[0]))
     return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from vision.errors import UserError
 
-Rules = Sequence[tuple[str, P]]
+ShardingRules = Sequence[tuple[str, P]]
 
 FSDP_MIN_ELEMENTS = 2**14
 """Arrays with fewer elements are replicated over ``fsdp``: gathering them would cost more than holding them."""
@@ -27,7 +27,7 @@ def path_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def partition_spec(name: str, shape: tuple[int, ...], *, rules: Rules, mesh: Mesh, strict: bool) -> P:
+def partition_spec(name: str, shape: tuple[int, ...], *, rules: ShardingRules, mesh: Mesh, strict: bool) -> P:
     """The PartitionSpec of one array.
 
     Args:
@@ -77,7 +77,7 @@ def _misfit(spec: P, shape: tuple[int, ...], mesh: Mesh) -> str | None:
     return None
 
 
-def shardings(abstract: Any, *, mesh: Mesh, rules: Rules) -> Any:
+def shardings(abstract: Any, *, mesh: Mesh, rules: ShardingRules) -> Any:
     """A tree of NamedShardings like ``abstract`` (a TrainState of ShapeDtypeStructs, or any tree).
 
     Leaves under ``params`` and ``ema`` must obey their rules (see :func:`partition_spec`); the others follow when

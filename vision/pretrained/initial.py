@@ -15,7 +15,7 @@ import numpy as np
 
 from vision.errors import UserError
 from vision.parallel.agreement import is_first
-from vision.pretrained.rules import Rule, Rules, from_published, named
+from vision.pretrained.rules import Rule, WeightRules, from_published, named
 from vision.pretrained.state_dict import read_state_dict
 from vision.train.checkpoint import Checkpoints
 from vision.train.class_names import class_names as class_names_of
@@ -25,7 +25,7 @@ def read_initial_values(
     path: Path,
     variables: Any,
     *,
-    published: Rules = (),
+    published: WeightRules = (),
     ignored: Sequence[str] = (),
     replaced: Sequence[str] = (),
     class_names: Sequence[str] | None = None,

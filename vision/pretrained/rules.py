@@ -50,7 +50,7 @@ class Rule:
     layout: Layout = SAME
 
 
-Rules = Sequence[Rule]
+WeightRules = Sequence[Rule]
 
 
 def conv_rules(published: str, ours: str) -> tuple[Rule, ...]:
@@ -99,7 +99,7 @@ def from_published(
     tensors: Mapping[str, np.ndarray],
     target: Any,
     *,
-    rules: Rules,
+    rules: WeightRules,
     ignored: Sequence[str] = (),
     replaced: Sequence[str] = (),
 ) -> tuple[Any, tuple[str, ...]]:
@@ -175,7 +175,7 @@ def _misfit(name: str, array: np.ndarray, path: str, leaf: Any, layout: Layout) 
     return None
 
 
-def to_published(variables: Any, *, rules: Rules) -> StateDict:
+def to_published(variables: Any, *, rules: WeightRules) -> StateDict:
     """A state dict under published names, by the same table the other way.
 
     Args:
