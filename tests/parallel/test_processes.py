@@ -55,7 +55,7 @@ def test_explicit_options_win_over_every_launcher():
         (ProcessOptions(launcher="none", count=2), "none means one process"),
         (ProcessOptions(launcher="slurm"), "not started by srun"),
         (ProcessOptions(launcher="openmpi"), "not started by mpirun"),
-        (ProcessOptions(launcher="kubernetes"), "no Kubernetes pod"),
+        (ProcessOptions(launcher="kubernetes"), "not a Kubernetes pod"),
     ],
 )
 def test_half_a_description_is_an_error_that_names_the_other_half(options, words):

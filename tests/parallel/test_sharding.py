@@ -102,7 +102,7 @@ def test_an_axis_of_one_device_is_not_named():
 @pytest.mark.parametrize(
     ("shape", "spec", "problem"),
     [
-        ((6, 8), P("tensor"), "axis 0 of length 6 is no multiple of tensor=4"),
+        ((6, 8), P("tensor"), "axis 0 of length 6 is not a multiple of tensor=4"),
         ((8,), P(None, "tensor"), "names 2 axes and the array has 1"),
         ((8, 8), P("tensors"), "the mesh has no axis 'tensors'"),
         ((8, 8), P("tensor", "tensor"), "it names 'tensor' twice"),
