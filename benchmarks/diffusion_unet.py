@@ -4,8 +4,8 @@ The same network (35,746,307 parameters, checked on both sides), the same batch,
 processes, one per framework, are measured in pairs (``pairs.py``).
 
     pip install -e .                                                     # this project
-    python -m venv torch-env && torch-env/bin/pip install torch diffusers   # for comparison python
-    benchmarks/diffusion_unet.py --torch-python torch-env/bin/python
+    python -m venv torch-env && torch-env/bin/pip install torch diffusers   # for comparison
+    python benchmarks/diffusion_unet.py --torch-python torch-env/bin/python
 
 Training: forward, backward, clipping at norm 1, Adam, batch 16, dropout 0.1, float32. Sampling: DDIM, 50 steps,
 eta 0, batch 8. Both use all cores. PyTorch runs eagerly, in channels-last or in its default layout, whichever is faster

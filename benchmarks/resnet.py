@@ -5,8 +5,8 @@ The same networks (parameter counts checked on both sides), the same batches, th
 each process, over all jobs so far.
 
     pip install -e .                                                          # this project
-    python -m venv torch-env && torch-env/bin/pip install torch torchvision   # for comparison python
-    benchmarks/resnet.py --torch-python torch-env/bin/python
+    python -m venv torch-env && torch-env/bin/pip install torch torchvision   # for comparison
+    python benchmarks/resnet.py --torch-python torch-env/bin/python
 
 Training: forward, backward, SGD with Nesterov momentum, float32. ResNet-18 in its CIFAR form on 32x32, batch 64;
 ResNet-50 on 224x224, batch 8. Reading: a folder of 256 JPEGs of 500x375, random resized crop to 224, by threads in this

@@ -26,7 +26,7 @@ SECONDS = 60  # far more than anything here takes
 def prepared(recipe, here):
     """A study in ``study/``: gives its trials."""
 
-    def make(vary=(), arguments=(), seeds=1, together=False):
+    def make(vary=(), arguments=(), seeds=1, vectorized=False):
         axes = [read_axis(field, text, option="--vary") for field, text in vary]
         points, _ = plan(recipe, arguments, vary=axes)
         kept = Study(
@@ -34,7 +34,7 @@ def prepared(recipe, here):
             module="standins.tiny",
             arguments=tuple(arguments),
             points=points,
-            programs=divided(range(seeds), together=together),
+            programs=divided(range(seeds), vectorized=vectorized),
         )
         (here / "study").mkdir(exist_ok=True)
         study.write(here / "study", kept)
@@ -239,7 +239,7 @@ def test_several_at_a_time_on_cores_of_their_own(prepared, run):
 
 
 def test_seeds_that_are_one_program(prepared, run):
-    listed = prepared(vary=[("model.width", "8")], seeds=3, together=True)
+    listed = prepared(vary=[("model.width", "8")], seeds=3, vectorized=True)
     assert [trial.title for trial in listed] == ["baseline, seeds 0-2", "model.width=8, seeds 0-2"]
     assert run(listed)[0] == DONE
     for trial in listed:

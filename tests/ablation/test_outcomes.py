@@ -93,7 +93,7 @@ def test_exit_codes(tmp_path, code, ending, reason):
 def test_being_stopped_by_the_runner_is_never_held_against_a_trial(tmp_path):
     found = None
     for _ in range(10):
-        found = exit_with(tmp_path, 75, before=found, asked=True)
+        found = exit_with(tmp_path, 75, before=found, stop_requested=True)
     assert (found.ending, found.stuck, found.starts) == ("interrupted", 0, 10)
 
 

@@ -125,22 +125,22 @@ SEEDS = st.lists(st.integers(0, 9), unique=True, min_size=1)
 
 @given(SEEDS, SEEDS)
 def test_every_seed_has_one_program(first, second):
-    programs = divided(first, together=False)
+    programs = divided(first, vectorized=False)
     assert sorted(seed for program in programs for seed in program) == sorted(first)
-    more = divided(second, together=False, existing=programs)
+    more = divided(second, vectorized=False, existing=programs)
     assert more[: len(programs)] == programs
     assert sorted(seed for program in more for seed in program) == sorted({*first, *second})
 
 
 def test_seeds_as_one_program():
-    assert divided([0, 1, 2], together=True) == ((0, 1, 2),)
-    assert divided([6, 5], together=True) == ((5, 6),)
-    assert divided([0, 1, 2, 3, 4], together=True, existing=((0, 1, 2),)) == ((0, 1, 2), (3, 4))
-    assert divided([0, 1], together=True, existing=((0,), (1,))) == ((0,), (1,))
+    assert divided([0, 1, 2], vectorized=True) == ((0, 1, 2),)
+    assert divided([6, 5], vectorized=True) == ((5, 6),)
+    assert divided([0, 1, 2, 3, 4], vectorized=True, existing=((0, 1, 2),)) == ((0, 1, 2), (3, 4))
+    assert divided([0, 1], vectorized=True, existing=((0,), (1,))) == ((0,), (1,))
     with pytest.raises(UserError, match="follow each other, and 0, 2 do not"):
-        divided([0, 2], together=True)
+        divided([0, 2], vectorized=True)
     with pytest.raises(UserError, match="0, 2 do not"):
-        divided([0, 1, 2], together=True, existing=((1,),))
+        divided([0, 1, 2], vectorized=True, existing=((1,),))
 
 
 @pytest.mark.parametrize(
