@@ -1,4 +1,4 @@
-"""What is made of exit codes, logs and metrics, and how long the rest may take."""
+"""The interpretation of exit codes, logs and metrics, and estimates of the remaining time."""
 
 import io
 import json
@@ -193,7 +193,7 @@ def test_time_left():
     done[units[1]] = ended(3.0, "failed")
     done[units[2]] = ended(3.0, "interrupted", images=30)
     assert seconds_left(trials, done, {}, parallel=1) == pytest.approx(0.25 * 10 + 2 * 40)
-    # the last one alone decides, however many could run
+    # only the last one decides, however many could run
     assert seconds_left(trials, done, {}, parallel=8) == pytest.approx(40)
     assert seconds_left(trials[:1], done, {}, parallel=1) == 0.0
     assert about(None) == ""

@@ -78,11 +78,11 @@ def test_trials_with_their_commands(make):
     ]  # fmt: skip
     assert found[1].replica(folder, 0) == folder / "trials/model.width=8/seed-0"
     assert found[3].replica(folder, 6) == folder / "trials/model.width=8/seeds-5-6/replicas/seed-6"
-    # beside the work directory, also where a name has dots
+    # next to the work directory, also if a name has dots
     assert found[1].beside(folder, ".log") == folder / "trials/model.width=8/seed-0.log"
 
 
-def test_only_the_points_and_seeds_that_are_asked_for(make):
+def test_only_the_points_and_seeds_that_are_requested(make):
     kept = make("model.width 8,12", programs=((0,), (1, 2)))
     found = trials(kept, ["baseline", "model.width=12"], [2])
     assert [trial.unit for trial in found] == ["baseline/seeds-1-2", "model.width=12/seeds-1-2"]

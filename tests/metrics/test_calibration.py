@@ -80,7 +80,7 @@ def test_by_hand():
 
 @pytest.fixture(scope="module")
 def calibrated():
-    """Logits, and labels drawn from their softmax: calibrated by construction."""
+    """Logits, and labels sampled from their softmax: calibrated by construction."""
     generator = np.random.default_rng(0)
     logits = (1.5 * generator.normal(size=(40_000, CLASSES))).astype(np.float32)
     labels = (logits + generator.gumbel(size=logits.shape)).argmax(1)

@@ -107,7 +107,7 @@ def test_eight_devices_count_as_one_does():
 
 
 def test_equal_logits_are_ranked_by_their_classes():
-    """A constant network says the first class of all images: it is right about those of it, and of the first five."""
+    """A constant network predicts the first class of all: right for that class, and top 5 for the first five."""
     marks = compute(_evaluated(np.zeros((14, CLASSES), np.float32), np.arange(14) % CLASSES))
     assert marks.top1_accuracy == marks.macro_accuracy == 1 / CLASSES
     assert marks.top5_accuracy == 5 / CLASSES

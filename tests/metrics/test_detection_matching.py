@@ -1,4 +1,4 @@
-"""Matching against loops, shapely and COCO's average precision; counts against matching anew at each confidence."""
+"""Matching against loops, shapely and COCO's average precision; counts against matching again at each confidence."""
 
 import numpy as np
 import pytest
@@ -104,7 +104,8 @@ def test_ties_and_crowds_by_hand():
     crowd = np.array([False, False, True])
     found = np.array([[0, 0, 10, 10]] * 3 + [[60, 60, 70, 70], [45, 50, 55, 60], [44, 50, 54, 60]], np.float32)
     scores = np.array([0.5, 0.9, 0.5, 0.1, 0.1, 0.1], np.float32)
-    # the most confident takes the last of equal boxes, of equally sure ones the first what is left; half on a crowd is
+    # the most confident takes the last of equal boxes, of equally confident ones the first takes the remaining box;
+    # half on a crowd is
     # on it
     assert matched(found, scores, boxes, crowd).tolist() == [0, 1, UNMATCHED, ON_CROWD, ON_CROWD, UNMATCHED]
     assert matched(found[:0], scores[:0], boxes, crowd).tolist() == []

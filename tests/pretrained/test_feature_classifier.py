@@ -1,4 +1,4 @@
-"""Classifiers of ours that judge generated images: their files, what they say, and how well they recognise."""
+"""Classifiers of this project for evaluating generated images: their files, outputs and accuracy."""
 
 from functools import partial
 from hashlib import sha256
@@ -43,7 +43,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def say():
-    """The judge is an argument, so that its weights are not compiled in."""
+    """The classifier is an argument, so that its weights are not compiled in."""
     return jax.jit(lambda extractor, images: extractor.features_and_probabilities(images))
 
 
@@ -113,8 +113,8 @@ def test_refuses(tiny, tmp_path):
         save_feature_classifier(tmp_path / "huge.npz", huge)
 
 
-def test_every_judge_is_one():
-    """The judge of shapes too: a tree of arrays with a name, whose classes are those of the shapes world."""
+def test_every_extractor_satisfies_the_protocol():
+    """The shape classifier too: a tree of arrays with a name, whose classes are those of the shapes world."""
     extractor = load_shape_classifier()
     assert isinstance(extractor, FeatureExtractor)
     assert isinstance(extractor, ClassNamingExtractor)

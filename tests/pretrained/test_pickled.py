@@ -78,7 +78,7 @@ def test_nothing_foreign_is_executed(tmp_path, command):
             return command, (f"touch {trace}",)
 
     raw = pickle.dumps({"w": Malice()}, protocol=2)
-    # It would work: the pickle is whole and does call the function
+    # It would work: the pickle is complete and does call the function
     assert any(code.name == "REDUCE" for code, *_ in pickletools.genops(raw))
     name = f"{command.__module__}.{command.__name__}".replace("builtins", "__builtin__").replace("_io", "io")
     with pytest.raises(UserError, match=f"was not read: it uses {name}, which is not part of a state dict"):

@@ -44,7 +44,7 @@ def _outputs(function, *of):
     return jax.device_get(jax.jit(function)(*of))
 
 
-def test_the_network_alone():
+def test_the_network():
     """At 139x107 pixels, so that a row is no column, against pytorch-fid."""
     golden = np.load(GOLDEN)
     found = _outputs(Inception().apply, _variables(), golden_image(139, 107))
@@ -85,7 +85,7 @@ def test_there_and_back():
 
 @pytest.fixture
 def stem(monkeypatch):
-    """Files of a whole network are large, so the network is its first layer: published arrays by name."""
+    """Files of a complete network are large, so the network is its first layer: published arrays by name."""
     part = {kind: {"stem_1": variables["stem_1"]} for kind, variables in inception_target().items()}
     monkeypatch.setattr("vision.pretrained.inception.inception_target", lambda: part)
     return {name: array for name, array in _published().items() if name.startswith("Conv2d_1a")}
@@ -152,7 +152,7 @@ def test_what_the_network_is_given(resize, monkeypatch, unchecked):
     assert extractor.name == f"inception_2015_{resize}"
 
 
-def test_what_cannot_be_judged(unchecked):
+def test_invalid_input(unchecked):
     extractor = InceptionFeatures({}, resize="clean", weights="none")
     with pytest.raises(UserError, match="have 1 channels: repeat grey"):
         extractor.features_and_probabilities(np.zeros((1, 28, 28, 1), np.float32))

@@ -1,4 +1,4 @@
-"""The judge of shape and colour: real images, soft ones, nothing at all, and the numbering of classes."""
+"""The shape classifier: real images, soft ones, nothing at all, and the numbering of classes."""
 
 import time
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_no_credit_for_nothing(evaluated, real, kind):
 
 
 def test_flat_images_of_the_right_colour_earn_no_shape(classifier, evaluated):
-    """A canvas in the colour asked for: its colour may be granted, its shape must stay a guess."""
+    """A canvas in the requested colour: its colour is right, its shape must be a guess."""
     labels = np.arange(COUNT, dtype=np.int32) % 64
     palette = np.array([rgb for _, rgb in PALETTE], np.float32) / 127.5 - 1
     flat = np.broadcast_to(palette[labels % 8][:, None, None], (COUNT, 32, 32, 3))
@@ -129,7 +129,7 @@ def test_padding_is_left_out_and_parts_add_up(classifier, evaluated, real):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_nothing_judged_is_an_error(classifier, real):
+def test_no_images_are_an_error(classifier, real):
     sums = classifier.accuracy(real[0][:2], real[1][:2], ShapesConfig(), mask=jnp.zeros(2, bool))
     with pytest.raises(UserError, match="no images"):
         compute(sums)
@@ -168,7 +168,7 @@ def test_deterministic_and_fast(classifier, real):
     first = jax.block_until_ready(function(images))
     started = time.perf_counter()
     second = jax.block_until_ready(function(images))
-    assert time.perf_counter() - started < 3.0  # under 0.2 s alone; other work may share the core
+    assert time.perf_counter() - started < 3.0  # under 0.2 s by itself; other work may share the core
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
 
