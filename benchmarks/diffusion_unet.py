@@ -1,15 +1,15 @@
 """Speed and memory of the CIFAR-10 diffusion UNet against diffusers' ``UNet2DModel`` under PyTorch.
 
-The same network (35,746,307 parameters, checked on both sides), the same batch, the same machine, one run. Two
-worker processes, one a framework, are measured in pairs (``pairs.py``).
+The same network (35,746,307 parameters, checked on both sides), the same batch, the same machine, one run. Two worker
+processes, one per framework, are measured in pairs (``pairs.py``).
 
     pip install -e .                                                     # this project
-    python -m venv torch-env && torch-env/bin/pip install torch diffusers   # the measuring stick, kept apart
+    python -m venv torch-env && torch-env/bin/pip install torch diffusers   # for comparison
     python benchmarks/diffusion_unet.py --torch-python torch-env/bin/python
 
 Training: forward, backward, clipping at norm 1, Adam, batch 16, dropout 0.1, float32. Sampling: DDIM, 50 steps,
-eta 0, batch 8. Both use all cores. PyTorch runs eagerly, in channels-last or in its default layout, whichever is
-faster for it in a first try. Peak memory is the largest resident set of each process.
+eta 0, batch 8. Both use all cores. PyTorch runs eagerly, in channels-last or in its default layout, whichever is faster
+in a first trial. Peak memory is the largest resident set of each process.
 """
 
 import time
@@ -77,7 +77,7 @@ def ours() -> dict[str, Callable[[], None]]:
 
 
 def theirs() -> dict[str, Callable[[], None]]:
-    """The same with diffusers."""
+    """The same jobs with diffusers."""
     import torch  # pyright: ignore[reportMissingImports]
     from diffusers import DDIMScheduler, UNet2DModel  # pyright: ignore[reportMissingImports]
 

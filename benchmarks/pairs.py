@@ -1,8 +1,8 @@
-"""Two frameworks measured in turn: worker processes, pair by pair, one asleep while the other works.
+"""Two frameworks measured alternately: worker processes, pair by pair, one asleep while the other works.
 
-A drift of the machine's speed then hits both alike; reported are medians, and the median of the ratios of pairs. A
-benchmark is a script with ``jobs`` for each side; it runs itself as the workers, ours under its own interpreter, theirs
-under that of an environment with the other framework.
+A drift of the machine's speed then affects both alike; reported are medians, and the median of the ratios of pairs. A
+benchmark is a script with ``jobs`` for each side; it runs itself as the workers, ours with its own interpreter, theirs
+with that of an environment with the other framework.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 Jobs = Mapping[str, Callable[[], None]]
-"""What a side does, by name; each call does it once and waits until it is done."""
+"""The jobs of a side by name; each call runs the job once and waits for it."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Job:
     name: str
     """A name in ``Jobs``."""
     images: int
-    """Images that one call works on."""
+    """Images per call."""
     pairs: int
     """Measurements of each side."""
     alone: bool = False
-    """Whether the other framework has nothing like it, and ours is measured alone."""
+    """Whether only our side is measured, since the other framework has no counterpart."""
 
 
 def serve(jobs: Jobs) -> None:
@@ -63,10 +63,10 @@ def compare(
     """The command line of a benchmark: measure both sides in pairs and print a table.
 
     Args:
-      script: path of the benchmark's own file.
+      script: path of the benchmark's file.
       description: its docstring.
-      ours: makes our jobs, in a process of our own.
-      theirs: makes the other framework's.
+      ours: creates our jobs, in a separate process.
+      theirs: creates the other framework's jobs.
       jobs: lines of the table, in order.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -5,12 +5,12 @@ The same networks (parameter counts checked on both sides), the same batches, th
 each process, over all jobs so far.
 
     pip install -e .                                                          # this project
-    python -m venv torch-env && torch-env/bin/pip install torch torchvision   # the measuring stick, kept apart
+    python -m venv torch-env && torch-env/bin/pip install torch torchvision   # for comparison
     python benchmarks/resnet.py --torch-python torch-env/bin/python
 
 Training: forward, backward, SGD with Nesterov momentum, float32. ResNet-18 in its CIFAR form on 32x32, batch 64;
-ResNet-50 on 224x224, batch 8. Reading: a folder of 256 JPEGs of 500x375, random resized crop to 224, by threads here
-and by two worker processes with a flip there, 512 images.
+ResNet-50 on 224x224, batch 8. Reading: a folder of 256 JPEGs of 500x375, random resized crop to 224, by threads in this
+project and by two worker processes, with a flip, in PyTorch, 512 images.
 """
 
 import tempfile
@@ -34,8 +34,8 @@ def folder_of_jpegs() -> Path:
         frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]) + 1 / width
         for index in range(FILES):
             noise = np.fft.rfft2(generator.normal(size=(3, height, width)))
-            picture = np.fft.irfft2(noise / frequency, (height, width)).transpose(1, 2, 0)
-            pixels = np.clip(128 + 60 * picture / picture.std(), 0, 255).astype(np.uint8)
+            image = np.fft.irfft2(noise / frequency, (height, width)).transpose(1, 2, 0)
+            pixels = np.clip(128 + 60 * image / image.std(), 0, 255).astype(np.uint8)
             place = folder / str(index % 2)
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(place / f"{index}.jpg", quality=90)
@@ -109,7 +109,7 @@ def ours() -> dict[str, Callable[[], None]]:
 
 
 def theirs() -> dict[str, Callable[[], None]]:
-    """The same with torchvision."""
+    """The same jobs with torchvision."""
     import torch  # pyright: ignore[reportMissingImports]
 
     library = torch.library.Library("torchvision", "DEF")  # its compiled operators may be missing, and are not used

@@ -1,11 +1,11 @@
-"""Several seeds as one program against the same runs one after another: whole processes, compilation included.
+"""Several seeds as one program against the same runs one after another: complete processes including compilation.
 
     python benchmarks/seeds.py                                  eight seeds of the quick experiment
     python benchmarks/seeds.py --devices 8 --images 800         the same on eight simulated devices
     python benchmarks/seeds.py --experiment dit_cifar --images 1600 --options="--model.width 64 --model.depth 2"
 
-Both ways start with an empty compilation cache of their own: of the runs one after another only the first compiles, as
-it is for people who type them. A last line compares the evaluations, which must agree to rounding.
+Both start with a separate empty compilation cache: of the sequential runs only the first compiles, as in practice. The
+last line compares the evaluations, which must agree up to rounding.
 """
 
 import json
@@ -33,13 +33,13 @@ class Config:
     images: int = 6_400
     """Budget of each."""
     devices: int = 0
-    """Simulated CPU devices for both ways; 0 leaves them to the program."""
+    """Simulated CPU devices for both; 0 leaves them to the program."""
     options: str = ""
-    """Further options of the experiment, for both ways, as one quoted word: "--model.width 64 --judged 72"."""
+    """Further options of the experiment, for both, as one quoted word: "--model.width 64 --judged 72"."""
 
 
 def timed(config: Config, workdir: Path, cache: Path, *arguments: str) -> float:
-    """Seconds that the experiment takes in a process of its own."""
+    """Seconds that the experiment takes in a separate process."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
     if config.devices:
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={config.devices}"
@@ -66,28 +66,33 @@ def evaluation(workdir: Path) -> dict[str, float]:
 
 
 def main(config: Config) -> None:
-    """Measure both ways and print the table."""
+    """Measure both and print the table."""
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
-        alone = [
+        sequential = [
             timed(config, folder / f"alone-{seed}", folder / "cache-alone", "--seed", str(seed))
             for seed in range(config.seeds)
         ]
-        memory_alone = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        together = timed(config, folder / "together", folder / "cache-together", "--seeds", str(config.seeds))
-        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        sequential_memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        vectorized = timed(config, folder / "together", folder / "cache-together", "--seeds", str(config.seeds))
+        vectorized_memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         print(f"{config.seeds} runs of {config.experiment} --quick --images {config.images} {config.options}")
-        print(f"one after another  {sum(alone):7.1f} s  (first {alone[0]:.1f} s, then {min(alone[1:]):.1f} to "
-              f"{max(alone[1:]):.1f} s)  {memory_alone:,.0f} MiB")  # fmt: skip
-        print(f"as one program     {together:7.1f} s  {memory:,.0f} MiB at most of both")
-        print(f"ratio              {together / sum(alone):7.2f}")
+        first, *later = sequential
+        print(
+            f"one after another  {sum(sequential):7.1f} s  (first {first:.1f} s, then {min(later):.1f} to "
+            f"{max(later):.1f} s)  {sequential_memory:,.0f} MiB"
+        )
+        print(f"as one program     {vectorized:7.1f} s  {vectorized_memory:,.0f} MiB at most of both")
+        print(f"ratio              {vectorized / sum(sequential):7.2f}")
         largest = 0.0
         for seed in range(config.seeds):
-            own = evaluation(folder / f"alone-{seed}")
+            single = evaluation(folder / f"alone-{seed}")
             replica = evaluation(folder / "together" / "replicas" / f"seed-{seed}")
-            print(f"seed {seed}: " + ", ".join(f"{name} {own[name]:.6g} / {replica[name]:.6g}" for name in own))
-            largest = max(largest, *(abs(own[n] - replica[n]) / max(abs(own[n]), 1e-9) for n in own if "mse" in n))
-        print(f"largest relative difference of an error alone and together: {largest:.1e}")
+            print(f"seed {seed}: " + ", ".join(f"{name} {single[name]:.6g} / {replica[name]:.6g}" for name in single))
+            largest = max(
+                largest, *(abs(single[n] - replica[n]) / max(abs(single[n]), 1e-9) for n in single if "mse" in n)
+            )
+        print(f"largest relative difference of an error, sequential and vectorized: {largest:.1e}")
 
 
 if __name__ == "__main__":

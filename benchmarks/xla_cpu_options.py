@@ -1,10 +1,10 @@
-"""What XLA's library fusions do to a training step on a CPU: the reason for ``train.compile.compiler_options``.
+"""Effect of XLA's library fusions on a training step on a CPU: the reason for ``train.compile.compiler_options``.
 
     python benchmarks/xla_cpu_options.py
 
 One process compiles the same step (the quick experiment's UNet with batch 32, the published one with batch 16) under
-each setting and times the programs in turn, round by round, so that a drift of the machine's speed hits all alike.
-Reported are medians in milliseconds.
+each setting and times the programs alternately, round by round, so that a drift of the machine's speed affects all
+alike. Reported are medians in milliseconds.
 """
 
 import argparse

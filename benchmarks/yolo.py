@@ -1,17 +1,17 @@
-"""Speed of the detector n against a detector of like size under PyTorch, and against its own input pipeline.
+"""Speed of the detector n against a detector of similar size in PyTorch, and against its input pipeline.
 
 YOLOv5 n (1.8 M parameters for three classes) and torchvision's SSDLite with MobileNetV3 (2.2 M): both about 0.6
-billion multiplications an image of 320 pixels. The same batches, the same machine, one run, in pairs (``pairs.py``).
-Inference is with decoding and suppression of the 900 most confident candidates to 300; where torchvision's compiled
-suppression is missing, one of vectorised PyTorch operations takes its place. A training step is forward, loss,
-backward and SGD, eight boxes an image.
+billion multiplications per image of 320 pixels. The same batches, the same machine, one run, in pairs (``pairs.py``).
+Inference includes decoding and non-maximum suppression of the 900 most confident candidates to 300; if torchvision's
+compiled suppression is missing, vectorised PyTorch operations replace it. A training step is forward, loss, backward
+and SGD, with eight boxes per image.
 
     pip install -e .                                                          # this project
-    python -m venv torch-env && torch-env/bin/pip install torch torchvision   # the measuring stick, kept apart
+    python -m venv torch-env && torch-env/bin/pip install torch torchvision   # for comparison
     python benchmarks/yolo.py --torch-python torch-env/bin/python
 
-Ours alone: reading 416x312 JPEGs with their boxes (decoded, letterboxed to 320, by threads), and mosaics on the
-device. Both must be faster than a training step.
+Only ours: reading 416x312 JPEGs with their boxes (decoded, letterboxed to 320, by threads), and mosaics on the device.
+Both must be faster than a training step.
 """
 
 import json
@@ -25,7 +25,7 @@ CLASSES, BOXES, CANDIDATES, MOST, FILES = 3, 8, 900, 300, 128
 SIZES = ((320, 1), (320, 16), (640, 1), (640, 16))
 
 
-def folder_of_pictures() -> Path:
+def folder_of_images() -> Path:
     """128 images of 416x312 with the spectrum of photographs, and eight boxes each in COCO's form."""
     import numpy as np
     from PIL import Image
@@ -36,25 +36,25 @@ def folder_of_pictures() -> Path:
         height, width = 312, 416
         (folder / "images").mkdir(parents=True, exist_ok=True)
         frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]) + 1 / width
-        pictures, boxes = [], []
+        images, boxes = [], []
         for index in range(1, FILES + 1):
             noise = np.fft.rfft2(generator.normal(size=(3, height, width)))
-            picture = np.fft.irfft2(noise / frequency, (height, width)).transpose(1, 2, 0)
-            pixels = np.clip(128 + 60 * picture / picture.std(), 0, 255).astype(np.uint8)
+            image = np.fft.irfft2(noise / frequency, (height, width)).transpose(1, 2, 0)
+            pixels = np.clip(128 + 60 * image / image.std(), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / "images" / f"{index}.jpg", quality=90)
-            pictures.append({"id": index, "file_name": f"{index}.jpg", "width": width, "height": height})
+            images.append({"id": index, "file_name": f"{index}.jpg", "width": width, "height": height})
             for _ in range(BOXES):
                 x, y = generator.uniform(0, width - 90), generator.uniform(0, height - 90)
                 w, h = generator.uniform(20, 90, 2)
                 fields = {"image_id": index, "category_id": 1 + len(boxes) % CLASSES, "iscrowd": 0, "area": w * h}
                 boxes.append({"id": len(boxes) + 1, "bbox": [x, y, w, h], **fields})
         categories = [{"id": k + 1, "name": f"class {k}"} for k in range(CLASSES)]
-        content = {"images": pictures, "annotations": boxes, "categories": categories}
+        content = {"images": images, "annotations": boxes, "categories": categories}
         (folder / "train.json").write_text(json.dumps(content))
     return folder
 
 
-def drawn(side: int, count: int):
+def random_batch(side: int, count: int):
     """Random images [count side side 3] and boxes [count 8 4] in pixels, the same for both sides."""
     import numpy as np
 
@@ -100,7 +100,7 @@ def ours() -> dict[str, Callable[[], None]]:
 
     def jobs(side, count):
         state = compiler.init(init, key=jax.random.key(0))
-        images, boxes = drawn(side, count)
+        images, boxes = random_batch(side, count)
         labels = np.arange(count * BOXES, dtype=np.int32).reshape(count, BOXES) % CLASSES
         fields = {"image": 2 * images - 1, "boxes": boxes, "labels": labels, "valid": np.ones((count, BOXES), bool)}
         batch = compiler.shard(fields)
@@ -117,7 +117,7 @@ def ours() -> dict[str, Callable[[], None]]:
 
     config = DetectionConfig(
         name="coco",
-        dir=folder_of_pictures(),
+        dir=folder_of_images(),
         train_json="train.json",
         train_images="images",
         resolution=320,
@@ -145,7 +145,7 @@ def ours() -> dict[str, Callable[[], None]]:
 
 
 def theirs() -> dict[str, Callable[[], None]]:
-    """The same with torchvision."""
+    """The same jobs with torchvision."""
     import torch  # pyright: ignore[reportMissingImports]
 
     def suppress(boxes, scores, threshold):
@@ -188,14 +188,14 @@ def theirs() -> dict[str, Callable[[], None]]:
         )
         model = model.to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, nesterov=True)
-        images, boxes = drawn(side, count)
-        pictures = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
+        images, boxes = random_batch(side, count)
+        images = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
         labels = 1 + torch.arange(BOXES) % CLASSES
         targets = [{"boxes": torch.from_numpy(each), "labels": labels} for each in boxes]
 
         def train():
             model.train()
-            loss = torch.stack(list(model(pictures, targets).values())).sum()
+            loss = torch.stack(list(model(images, targets).values())).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -203,7 +203,7 @@ def theirs() -> dict[str, Callable[[], None]]:
         @torch.no_grad()
         def use():
             model.eval()
-            model(pictures)
+            model(images)
 
         return {f"inference, {side} pixels, batch {count}": use, f"training, {side} pixels, batch {count}": train}
 

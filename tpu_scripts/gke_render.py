@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 # No metadata is cached, because the hosts of a run write parts of one checkpoint and must see each other's files; and
-# writes are staged, so that fsync puts a file into the bucket, which streaming writes leave to close.
+# writes are staged, so that fsync writes a file to the bucket, which streaming writes do only on close.
 MOUNT_OPTIONS = ",".join(
     ("metadata-cache:ttl-secs:0", "metadata-cache:negative-ttl-secs:0", "write:enable-streaming-writes:false")
 )
@@ -54,7 +54,7 @@ def parser() -> Parser:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Stop where the options describe nothing that could run."""
+    """Stop if the options are inconsistent."""
     for name in ("name", "namespace", "service_account"):
         value = getattr(options, name)
         if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", value):
@@ -80,7 +80,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 def values(options: argparse.Namespace) -> dict:
-    """What goes into the template, by name."""
+    """The values for the template, by name."""
     if options.tpu:
         each = options.chips_per_host or 4
         chips = math.prod(map(int, options.topology.split("x")))

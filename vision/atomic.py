@@ -1,15 +1,15 @@
-"""Files that are either the old one or the new one, never half of one."""
+"""Atomic writes: a file has either its old or its new content, never a part."""
 
 import os
 from pathlib import Path
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Writes ``content`` to ``path`` so that a kill leaves no half of it and a reader sees none.
+    """Writes ``content`` to ``path`` so that a kill never leaves, and a reader never sees, a partial file.
 
     The bytes go to a hidden file in the same folder, reach the disk, and are then renamed over ``path``
-    (POSIX ``rename`` is atomic within a file system). The hidden file has one name per target, so that killed
-    writers leave at most one behind; two processes must not write the same target at once.
+    (POSIX ``rename`` is atomic within a file system). The hidden file has one name per target, so that killed writers
+    leave at most one file; two processes must not write the same target at once.
 
     Raises:
         OSError: when the folder does not exist, cannot be written or is full. ``path`` is then unchanged.

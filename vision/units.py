@@ -1,4 +1,4 @@
-"""Numbers as people read them: ``12.3k`` images, ``1h02m`` left, a loss of ``0.1235``."""
+"""Readable numbers: ``12.3k`` images, ``1h02m`` left, a loss of ``0.1235``."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Trials in processes of their own that finish, fail, are killed or hang, under one runner or several."""
+"""Trials in separate processes that finish, fail, are killed or hang, under one runner or several."""
 
 import io
 import json
@@ -26,7 +26,7 @@ SECONDS = 60  # far more than anything here takes
 def prepared(recipe, here):
     """A study in ``study/``: gives its trials."""
 
-    def make(vary=(), arguments=(), seeds=1, together=False):
+    def make(vary=(), arguments=(), seeds=1, vectorized=False):
         axes = [read_axis(field, text, option="--vary") for field, text in vary]
         points, _ = plan(recipe, arguments, vary=axes)
         kept = Study(
@@ -34,7 +34,7 @@ def prepared(recipe, here):
             module="standins.tiny",
             arguments=tuple(arguments),
             points=points,
-            programs=divided(range(seeds), together=together),
+            programs=divided(range(seeds), vectorized=vectorized),
         )
         (here / "study").mkdir(exist_ok=True)
         study.write(here / "study", kept)
@@ -45,7 +45,7 @@ def prepared(recipe, here):
 
 @pytest.fixture
 def run(here, monkeypatch):
-    """Run trials; gives (exit code, what was said)."""
+    """Run trials; returns (exit code, messages)."""
     monkeypatch.setattr("vision.ablation.runner._RESUME_AFTER", 0.05)
 
     def call(listed, *, parallel=1, retry_failed=False, stale=30.0, shares=None, report=lambda tend: None):
@@ -163,7 +163,7 @@ def test_failures_of_its_own_are_kept_and_the_others_go_on(prepared, run, behave
     assert f"failed: {reason}" in said
     assert [outcome(trial).ending for trial in (listed[0], listed[2])] == ["finished"] * 2
     assert "2 of 3 trials finished, 1 failed" in said
-    # the same command does not try again, unless it is told to; then once
+    # the same command does not try again, unless requested; then once
     assert run(listed)[0] == FAILED
     assert len(starts(listed[1])) == 1
     assert run(listed, retry_failed=True)[0] == FAILED
@@ -171,7 +171,7 @@ def test_failures_of_its_own_are_kept_and_the_others_go_on(prepared, run, behave
     assert [len(starts(trial)) for trial in (listed[0], listed[2])] == [1, 1]
 
 
-def test_a_failure_that_is_over_is_made_up_for(prepared, run):
+def test_a_past_failure_is_recovered(prepared, run):
     listed = prepared(vary=[("behave", "raise:1")])
     assert run(listed)[0] == FAILED
     code, said = run(listed, retry_failed=True)
@@ -225,7 +225,7 @@ def test_ctrl_c_twice_does_not_wait(prepared, run):
     assert outcome(listed[0]).ending == "interrupted"
 
 
-def test_several_at_a_time_on_cores_of_their_own(prepared, run):
+def test_several_at_a_time_on_separate_cores(prepared, run):
     cores = sorted(os.sched_getaffinity(0))
     shares = [Share(cores=(cores[0],)), Share(cores=(cores[-1],), environment={"CUDA_VISIBLE_DEVICES": "5"})]
     listed = prepared(vary=[("model.width", "8,12,16")], arguments=("--pause", "0.15"))
@@ -239,7 +239,7 @@ def test_several_at_a_time_on_cores_of_their_own(prepared, run):
 
 
 def test_seeds_that_are_one_program(prepared, run):
-    listed = prepared(vary=[("model.width", "8")], seeds=3, together=True)
+    listed = prepared(vary=[("model.width", "8")], seeds=3, vectorized=True)
     assert [trial.title for trial in listed] == ["baseline, seeds 0-2", "model.width=8, seeds 0-2"]
     assert run(listed)[0] == DONE
     for trial in listed:
@@ -249,7 +249,7 @@ def test_seeds_that_are_one_program(prepared, run):
             assert outcomes.final_numbers(lines, 40).keys() == {"score", "error"}
 
 
-def test_a_trial_of_somebody_else_is_left_alone(prepared, run):
+def test_a_trial_of_somebody_else_is_kept(prepared, run):
     """Its owner shows life, so that this runner has nothing to wait for."""
     listed = prepared(vary=[("model.width", "8")])
     held = claims.acquire(Path("study/claims"), listed[0].unit, stale=30)

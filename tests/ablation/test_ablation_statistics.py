@@ -1,4 +1,4 @@
-"""Against scipy's own tests, closed forms and what must not change anything."""
+"""Against scipy's tests, closed forms and invariances."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ from scipy import stats
 from vision.ablation.statistics import holm, paired, summary
 
 VALUES = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12)
-# differences far above rounding, so that scipy's own cancellation is no matter
+# differences far above rounding, so that scipy's cancellation does not matter
 SPREAD = VALUES.filter(lambda x: np.std(x) > 1e-3)
 
 

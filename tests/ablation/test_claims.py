@@ -51,7 +51,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def processes(tmp_path):
-    """Start n processes of the program above at the same moment; gives what each said."""
+    """Start n processes of the program above at the same moment; returns the output of each."""
     started = []
 
     def call(n, what, links="links"):

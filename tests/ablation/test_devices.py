@@ -1,4 +1,4 @@
-"""A machine divided among trials: nothing twice, nothing lost, and nothing divided that cannot be."""
+"""A machine divided among trials: every core and device is used once, and indivisible machines are rejected."""
 
 import os
 import subprocess
@@ -81,7 +81,7 @@ def test_a_system_without_pinning():
 
 
 def test_asking_jax():
-    """The device is asked of another process, which the simulated devices of the tests reach as well."""
+    """The device is determined in another process, which also has the simulated devices of the tests."""
     assert probe() == ("cpu", jax.local_device_count())
 
 
@@ -96,7 +96,7 @@ def test_usable_cores():
 
 
 def test_jax_keeps_to_its_cores():
-    """XLA's threads inherit the cores that ``attached`` sets before Python starts anew."""
+    """XLA's threads inherit the cores that ``attached`` sets before Python starts."""
     program = (
         "import os, jax, jax.numpy as jnp; x = jnp.ones((300, 300)); (x @ x).block_until_ready(); "
         "print({frozenset(os.sched_getaffinity(int(task))) for task in os.listdir('/proc/self/task')})"

@@ -1,4 +1,4 @@
-"""What is made of exit codes, logs and metrics, and how long the rest may take."""
+"""The interpretation of exit codes, logs and metrics, and estimates of the remaining time."""
 
 import io
 import json
@@ -93,7 +93,7 @@ def test_exit_codes(tmp_path, code, ending, reason):
 def test_being_stopped_by_the_runner_is_never_held_against_a_trial(tmp_path):
     found = None
     for _ in range(10):
-        found = exit_with(tmp_path, 75, before=found, asked=True)
+        found = exit_with(tmp_path, 75, before=found, stop_requested=True)
     assert (found.ending, found.stuck, found.starts) == ("interrupted", 0, 10)
 
 
@@ -193,7 +193,7 @@ def test_time_left():
     done[units[1]] = ended(3.0, "failed")
     done[units[2]] = ended(3.0, "interrupted", images=30)
     assert seconds_left(trials, done, {}, parallel=1) == pytest.approx(0.25 * 10 + 2 * 40)
-    # the last one alone decides, however many could run
+    # only the last one decides, however many could run
     assert seconds_left(trials, done, {}, parallel=8) == pytest.approx(40)
     assert seconds_left(trials[:1], done, {}, parallel=1) == 0.0
     assert about(None) == ""

@@ -78,11 +78,11 @@ def test_trials_with_their_commands(make):
     ]  # fmt: skip
     assert found[1].replica(folder, 0) == folder / "trials/model.width=8/seed-0"
     assert found[3].replica(folder, 6) == folder / "trials/model.width=8/seeds-5-6/replicas/seed-6"
-    # beside the work directory, also where a name has dots
+    # next to the work directory, also if a name has dots
     assert found[1].beside(folder, ".log") == folder / "trials/model.width=8/seed-0.log"
 
 
-def test_only_the_points_and_seeds_that_are_asked_for(make):
+def test_only_the_points_and_seeds_that_are_requested(make):
     kept = make("model.width 8,12", programs=((0,), (1, 2)))
     found = trials(kept, ["baseline", "model.width=12"], [2])
     assert [trial.unit for trial in found] == ["baseline/seeds-1-2", "model.width=12/seeds-1-2"]
@@ -125,22 +125,22 @@ SEEDS = st.lists(st.integers(0, 9), unique=True, min_size=1)
 
 @given(SEEDS, SEEDS)
 def test_every_seed_has_one_program(first, second):
-    programs = divided(first, together=False)
+    programs = divided(first, vectorized=False)
     assert sorted(seed for program in programs for seed in program) == sorted(first)
-    more = divided(second, together=False, existing=programs)
+    more = divided(second, vectorized=False, existing=programs)
     assert more[: len(programs)] == programs
     assert sorted(seed for program in more for seed in program) == sorted({*first, *second})
 
 
 def test_seeds_as_one_program():
-    assert divided([0, 1, 2], together=True) == ((0, 1, 2),)
-    assert divided([6, 5], together=True) == ((5, 6),)
-    assert divided([0, 1, 2, 3, 4], together=True, existing=((0, 1, 2),)) == ((0, 1, 2), (3, 4))
-    assert divided([0, 1], together=True, existing=((0,), (1,))) == ((0,), (1,))
+    assert divided([0, 1, 2], vectorized=True) == ((0, 1, 2),)
+    assert divided([6, 5], vectorized=True) == ((5, 6),)
+    assert divided([0, 1, 2, 3, 4], vectorized=True, existing=((0, 1, 2),)) == ((0, 1, 2), (3, 4))
+    assert divided([0, 1], vectorized=True, existing=((0,), (1,))) == ((0,), (1,))
     with pytest.raises(UserError, match="follow each other, and 0, 2 do not"):
-        divided([0, 2], together=True)
+        divided([0, 2], vectorized=True)
     with pytest.raises(UserError, match="0, 2 do not"):
-        divided([0, 1, 2], together=True, existing=((1,),))
+        divided([0, 1, 2], vectorized=True, existing=((1,),))
 
 
 @pytest.mark.parametrize(

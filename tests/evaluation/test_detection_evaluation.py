@@ -21,7 +21,7 @@ from vision.evaluation import detection as evaluation
 from vision.evaluation.detection import DetectionSet, PredictionConfig
 from vision.evaluation.detection_files import unique_stems
 from vision.evaluation.detection_images import sheets
-from vision.metrics.detection.average_precision import Found, coco_scores
+from vision.metrics.detection.average_precision import ImageDetections, coco_scores
 from vision.metrics.detection.matching import CONFIDENCES, confidence_curves, matching
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.tasks.detection import Detections, DetectorConfig
@@ -127,7 +127,7 @@ def test_numbers_and_pictures_are_those_of_all_detections_at_once(which, request
         boxes = np.clip(box.from_square(values["boxes"][place][valid]), 0, np.array([box.width, box.height] * 2))
         some = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) > 0
         scores, labels = (values[name][place][valid][some] for name in ("scores", "labels"))
-        found.append(Found(boxes[some].astype(np.float32), scores, labels))
+        found.append(ImageDetections(boxes[some].astype(np.float32), scores, labels))
     scores, matches = coco_scores(truth, found), matching(truth, found)
     curves = confidence_curves(matches)
     square = [open_image(each.file, (each.width, each.height)) if each.file else None for each in truth.images]
@@ -195,7 +195,7 @@ def test_errors(one_device, world):
     source, truth = world
     values = known(source)
     broken = {**values, "boxes": values["boxes"] * np.float32(np.nan)}
-    with pytest.raises(UserError, match="13 pictures have detections that are not finite"):
+    with pytest.raises(UserError, match="13 images have detections that are not finite"):
         evaluated(source, truth, broken, mesh=one_device)
     some = lambda: list(evaluation_batches(source, batch_size=8))[:1]
     with pytest.raises(ValueError, match="5 pictures of the truth were in no batch"):
@@ -345,9 +345,9 @@ def test_results_are_numbered_as_a_coco_file_numbers(files, tmp_path, one_device
 @pytest.mark.parametrize(
     ("images", "names", "words"),
     [
-        (["other.png"], NAMES, "lists no picture colour.jpg"),
+        (["other.png"], NAMES, "lists no image colour.jpg"),
         (["colour.jpg"], ["bee"], "has no category 'dark/ant', which the run has: its categories are 'bee'"),
-        (["colour.jpg", "again/colour.jpg"], NAMES, "has one name twice"),
+        (["colour.jpg", "again/colour.jpg"], NAMES, "has two images or two categories of the same name"),
     ],
 )
 def test_results_that_cannot_be_numbered(files, images, names, words, tmp_path, one_device):

@@ -137,7 +137,7 @@ def test_every_number_has_its_protocol(good):
     assert set(good.scalars) == {f"greys_v0_{name}{end}" for name in names for end in ("", "_floor")}
     assert set(good.protocol) == set(good.scalars)
     for name, text in good.protocol.items():
-        assert "our classifier greys_v0 at 8x8 (by hand); not Inception's" in text
+        assert "the classifier greys_v0 at 8x8 (by hand); not Inception's" in text
         assert "120 drawn images" in text
         assert ("120 images of greys (test) in the place of those drawn" in text) == name.endswith("_floor")
     assert "against 150 images of greys (train)" in good.protocol["greys_v0_frechet"]

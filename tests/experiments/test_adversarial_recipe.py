@@ -74,7 +74,7 @@ def test_a_round_has_a_batch_for_each_step_or_one_for_both():
         ("--loss wasserstein --model.discriminator-norm none", "wants a discriminator of bounded slope"),
         ("--loss wasserstein --model.discriminator-norm batch", "wants a discriminator of bounded slope"),
         ("--penalty.r1 1 --model.discriminator-norm batch", "batch normalisation mixes images"),
-        ("--model.classes -1", "model.classes is not negative, and not -1"),
+        ("--model.classes -1", "model.classes must not be negative, but is -1"),
         ("--model.architecture r3gan --model.discriminator-norm none --model.generator-width 12", "multiples of 8"),
         ("--model.resolution 64", "the networks are for images of 64 pixels: set --model.resolution 32"),
         ("--batch-size 0", "batch_size is at least 1, not 0"),

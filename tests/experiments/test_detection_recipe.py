@@ -105,7 +105,7 @@ def test_another_run_starts_from_it_with_new_classes(several_scales, tmp_path, c
     assert run(*SMALL, *more, *classes) == 0
     said = capsys.readouterr().err
     assert "params/detect_3/bias" in said
-    assert "stay random, since there is nothing that fits" in said
+    assert "stay random, since there are no matching values" in said
     assert "backbone" not in said.split("stay random")[0].split("starting from")[1]
 
 

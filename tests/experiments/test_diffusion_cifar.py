@@ -63,7 +63,7 @@ def test_a_whole_run(whole):
     }
     with Image.open(whole / "samples" / f"samples-{STEPS * SIZE:010d}.png") as picture:
         assert min(picture.size) >= 32
-    assert "shape judge" in (whole / "report.html").read_text()
+    assert "shape classifier" in (whole / "report.html").read_text()
     assert (whole / "curves.png").stat().st_size > 1000
     assert sorted(p.name for p in (whole / "checkpoints").iterdir()) == ["12", "8"]
 

@@ -66,4 +66,4 @@ def test_another_task_with_as_many_classes_gets_a_new_head(tmp_path, capsys):
     turned = ["--data.shapes.shapes", "star", "circle"]
     assert run(*few, *turned, "--workdir", tmp_path / "third") == 0
     said = capsys.readouterr().err
-    assert "params/head/bias, params/head/kernel stay random, since the classes are others" in said
+    assert "params/head/bias, params/head/kernel stay random, since the classes differ" in said

@@ -54,7 +54,7 @@ for name in CASES:
     values[f"kernel_{name}"] = [np.mean(each), np.std(each)]
     overlap = compute_prdc(real_features=one, fake_features=other, nearest_k=5)
     values[f"overlap_{name}"] = [overlap[key] for key in ("precision", "recall", "density", "coverage")]
-# All samples at once: one subset that is the whole set
+# All samples at once: one subset that is the complete set
 one, other = pair("small")
 whole = kid_features_to_metric(
     torch.from_numpy(one[:260]),

@@ -44,7 +44,7 @@ pytorch_fid.inception.load_state_dict_from_url = lambda *_, **__: weights
 theirs = pytorch_fid.inception.InceptionV3([3], resize_input=False, normalize_input=False).double().eval()
 other = pytorch_fid.inception.fid_inception_v3().double().eval()
 
-# The network alone, at sides that differ and leave more than one pixel to pool over
+# Only the network, at sizes that differ and leave more than one pixel to pool over
 small = channels_first(golden_image(139, 107)).double()
 with torch.no_grad():
     features = theirs(small)[0][:, :, 0, 0]

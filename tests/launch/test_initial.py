@@ -172,7 +172,7 @@ def test_the_head_stays_random_for_other_classes_and_it_is_said(source, tmp_path
     values = read_initial_values(path, wanted, **tables, replaced=("^params/head/",))
     assert_same(values, expected, but=HEAD)
     said = capsys.readouterr().err
-    assert said.endswith(f"in {path}; {', '.join(HEAD)} stay random, since there is nothing that fits\n")
+    assert said.endswith(f"in {path}; {', '.join(HEAD)} stay random, since there are no matching values\n")
     with pytest.raises(UserError, match=r"2 arrays that do not fit: .* of shape \(4,\), where params/head/bias needs"):
         read_initial_values(path, wanted, **tables)
 
@@ -186,7 +186,7 @@ def test_a_head_that_fits_is_left_out_where_the_classes_are_others(source, capsy
     assert "stay random" not in capsys.readouterr().err
     others = read_initial_values(source / place, shapes(), replaced=("^params/head/",), class_names=names[::-1])
     assert_same(others, averages, but=HEAD)
-    assert f"; {', '.join(HEAD)} stay random, since the classes are others\n" in capsys.readouterr().err
+    assert f"; {', '.join(HEAD)} stay random, since the classes differ\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_more_than_there_is_room_for_is_refused(tmp_path):
 def test_paths_to_nothing(tmp_path):
     with pytest.raises(UserError, match=r"there is no .*none to start from: --init-from takes a file of weights or a"):
         read_initial_values(tmp_path / "none", shapes())
-    with pytest.raises(UserError, match="is no work directory of a run: it has no folder checkpoints/"):
+    with pytest.raises(UserError, match="is not the work directory of a run: it has no folder checkpoints/"):
         read_initial_values(tmp_path, shapes())
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="has no checkpoint yet: wait for the run to save one"):
@@ -322,7 +322,7 @@ def small_config(seed):
     ("options", "words"),
     [
         ("--init-from nowhere", "there is no nowhere to start from: --init-from takes a file of weights or a work"),
-        ("--init-from .", "is no work directory of a run: it has no folder checkpoints/"),
+        ("--init-from .", "is not the work directory of a run: it has no folder checkpoints/"),
         ("--init-from SOURCE --model.depths 2", "these weights are not of this network, or the configuration is"),
     ],
 )

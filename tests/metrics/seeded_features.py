@@ -16,7 +16,7 @@ def features(seed, count, size):
 
 
 def probabilities(seed, count, classes):
-    """Rows of which some are sure of a class."""
+    """Rows of which some are confident of a class."""
     logits = 9.0 * uniform(seed, count, classes)
     rows = np.exp(logits)
     return rows / rows.sum(1, keepdims=True)

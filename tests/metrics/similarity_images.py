@@ -4,7 +4,7 @@ import numpy as np
 
 
 def pairs(height, width, channels):
-    """(image, reference), float32 [3 h w c] in [0, 1]: waves beside shifted, flatter and noisy ones."""
+    """(image, reference), float32 [3 h w c] in [0, 1]: waves and shifted, flatter and noisy versions."""
     y, x = np.arange(height)[:, None, None], np.arange(width)[None, :, None]
     c = np.arange(channels)
     reference = 0.5 + 0.25 * np.sin(0.31 * x + 0.11 * y + c) + 0.2 * np.cos(0.07 * (x - 2.0 * y) * (1.0 + 0.3 * c))

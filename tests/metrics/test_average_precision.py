@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 from vision.data.annotations.cleaning import AnnotatedImage, Annotations, Counts
 from vision.errors import UserError
-from vision.metrics.detection.average_precision import RECALLS, Found, coco_scores
+from vision.metrics.detection.average_precision import RECALLS, ImageDetections, coco_scores
 
 NAMES = ("ant", "bee", "cat", "dog")
 NUMBERS = (30, 2, 7, 11)
@@ -41,7 +41,9 @@ def picture(boxes=(), labels=(), crowd=None, *, image_id=1, area=None, side=300)
 
 
 def detections(boxes=(), scores=(), labels=()):
-    return Found(np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), np.array(labels, np.int32))
+    return ImageDetections(
+        np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), np.array(labels, np.int32)
+    )
 
 
 def annotations(pictures, names=NAMES, numbers=NUMBERS):
@@ -85,7 +87,7 @@ def slow_iou(one, other, crowd):
 
 def slow_curve(truth, found, label, *, threshold, area, most):
     """(precision at the 101 recalls, largest recall) of a class; None for a class without boxes."""
-    judged, boxes = [], 0
+    scored, boxes = [], 0
     for place in sorted(range(len(found)), key=lambda i: truth.images[i].image_id):
         true, each = truth.images[place], found[place]
         own = [i for i in range(len(true.boxes)) if true.labels[i] == label]
@@ -110,12 +112,12 @@ def slow_curve(truth, found, label, *, threshold, area, most):
                 taken.add(match)
             if outside if match is None else skip[match]:
                 continue
-            judged.append((float(each.scores[i]), match is not None))
+            scored.append((float(each.scores[i]), match is not None))
     if not boxes:
         return None
-    judged.sort(key=lambda pair: -pair[0])
-    right = np.cumsum([hit for _, hit in judged])
-    recall, precision = right / boxes, right / np.arange(1, len(judged) + 1)
+    scored.sort(key=lambda pair: -pair[0])
+    right = np.cumsum([hit for _, hit in scored])
+    recall, precision = right / boxes, right / np.arange(1, len(scored) + 1)
     read = [max(precision[recall >= r], default=0.0) for r in np.linspace(0, 1, 101)]
     return np.array(read), max(recall, default=0.0)
 

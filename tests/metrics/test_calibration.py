@@ -16,7 +16,7 @@ CLASSES, BATCH = 4, 8
 _update = jax.jit(update)
 
 
-def _judged(logits, labels, bins=15, sizes=(BATCH,)):
+def _evaluated(logits, labels, bins=15, sizes=(BATCH,)):
     """The sums over batches of the given sizes in turn, each padded to `BATCH` with rows that would spoil any sum."""
     sums, start, turn = init(bins), 0, 0
     while start < len(labels):
@@ -42,7 +42,7 @@ def test_errors_are_those_of_loops_in_batches_of_any_size(n, seed, bins, sizes):
     generator = np.random.default_rng(seed)
     logits = (3 * generator.normal(size=(n, CLASSES))).astype(np.float32)
     labels = generator.integers(0, CLASSES, n)
-    result = compute(_judged(logits, labels, bins, sizes))
+    result = compute(_evaluated(logits, labels, bins, sizes))
 
     p = scipy.special.softmax(logits.astype(np.float64), axis=1)
     confidence, right = p.max(1), p.argmax(1) == labels
@@ -80,7 +80,7 @@ def test_by_hand():
 
 @pytest.fixture(scope="module")
 def calibrated():
-    """Logits, and labels drawn from their softmax: calibrated by construction."""
+    """Logits, and labels sampled from their softmax: calibrated by construction."""
     generator = np.random.default_rng(0)
     logits = (1.5 * generator.normal(size=(40_000, CLASSES))).astype(np.float32)
     labels = (logits + generator.gumbel(size=logits.shape)).argmax(1)
@@ -135,18 +135,18 @@ def test_a_temperature_that_does_not_exist_is_refused():
 
 def test_merged_parts_are_the_whole(calibrated):
     logits, labels = (of[:50] for of in calibrated)
-    whole = compute(_judged(logits, labels))
-    merged = compute(merge(_judged(logits[:13], labels[:13]), _judged(logits[13:], labels[13:])))
+    whole = compute(_evaluated(logits, labels))
+    merged = compute(merge(_evaluated(logits[:13], labels[:13]), _evaluated(logits[13:], labels[13:])))
     np.testing.assert_array_equal(merged.counts, whole.counts)
     np.testing.assert_array_equal(merged.accuracy, whole.accuracy)
     assert merged.scalars() == pytest.approx(whole.scalars(), rel=1e-6)
 
 
-def test_what_cannot_be_judged_is_refused():
+def test_invalid_input_is_refused():
     logits = np.zeros((3, CLASSES), np.float32)
     logits[1, 2] = np.nan
     with pytest.raises(UserError, match="2 images have logits that are not finite or labels that are not classes"):
-        compute(_judged(logits, np.array([0, 0, CLASSES])))
+        compute(_evaluated(logits, np.array([0, 0, CLASSES])))
     with pytest.raises(UserError, match="no images"):
         compute(init())
     with pytest.raises(UserError, match="at least 1 bin"):

@@ -17,7 +17,7 @@ CLASSES, BATCH = 7, 8
 _update = jax.jit(update)
 
 
-def _judged(logits, labels, sizes=(BATCH,)):
+def _evaluated(logits, labels, sizes=(BATCH,)):
     """The sums over batches of the given sizes in turn, each padded to `BATCH` with rows that would spoil any sum."""
     sums, start, turn = init(logits.shape[1]), 0, 0
     while start < len(labels):
@@ -70,7 +70,7 @@ def _images(draw):
 @given(_images(), st.lists(st.integers(1, BATCH), min_size=1, max_size=4))
 def test_marks_are_those_of_loops_in_batches_of_any_size(images, sizes):
     logits, labels = images
-    marks = compute(_judged(logits, labels, sizes))
+    marks = compute(_evaluated(logits, labels, sizes))
     assert marks.count == len(labels)
     assert marks.top1_accuracy == np.trace(marks.confusion) / len(labels)
     for name, value in _brute(logits, labels).items():
@@ -83,8 +83,8 @@ def test_marks_are_those_of_loops_in_batches_of_any_size(images, sizes):
 @given(_images(), st.integers(0, 25))
 def test_merged_parts_are_the_whole(images, cut):
     logits, labels = images
-    parts = [_judged(logits[rows], labels[rows]) for rows in (slice(cut), slice(cut, None))]
-    whole, merged = compute(_judged(logits, labels)), compute(merge(*parts))
+    parts = [_evaluated(logits[rows], labels[rows]) for rows in (slice(cut), slice(cut, None))]
+    whole, merged = compute(_evaluated(logits, labels)), compute(merge(*parts))
     assert merged.scalars() == pytest.approx(whole.scalars(), rel=1e-6)
     np.testing.assert_array_equal(merged.confusion, whole.confusion)
     assert merged.count == whole.count
@@ -107,24 +107,24 @@ def test_eight_devices_count_as_one_does():
 
 
 def test_equal_logits_are_ranked_by_their_classes():
-    """A constant network says the first class of all images: it is right about those of it, and of the first five."""
-    marks = compute(_judged(np.zeros((14, CLASSES), np.float32), np.arange(14) % CLASSES))
+    """A constant network predicts the first class of all: right for that class, and top 5 for the first five."""
+    marks = compute(_evaluated(np.zeros((14, CLASSES), np.float32), np.arange(14) % CLASSES))
     assert marks.top1_accuracy == marks.macro_accuracy == 1 / CLASSES
     assert marks.top5_accuracy == 5 / CLASSES
     np.testing.assert_array_equal(marks.confusion[:, 0], 2)
     # Five classes tie for the largest and the label is below them; or six do, and it is the last or the first of them
     five, six = np.float32([[1, 1, 1, 1, 1, 0, -1], [1, 1, 1, 1, -1, 1, 1]])
-    accuracy = lambda row, label: compute(_judged(row[None], np.array([label]))).top5_accuracy
+    accuracy = lambda row, label: compute(_evaluated(row[None], np.array([label]))).top5_accuracy
     assert [accuracy(five, 5), accuracy(six, 6), accuracy(six, 5), accuracy(six, 0)] == [0, 0, 1, 1]
 
 
 def test_nearly_certain_predictions_keep_their_digits():
     logits = np.zeros((1, CLASSES), np.float32)
     logits[0, 3] = 30
-    surely = compute(_judged(logits, np.array([3]))).cross_entropy
-    np.testing.assert_allclose(surely, np.log1p(6 * np.exp(-30.0)), rtol=1e-6)
-    np.testing.assert_allclose(compute(_judged(logits, np.array([2]))).cross_entropy, 30 + surely, rtol=1e-6)
-    huge = compute(_judged(np.float32(1e30) * logits, np.array([2])))
+    certain = compute(_evaluated(logits, np.array([3]))).cross_entropy
+    np.testing.assert_allclose(certain, np.log1p(6 * np.exp(-30.0)), rtol=1e-6)
+    np.testing.assert_allclose(compute(_evaluated(logits, np.array([2]))).cross_entropy, 30 + certain, rtol=1e-6)
+    huge = compute(_evaluated(np.float32(1e30) * logits, np.array([2])))
     np.testing.assert_allclose(huge.cross_entropy, 3e31, rtol=1e-6)
 
 
@@ -137,12 +137,12 @@ def test_top_5_of_five_classes_is_left_out():
         "macro_accuracy",
         "macro_f1",
     ]  # fmt: skip
-    many = compute(_judged(np.eye(CLASSES, dtype=np.float32), np.arange(CLASSES)))
+    many = compute(_evaluated(np.eye(CLASSES, dtype=np.float32), np.arange(CLASSES)))
     assert "top5_accuracy" in many.scalars()
     assert "on 7 images of toys, 7 classes" in many.protocol("toys")["top5_accuracy"]
 
 
-def test_replicas_are_judged_side_by_side():
+def test_replicas_are_evaluated_separately():
     generator = np.random.default_rng(1)
     logits = jnp.asarray(generator.normal(size=(3, BATCH, CLASSES)), jnp.float32)
     labels = jnp.asarray(generator.integers(0, CLASSES, (3, BATCH)))
@@ -150,7 +150,7 @@ def test_replicas_are_judged_side_by_side():
     sums = jax.jit(jax.vmap(update))(empty, logits, labels)
     for replica in range(3):
         marks = compute(jax.tree.map(lambda leaf, replica=replica: leaf[replica], sums))
-        alone = compute(_judged(np.asarray(logits[replica]), np.asarray(labels[replica])))
+        alone = compute(_evaluated(np.asarray(logits[replica]), np.asarray(labels[replica])))
         assert marks.scalars() == pytest.approx(alone.scalars(), rel=1e-6)
 
 
@@ -159,12 +159,12 @@ def test_logits_that_are_not_finite_are_refused(bad):
     logits = np.zeros((20, CLASSES), np.float32)
     logits[[3, 11], [0, 6]] = bad
     with pytest.raises(UserError, match="2 images have logits that are not finite"):
-        compute(_judged(logits, np.zeros(20, int)))
+        compute(_evaluated(logits, np.zeros(20, int)))
 
 
-def test_what_cannot_be_judged_is_refused():
+def test_invalid_input_is_refused():
     with pytest.raises(UserError, match=r"2 images have labels outside \[0, 7\)"):
-        compute(_judged(np.zeros((3, CLASSES), np.float32), np.array([-1, 7, 0])))
+        compute(_evaluated(np.zeros((3, CLASSES), np.float32), np.array([-1, 7, 0])))
     with pytest.raises(UserError, match="no images"):
         compute(init(CLASSES))
     with pytest.raises(UserError, match="logits are of 3 classes and the metrics of 7"):

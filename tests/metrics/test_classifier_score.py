@@ -23,7 +23,7 @@ def test_is_torch_fidelitys():
 
 
 def test_extremes():
-    """Sure of all classes equally often: their number. Alike, or sure of one class alone: 1."""
+    """Confident of all classes equally often: the number of classes. Uniform, or confident of only one class: 1."""
     sure = np.eye(7)[np.arange(70) % 7]
     np.testing.assert_allclose(classifier_score(sure, splits=2).mean, 7.0, rtol=1e-12)
     assert classifier_score(np.full((20, 4), 0.25)).mean == pytest.approx(1.0)

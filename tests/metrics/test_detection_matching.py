@@ -1,4 +1,4 @@
-"""Matching against loops, shapely and COCO's average precision; counts against matching anew at each confidence."""
+"""Matching against loops, shapely and COCO's average precision; counts against matching again at each confidence."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from vision.data.annotations.cleaning import AnnotatedImage, Annotations, Counts
 from vision.errors import UserError
-from vision.metrics.detection.average_precision import RECALLS, Found, coco_scores
+from vision.metrics.detection.average_precision import RECALLS, ImageDetections, coco_scores
 from vision.metrics.detection.matching import (
-    ALONE,
     CONFIDENCES,
     ON_CROWD,
+    UNMATCHED,
     FalsePositive,
     Miss,
     confidence_curves,
@@ -25,7 +25,7 @@ from vision.metrics.detection.matching import (
 )
 
 
-def picture(boxes=(), labels=(), crowd=None, image_id=1):
+def image(boxes=(), labels=(), crowd=None, image_id=1):
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     crowd = np.zeros(len(boxes), bool) if crowd is None else np.array(crowd, bool)
     area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
@@ -34,7 +34,7 @@ def picture(boxes=(), labels=(), crowd=None, image_id=1):
 
 def detections(boxes=(), scores=(), labels=()):
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
-    return Found(boxes, np.array(scores, np.float32), np.array(labels, np.int32))
+    return ImageDetections(boxes, np.array(scores, np.float32), np.array(labels, np.int32))
 
 
 def annotations(*pictures, classes=3):
@@ -53,7 +53,7 @@ def random_set(seed, images=5, classes=3):
     for number in range(images):
         count, more = generator.integers(0, 8), generator.integers(0, 16)
         crowd = generator.random(count) < 0.25
-        made.append(picture(random_boxes(generator, count), generator.integers(0, classes, count), crowd, number + 1))
+        made.append(image(random_boxes(generator, count), generator.integers(0, classes, count), crowd, number + 1))
         scores = generator.integers(0, 21, more) / 20
         found.append(detections(random_boxes(generator, more), scores, generator.integers(0, classes, more)))
     return annotations(*made, classes=classes), found
@@ -62,14 +62,14 @@ def random_set(seed, images=5, classes=3):
 def slow_match(found, scores, true, crowd):
     shapes = lambda boxes: [shapely.box(*box) for box in boxes.tolist()]
     found, true = shapes(found), shapes(true)
-    result, taken = [ALONE] * len(found), set()
+    result, taken = [UNMATCHED] * len(found), set()
     for i in sorted(range(len(found)), key=lambda i: (-scores[i], i)):
         best = 0.5
         for j in range(len(true)):
             shared = found[i].intersection(true[j]).area / found[i].union(true[j]).area
             if not crowd[j] and j not in taken and shared >= best:
                 result[i], best = j, shared
-        if result[i] != ALONE:
+        if result[i] != UNMATCHED:
             taken.add(result[i])
         elif any(crowd[j] and found[i].intersection(true[j]).area >= 0.5 * found[i].area for j in range(len(true))):
             result[i] = ON_CROWD
@@ -104,10 +104,12 @@ def test_ties_and_crowds_by_hand():
     crowd = np.array([False, False, True])
     found = np.array([[0, 0, 10, 10]] * 3 + [[60, 60, 70, 70], [45, 50, 55, 60], [44, 50, 54, 60]], np.float32)
     scores = np.array([0.5, 0.9, 0.5, 0.1, 0.1, 0.1], np.float32)
-    # the most confident takes the last of equal boxes, of equally sure ones the first what is left; half on a crowd is on it
-    assert matched(found, scores, boxes, crowd).tolist() == [0, 1, ALONE, ON_CROWD, ON_CROWD, ALONE]
+    # the most confident takes the last of equal boxes, of equally confident ones the first takes the remaining box;
+    # half on a crowd is
+    # on it
+    assert matched(found, scores, boxes, crowd).tolist() == [0, 1, UNMATCHED, ON_CROWD, ON_CROWD, UNMATCHED]
     assert matched(found[:0], scores[:0], boxes, crowd).tolist() == []
-    assert matched(found, scores, boxes[:0], crowd[:0]).tolist() == [ALONE] * 6
+    assert matched(found, scores, boxes[:0], crowd[:0]).tolist() == [UNMATCHED] * 6
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -138,7 +140,7 @@ def test_counts_are_those_of_matching_anew_at_each_confidence(seed):
                 boxes[label] += np.sum(own & ~true.crowd)
                 finds = slow_match(each.boxes[sure], each.scores[sure], true.boxes[own], true.crowd[own])
                 right[label] += sum(match >= 0 for match in finds)
-                wrong[label] += finds.count(ALONE)
+                wrong[label] += finds.count(UNMATCHED)
         assert curves.right[:, place].tolist() == right.tolist()
         assert curves.wrong[:, place].tolist() == wrong.tolist()
         assert curves.boxes.tolist() == boxes.tolist()
@@ -161,7 +163,7 @@ def test_counts_are_those_of_matching_anew_at_each_confidence(seed):
 
 
 def test_the_best_confidence_is_the_middle_of_equals():
-    truth = annotations(picture([[0, 0, 10, 10]], [0]), classes=2)
+    truth = annotations(image([[0, 0, 10, 10]], [0]), classes=2)
     curves = confidence_curves(matching(truth, [detections([[0, 0, 10, 10], [50, 50, 60, 60]], [0.9, 0.4], [0, 0])]))
     # from 0.401 to 0.9, which a score of 0.9 reaches
     assert CONFIDENCES[curves.best] == pytest.approx(0.65)
@@ -169,7 +171,7 @@ def test_the_best_confidence_is_the_middle_of_equals():
     # a class without boxes is in no mean
     assert curves.f1[1, 0] != curves.f1[1, 0]
     assert [values[0] for values in curves.mean] == pytest.approx([0.5, 1.0, 2 / 3])
-    nothing = confidence_curves(matching(annotations(picture()), [detections()]))
+    nothing = confidence_curves(matching(annotations(image()), [detections()]))
     assert CONFIDENCES[nothing.best] == 0.5
     assert all(np.isnan(values).all() for values in nothing.mean)
 
@@ -194,9 +196,9 @@ def test_confusions_against_loops(seed):
 
 def test_worst_errors_by_hand():
     truth = annotations(
-        picture([[0, 0, 20, 20], [40, 40, 60, 60], [70, 70, 75, 75]], [0, 1, 0], image_id=1),
-        picture(image_id=2),
-        picture([[0, 0, 50, 50], [50, 50, 90, 90]], [2, 2], [False, True], image_id=3),
+        image([[0, 0, 20, 20], [40, 40, 60, 60], [70, 70, 75, 75]], [0, 1, 0], image_id=1),
+        image(image_id=2),
+        image([[0, 0, 50, 50], [50, 50, 90, 90]], [2, 2], [False, True], image_id=3),
     )
     found = [
         detections(
@@ -208,27 +210,27 @@ def test_worst_errors_by_hand():
         detections([[50, 50, 90, 90], [0, 0, 50, 24]], [0.99, 0.8], [2, 2]),
     ]
     matches = matching(truth, found)
-    false = worst_false_positives(truth, found, matches, confidence=0.5, most=10)
+    false = worst_false_positives(truth, found, matches, confidence=0.5, max_errors=10)
     assert false == [
-        FalsePositive(picture=1, place=0, nearest=-1, iou=0.0),  # where nothing is
-        FalsePositive(picture=0, place=1, nearest=0, iou=1.0),  # a second time; the first of equals
-        FalsePositive(picture=2, place=1, nearest=0, iou=0.48),  # ill placed
-        FalsePositive(picture=0, place=2, nearest=1, iou=1.0),  # another class
+        FalsePositive(image=1, place=0, nearest=-1, iou=0.0),  # where nothing is
+        FalsePositive(image=0, place=1, nearest=0, iou=1.0),  # a second time; the first of equals
+        FalsePositive(image=2, place=1, nearest=0, iou=0.48),  # ill placed
+        FalsePositive(image=0, place=2, nearest=1, iou=1.0),  # another class
     ]
-    assert worst_false_positives(truth, found, matches, confidence=0.5, most=2) == false[:2]
-    lower = worst_false_positives(truth, found, matches, confidence=0.1, most=9)
-    assert lower == [*false, FalsePositive(picture=0, place=3, nearest=0, iou=0.6)]
+    assert worst_false_positives(truth, found, matches, confidence=0.5, max_errors=2) == false[:2]
+    lower = worst_false_positives(truth, found, matches, confidence=0.1, max_errors=9)
+    assert lower == [*false, FalsePositive(image=0, place=3, nearest=0, iou=0.6)]
     missed = [
-        Miss(picture=2, box=0, instead=-1, score=0.0),
-        Miss(picture=0, box=1, instead=2, score=0.0),
-        Miss(picture=0, box=2, instead=-1, score=float(np.float32(0.2))),
+        Miss(image=2, box=0, instead=-1, score=0.0),
+        Miss(image=0, box=1, instead=2, score=0.0),
+        Miss(image=0, box=2, instead=-1, score=float(np.float32(0.2))),
     ]
-    assert worst_misses(truth, found, matches, confidence=0.5, most=9) == missed
-    assert worst_misses(truth, found, matches, confidence=0.5, most=1) == missed[:1]
-    assert worst_misses(truth, found, matches, confidence=0.2, most=9) == missed[:2]
-    assert worst_misses(truth, found, matches, confidence=0.75, most=9)[1].instead == -1
+    assert worst_misses(truth, found, matches, confidence=0.5, max_errors=9) == missed
+    assert worst_misses(truth, found, matches, confidence=0.5, max_errors=1) == missed[:1]
+    assert worst_misses(truth, found, matches, confidence=0.2, max_errors=9) == missed[:2]
+    assert worst_misses(truth, found, matches, confidence=0.75, max_errors=9)[1].instead == -1
 
 
 def test_detections_must_fit_the_truth():
     with pytest.raises(UserError, match="labels outside"):
-        matching(annotations(picture()), [detections([[0, 0, 1, 1]], [0.5], [3])])
+        matching(annotations(image()), [detections([[0, 0, 1, 1]], [0.5], [3])])

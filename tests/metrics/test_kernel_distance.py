@@ -48,7 +48,7 @@ def test_one_distribution_gives_zero_on_average():
 
 
 def test_subsets():
-    """Without replacement, evenly from all rows, the same for the same seed; a whole set is one estimate."""
+    """Without replacement, uniformly from all rows, the same for the same seed; a complete set is one estimate."""
     pairs = list(random_subsets(12, 7, subsets=400, subset_size=5, seed=1))
     for rows, columns in pairs:
         assert len(set(rows)) == len(set(columns)) == 5

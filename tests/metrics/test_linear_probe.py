@@ -96,7 +96,7 @@ def test_separable_classes_are_separated():
 
 
 def test_the_penalty_is_chosen_on_held_out_images_and_the_rest_follows():
-    """Many useless features and few images: a weak penalty fits noise, and the held-out part says so."""
+    """Many useless features and few images: a weak penalty fits noise, as the held-out part shows."""
     generator = np.random.default_rng(3)
     labels = generator.integers(0, CLASSES, 400)
     features = generator.normal(size=(400, 60)).astype(np.float32)

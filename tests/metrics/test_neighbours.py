@@ -64,7 +64,7 @@ def test_padding_of_the_training_images_changes_nothing():
     padded = jax.jit(lambda *of: vote(*of[:3], classes=CLASSES, config=config, mask=of[3]))
     expected = _brute(features[mask], labels[mask], queries, 7, config.temperature)
     np.testing.assert_allclose(padded(spoilt, labels, queries, mask), expected, atol=2e-5)
-    # Fewer than k are left: they alone vote
+    # Fewer than k are left: only they vote
     few = np.zeros(N, bool)
     few[np.flatnonzero(mask)[[0, 5, -1]]] = True
     expected = _brute(features[few], labels[few], queries, 3, config.temperature)

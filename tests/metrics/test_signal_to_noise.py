@@ -30,7 +30,7 @@ def test_by_hand():
 
 
 def test_equal_images():
-    """Infinity for those alone, and a gradient that is a number."""
+    """Infinity only for those, and a finite gradient."""
     image = jnp.stack([jnp.zeros((4, 5, 3)), jnp.ones((4, 5, 3))])
     assert np.isinf(peak_signal_to_noise(image, image.at[1, 0].set(0.5))).tolist() == [True, False]
     gradient = jax.grad(lambda x: peak_signal_to_noise(x, image)[0])(image)

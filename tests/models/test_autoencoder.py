@@ -1,4 +1,4 @@
-"""Autoencoders for latent models: written-out sizes, gradients, and codes that decode to what was rebuilt."""
+"""Autoencoders for latent models: written-out sizes, gradients, and latents that decode to the reconstruction."""
 
 import dataclasses
 
@@ -71,7 +71,7 @@ def test_gaussian_codes_are_noise_around_the_means():
     assert jnp.abs(made.image - other.image).max() > 1e-4
 
 
-def test_training_moves_the_codebook_alone():
+def test_training_updates_only_the_codebook():
     values, model = variables_of(VQ), Autoencoder(VQ)
     made, new = model.apply(values, IMAGE, key=jax.random.key(4), train=True, mutable=["codebook"])
     assert set(new) == {"codebook"}

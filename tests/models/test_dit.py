@@ -117,7 +117,7 @@ def test_output_depends_on_image_time_and_conditions_of_the_same_sample():
 
 
 def test_tokens_know_where_they_are():
-    """Every place has another code; the similarity of two depends on the way between them alone."""
+    """Every position has a different encoding; the similarity of two depends only on their offset."""
     code = position_embedding(4, 6, 32).reshape(4, 6, 32)
     assert len(np.unique(code.reshape(24, 32).round(5), axis=0)) == 24
     likeness = np.einsum("ijc,klc->ijkl", code, code)

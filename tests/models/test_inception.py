@@ -63,7 +63,7 @@ def _pooled_branch(block):
     ids=["35", "first of 8", "last of 8"],
 )
 def test_pools_by_hand(block, reduce):
-    """Means are of the pixels inside the image alone, and the last block has maxima."""
+    """Means are of only the pixels inside the image, and the last block has maxima."""
     run, channels = _pooled_branch(block)
     features = np.random.default_rng(0).uniform(0.5, 1.5, (1, 5, 4, 192)).astype(np.float32)
     expected = [

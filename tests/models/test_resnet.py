@@ -302,7 +302,7 @@ def test_shortcuts_by_hand():
     np.testing.assert_array_equal(same, features)
 
 
-def test_stochastic_depth_and_dropout_act_in_training_alone():
+def test_stochastic_depth_and_dropout_act_only_in_training():
     """With all samples equal, those whose branch was left out differ; the last branch goes most often."""
     config = ResNetConfig(
         depths=(2,), block="basic", width=8, stem="cifar", stochastic_depth=0.5, classes=0, zero_init=False

@@ -109,7 +109,7 @@ def test_a_new_network_takes_images_as_white_and_the_kernel_is_used():
     np.testing.assert_allclose(levels(kernel), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_every_parameter_has_a_gradient_and_training_moves_the_statistics_alone():
+def test_every_parameter_has_a_gradient_and_training_updates_only_the_statistics():
     variables = _random_variables()
     rest = {name: variables[name] for name in ("batch_stats", "constants")}
 

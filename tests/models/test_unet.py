@@ -203,7 +203,7 @@ def test_a_new_network_predicts_zero_and_its_branches_are_closed():
         np.testing.assert_array_equal(leaf, np.zeros(leaf.shape))
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_only_in_training():
     """With the last convolution the identity, the block shows which activations survive, doubled at one half."""
     generator = np.random.default_rng(0)
     block = ResidualBlock(8, dropout=0.5, norm=GroupNorm)

@@ -70,8 +70,8 @@ def test_every_parameter_receives_a_gradient(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_ratio_of_draws_is_the_divergence_in_the_mean(name):
-    """E[log q - log p] over codes is the sum of the divergences, within five standard errors."""
+def test_the_mean_ratio_of_samples_is_the_divergence(name):
+    """E[log q - log p] over latents is the sum of the divergences, within five standard errors."""
     model = MODELS[name]
     values = variables_of(model)
     images = jnp.repeat(IMAGE[:1], 4000, axis=0)

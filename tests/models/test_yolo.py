@@ -92,7 +92,7 @@ def test_folded_normalisation_predicts_the_same(tiny):
     with pytest.raises(UserError, match="is for inference"):
         jax.eval_shape(lambda v, x: network.apply(v, x, train=True), folded, images)
     stats = {"a": {"norm": {"mean": np.zeros(1), "var": np.ones(1)}}}
-    with pytest.raises(UserError, match="normalisation a/norm has no convolution conv beside it"):
+    with pytest.raises(UserError, match="normalisation a/norm has no sibling convolution conv"):
         fold({"params": {"a": {"norm": {"scale": np.ones(1)}}}, "batch_stats": stats}, epsilon=1e-3)
 
 
@@ -136,9 +136,9 @@ def test_sharding_rules_name_parameters():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"anchors": (1.0, 1.0)}, "anchors are pairs, as many for each of 3 strides"),
-        ({"anchors": (0.0, 1.0) * 3}, "anchors have sides above 0"),
-        ({"classes": 0}, "a detector has at least one class, not 0"),
+        ({"anchors": (1.0, 1.0)}, "anchors must be pairs, equally many for each of 3 strides"),
+        ({"anchors": (0.0, 1.0) * 3}, "anchors must have positive sides"),
+        ({"classes": 0}, "a detector needs at least one class, not 0"),
     ],
 )
 def test_shapes_that_cannot_be(change, words):

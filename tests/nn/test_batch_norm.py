@@ -27,7 +27,7 @@ def test_definition_and_defaults_of_pytorch():
 
 
 def test_global_statistics_without_an_axis_name():
-    """Under a jit over a batch that is divided among eight devices, the statistics are those of the whole batch."""
+    """Under a jit over a batch that is divided among eight devices, the statistics are those of the complete batch."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     features = jax.random.normal(jax.random.key(0), (16, 2, 2, 3)) + jnp.arange(16.0).reshape(16, 1, 1, 1)
     module = batch_norm(train=True, dtype=jnp.float32)

@@ -29,7 +29,7 @@ def test_equals_a_convolution_with_its_gradient(strides, use_bias):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
 
 
-def test_computes_in_the_type_it_is_told():
+def test_computes_in_the_configured_type():
     module = PointwiseConv(4, use_bias=True, dtype=jnp.bfloat16)
     variables = jax.eval_shape(lambda key: module.init(key, jnp.zeros((1, 2, 2, 3))), jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}

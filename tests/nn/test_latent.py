@@ -1,4 +1,4 @@
-"""Gaussian codes: the divergence against Monte Carlo and densities against scipy."""
+"""Gaussian latents: the divergence against Monte Carlo and densities against scipy."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ moderate = st.floats(-2, 2, allow_nan=False, width=32)
 
 
 def test_divergence_against_monte_carlo():
-    """The mean of log q - log p over draws from q, within five standard errors; for the prior N(0, 1) and another."""
+    """The mean of log q - log p over samples from q, within five standard errors; for the prior N(0, 1) and another."""
     generator = np.random.default_rng(0)
     mean, log_variance = generator.normal(size=(2, 6))
     for prior in ((np.zeros(6), np.zeros(6)), generator.normal(size=(2, 6))):

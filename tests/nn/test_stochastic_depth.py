@@ -15,7 +15,7 @@ def test_samples_are_left_out_whole_and_the_expectation_stays(rate):
     kept = out[:, 0, 0] != 0
     np.testing.assert_allclose(out[kept], np.asarray(branch)[kept] / (1 - rate), rtol=1e-6)
     assert (out[~kept] == 0).all()
-    # five standard deviations of a mean of 4096 draws
+    # five standard deviations of a mean of 4096 samples
     assert abs(kept.mean() - (1 - rate)) <= 5 * np.sqrt(rate * (1 - rate) / 4096)
     assert stochastic_depth(branch.astype(jnp.bfloat16), rate=rate, key=jax.random.key(0)).dtype == jnp.bfloat16
 

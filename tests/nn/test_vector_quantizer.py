@@ -1,4 +1,4 @@
-"""The codebook: nearest codes by brute force, averages written out, codes that die and start again."""
+"""The codebook: nearest codes by brute force, averages written out, dead codes that are restarted."""
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ def test_dead_codes_start_again_and_all_come_to_use():
         vectors = centres[generator.integers(0, 8, (16, 4, 4))] + 0.01 * generator.normal(size=(16, 4, 4, 3))
         key = jax.random.key(turn)
         found, state = model.apply(state, jnp.float32(vectors), key=key, train=True, mutable=["codebook"])
-        if turn == 0:  # all counts begin at 0: the first batch gives the codes, none is left where it began
+        if turn == 0:  # all counts are initially 0: the first batch replaces all codes
             codes = np.asarray(state["codebook"]["codes"])
             assert (codes >= vectors.min((0, 1, 2)) - 1e-4).all()
             assert (codes <= vectors.max((0, 1, 2)) + 1e-4).all()

@@ -1,4 +1,4 @@
-"""Boxes against shapely, against formulas written out in float64, and where nothing but finiteness can be asked."""
+"""Boxes against shapely, against formulas written out in float64, and for finiteness in degenerate cases."""
 
 from functools import cache
 

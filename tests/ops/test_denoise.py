@@ -78,7 +78,7 @@ def noisy():
     ],
     ids=["median", "bilateral", "non-local means"],
 )
-def test_less_error_than_the_noisy_picture(noisy, method, most):
+def test_less_error_than_the_noisy_image(noisy, method, most):
     """The root mean square error, as a share of the noise's, is at most ``most``."""
     clean, image = noisy
     error = lambda other: float(np.sqrt(np.mean((np.asarray(other) - clean) ** 2)))

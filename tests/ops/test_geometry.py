@@ -15,7 +15,7 @@ IMAGES = GENERATOR.uniform(-1, 1, (8, 9, 12, 2)).astype(np.float32)
 MATRICES = np.concatenate(
     [np.eye(2) + GENERATOR.normal(size=(8, 2, 2)) * 0.6, GENERATOR.uniform(-9, 9, (8, 2, 1))], axis=2
 ).astype(np.float32)
-# What SciPy calls the edges that are mixed with the fill, and the mirror image without a repeated border
+# SciPy's names of edges mixed with the fill, and of reflection without a repeated border
 SCIPY_MODES = {"constant": "grid-constant", "reflect": "mirror"}
 
 

@@ -51,7 +51,7 @@ def test_points_move_by_homogeneous_coordinates():
     np.testing.assert_allclose(product, MATRICES, atol=1e-4)
 
 
-def test_matrices_are_made_of_numbers_and_arrays():
+def test_matrices_from_numbers_and_arrays():
     np.testing.assert_array_equal(matrix(), np.eye(3))
     made = matrix(b=jnp.array([1.0, 2.0]), c=3.0, h=jnp.array([4.0, 5.0]))
     np.testing.assert_array_equal(made, [[[1, 1, 3], [0, 1, 0], [0, 4, 1]], [[1, 2, 3], [0, 1, 0], [0, 5, 1]]])
@@ -84,7 +84,7 @@ def test_warps_are_scipys(separable):
         assert (got != 0.25).mean() > 0.1  # something of the image is in sight
 
 
-def test_no_motion_and_mirror_images_are_exact():
+def test_no_motion_and_flips_are_exact():
     mirror = compose(matrix(c=WIDTH / 2), matrix(a=-1.0), matrix(c=-WIDTH / 2))
     for separable in (False, True):
         warp = jax.jit(lambda x, m, s=separable: projective_warp(x, m, (HEIGHT, WIDTH), separable=s))
@@ -93,7 +93,7 @@ def test_no_motion_and_mirror_images_are_exact():
 
 
 def test_pixels_move_as_boxes_do():
-    """A painted rectangle, moved by whole pixels and doubled, fills the moved box."""
+    """A painted rectangle, translated by whole pixels and doubled, fills the mapped box."""
     image = np.zeros((1, HEIGHT, WIDTH, 1), np.float32)
     image[0, 2:5, 3:9] = 1
     matrices = jnp.array([[[2.0, 0, -4], [0, 2, 1], [0, 0, 1]]])

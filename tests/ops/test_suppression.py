@@ -285,7 +285,7 @@ def test_the_two_zeros_are_equal_and_minus_infinity_is_no_score(name, small_bloc
 
 @pytest.mark.parametrize("method", RESCORING)
 def test_equal_boxes_under_linear_decay(method, rescored):
-    """The copy of a box loses its whole score, and takes nothing from a third one that the first has not taken."""
+    """The score of a box's copy decays to zero, and the copy does not affect a third box beyond the first."""
     boxes = np.zeros((N, 4), np.float32)
     boxes[:4] = [[0, 0, 8, 8], [0, 0, 8, 8], [0, 0, 8, 16], [20, 20, 24, 24]]
     scores = np.zeros(N, np.float32)

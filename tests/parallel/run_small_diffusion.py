@@ -62,7 +62,7 @@ def final_state(folder: Path) -> TrainState:
 
 
 def stop_at(step: int) -> None:
-    """Send this process alone a notice when it makes the batch of a step."""
+    """Send only this process a notice when it makes the batch of a step."""
     batches = experiment.batches
 
     def stopping(source, *, start_step, **share):

@@ -1,4 +1,4 @@
-"""What training steps move between 8 devices is what theory says they must, and not more."""
+"""Training steps communicate between 8 devices as much as theory predicts, and not more."""
 
 import functools
 
@@ -91,7 +91,7 @@ def test_data_parallelism_of_a_diffusion_unet_moves_every_gradient_once_and_two_
     found, params, _ = compiled(MeshConfig(), loss, variables)
     assert {each.kind for each in found} == {"all-reduce"}
     assert all(each.group == 8 and each.times == 1 and each.exact for each in found)
-    scalars = 2 * 4  # the loss and its mse; the gradient's norm is of whole gradients already
+    scalars = 2 * 4  # the loss and its mse; the gradient's norm is of complete gradients already
     assert sum(each.bytes for each in found) == size(params) + scalars
     moved = summary(found)["all-reduce"].moved_per_device
     assert moved == pytest.approx(2 * 7 / 8 * (size(params) + scalars), rel=1e-12)

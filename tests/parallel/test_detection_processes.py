@@ -44,6 +44,6 @@ def test_two_processes_find_what_one_finds(tmp_path):
     for index in range(2):
         one = json.loads((tmp_path / f"{index}.json").read_text())
         assert one[0] == pytest.approx(numbers, rel=1e-6)
-        assert one[1] == plots  # images themselves are shown by a single process alone
+        assert one[1] == plots  # images are shown only by a single process
         assert one[2] == lines
     assert not (tmp_path / "of-1").exists()  # the first writes

@@ -55,7 +55,7 @@ def test_explicit_options_win_over_every_launcher():
         (ProcessOptions(launcher="none", count=2), "none means one process"),
         (ProcessOptions(launcher="slurm"), "not started by srun"),
         (ProcessOptions(launcher="openmpi"), "not started by mpirun"),
-        (ProcessOptions(launcher="kubernetes"), "no Kubernetes pod"),
+        (ProcessOptions(launcher="kubernetes"), "not a Kubernetes pod"),
     ],
 )
 def test_half_a_description_is_an_error_that_names_the_other_half(options, words):
@@ -115,7 +115,7 @@ def test_open_mpi():
     assert plan(AUTO, {**MPI, "OMPI_COMM_WORLD_SIZE": "1"}).arguments is None
 
 
-def test_a_pod_of_an_indexed_job_must_be_told_or_able_to_ask():
+def test_a_pod_of_an_indexed_job_needs_options_or_detection():
     pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}
     try:
         import kubernetes  # noqa: F401  # pyright: ignore[reportMissingImports]

@@ -87,7 +87,7 @@ def test_fsdp_divides_whatever_is_large_and_divisible(shape, mesh):
         assert shape[list(spec).index("fsdp")] == max(side for side in shape if side % fsdp == 0)
 
 
-def test_fsdp_leaves_the_axis_of_a_rule_alone():
+def test_fsdp_keeps_the_axis_of_a_rule():
     mesh = make_mesh(MeshConfig(fsdp=2, tensor=2))
     of = lambda spec: partition_spec("w", (256, 512), rules=(("w", spec),), mesh=mesh, strict=True)
     assert of(P(None, "tensor")) == P("fsdp", "tensor")
@@ -102,13 +102,13 @@ def test_an_axis_of_one_device_is_not_named():
 @pytest.mark.parametrize(
     ("shape", "spec", "problem"),
     [
-        ((6, 8), P("tensor"), "axis 0 of length 6 is no multiple of tensor=4"),
+        ((6, 8), P("tensor"), "axis 0 of length 6 is not a multiple of tensor=4"),
         ((8,), P(None, "tensor"), "names 2 axes and the array has 1"),
         ((8, 8), P("tensors"), "the mesh has no axis 'tensors'"),
         ((8, 8), P("tensor", "tensor"), "it names 'tensor' twice"),
     ],
 )
-def test_a_rule_that_cannot_hold(shape, spec, problem):
+def test_a_rule_that_are_invalid(shape, spec, problem):
     mesh = make_mesh(MeshConfig(data=2, tensor=4))
     with pytest.raises(UserError, match=problem) as error:
         partition_spec("params/dense/kernel", shape, rules=(("kernel", spec),), mesh=mesh, strict=True)

@@ -20,7 +20,7 @@ ROOT = HERE.parents[1]
 
 
 def two_processes(folder, *arguments, stop=(None, None)):
-    """Exit codes and what both said."""
+    """Exit codes and outputs of both."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Classifiers of ours that judge generated images: their files, what they say, and how well they recognise."""
+"""Classifiers of this project for evaluating generated images: their files, outputs and accuracy."""
 
 from functools import partial
 from hashlib import sha256
@@ -43,8 +43,8 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def say():
-    """The judge is an argument, so that its weights are not compiled in."""
-    return jax.jit(lambda judge, images: judge.features_and_probabilities(images))
+    """The classifier is an argument, so that its weights are not compiled in."""
+    return jax.jit(lambda extractor, images: extractor.features_and_probabilities(images))
 
 
 def _images(shape, count=4):
@@ -87,7 +87,7 @@ def test_file_keeps_everything(tiny, tmp_path):
     assert jax.tree.structure(again) == jax.tree.structure(tiny)  # all that is not an array
     rounded = lambda leaf: np.asarray(leaf, np.float16).astype(np.float32)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, rounded(b)), again.variables, tiny.variables)
-    assert "6 mean-pooled features and 3 class probabilities of our classifier dots_v7 at 8x8 (by chance)" in (
+    assert "6 mean-pooled features and 3 class probabilities of the classifier dots_v7 at 8x8 (by chance)" in (
         again.protocol()
     )
 
@@ -96,7 +96,7 @@ def test_other_sizes_and_channels(tiny, say):
     """A flat image of any size is the same image."""
     here, there = (say(tiny, np.full((2, side, side, 2), 0.25, np.float32))[0] for side in (8, 12))
     np.testing.assert_allclose(here, there, rtol=1e-5)
-    with pytest.raises(UserError, match="dots_v7 judges images of 2 channels, but these have 3"):
+    with pytest.raises(UserError, match="dots_v7 takes images of 2 channels, but these have 3"):
         tiny.features_and_probabilities(jnp.zeros((1, 8, 8, 3)))
 
 
@@ -109,27 +109,31 @@ def test_refuses(tiny, tmp_path):
     with pytest.raises(UserError, match="not a feature classifier"):
         load_feature_classifier(tmp_path / "other.npz")
     huge = tiny.replace(variables=jax.tree.map(lambda leaf: leaf * 1e6, tiny.variables))
-    with np.errstate(over="ignore"), pytest.raises(UserError, match="float16 cannot hold"):
+    with np.errstate(over="ignore"), pytest.raises(UserError, match="beyond the range of float16"):
         save_feature_classifier(tmp_path / "huge.npz", huge)
 
 
-def test_every_judge_is_one():
-    """The judge of shapes too: a tree of arrays with a name, whose classes are those of the shapes world."""
-    judge = load_shape_classifier()
-    assert isinstance(judge, FeatureExtractor)
-    assert isinstance(judge, ClassNamingExtractor)
-    assert len(jax.tree.leaves(judge)) == 12
-    assert judge.name == "shapes_v1"
-    assert "128 pooled features / 16 and 64 class probabilities of shape judge 1" in judge.protocol()
+def test_every_extractor_satisfies_the_protocol():
+    """The shape classifier too: a tree of arrays with a name, whose classes are those of the shapes world."""
+    extractor = load_shape_classifier()
+    assert isinstance(extractor, FeatureExtractor)
+    assert isinstance(extractor, ClassNamingExtractor)
+    assert len(jax.tree.leaves(extractor)) == 12
+    assert extractor.name == "shapes_v1"
+    assert "128 pooled features / 16 and 64 class probabilities of shape classifier 1" in extractor.protocol()
     images = _images((32, 32, 3))
-    said = jax.jit(lambda judge, images: (judge(images), judge.features_and_probabilities(images)))(judge, images)
+    said = jax.jit(lambda extractor, images: (extractor(images), extractor.features_and_probabilities(images)))(
+        extractor, images
+    )
     (shape, colour), (features, probabilities) = jax.tree.map(np.asarray, said)
     assert features.shape == (4, 128)
     np.testing.assert_allclose(probabilities.sum(1), np.ones(4), rtol=1e-5)
     best = probabilities.argmax(1)
     np.testing.assert_array_equal(best, shape.argmax(1) * 8 + colour.argmax(1))
-    names = [f"{judge.colours[c]} {judge.shapes[s]}" for s, c in zip(shape.argmax(1), colour.argmax(1), strict=True)]
-    assert [judge.class_names[i] for i in best] == names
+    names = [
+        f"{extractor.colours[c]} {extractor.shapes[s]}" for s, c in zip(shape.argmax(1), colour.argmax(1), strict=True)
+    ]
+    assert [extractor.class_names[i] for i in best] == names
 
 
 @pytest.mark.parametrize("data", KNOWN)
@@ -137,20 +141,20 @@ def test_weights_of_this_package(data, say):
     """Size, version, shapes, and that the same images give the same numbers, alone or among others."""
     path = weights_file(data)
     assert path.stat().st_size <= 250_000
-    judge = load_feature_classifier(data)
-    assert isinstance(judge, ClassNamingExtractor)
-    leaves = b"".join(np.asarray(leaf, np.float16).tobytes() for leaf in jax.tree.leaves(judge.variables))
-    assert (judge.version, sha256(leaves).hexdigest()[:16]) == WEIGHTS[data]
-    assert judge.name == f"{data}_v1"
-    assert len(judge.class_names) == 10
+    extractor = load_feature_classifier(data)
+    assert isinstance(extractor, ClassNamingExtractor)
+    leaves = b"".join(np.asarray(leaf, np.float16).tobytes() for leaf in jax.tree.leaves(extractor.variables))
+    assert (extractor.version, sha256(leaves).hexdigest()[:16]) == WEIGHTS[data]
+    assert extractor.name == f"{data}_v1"
+    assert len(extractor.class_names) == 10
     images = _images(IMAGE[data])
-    features, probabilities = say(judge, images)
+    features, probabilities = say(extractor, images)
     assert features.shape == (4, 64)
     assert features.dtype == probabilities.dtype == jnp.float32
     np.testing.assert_allclose(probabilities.sum(1), np.ones(4), rtol=1e-5)
     assert float(features.std(0).max()) > 0
-    jax.tree.map(np.testing.assert_array_equal, say(judge, images), (features, probabilities))
-    backwards = say(judge, images[::-1])[0][::-1]
+    jax.tree.map(np.testing.assert_array_equal, say(extractor, images), (features, probabilities))
+    backwards = say(extractor, images[::-1])[0][::-1]
     np.testing.assert_allclose(backwards, features, rtol=1e-4, atol=1e-5)
 
 
@@ -160,8 +164,8 @@ def test_recognises_held_out_images(data, least, say):
     """On 1,000 of them; each classifier's protocol has the figure of all."""
     config = DataConfig(name=data, dir=DATA, resolution=IMAGE[data][0], test_split="test[:1000]")
     test = load_dataset(config, "test", fields=("image", "label"))
-    judge = load_feature_classifier(data)
-    assert judge.class_names == test.class_names
+    extractor = load_feature_classifier(data)
+    assert extractor.class_names == test.class_names
     images = test.arrays["image"].astype(np.float32) / 127.5 - 1
-    probabilities = np.concatenate([say(judge, part)[1] for part in np.split(images, 4)])
+    probabilities = np.concatenate([say(extractor, part)[1] for part in np.split(images, 4)])
     assert np.mean(probabilities.argmax(1) == test.arrays["label"]) >= least

@@ -78,10 +78,10 @@ def test_nothing_foreign_is_executed(tmp_path, command):
             return command, (f"touch {trace}",)
 
     raw = pickle.dumps({"w": Malice()}, protocol=2)
-    # It would work: the pickle is whole and does call the function
+    # It would work: the pickle is complete and does call the function
     assert any(code.name == "REDUCE" for code, *_ in pickletools.genops(raw))
     name = f"{command.__module__}.{command.__name__}".replace("builtins", "__builtin__").replace("_io", "io")
-    with pytest.raises(UserError, match=f"was not read: it asks for {name}, which is no part of a state dict"):
+    with pytest.raises(UserError, match=f"was not read: it uses {name}, which is not part of a state dict"):
         read_pickled(archive(tmp_path / "bad.pth", raw))
     assert not trace.exists()
 
@@ -107,7 +107,7 @@ def test_the_same_pickle_executes_where_nothing_is_refused(tmp_path):
     ],
 )
 def test_attributes_and_neighbours_of_known_names_are_foreign(tmp_path, raw):
-    with pytest.raises(UserError, match=r"it asks for|is damaged"):
+    with pytest.raises(UserError, match=r"it uses|is damaged"):
         read_pickled(archive(tmp_path / "bad.pth", raw))
 
 

@@ -59,7 +59,7 @@ def test_nothing_is_run(tmp_path, monkeypatch):
     for place in range(1, 5):  # without its magic number a file is not taken for one
         parts = [MAGIC, VERSION, MACHINE, {}, []]
         parts[place] = _Call()
-        with pytest.raises(UserError, match="which is no part of a state dict"):
+        with pytest.raises(UserError, match="which is not part of a state dict"):
             read_pickled(_file(tmp_path / "evil.pth", *parts))
     assert not (tmp_path / "called").exists()
 

@@ -44,7 +44,7 @@ def _outputs(function, *of):
     return jax.device_get(jax.jit(function)(*of))
 
 
-def test_the_network_alone():
+def test_the_network():
     """At 139x107 pixels, so that a row is no column, against pytorch-fid."""
     golden = np.load(GOLDEN)
     found = _outputs(Inception().apply, _variables(), golden_image(139, 107))
@@ -57,10 +57,10 @@ def test_the_protocol_from_levels_to_probabilities():
     """32x32 levels by the legacy resize, against torch-fidelity."""
     golden = np.load(GOLDEN)
     levels = np.floor(128 * (uniform("levels", (2, 32, 32, 3)) + 1)).astype(np.uint8)
-    judge = InceptionFeatures(_variables(), resize="legacy_tensorflow", weights="by formula")
+    extractor = InceptionFeatures(_variables(), resize="legacy_tensorflow", weights="by formula")
     # off the levels by less than half of one
     images = ((levels + 0.4 * uniform("off", levels.shape)) / 127.5 - 1).astype(np.float32)
-    features, probabilities = _outputs(lambda judge, x: judge.features_and_probabilities(x), judge, images)
+    features, probabilities = _outputs(lambda extractor, x: extractor.features_and_probabilities(x), extractor, images)
     unbiased = golden["protocol_unbiased_logits"]
     expected = np.exp(unbiased - unbiased.max(-1, keepdims=True))
     np.testing.assert_allclose(features, golden["protocol_features"], rtol=0, atol=1e-4)
@@ -85,7 +85,7 @@ def test_there_and_back():
 
 @pytest.fixture
 def stem(monkeypatch):
-    """Files of a whole network are large, so the network is its first layer: published arrays by name."""
+    """Files of a complete network are large, so the network is its first layer: published arrays by name."""
     part = {kind: {"stem_1": variables["stem_1"]} for kind, variables in inception_target().items()}
     monkeypatch.setattr("vision.pretrained.inception.inception_target", lambda: part)
     return {name: array for name, array in _published().items() if name.startswith("Conv2d_1a")}
@@ -104,11 +104,11 @@ def test_a_checked_file_is_converted_once(stem, tmp_path):
     path.unlink()
     for again in (load_inception(path), load_inception("nowhere.pth", converted=elsewhere), load_inception(elsewhere)):
         jax.tree.map(np.testing.assert_array_equal, again, first)
-    judge = load_inception_features(path, resize="clean")
-    assert judge.name == "inception_2015_clean"
-    assert "SHA-256 6726825d" in judge.protocol()
-    assert "Pillow" in judge.protocol()
-    jax.tree.map(np.testing.assert_array_equal, judge.variables, first)
+    extractor = load_inception_features(path, resize="clean")
+    assert extractor.name == "inception_2015_clean"
+    assert "SHA-256 6726825d" in extractor.protocol()
+    assert "Pillow" in extractor.protocol()
+    jax.tree.map(np.testing.assert_array_equal, extractor.variables, first)
 
 
 def test_a_wrong_file(stem, tmp_path):
@@ -121,7 +121,7 @@ def test_a_wrong_file(stem, tmp_path):
         load_inception(path)
     assert "\n" not in str(caught.value)
     assert not path.with_suffix(".safetensors").exists()
-    with pytest.raises(UserError, match=r"cannot be written to .*: say another place"):
+    with pytest.raises(UserError, match=r"cannot be written to .*: choose another path"):
         load_inception(path, converted=tmp_path / "no" / "folder.safetensors", sha256=digest)
     write_state_dict(path, stem | {"Conv2d_1a_3x3.conv.bias": np.zeros(32, np.float32)})
     with pytest.raises(UserError, match=r"weights are not of this network.*Conv2d_1a_3x3\.conv\.bias"):
@@ -139,9 +139,9 @@ def test_what_the_network_is_given(resize, monkeypatch, unchecked):
     monkeypatch.setattr("vision.pretrained.inception_features.Inception", Seen)
     levels = np.floor(128 * (uniform("levels", (2, 32, 32, 3)) + 1)).astype(np.uint8)
     images = ((levels + 0.4 * uniform("off", levels.shape)) / 127.5 - 1).astype(np.float32)
-    judge = InceptionFeatures({}, resize=resize, weights="none")
-    seen = np.asarray(judge(jnp.asarray(levels)).pool)
-    np.testing.assert_array_equal(judge.features_and_probabilities(jnp.asarray(images))[0], seen)
+    extractor = InceptionFeatures({}, resize=resize, weights="none")
+    seen = np.asarray(extractor(jnp.asarray(levels)).pool)
+    np.testing.assert_array_equal(extractor.features_and_probabilities(jnp.asarray(images))[0], seen)
     if resize == "clean":
         by_pillow = lambda channel: np.asarray(Image.fromarray(channel).resize((299, 299), Image.Resampling.BICUBIC))
         floats = levels.astype(np.float32)
@@ -149,12 +149,12 @@ def test_what_the_network_is_given(resize, monkeypatch, unchecked):
     else:
         seen, expected = seen[:, ::23, ::29], np.load(GOLDEN)["protocol_resized"]
     np.testing.assert_allclose(seen, (expected - 128) / 128, rtol=0, atol=2e-6)
-    assert judge.name == f"inception_2015_{resize}"
+    assert extractor.name == f"inception_2015_{resize}"
 
 
-def test_what_cannot_be_judged(unchecked):
-    judge = InceptionFeatures({}, resize="clean", weights="none")
+def test_invalid_input(unchecked):
+    extractor = InceptionFeatures({}, resize="clean", weights="none")
     with pytest.raises(UserError, match="have 1 channels: repeat grey"):
-        judge.features_and_probabilities(np.zeros((1, 28, 28, 1), np.float32))
+        extractor.features_and_probabilities(np.zeros((1, 28, 28, 1), np.float32))
     with pytest.raises(UserError, match='no resize "bicubic", only legacy_tensorflow and clean'):
         load_inception_features("weights.pth", resize="bicubic")

@@ -82,7 +82,7 @@ def test_logits_of_pytorch(name):
 @pytest.mark.parametrize(
     ("config", "arrays"), [(RESNET18, 102), (RESNET50, 267), (RESNET152, 777), (RESNET50_D, 277), (SE_RESNET50, 331)]
 )
-def test_every_variable_has_a_name_of_its_own(config, arrays):
+def test_every_variable_has_a_unique_name(config, arrays):
     published = to_published(
         jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), _target(config)),
         rules=resnet_rules(config),

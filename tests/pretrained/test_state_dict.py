@@ -70,7 +70,7 @@ def test_wrappers_and_data_parallel_prefixes(tmp_path, wrapper):
         ([1, 2], "holds no state dict"),
         ({}, "holds no state dict"),
         ({"state_dict": {}}, "holds no state dict"),
-        ({"w": "TENSOR", "epoch": 3, "best": 1.0}, "holds no state dict: epoch, best of 3 entries are no tensors"),
+        ({"w": "TENSOR", "epoch": 3, "best": 1.0}, "holds no state dict: epoch, best of 3 entries are not tensors"),
     ],
 )
 def test_other_contents(tmp_path, value, problem):

@@ -1,4 +1,4 @@
-"""What tpu_scripts/README.md tells people to type, and what the usage texts promise, the scripts understand."""
+"""The scripts accept the commands of tpu_scripts/README.md and of the usage texts."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Every shell script is clean under all of shellcheck's checks, and says why where one is put aside."""
+"""Every shell script is clean under all of shellcheck's checks, and gives a reason where one is disabled."""
 
 import re
 import subprocess
@@ -35,7 +35,7 @@ def test_sourced_files_are_sourced():
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_form(path):
-    """It parses, stops at errors, can be started, and each check put aside says why."""
+    """It parses, stops at errors, can be started, and each disabled check has a reason."""
     assert subprocess.run(["bash", "-n", str(path)], capture_output=True).returncode == 0
     text = path.read_text()
     if path in PROGRAMS:

@@ -95,7 +95,7 @@ def test_a_run_goes_on_over_several_jobs(cluster):
     assert log.count("saved; queued again") == 2
 
 
-def test_what_sbatch_and_srun_are_told(cluster):
+def test_what_sbatch_and_srun_are_reported(cluster):
     """One process a GPU, each of which sees all GPUs of its node; requeue, signal, one log."""
     cluster.plan("exit 0")
     job = cluster.submit("--nodes", "2", "--gpus-per-node", "4", "--partition", "big", "--sbatch-option", "--mem=9G")

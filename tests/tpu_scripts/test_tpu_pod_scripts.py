@@ -125,7 +125,7 @@ def cloud(tmp_path, checkout):
 
 
 def test_a_run_survives_preemption(cloud):
-    """Taken away midway: deleted, created anew, set up, and the same command goes on to its end."""
+    """Preempted midway: deleted, created again, set up, and the same command continues to its end."""
     cloud.set("queue", "ACCEPTED WAITING_FOR_RESOURCES PROVISIONING")
     cloud.plan("save 10; preempt", "save 20; exit 0")
     done = cloud.run("--spot", command=("python", "-m", "experiments.demo", "--lr", "1e-3"))
@@ -278,7 +278,7 @@ def test_slices(cloud):
     assert (cloud.home("demo-0/w-1") / "vision-run/exit").read_text().startswith("143 ")
 
 
-def test_a_launch_whose_answer_is_lost_is_not_made_twice(cloud):
+def test_a_launch_with_a_lost_response_is_not_repeated(cloud):
     """One slice has started the command when its connection breaks: the launch is repeated, the command is not."""
     cloud.set("lost_answers", 1)
     cloud.plan("sleep 0.3; exit 0")
@@ -384,7 +384,7 @@ def test_a_restarted_host_runs_the_command_again(cloud):
 
 
 def test_a_failed_request_is_not_repeated(cloud):
-    """What the cloud says is passed on; the failed request is named, since it must be deleted."""
+    """The cloud's messages are passed on; the failed request is named, since it must be deleted."""
     cloud.set("queue", "ACCEPTED FAILED")
     done = cloud.run()
     assert done.returncode == 1

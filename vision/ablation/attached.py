@@ -1,9 +1,8 @@
 """``python -m vision.ablation.attached PARENT CORES COMMAND ...``: become COMMAND, but not for longer than the parent.
 
-A runner that is killed outright cannot stop its trials. On Linux the kernel then does (``PR_SET_PDEATHSIG``): they get
-SIGTERM, save, and leave their work directories to whoever takes the claims over. The setting belongs to a process and
-is kept when the process becomes another program, so that nothing stays between the runner and its trial. Imports next
-to nothing, since every trial starts with it.
+A runner that is killed outright cannot stop its trials. On Linux the kernel does (``PR_SET_PDEATHSIG``): they get
+SIGTERM, save, and leave their work directories to the next owner of the claims. The setting is kept across ``exec``, so
+that there is no process between the runner and its trial. Has few imports, since every trial starts with it.
 """
 
 import os
@@ -14,7 +13,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def become(parent: int, cores: str, command: list[str]) -> None:
-    """Replace this process by ``command``; returns only when the parent is gone already.
+    """Replace this process by ``command``; returns only if the parent no longer exists.
 
     Args:
       parent: process id of the runner.
@@ -28,7 +27,7 @@ def become(parent: int, cores: str, command: list[str]) -> None:
         if cores:
             os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     if os.getppid() != parent:
-        return  # it died before the kernel was asked
+        return  # it died before the signal was set
     os.execvp(command[0], command)
 
 

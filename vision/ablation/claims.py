@@ -1,17 +1,16 @@
-"""Who is running what, among processes of any number of machines that share nothing but a directory.
+"""Claims of trials by processes on any number of machines that share only a directory.
 
-A claim is a file ``NAME.000000`` in the folder of claims; the number is its generation, and the highest one holds. To
-take a name that nobody holds is to create the next generation, which the file system lets exactly one of several takers
-do (``link`` of a finished file, atomic on local disks and NFS alike). No file is ever renamed, or written by another
-than its owner, so that a taker who looked too long ago fails to create what exists already, and cannot undo a claim.
+A claim is a file ``NAME.000000`` in the folder of claims; the number is its generation, and the highest one is valid. A
+free name is taken by creating the next generation, which the file system allows exactly one of several processes
+(``link`` of a finished file, atomic on local disks and NFS). No file is ever renamed or written by another process than
+its owner, so that a process with outdated information fails to create an existing file and cannot undo a claim.
 
-An owner shows that it lives by renewing the time of its file. A claim is free when that time is older than a number of
-seconds, which releasing makes it be at once (it is set to 1970). Times are those of the file system, compared with the
-time of a file created there just now: clocks of the machines need not agree. An owner on this machine that no longer
-runs is known to be dead without waiting.
+An owner shows that it is alive by updating the time of its file. A claim is free when that time is too old; releasing
+sets it to 1970. Times are those of the file system, compared with the time of a file created there just now, so the
+clocks of the machines need not agree. A dead owner on this machine is detected without waiting.
 
-What this cannot exclude is an owner that stands still for longer than that (a laptop asleep) and then goes on; it
-learns of its loss at its next renewal and must stop then.
+This cannot exclude an owner that is suspended for longer (a sleeping laptop) and then continues; it detects the loss at
+its next renewal and must stop.
 """
 
 import contextlib
@@ -35,9 +34,9 @@ class Owner:
     host: str = "?"
     pid: int = 0
     machine: str = ""
-    """Boot and process namespace: only where it is the same does a pid mean the same; empty where unknown."""
+    """Boot and process namespace: pids are comparable only if it is the same; empty if unknown."""
     started: int = 0
-    """When the process started, in clock ticks since the boot: a pid is used again, but not with the same start."""
+    """When the process started, in clock ticks since the boot: pids are reused, but not with the same start."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -49,7 +48,7 @@ class Claim:
 
     path: Path
     following: Path
-    """The next generation, which exists when the claim was lost."""
+    """The next generation, which exists if the claim was lost."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +57,17 @@ class Held:
 
     owner: Owner
     renewed: float
-    """Time of the file system at which it last showed life."""
+    """Time of the file system of its last sign of life."""
     age: float
     """Seconds since then."""
 
 
 def acquire(folder: Path, name: str, *, stale: float) -> Claim | Held:
-    """Take ``name`` in ``folder``, or say who holds it.
+    """Take ``name`` in ``folder``, or return who holds it.
 
     Args:
       folder: the folder of claims, the same for all; created when missing.
-      name: may have slashes.
+      name: may contain slashes.
       stale: seconds without a sign of life after which a claim is free.
 
     Raises:
@@ -86,12 +85,12 @@ def acquire(folder: Path, name: str, *, stale: float) -> Claim | Held:
             following = 0 if generation is None else generation + 1
             if _created(announcement, _file(path, following)):
                 return Claim(_file(path, following), _file(path, following + 1))
-            # another taker was faster, or the listing of a network file system was old: look again
+            # another process was faster, or the listing of a network file system was outdated: try again
 
 
 @contextlib.contextmanager
 def waited(folder: Path, name: str, *, stale: float, tend: Callable[[], None] = lambda: None) -> Iterator[Claim]:
-    """Hold ``name`` for the time of a ``with``, after waiting for whoever has it; ``tend`` is called meanwhile."""
+    """Hold ``name`` during a ``with`` block, after waiting for its owner; ``tend`` is called meanwhile."""
     while isinstance(got := acquire(folder, name, stale=stale), Held):
         tend()
         time.sleep(0.05)
@@ -102,13 +101,13 @@ def waited(folder: Path, name: str, *, stale: float, tend: Callable[[], None] = 
 
 
 def holder(folder: Path, name: str, *, stale: float) -> Held | None:
-    """Who holds ``name``, by this machine's clock, writing nothing; None where nobody does."""
+    """Who holds ``name``, by this machine's clock, without writing; None if it is free."""
     generation = _latest(folder / name)
     return None if generation is None else _held(_file(folder / name, generation), now=time.time(), stale=stale)
 
 
 def renew(claim: Claim) -> bool:
-    """Show that this process lives; False when the claim was taken over, so that its work must stop."""
+    """Show that this process is alive; False if the claim was taken over, so that its work must stop."""
     if claim.following.exists():
         return False
     try:
@@ -119,7 +118,7 @@ def renew(claim: Claim) -> bool:
 
 
 def release(claim: Claim) -> None:
-    """Give the name back; it is free at once."""
+    """Release the name; it is free immediately."""
     with contextlib.suppress(FileNotFoundError):
         os.utime(claim.path, (0, 0))
 
@@ -142,7 +141,7 @@ def _latest(path: Path) -> int | None:
 def _held(path: Path, *, now: float, stale: float) -> Held | None:
     """The claim in a file, unless it is free."""
     try:
-        # opening, unlike stat alone, makes a network file system ask the server how old the file is
+        # opening, unlike stat, makes a network file system query the server for the file's age
         with path.open("rb") as file:
             renewed, content = os.fstat(file.fileno()).st_mtime, file.read()
     except FileNotFoundError:
@@ -157,7 +156,7 @@ def _held(path: Path, *, now: float, stale: float) -> Held | None:
 
 
 def _dead(owner: Owner) -> bool:
-    """Whether the owner ran on this machine and does not any more; False where that cannot be told."""
+    """Whether the owner ran on this machine and has ended; False if unknown."""
     here = _machine()
     if not here or owner.machine != here:
         return False
@@ -165,7 +164,7 @@ def _dead(owner: Owner) -> bool:
 
 
 def this_process() -> Owner:
-    """The process that asks, as an owner."""
+    """The current process as an owner."""
     return Owner(socket.gethostname(), os.getpid(), _machine(), _start_of(os.getpid()) or 0)
 
 
@@ -174,7 +173,7 @@ def _machine() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
-        return ""  # no Linux: owners are judged by their signs of life alone
+        return ""  # not Linux: owners are recognised only by their signs of life
 
 
 def _start_of(pid: int) -> int | None:
@@ -190,10 +189,10 @@ def _start_of(pid: int) -> int | None:
 
 @contextlib.contextmanager
 def _announcement(path: Path) -> Iterator[str]:
-    """A file of this process's own, complete and on the disk, to be linked as the claim."""
+    """A private file of this process, complete and on disk, to be linked as the claim."""
     handle, name = tempfile.mkstemp(prefix=".taking-", dir=path.parent)
     try:
-        os.fchmod(handle, 0o644)  # others who share the directory may read who is at work
+        os.fchmod(handle, 0o644)  # others who share the directory may read the owner
         with os.fdopen(handle, "w") as file:
             file.write(json.dumps(asdict(this_process())))
             file.flush()
@@ -209,12 +208,12 @@ def _created(announcement: str, path: Path) -> bool:
     try:
         os.link(announcement, path)
     except FileExistsError:
-        # the answer of a network file system may be that to a request repeated after it had succeeded
+        # a network file system may report the failure of a request that it repeated after success
         return os.stat(announcement).st_nlink > 1 and os.path.samefile(announcement, path)  # noqa: PTH116, PTH121
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        # a file system without links: as exclusive, but empty for a moment
+        # a file system without links: equally exclusive, but empty for a moment
         try:
             with path.open("x") as file:
                 file.write(json.dumps(asdict(this_process())))

@@ -1,4 +1,4 @@
-"""The command line of the ablation runner: which points, which seeds, where, and what to do with them."""
+"""The command line of the ablation runner: points, seeds, directory, and what to do."""
 
 import argparse
 import contextlib
@@ -43,7 +43,7 @@ _ON_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, 
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
@@ -78,7 +78,7 @@ def _divided(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     words = list(arguments)
     at = words.index("--") if "--" in words else len(words)
     own = words[:at]
-    # values such as -1,2 would be taken for an option; the space is nothing to those who read them
+    # values such as -1,2 would be parsed as an option; the space is ignored later
     own = [f" {word}" if own[max(i - 2, 0)] in ("--vary", "--grid") else word for i, word in enumerate(own)]
     return own, words[at + 1 :]
 
@@ -99,7 +99,7 @@ def _parser() -> _Parser:
     points("--named", default="", metavar="NAMES", help="changes from the experiment's ABLATIONS: all, or epsilon,v")
     points("--quick", action="store_true", help="start from the experiment's quick configuration")
     add("--seeds", metavar="N", help="a number of seeds (3 is 0,1,2) or the seeds (5,6,7); 3 if not given")
-    add("--together", action="store_true", help="train the seeds of a point as one program")
+    add("--vectorized", action="store_true", help="train the seeds of a point as one program")
     add("--workdir", type=Path, help="the study directory; by default named after the baseline")
     add("--parallel", type=int, default=1, metavar="N", help="trials at a time, each with its share of the devices")
     add("--metric", help="the final number that leads in the report")
@@ -158,11 +158,11 @@ def run(options: argparse.Namespace, shared: Sequence[str], *, package: str, nar
         _report(stored, folder, options)
         narrator.say(f"report: {folder / 'report.html'}")
         return 0
-    wanted, said = _wanted(recipe, stored, arguments, options)
-    for text in said:
+    requested, messages = _requested(recipe, stored, arguments, options)
+    for text in messages:
         narrator.say(text)
     seeds = seeds_of(options.seeds) if options.seeds else stored.seeds if stored is not None else _SEEDS
-    grown, names, _ = _grown(recipe, folder, stored, arguments, wanted, seeds, together=options.together)
+    grown, names, _ = _grown(recipe, folder, stored, arguments, requested, seeds, vectorized=options.vectorized)
     trials = study.trials(grown, names, seeds)
     if options.list:
         _list(trials, folder, options.stale)
@@ -171,7 +171,7 @@ def run(options: argparse.Namespace, shared: Sequence[str], *, package: str, nar
         raise UserError(f"--index counts from 1 to {len(trials)}, not {options.index}")
     divided = shares(options.parallel, ask=probe, environment=os.environ, cores=usable_cores())
     # nothing has been written so far
-    kept, names = _kept(recipe, folder, arguments, wanted, seeds, options=options, narrator=narrator)
+    kept, names = _kept(recipe, folder, arguments, requested, seeds, options=options, narrator=narrator)
     trials = study.trials(kept, names, seeds)
     if options.index is not None:
         trials = trials[options.index - 1 : options.index]
@@ -185,10 +185,10 @@ def _default_folder(recipe: ExperimentModule, arguments: Sequence[str]) -> Path:
     )
 
 
-def _wanted(
+def _requested(
     recipe: ExperimentModule, stored: Study | None, arguments: Sequence[str], options: argparse.Namespace
 ) -> tuple[tuple[Point, ...], list[str]]:
-    """The points that the command means, checked, and what is to be said of them."""
+    """The validated points of the command, and messages about them."""
     if stored is not None and options.workdir is not None and not arguments:
         arguments = stored.arguments
     if options.vary or options.grid or options.named:
@@ -204,9 +204,9 @@ def _wanted(
         raise UserError(f"there is nothing to compare: give --vary, --grid or --named{known}")
     if arguments == stored.arguments:
         return planned_again(recipe, arguments, stored.points), []
-    first, said = plan(recipe, arguments)
-    study.grown(stored, first, options.workdir or Path("the study directory"))  # the same, in other words
-    return planned_again(recipe, stored.arguments, stored.points), said
+    first, messages = plan(recipe, arguments)
+    study.grown(stored, first, options.workdir or Path("the study directory"))  # equal to another point
+    return planned_again(recipe, stored.arguments, stored.points), messages
 
 
 def _grown(
@@ -217,29 +217,29 @@ def _grown(
     points: Sequence[Point],
     seeds: Sequence[int],
     *,
-    together: bool,
+    vectorized: bool,
 ) -> tuple[Study, list[str], list[str]]:
-    """The study with what the command adds to it, the names of the points that it means, and what is new, in words."""
+    """The study with the command's additions, the names of the command's points, and messages about what is new."""
     if stored is None:
         new = Study(
             experiment=recipe.name,
             module=recipe.module,
             arguments=tuple(arguments),
             points=tuple(points),
-            programs=study.divided(seeds, together=together),
+            programs=study.divided(seeds, vectorized=vectorized),
         )
         return new, [point.name for point in points], []
     grown, names = study.grown(stored, points, folder)
-    grown = dataclasses.replace(grown, programs=study.divided(seeds, together=together, existing=stored.programs))
+    grown = dataclasses.replace(grown, programs=study.divided(seeds, vectorized=vectorized, existing=stored.programs))
     added = [point.name for point in grown.points[len(stored.points) :]]
     new_seeds = sorted(set(grown.seeds) - set(stored.seeds))
-    said = [f"new in this study: {', '.join(added)}"] if added else []
-    said += [f"new in this study: seeds {study.spelled(new_seeds)}"] if new_seeds else []
+    messages = [f"new in this study: {', '.join(added)}"] if added else []
+    messages += [f"new in this study: seeds {study.spelled(new_seeds)}"] if new_seeds else []
     other_points, other_seeds = len(grown.points) - len(names), len(set(grown.seeds) - set(seeds))
     more = [f"{n} {noun}{'s' * (n > 1)}" for n, noun in ((other_points, "point"), (other_seeds, "seed")) if n]
     if more:
-        said.append(f"the study also has {' and '.join(more)} that this command does not name: they are left alone")
-    return grown, names, said
+        messages.append(f"the study also has {' and '.join(more)} that this command does not name: they are not run")
+    return grown, names, messages
 
 
 def _kept(
@@ -252,17 +252,17 @@ def _kept(
     options: argparse.Namespace,
     narrator: Narrator,
 ) -> tuple[Study, list[str]]:
-    """Write the study down, or what the command adds to it; one of several runners at a time."""
+    """Write the study or the command's additions; one runner at a time."""
     if folder.is_dir() and study.read(folder) is None:
         strange = sorted(entry.name for entry in folder.iterdir() if entry.name not in ("claims", ".study.json.tmp"))
         if strange:
             raise UserError(f"{folder} has files in it ({strange[0]}) but no {study.FILE}: choose another --workdir")
     with claims.waited(folder / "claims", "study", stale=options.stale):
         stored = study.read(folder)  # again: another runner may have been faster
-        kept, names, said = _grown(recipe, folder, stored, arguments, points, seeds, together=options.together)
+        kept, names, messages = _grown(recipe, folder, stored, arguments, points, seeds, vectorized=options.vectorized)
         if kept != stored:
             study.write(folder, kept)
-    for text in said:
+    for text in messages:
         narrator.say(text)
     return kept, names
 
@@ -289,10 +289,14 @@ def _run(
     options: argparse.Namespace,
     narrator: Narrator,
 ) -> int:
-    alone = _alone(kept.arguments)
+    launcher_options = _launcher_options(kept.arguments)
     narrator.say(
         f"{kept.experiment}: {len(kept.points)} points, {len(kept.seeds)} seeds, in {folder}"
-        + (f"; each trial with {shlex.join(alone)}, since it is a process of its own" if alone else "")
+        + (
+            f"; each trial with {shlex.join(launcher_options)}, since it is a separate process"
+            if launcher_options
+            else ""
+        )
     )
 
     def headline(trial: Trial) -> str:
@@ -310,7 +314,7 @@ def _run(
         report=lambda tend: _report(study.read(folder) or kept, folder, options, tend),
         narrator=narrator,
         headline=headline,
-        extra=alone,
+        extra=launcher_options,
     )
     code = runner.run()
     if (folder / "report.html").exists():
@@ -323,7 +327,7 @@ def _run(
     return code
 
 
-def _alone(arguments: Sequence[str]) -> tuple[str, ...]:
+def _launcher_options(arguments: Sequence[str]) -> tuple[str, ...]:
     """The option that keeps trials from joining each other where a cluster's launcher has started several runners."""
     if any(argument.startswith("--processes.") for argument in arguments):
         return ()

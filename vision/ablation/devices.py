@@ -1,4 +1,4 @@
-"""Which part of a machine each of several trials gets that run at the same time."""
+"""Division of a machine among trials that run at the same time."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ print(json.dumps([device.platform, device.client.platform_version, jax.local_dev
 
 @dataclass(frozen=True)
 class Share:
-    """What one trial at a time may use."""
+    """The resources of one trial."""
 
     cores: tuple[int, ...] = ()
     """CPU cores; empty for all that the runner has."""
@@ -37,9 +37,10 @@ class Share:
 
 
 def probe() -> tuple[Platform, int]:
-    """The platform that trials will find here, and how many devices.
+    """The platform of trials on this machine, and the number of devices.
 
-    Asked of a process of its own, since whoever asks takes the devices: most of a GPU's memory, a TPU altogether.
+    Determined in a separate process, since initialising JAX occupies the devices: most of a GPU's memory, a complete
+    TPU.
 
     Raises:
       UserError: JAX finds no device.
@@ -65,13 +66,13 @@ def shares(
     """Divide the machine into ``parallel`` parts that do not overlap.
 
     Args:
-      parallel: how many trials at a time; 1 leaves everything as it is and asks nothing.
+      parallel: how many trials at a time; 1 changes nothing and does not call ``ask``.
       ask: the platform and number of devices, as :func:`probe` finds them.
-      environment: of the runner; its CUDA_VISIBLE_DEVICES is what is divided.
-      cores: cores that the runner may use; None where the system cannot tell and pin.
+      environment: of the runner; its CUDA_VISIBLE_DEVICES is divided.
+      cores: cores that the runner may use; None if the system cannot pin processes.
 
     Raises:
-      UserError: there is less than one device, or core, for each; or devices that cannot be divided.
+      UserError: there are fewer devices or cores than trials, or the devices cannot be divided.
     """
     if parallel < 1:
         raise UserError(f"--parallel is at least 1, not {parallel}")
@@ -105,5 +106,5 @@ def _parts(items: Sequence[Item], n: int) -> list[list[Item]]:
 
 
 def usable_cores() -> list[int] | None:
-    """The cores that this process may use; None where the system has no such notion."""
+    """The cores that this process may use; None if the system cannot tell."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None

@@ -18,15 +18,15 @@ from vision.units import count
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Grey and blue of Okabe and Ito (2008), told apart with any colour vision.
+# Grey and blue of Okabe and Ito (2008), distinguishable with any colour vision.
 _BASELINE, _POINT = "#6e6e6e", "#0072b2"
 _INK, _SOFT, _FAINT = "#222222", "#444444", "#999999"
 _WIDTH = 9.6  # inches
 _COLUMNS = 3
-_FEW = 20  # up to here every evaluation is marked
+_FEW = 20  # up to this number every evaluation is marked
 _DOTS_PER_INCH = 110
 _REFERENCE = {"color": _BASELINE, "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 1}
-_HEADROOM = 0.6  # of the range of all seeds: bands of two seeds are so wide that nothing else would be seen
+_HEADROOM = 0.6  # of the range of all seeds: bands of two seeds are so wide that they would hide everything else
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def band(histories: Sequence[Sequence[Mapping[str, Any]]], name: str) -> Band:
 
 
 def dots(rows: Sequence[Row], metric: str) -> "Figure":
-    """One line a point: a small dot a seed, a large one for the mean with its interval.
+    """One line per point: a small dot per seed, a large one for the mean with its interval.
 
     On the left the metric itself with a line at the baseline's mean; on the right the difference to the baseline of
     equal seeds, with a line at 0, where there is any.
@@ -105,7 +105,7 @@ def _draw_line(
     """The seeds of a point, their mean and its interval, at height ``place``."""
     colour = _BASELINE if place == 0 else _POINT
     finite = [x for x in values if np.isfinite(x)]
-    # seeds lie a little below the mean, which would hide them
+    # seeds are plotted slightly below the mean, which would hide them
     axes.plot(finite, [place + 0.22] * len(finite), "o", color=colour, markersize=3, alpha=0.55)
     if found is None or missing:
         at = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 7.5, "color": _FAINT}
@@ -117,7 +117,7 @@ def _draw_line(
 
 
 def curves(results: Results, name: str) -> "Figure | None":
-    """A panel a point: its band over the images seen, and the baseline's in grey; None where no run has the scalar."""
+    """A panel per point: its band over the images seen and the baseline's in grey; None if no run has it."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -171,14 +171,14 @@ def curves(results: Results, name: str) -> "Figure | None":
     return figure
 
 
-def _limits(bands: Sequence[Band], drawn: tuple[float, float]) -> tuple[float, float]:
-    """The limits that were chosen for everything drawn, but not far beyond what any seed had."""
+def _limits(bands: Sequence[Band], automatic: tuple[float, float]) -> tuple[float, float]:
+    """The automatic limits, but not far beyond the values of the seeds."""
     values = np.concatenate([found.values.ravel() for found in bands])
     values = values[np.isfinite(values)]
     if not len(values) or values.min() == values.max():
-        return drawn
+        return automatic
     room = _HEADROOM * (values.max() - values.min())
-    return max(drawn[0], values.min() - room), min(drawn[1], values.max() + room)
+    return max(automatic[0], values.min() - room), min(automatic[1], values.max() + room)
 
 
 def _dressed(axes: Any, label: str) -> None:
@@ -214,27 +214,27 @@ def as_pdf(figure: "Figure") -> bytes:
     return out.getvalue()
 
 
-def sample_crop(path: str | Any, *, most: tuple[int, int] = (480, 320)) -> bytes:
+def sample_crop(path: str | Any, *, max_size: tuple[int, int] = (480, 320)) -> bytes:
     """The upper left part of an image as a JPEG of some 20 kB, cut between images where a blank line shows them.
 
     Grids of samples are separated by lines of one colour.
 
     Args:
       path: an image.
-      most: largest width and height.
+      max_size: largest width and height.
 
     Raises:
       OSError: it cannot be read.
     """
     with Image.open(path) as opened:
-        picture = opened.convert("RGB")
-    pixels = np.asarray(picture)
+        image = opened.convert("RGB")
+    pixels = np.asarray(image)
     # cut at twice the size, then halved: more images are seen
-    width, height = (_cut(pixels, axis, limit=2 * limit) for axis, limit in ((1, most[0]), (0, most[1])))
-    picture = picture.crop((0, 0, width, height))
-    picture.thumbnail(most, Image.Resampling.LANCZOS)
+    width, height = (_cut(pixels, axis, limit=2 * limit) for axis, limit in ((1, max_size[0]), (0, max_size[1])))
+    image = image.crop((0, 0, width, height))
+    image.thumbnail(max_size, Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=82, optimize=True)
+    image.save(out, "JPEG", quality=82, optimize=True)
     return out.getvalue()
 
 

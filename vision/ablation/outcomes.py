@@ -79,7 +79,7 @@ def judged(
     seconds: float,
     host: str,
     log_start: int,
-    asked: bool = False,
+    stop_requested: bool = False,
 ) -> Outcome:
     """What the exit of a trial means.
 
@@ -94,7 +94,7 @@ def judged(
       seconds: how long it ran this time.
       host: where.
       log_start: where in its log this start begins, in bytes.
-      asked: whether the runner had asked it to stop, which says nothing against it.
+      stop_requested: whether the runner had asked it to stop, which says nothing against it.
     """
     images = images_seen(trial, folder)
     before = before or Outcome(ending="interrupted", code=0)
@@ -109,7 +109,7 @@ def judged(
     elif code in (_TEMPORARY, _STOPPED_AT_ONCE) or -code in _FROM_OUTSIDE:
         reason = f"killed by {signal.Signals(-code).name}" if code < 0 else "stopped and saved"
         further = images > before.images or not before.starts
-        stuck = (0 if further else before.stuck) + (not asked)
+        stuck = (0 if further else before.stuck) + (not stop_requested)
         if stuck >= STUCK:
             hint = " (out of memory?)" if code == -signal.SIGKILL else ""
             ending, reason = "failed", f"{reason}, {stuck} times at the same place{hint}"

@@ -1,4 +1,4 @@
-"""HTML for the report of a study, in the style of a run's: one page that needs nothing beside it."""
+"""HTML for the report of a study, in the style of a run's: one self-contained page."""
 
 import base64
 import html
@@ -25,7 +25,7 @@ details { margin: .4rem 0; } summary { cursor: pointer; overflow-wrap: anywhere;
 
 
 @dataclass(frozen=True)
-class Picture:
+class EncodedImage:
     """An encoded image and what it shows."""
 
     data: bytes
@@ -33,14 +33,14 @@ class Picture:
     description: str
 
 
-def embedded(picture: Picture) -> str:
+def embedded(image: EncodedImage) -> str:
     """An ``img`` element with the image in it."""
-    with Image.open(io.BytesIO(picture.data)) as opened:
+    with Image.open(io.BytesIO(image.data)) as opened:
         kind, (width, height) = str(opened.format).lower(), opened.size
-    data = base64.b64encode(picture.data).decode()
+    data = base64.b64encode(image.data).decode()
     return (
         f'<img src="data:image/{kind};base64,{data}" width="{width}" height="{height}" '
-        f'alt="{html.escape(picture.description)}">'
+        f'alt="{html.escape(image.description)}">'
     )
 
 
@@ -63,7 +63,7 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]], *, numbers: Collec
 
 
 def page(title: str, body: str) -> str:
-    """A whole page; the browser may load and run nothing, should some text ever escape its escaping."""
+    """A complete page; its policy forbids loading and running anything, in case some text is not escaped."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>

@@ -1,8 +1,8 @@
 """Which points an ablation compares: a baseline, and changes of it that are typed or named by the experiment.
 
 ``--vary FIELD VALUES`` changes one field at a time, ``--grid FIELD VALUES`` is every combination of all fields given,
-``--named`` takes changes from the experiment's own ``ABLATIONS``. All of them become options of the experiment, so that
-the one parser which reads a command line also checks the points, and each row of the table is a command.
+``--named`` takes changes from the experiment's ``ABLATIONS``. All of them become options of the experiment, so that the
+parser of command lines also checks the points, and each row of the table is a command.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ BASELINE = "baseline"
 EMPTY = "()"
 """How the empty tuple is written among the values of a field."""
 
-# What an experiment can be told for all points beside its configuration; the rest is the runner's business.
+# Options for all points in addition to the configuration; the runner sets the others.
 _FOR_ALL = ("quick", "config", "replicas_by", "profile", "processes")
 _LONGEST_NAME = 100  # file systems allow 255 bytes; a name is also a row of a table
 
@@ -37,7 +37,7 @@ class Point:
     name: str
     """Names its folder and its row; ``baseline`` for the first."""
     arguments: tuple[str, ...]
-    """Options of the experiment that make it from the baseline."""
+    """Options of the experiment that distinguish it from the baseline."""
     changes: Mapping[str, Any]
     """What it changes, as JSON values by dotted field: only what differs from the baseline."""
     config: Mapping[str, Any]
@@ -90,10 +90,10 @@ def plan(
       grid: each combination of values is a point.
 
     Returns:
-      The points, and what was left out because it equals another, in words.
+      The points, and messages about points left out because they equal another.
 
     Raises:
-      UserError: an unknown field, a value that does not parse, or a point that cannot be built, which is named.
+      UserError: an unknown field, a value that does not parse, or a point that cannot be built.
     """
     base = _baseline(recipe, arguments)
     fields = flatten(base.config)
@@ -119,7 +119,7 @@ def planned_again(recipe: ExperimentModule, arguments: Sequence[str], points: Se
     """Stored points, parsed and built anew, which tells whether the code still means the same by them.
 
     Raises:
-      UserError: a point cannot be built any more.
+      UserError: a point can no longer be built.
     """
     fields = flatten(_baseline(recipe, arguments).config)
     made = (_point(recipe, point.name, arguments, point.arguments, fields) for point in points)
@@ -143,7 +143,7 @@ def _baseline(recipe: ExperimentModule, arguments: Sequence[str]) -> Parsed[Any]
 
 
 def _explained(point: str, make: Callable[[], Any]) -> Any:
-    """What ``make`` returns; whatever it raises says which point it was."""
+    """The result of ``make``; its errors name the point."""
     try:
         return make()
     except UserError as error:
@@ -168,12 +168,12 @@ _MISSING = object()
 
 
 def plain(value: Any) -> Any:
-    """A field's value as JSON has it."""
+    """A field's value as in JSON."""
     return list(map(plain, value)) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
 
 
 def written(value: Any) -> str:
-    """A value of a field as one reads it in a table: ``1x2`` for a tuple, ``()`` for an empty one."""
+    """A value of a field for a table: ``1x2`` for a tuple, ``()`` for an empty one."""
     if isinstance(value, list | tuple):
         return "x".join(map(written, value)) or EMPTY
     return str(value)
@@ -226,7 +226,7 @@ def _combinations(config: Any, axes: Sequence[Axis]) -> list[tuple[str, tuple[st
 
 
 def _typed(chosen: Sequence[tuple[Axis, tuple[str, ...]]]) -> str:
-    """What a point is called until it is parsed."""
+    """The name of a point until it is parsed."""
     return ",".join(f"{axis.field}={'x'.join(value) or EMPTY}" for axis, value in chosen)
 
 
@@ -273,18 +273,18 @@ def written_option(field: str, value: Any) -> tuple[str, ...]:
         return (option,) if value else (f"--{parent}.no-{last}" if parent else f"--no-{last}",)
     if isinstance(value, tuple | list):
         return (option, *map(str, value))
-    # "-1" after a space could be taken for an option
+    # "-1" after a space could be parsed as an option
     return (f"{option}={value}",) if str(value).startswith("-") else (option, str(value))
 
 
 def _renamed(point: Point) -> Point:
-    """Called after what it changes, so that one configuration has one name however it was typed."""
+    """A name from the changes, so that equal configurations have the same name however they were typed."""
     name = ",".join(f"{field}={written(value)}" for field, value in point.changes.items())
     return dataclasses.replace(point, name=name)
 
 
 def _distinct(point: Point, others: Sequence[Point]) -> Point:
-    """With a name that can be a folder, unlike all ``others`` also where capitals do not count."""
+    """With a name that is valid as a folder and differs from all ``others``, also ignoring case."""
     name = re.sub(r"[^A-Za-z0-9._+=,-]", "-", point.name.replace(EMPTY, "empty"))
     digest = hashlib.sha256(repr(point.config).encode()).hexdigest()[:8]
     if len(name) > _LONGEST_NAME:

@@ -1,4 +1,4 @@
-"""The report of a study: ``report.html`` for people, ``tables/`` and ``figures/`` for the paper."""
+"""The report of a study: ``report.html`` for reading, ``tables/`` and ``figures/`` for papers."""
 
 import html
 import re
@@ -7,9 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 from vision.ablation import claims, figures, tables
-from vision.ablation.page import Picture, embedded, page, table
+from vision.ablation.page import EncodedImage, embedded, page, table
 from vision.ablation.plan import written
-from vision.ablation.results import Results, Row, Run, State, collect, environments, picture_of, rows
+from vision.ablation.results import Results, Row, Run, State, collect, environments, latest_samples, rows
 from vision.ablation.study import Study, baseline_of, spelled
 from vision.atomic import write_atomically
 from vision.launch.run_folder import flat
@@ -31,15 +31,15 @@ def write_report(
     metric: str | None = None,
     tend: Callable[[], None] = lambda: None,
 ) -> Results:
-    """Write the page, the tables and the figures anew, from what is in the study directory; runs nothing.
+    """Write the page, the tables and the figures again from the study directory, without running anything.
 
-    Of several that want to, one writes at a time: the last one has seen everything.
+    One process writes at a time, so that the last one has all results.
 
     Args:
       study: the plan.
       folder: the study directory.
-      stale: seconds after which a claim without a sign of life counts for nothing.
-      metric: the number that leads; None for the first.
+      stale: seconds without a sign of life after which a claim is ignored.
+      metric: the leading metric; None for the first.
       tend: called often meanwhile.
 
     Raises:
@@ -82,17 +82,17 @@ def _section(results: Results, metric: str, alive: Callable[[], None]) -> str:
     label = f"{results.study.experiment}-{metric}"
     write_atomically(stem.with_name(f"{name}.tex"), tables.latex(found, text, label=label).encode())
     alive()
-    pictures = [_drawn(results, f"{name}", figures.dots(found, metric), f"{metric} of every point", alive)]
+    plots = [_saved_figure(results, f"{name}", figures.dots(found, metric), f"{metric} of every point", alive)]
     curves = figures.curves(results, f"eval/{metric}")
     if curves is not None:
-        pictures.append(_drawn(results, f"{name}-curves", curves, f"{metric} over the images seen", alive))
+        plots.append(_saved_figure(results, f"{name}-curves", curves, f"{metric} over the images seen", alive))
     return "\n".join(
         [
             f"<h2>{html.escape(metric)}</h2>",
             _numbers(found),
             f'<p class="note">{html.escape(text)}</p>',
-            *pictures[:1],
-            *(f'{picture}\n<p class="note">{_BANDS}</p>' for picture in pictures[1:]),
+            *plots[:1],
+            *(f'{image}\n<p class="note">{_BANDS}</p>' for image in plots[1:]),
         ]
     )
 
@@ -101,14 +101,14 @@ def _comparisons(found: Sequence[Row]) -> int:
     return sum(row.difference is not None and row.difference.interval is not None for row in found)
 
 
-def _drawn(results: Results, name: str, figure: "figures.Figure", what: str, alive: Callable[[], None]) -> str:
+def _saved_figure(results: Results, name: str, figure: "figures.Figure", what: str, alive: Callable[[], None]) -> str:
     """Keep a figure as PDF and PNG, and return it for the page."""
     png = figures.as_png(figure)
     write_atomically(results.folder / "figures" / f"{name}.png", png)
     alive()
     write_atomically(results.folder / "figures" / f"{name}.pdf", figures.as_pdf(figure))
     alive()
-    return f'<figure class="curves">{embedded(Picture(png, what))}</figure>'
+    return f'<figure class="curves">{embedded(EncodedImage(png, what))}</figure>'
 
 
 def _losses(results: Results) -> list[str]:
@@ -120,7 +120,7 @@ def _loss_section(results: Results, name: str, alive: Callable[[], None]) -> str
     figure = figures.curves(results, name)
     if figure is None:
         return ""
-    drawn = _drawn(results, f"{re.sub('[^A-Za-z0-9]', '-', name)}-curves", figure, f"{name} over images", alive)
+    drawn = _saved_figure(results, f"{re.sub('[^A-Za-z0-9]', '-', name)}-curves", figure, f"{name} over images", alive)
     return f'<h2>{html.escape(name)}</h2>\n{drawn}\n<p class="note">{_BANDS}</p>'
 
 
@@ -174,34 +174,34 @@ def shown_seeds(results: Results) -> list[int]:
 
 
 def _samples(results: Results, alive: Callable[[], None]) -> str:
-    seeds, lines, any_picture = shown_seeds(results), [], False
+    seeds, lines, any_image = shown_seeds(results), [], False
     for point in results.study.points:
         cells = [f"<code>{html.escape(point.name)}</code>"]
         for seed in seeds:
-            picture = _sample(results.runs[point.name].get(seed))
-            any_picture = any_picture or picture is not None
-            cells.append(embedded(picture) if picture is not None else '<span class="note">none</span>')
+            image = _sample(results.runs[point.name].get(seed))
+            any_image = any_image or image is not None
+            cells.append(embedded(image) if image is not None else '<span class="note">none</span>')
             alive()
         lines.append(cells)
-    if not any_picture:
+    if not any_image:
         return ""
-    note = "The upper left part of each run's last samples, reduced; drawn after equal seeds."
+    note = "The upper left part of each run's last samples, reduced; with equal sampling seeds."
     head = ("point", *(f"seed {seed}" for seed in seeds))
     return f'<h2>Samples</h2>\n{table(head, lines, kind="samples")}\n<p class="note">{note}</p>'
 
 
-def _sample(run: Run | None) -> Picture | None:
-    path = picture_of(run) if run is not None else None
+def _sample(run: Run | None) -> EncodedImage | None:
+    path = latest_samples(run) if run is not None else None
     if run is None or path is None:
         return None
     try:
-        return Picture(figures.sample_crop(path), f"samples of {run.point}, seed {run.seed}")
+        return EncodedImage(figures.sample_crop(path), f"samples of {run.point}, seed {run.seed}")
     except (OSError, SyntaxError):  # Pillow reports some damaged PNG files as a SyntaxError
         return None
 
 
 def _points(results: Results) -> str:
-    """What each point changes, beside what the baseline has."""
+    """The changes of each point, next to the baseline's values."""
     before = flat(baseline_of(results.study).config)
     lines = []
     for point in results.study.points:
@@ -212,7 +212,7 @@ def _points(results: Results) -> str:
 
 
 def _trials(results: Results) -> str:
-    """Where every trial stands, how long it took, and why one failed."""
+    """The state of every trial, its duration, and the reasons of failures."""
     lines, failures = [], []
     for status in results.statuses:
         outcome = status.outcome

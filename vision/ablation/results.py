@@ -1,4 +1,4 @@
-"""What the trials of a study have measured so far, read from their work directories."""
+"""The results of a study so far, read from the work directories of its trials."""
 
 import json
 import re
@@ -22,12 +22,12 @@ State = Literal["waiting", "running", "interrupted", "failed", "finished"]
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Where a trial stands."""
+    """The state of a trial."""
 
     trial: Trial
     state: State
     outcome: Outcome | None
-    """How its latest start ended; of one that is running, the one before."""
+    """How its latest start ended; for a running trial, the previous one."""
     owner: Owner | None
     """Who is running it."""
     images: int
@@ -35,7 +35,7 @@ class Status:
 
     @property
     def text(self) -> str:
-        """For people: ``failed: exit 3: error: ...``."""
+        """A description: ``failed: exit 3: error: ...``."""
         if self.state == "running":
             return f"running: {self.owner}"
         if self.state == "failed" and self.outcome is not None:
@@ -50,7 +50,7 @@ class Run:
     point: str
     seed: int
     lines: Sequence[Mapping[str, Any]]
-    """Its metrics, one mapping a line."""
+    """Its metrics, one mapping per line."""
     final: Mapping[str, float]
     """Its ``eval/`` numbers at the budget, by name without ``eval/``."""
     folder: Path
@@ -59,7 +59,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """Everything that a report is made of."""
+    """The data of a report."""
 
     study: Study
     folder: Path
@@ -86,7 +86,7 @@ class Row:
 
 
 def status_of(trial: Trial, folder: Path, *, stale: float) -> Status:
-    """Where a trial stands, by what is in the study directory."""
+    """The state of a trial, from the study directory."""
     outcome = outcomes.read(trial.beside(folder, ".json"))
     held = holder(folder / "claims", trial.unit, stale=stale)
     ended = outcome.ending if outcome is not None else None
@@ -110,8 +110,8 @@ def collect(study: Study, folder: Path, *, stale: float, metric: str | None = No
     Args:
       study: the plan.
       folder: the study directory.
-      stale: seconds after which a claim without a sign of life counts for nothing.
-      metric: the number that leads; None for the first one of the last line of metrics.
+      stale: seconds without a sign of life after which a claim is ignored.
+      metric: the leading metric; None for the first one of the last line of metrics.
 
     Raises:
       UserError: there are numbers, and ``metric`` is none of them; metrics of a finished trial are damaged.
@@ -140,7 +140,7 @@ def collect(study: Study, folder: Path, *, stale: float, metric: str | None = No
 
 
 def rows(results: Results, metric: str) -> tuple[Row, ...]:
-    """One row a point, the baseline first; p-values are adjusted over the rows."""
+    """One row per point, the baseline first; p-values are adjusted over the rows."""
     values = {
         name: {seed: run.final[metric] for seed, run in sorted(seeds.items()) if metric in run.final}
         for name, seeds in results.runs.items()
@@ -163,15 +163,15 @@ def rows(results: Results, metric: str) -> tuple[Row, ...]:
     )
 
 
-def picture_of(run: Run) -> Path | None:
-    """The samples of a run after its last evaluation; None where it keeps none."""
-    pictures = [path for path in (run.folder / "samples").glob("*-*.png") if re.search(r"-\d+$", path.stem)]
-    pictures.sort(key=lambda path: (int(path.stem.rpartition("-")[2]), path.stem.startswith("samples-")))
-    return pictures[-1] if pictures else None
+def latest_samples(run: Run) -> Path | None:
+    """The samples of a run after its last evaluation; None if there are none."""
+    plots = [path for path in (run.folder / "samples").glob("*-*.png") if re.search(r"-\d+$", path.stem)]
+    plots.sort(key=lambda path: (int(path.stem.rpartition("-")[2]), path.stem.startswith("samples-")))
+    return plots[-1] if plots else None
 
 
 def environments(results: Results) -> dict[str, dict[str, int]]:
-    """What the trials ran on: for each property, its values and how many trials had each."""
+    """The environments of the trials: for each property, its values and how many trials had each."""
     found: dict[str, dict[str, int]] = {}
     for status in results.statuses:
         try:

@@ -1,8 +1,8 @@
-"""Runs the trials of a study: claims one, starts it, waits, writes down how it ended; any number of runners at once.
+"""Runs the trials of a study: claims one, starts it, waits, records its outcome; any number of runners at once.
 
-There is one thread. It looks at its trials a few times a second, renews their claims, and starts the next where there
-is room. What it must never do is train one trial twice: a trial is started only under a claim (``claims.py``) and after
-another look at its outcome, which is written before the claim is given back.
+There is one thread. It checks its trials a few times a second, renews their claims, and starts the next if there is
+room. To never train a trial twice, a trial is started only under a claim (``claims.py``) and after checking its outcome
+again, which is written before the claim is released.
 """
 
 import contextlib
@@ -31,14 +31,14 @@ from vision.units import count, duration
 DONE, FAILED, UNFINISHED, KILLED = 0, 1, 75, 130
 """Exit codes: all finished; some failed; stopped, or some are running elsewhere; Ctrl-C pressed twice."""
 
-_RENEWALS = 5  # signs of life within the time after which a claim counts as stale
+_RENEWALS = 5  # signs of life per time after which a claim is stale
 _MOST_SECONDS_SILENT = 20.0
-_RESUME_AFTER = 2.0  # seconds until a trial that was killed is resumed: the runner may be about to be stopped as well
-_REPORT_SHARE = 20  # renewing the report may take one part in so many of the time
+_RESUME_AFTER = 2.0  # seconds until a killed trial is resumed, since the runner may be about to be stopped as well
+_REPORT_SHARE = 20  # renewing the report may take this fraction (1 / n) of the time
 
 
 class Stop:
-    """Counts SIGTERM and Ctrl-C while it is entered. Works in the main thread only."""
+    """Counts SIGTERM and Ctrl-C as a context manager. Works only in the main thread."""
 
     def __init__(self):
         self.requests = 0
@@ -72,13 +72,13 @@ class _Running:
     started: float
     log_start: int
     before: Outcome | None
-    asked: bool = False
-    """Whether it was told to stop."""
+    stop_requested: bool = False
+    """Whether the runner has requested it to stop."""
     lost: bool = False
-    """Whether somebody else took its claim over."""
+    """Whether another runner has taken its claim over."""
 
     def seconds(self) -> float:
-        """Time that the trial has run, over all its starts."""
+        """Running time of the trial, over all its starts."""
         return time.monotonic() - self.started + (self.before.seconds if self.before else 0.0)
 
 
@@ -88,14 +88,14 @@ class Runner:
     Args:
       trials: what to run, in order.
       folder: the study directory.
-      shares: what each of the trials that run at the same time may use; as many as there are shares.
+      shares: the resources of each concurrent trial; their number is that of concurrent trials.
       stale: seconds without a sign of life after which a claim of another runner is taken over.
-      retry_failed: try those again that failed before.
-      report: renews the report; is given a function that it calls often, so that claims stay alive meanwhile.
-      narrator: where to say what happens.
-      headline: the final numbers of a trial for its line, from its folder; "" where there are none.
-      extra: further options of every trial, which are about where it runs and not about what it computes.
-      poll: seconds between two looks.
+      retry_failed: run trials again that failed before.
+      report: renews the report; gets a function to call often, so that claims are renewed meanwhile.
+      narrator: for progress messages.
+      headline: the final numbers of a trial for its line, from its folder; "" if there are none.
+      extra: further options of every trial that concern only where it runs.
+      poll: seconds between two checks.
     """
 
     def __init__(
@@ -122,8 +122,8 @@ class Runner:
             for unit, outcome in self._outcomes.items()
             if retry_failed and outcome is not None and outcome.ending == "failed"
         }
-        self._held: dict[str, Held] = {}  # trials of others as this runner first saw them
-        self._alive: set[str] = set()  # those whose owners have shown life since
+        self._held: dict[str, Held] = {}  # trials of other runners as first seen
+        self._alive: set[str] = set()  # those with signs of life since
         self._not_before: dict[str, float] = {}
         self._next_renewal = self._next_look = self._next_report = time.monotonic()
         self._next_show = self._next_look
@@ -131,7 +131,7 @@ class Runner:
         self._stop = Stop()
 
     def run(self) -> int:
-        """Run until there is nothing left to do here, or until told to stop; returns the exit code.
+        """Run until nothing is left to do, or until stopped; returns the exit code.
 
         Raises:
           UserError: an outcome cannot be read, or the report not written.
@@ -143,17 +143,17 @@ class Runner:
                 while self._turn():
                     time.sleep(self._poll)
             finally:
-                for running in self._running:  # only after an error of the runner's own
+                for running in self._running:  # only after an error of the runner itself
                     _kill(running)
                     running.process.wait()
                     release(running.claim)
             self._narrator.live("")
-            if not self._stop.requests:  # whoever stops a runner may not wait for images
+            if not self._stop.requests:  # a stopped runner must not take time for plots
                 self._report(self._tend)
         return self._summary()
 
     def _turn(self) -> bool:
-        """One look at everything; False when there is nothing left to wait for."""
+        """One check of all trials; False if there is nothing left to wait for."""
         self._tend()
         for running in [each for each in self._running if each.process.poll() is not None]:
             self._ended(running)
@@ -168,12 +168,12 @@ class Runner:
         return True
 
     def _tend(self) -> None:
-        """Pass a request to stop on, and show that this runner lives."""
+        """Forward a request to stop, and renew claims."""
         for running in self._running:
             if self._stop.at_once:
                 _kill(running)
-            elif self._stop.requests and not running.asked:
-                running.asked = True
+            elif self._stop.requests and not running.stop_requested:
+                running.stop_requested = True
                 with contextlib.suppress(ProcessLookupError):
                     running.process.terminate()
                 self._narrator.say(f"{self._number(running.trial)}: told to save and stop")
@@ -187,7 +187,7 @@ class Runner:
     def _start_what_fits(self) -> None:
         if not self._free or time.monotonic() < self._next_look:
             return
-        # those that were killed come last: what killed them may be over then
+        # killed trials come last: the cause may have disappeared by then
         for trial in sorted(self._trials, key=lambda trial: self._not_before.get(trial.unit, 0.0)):
             if not self._free:
                 return
@@ -200,14 +200,14 @@ class Runner:
         return not (busy or self._settled(trial) or time.monotonic() < self._not_before.get(trial.unit, 0.0))
 
     def _settled(self, trial: Trial) -> bool:
-        """Whether there is nothing to do for a trial any more, as far as is known."""
+        """Whether a trial needs no further work, as far as known."""
         outcome = self._outcomes[trial.unit]
         if outcome is None or outcome.ending == "interrupted":
             return False
         return outcome.ending == "finished" or self._retry.get(trial.unit) != outcome.starts
 
     def _take(self, trial: Trial) -> None:
-        """Start a trial unless somebody else has it, or has ended it."""
+        """Start a trial unless another runner has claimed or ended it."""
         self._look_again(trial)
         if self._settled(trial):
             return
@@ -219,7 +219,7 @@ class Runner:
             return
         self._held.pop(trial.unit, None)
         self._alive.discard(trial.unit)
-        self._look_again(trial)  # it may have ended between the look and the claim
+        self._look_again(trial)  # it may have ended between the check and the claim
         if self._settled(trial):
             release(got)
         else:
@@ -249,7 +249,7 @@ class Runner:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **share.environment},
-                start_new_session=True,  # Ctrl-C on the terminal is for the runner alone
+                start_new_session=True,  # Ctrl-C on the terminal is only for the runner
             )
         self._running.append(_Running(trial, claim, share, process, time.monotonic(), log_start, before))
         images = outcomes.images_seen(trial, self._folder)
@@ -275,7 +275,7 @@ class Runner:
             seconds=time.monotonic() - running.started,
             host=socket.gethostname(),
             log_start=running.log_start,
-            asked=running.asked,
+            stop_requested=running.stop_requested,
         )
         outcomes.write(trial.beside(self._folder, ".json"), outcome)
         release(running.claim)
@@ -284,7 +284,9 @@ class Runner:
         self._report_due = self._report_due or outcome.ending != "interrupted"
         if outcome.ending == "interrupted":
             self._not_before[trial.unit] = time.monotonic() + _RESUME_AFTER
-        self._narrator.say(f"{self._number(trial)}: {self._described(trial, outcome)}{self._tally(running.asked)}")
+        self._narrator.say(
+            f"{self._number(trial)}: {self._described(trial, outcome)}{self._tally(running.stop_requested)}"
+        )
         if outcome.ending == "failed":
             self._narrator.say(f"  its log: {trial.beside(self._folder, '.log')}")
 
@@ -301,7 +303,7 @@ class Runner:
         return "; " + ", ".join(filter(None, [f"{done} of {len(self._trials)} done", about(self._seconds_left())]))
 
     def _wanted(self) -> bool:
-        """Whether a trial is left that this runner may still start, now or when an owner turns out to be dead."""
+        """Whether this runner may still start a trial, now or if an owner turns out to be dead."""
         return any(not self._settled(trial) and trial.unit not in self._alive for trial in self._trials)
 
     def _renew_report(self) -> None:
@@ -317,7 +319,7 @@ class Runner:
         return f"trial {self._trials.index(trial) + 1} of {len(self._trials)} ({trial.title})"
 
     def _parts(self) -> Mapping[str, tuple[float, float]]:
-        """Of each running trial, how long it has run and how much of it is done."""
+        """The running time and progress of each running trial."""
         found = {}
         for running in self._running:
             budget = running.trial.point.budget
@@ -338,7 +340,7 @@ class Runner:
         self._narrator.live("; ".join(filter(None, [", ".join(names), left])))
 
     def _summary(self) -> int:
-        """Say what there is now; the exit code."""
+        """Print the summary; returns the exit code."""
         for trial in self._trials:
             self._look_again(trial)
         by = lambda *endings: [t for t in self._trials if (o := self._outcomes[t.unit]) and o.ending in endings]
@@ -356,6 +358,6 @@ class Runner:
 
 
 def _kill(running: _Running) -> None:
-    """End a trial and what it started, at once."""
+    """Kill a trial and its child processes."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(running.process.pid, signal.SIGKILL)

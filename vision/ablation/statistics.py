@@ -1,7 +1,7 @@
-"""What a few seeds say about a mean and about a difference: Student's intervals, paired tests, Holm's correction.
+"""Statistics of a mean and of a difference over a few seeds: Student's intervals, paired tests, Holm's correction.
 
-Both intervals assume that the seeds are independent draws and their values (or differences) about normal, which nobody
-can check with three of them; the interval is then honest about little else than how little is known.
+Both intervals assume that the seeds are independent and their values (or differences) approximately normal, which
+cannot be checked with three seeds; the interval then mainly shows the uncertainty.
 """
 
 import math
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 CONFIDENCE = 0.95
-_ROUNDING = 1e-12  # relative to the values: a spread below this is that of float64, not of the seeds
+_ROUNDING = 1e-12  # relative to the values: a smaller deviation is due to float64 rounding, not to the seeds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """One metric over the seeds of one point."""
+    """One metric over the seeds of a point."""
 
     n: int
     """Seeds."""
@@ -50,7 +50,8 @@ class Difference:
 def summary(values: Sequence[float]) -> Summary:
     """Mean, standard deviation and t interval of at least one value.
 
-    ``mean ± t_{n-1, 0.975} * sd / sqrt(n)``. A value that is not finite makes the mean so, and leaves no spread.
+    ``mean ± t_{n-1, 0.975} * sd / sqrt(n)``. A value that is not finite makes the mean not finite and the deviation
+    undefined.
     """
     if not values:
         raise ValueError("a summary of no values")
@@ -61,7 +62,7 @@ def summary(values: Sequence[float]) -> Summary:
 def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
     """The difference of two points over the seeds that both have; None where there is no such seed.
 
-    Pairing by seed takes out what a seed does to both: equal initialisation, order and evaluation noise. The test is
+    Pairing by seed removes the common effects of a seed: equal initialisation, order and evaluation noise. The test is
     the paired t-test (Student, 1908): ``t = mean / (sd / sqrt(n))`` of the differences, n - 1 degrees of freedom.
 
     Args:
@@ -73,7 +74,7 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Differ
         return None
     differences = [left - right for left, right in pairs]
     mean, sd = _moments(differences)
-    # the size of the values, not of their differences, decides what is rounding
+    # the magnitude of the values, not of their differences, determines the rounding error
     interval = _interval(mean, sd, [value for pair in pairs for value in pair], n=len(pairs))
     p = None
     if interval is not None and sd:
@@ -89,7 +90,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     The i-th smallest of m, counted from 0, becomes the largest of ``min(1, (m - j) p_(j))`` over j <= i.
 
     Rejecting where the adjusted value is below alpha keeps the chance of any false rejection below alpha, whatever the
-    dependence. Places without a test (None) stay so and are not counted.
+    dependence. Entries without a test (None) are kept and not counted.
     """
     tested = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)

@@ -1,7 +1,7 @@
-"""The study directory: what is compared, written down once, so that every later start means the same thing.
+"""The study directory: it stores the plan of a comparison, so that every later start is consistent.
 
-``study.json`` holds the plan. A study only grows: points and seeds may be added by a later command, and nothing that it
-holds is ever changed, since the trials beside it were trained by it.
+``study.json`` holds the plan. A study only grows: points and seeds may be added by a later command, but nothing is ever
+changed, since its trials were trained with it.
 
     study.json          experiment, options, points with all their values, seeds
     trials/POINT/seed-S       a work directory as any run leaves it; seeds-0-2 where three seeds are one program
@@ -29,17 +29,17 @@ _FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What a study directory holds."""
+    """The plan of a study."""
 
     experiment: str
     module: str
-    """What ``python -m`` runs."""
+    """The experiment's module for ``python -m``."""
     arguments: tuple[str, ...]
     """Options of the experiment for all points."""
     points: tuple[Point, ...]
     """The baseline first."""
     programs: tuple[tuple[int, ...], ...]
-    """The seeds; those of one tuple are trained as one program."""
+    """The seeds; each tuple is trained as one program."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -53,7 +53,7 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What is started, claimed and repeated as one: a point with a seed, or with several seeds as one program."""
+    """The unit that is started, claimed and repeated: a point with a seed, or with several seeds as one program."""
 
     point: Point
     seeds: tuple[int, ...]
@@ -65,7 +65,7 @@ class Trial:
 
     @property
     def title(self) -> str:
-        """For people: ``baseline, seed 0``."""
+        """A title: ``baseline, seed 0``."""
         return f"{self.point.name}, seed{'s' if len(self.seeds) > 1 else ''} {spelled(self.seeds)}"
 
     def workdir(self, folder: Path) -> Path:
@@ -73,7 +73,7 @@ class Trial:
         return folder / "trials" / self.unit
 
     def beside(self, folder: Path, suffix: str) -> Path:
-        """The file beside its work directory: ``.log`` or ``.json``."""
+        """The file next to its work directory: ``.log`` or ``.json``."""
         workdir = self.workdir(folder)
         return workdir.with_name(workdir.name + suffix)
 
@@ -86,12 +86,12 @@ class Trial:
         return ("-m", self.module, *self.arguments, "--workdir", str(self.workdir(folder)))
 
     def typed(self, folder: Path) -> str:
-        """The command as one types it."""
+        """The command as typed in a shell."""
         return shlex.join(["python", *self.command(folder)])
 
 
 def spelled(seeds: Sequence[int]) -> str:
-    """Seeds for people: ``0-2`` or ``5, 7``."""
+    """Readable seeds: ``0-2`` or ``5, 7``."""
     if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
         return f"{seeds[0]}-{seeds[-1]}"
     return ", ".join(map(str, seeds))
@@ -100,7 +100,7 @@ def spelled(seeds: Sequence[int]) -> str:
 def trials(study: Study, points: Sequence[str], seeds: Sequence[int]) -> tuple[Trial, ...]:
     """The trials of some points and seeds. Seeds vary slowest, so that the first seed of all points comes first.
 
-    A program of several seeds is a trial when any of its seeds is asked for.
+    A program of several seeds is a trial when any of its seeds is requested.
     """
     found = []
     for program in study.programs:
@@ -122,25 +122,25 @@ def trials(study: Study, points: Sequence[str], seeds: Sequence[int]) -> tuple[T
 
 
 def divided(
-    seeds: Sequence[int], *, together: bool, existing: Sequence[Sequence[int]] = ()
+    seeds: Sequence[int], *, vectorized: bool, existing: Sequence[Sequence[int]] = ()
 ) -> tuple[tuple[int, ...], ...]:
     """How seeds are divided into programs: one each, or all new ones as one.
 
     Args:
-      seeds: all that are asked for.
-      together: train those that are new as one program, which counts its seeds up.
-      existing: programs that there are; theirs are not new.
+      seeds: all requested seeds.
+      vectorized: train those that are new as one program, which counts its seeds up.
+      existing: existing programs, whose seeds are not new.
 
     Raises:
-      UserError: seeds that are to be trained together but do not follow each other.
+      UserError: seeds to be trained as one program that are not consecutive.
     """
     known = {seed for program in existing for seed in program}
     new = sorted(set(seeds) - known)
-    if together and new:
+    if vectorized and new:
         if new != list(range(new[0], new[-1] + 1)):
             raise UserError(
-                f"--together trains seeds that follow each other, and {spelled(new)} do not: choose others, or leave "
-                "--together out"
+                f"--vectorized trains seeds that follow each other, and {spelled(new)} do not: choose others, or leave "
+                "--vectorized out"
             )
         return (*map(tuple, existing), tuple(new))
     return (*map(tuple, existing), *((seed,) for seed in new))
@@ -194,11 +194,11 @@ def write(folder: Path, study: Study) -> None:
 
 
 def grown(stored: Study, points: Sequence[Point], folder: Path) -> tuple[Study, list[str]]:
-    """``stored`` with the points that it lacks, and the names under which it holds those asked for.
+    """``stored`` with the points that it lacks, and the names of the requested points in it.
 
     Args:
-      stored: what the directory holds.
-      points: what the command asks for, the baseline first.
+      stored: the stored study.
+      points: the requested points, the baseline first.
       folder: named in errors.
 
     Raises:
@@ -223,7 +223,7 @@ def grown(stored: Study, points: Sequence[Point], folder: Path) -> tuple[Study, 
 
 
 def different(there: Point, here: Point) -> str:
-    """In words, the values in which a stored point differs from one asked for; empty where none does."""
+    """A description of the values in which a stored point differs from the requested one; empty if none does."""
     before, now = flat(there.config), flat(here.config)
     found = [
         f"{key} is {_value(before, key)} there and {_value(now, key)} here"

@@ -1,4 +1,4 @@
-"""The tables of an ablation as Markdown, CSV and LaTeX (booktabs), and the sentences that belong under them."""
+"""The tables of an ablation as Markdown, CSV and LaTeX (booktabs), and the notes below them."""
 
 import csv
 import io
@@ -52,7 +52,7 @@ _LATEX = {
 def decimals(rows: Sequence[Row]) -> tuple[int, int]:
     """Digits after the point for the values of a table and for its differences, which pairing makes more precise.
 
-    Two digits of a typical standard deviation; four of the largest number where there is none, as with one seed.
+    Two digits of a typical standard deviation; four of the largest number if there is none, as with one seed.
     """
     found = [row.summary for row in rows if row.summary is not None]
     differences = [row.difference for row in rows if row.difference is not None]
@@ -101,7 +101,7 @@ def _fixed(number: float, places: int, *, sign: bool = False) -> str:
 
 
 def _interval(found: Summary | Difference, places: int, *, sign: bool = False) -> str:
-    """``[0.941, 0.958]``, or why there is none: never an interval without width."""
+    """``[0.941, 0.958]``, or why there is none: never an interval of zero width."""
     if found.interval is not None:
         return f"[{', '.join(_fixed(end, places, sign=sign) for end in found.interval)}]"
     if found.n == 1:
@@ -112,11 +112,11 @@ def _interval(found: Summary | Difference, places: int, *, sign: bool = False) -
 
 
 def caption(results: Results, metric: str, rows: Sequence[Row], *, comparisons: Mapping[str, int]) -> str:
-    """What a table shows and what it does not, in sentences.
+    """Notes on a table: its contents and limitations.
 
     Args:
-      results: for what is missing.
-      metric: what the table is of.
+      results: for missing trials.
+      metric: the metric of the table.
       rows: its rows.
       comparisons: intervals of differences in every table, by metric.
     """
@@ -191,12 +191,12 @@ def latex(rows: Sequence[Row], text: str, *, label: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Plain text for LaTeX: all characters that mean something to it are printed instead."""
+    """Plain text for LaTeX, with special characters escaped."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
 def _mathematical(cell: str) -> str:
-    """A cell of numbers in mathematics, so that a minus is one; words and dashes stay text."""
+    """A cell with numbers in math mode, for proper minus signs; words and dashes stay text."""
     number, space, words = cell.partition(" (")
     if number == NOTHING:
         return "--"
@@ -208,7 +208,7 @@ def _mathematical(cell: str) -> str:
 
 
 def table_csv(rows: Sequence[Row]) -> str:
-    """All numbers with all digits; empty where there is none."""
+    """All numbers with all digits; empty cells for missing ones."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_HEAD)
@@ -228,7 +228,7 @@ def table_csv(rows: Sequence[Row]) -> str:
 
 
 def values_csv(results: Results) -> str:
-    """Every final number of every seed, one a line."""
+    """Every final number of every seed, one per line."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("metric", "point", "seed", "value"))

@@ -19,7 +19,7 @@ from vision.data.letterbox import Letterbox, letterboxed
 from vision.errors import UserError
 from vision.evaluation.detection_files import Predicted, said_of, unique_stems, write_picture, write_results
 from vision.evaluation.detection_images import ReadPicture, plots, read_files, sheets
-from vision.metrics.detection.average_precision import CocoScores, Found, coco_scores
+from vision.metrics.detection.average_precision import CocoScores, ImageDetections, coco_scores
 from vision.metrics.detection.matching import CONFIDENCES, IOU, ConfidenceCurves, confidence_curves, matching
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluate, Evaluation, EvaluatorFactory
@@ -83,7 +83,7 @@ def evaluator(compiler: Compiler, detect: Detect, config: Selection) -> Callable
 
     def evaluate(variables: Any, test: DetectionSet) -> Evaluation:
         truth = test.truth()
-        found: dict[int, Found] = {}
+        found: dict[int, ImageDetections] = {}
         for batch in test.batches():
             fields = {name: batch[name] for name in ("image", "index", "mask")}
             detections, index, mask = jax.device_get(compiled(variables, compiler.shard(fields)))
@@ -200,7 +200,7 @@ def _without_padding(square: UInt8[np.ndarray, "s s 3"], box: Letterbox) -> UInt
     return np.array(part.resize((box.width, box.height), Image.Resampling.BICUBIC))
 
 
-def original(detections: Any, row: int, box: Letterbox) -> Found:
+def original(detections: Any, row: int, box: Letterbox) -> ImageDetections:
     """The detections of one image of a batch in pixels of its picture, clipped to it, those without area left out."""
     valid = detections.valid[row]
     boxes = box.from_square(np.asarray(detections.boxes[row][valid], np.float32))
@@ -208,7 +208,7 @@ def original(detections: Any, row: int, box: Letterbox) -> Found:
     # what is not finite stays: it stops the evaluation
     seen = ~np.any(boxes[:, 2:] <= boxes[:, :2], axis=1)
     scores, labels = (np.asarray(of[row][valid][seen]) for of in (detections.scores, detections.labels))
-    return Found(boxes[seen], scores.astype(np.float32), labels.astype(np.int32))
+    return ImageDetections(boxes[seen], scores.astype(np.float32), labels.astype(np.int32))
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ def predict_files(
     """
     compiled = compiler.function(detect)
 
-    def found_in(variables: Any, images: list[Image.Image]) -> list[Found]:
+    def found_in(variables: Any, images: list[Image.Image]) -> list[ImageDetections]:
         """The batch is filled up, so that one program does for all."""
         if not images:
             return []

@@ -12,7 +12,7 @@ from PIL import Image
 
 from vision.atomic import write_atomically
 from vision.data.annotations.coco import CocoNumbers
-from vision.metrics.detection.average_precision import Found
+from vision.metrics.detection.average_precision import ImageDetections
 from vision.report.boxes import ImageWithBoxes, image_with_boxes
 
 _JPEG = frozenset({".jpg", ".jpeg"})
@@ -28,7 +28,7 @@ class Predicted:
     """Of the upright picture in pixels."""
     height: int
     """In pixels."""
-    found: Found
+    found: ImageDetections
     """In pixels of the upright picture."""
 
 
@@ -49,7 +49,7 @@ def unique_stems(files: Sequence[Path]) -> list[str]:
     return stems
 
 
-def said_of(found: Found, class_names: Sequence[str]) -> str:
+def said_of(found: ImageDetections, class_names: Sequence[str]) -> str:
     """A line for people: "3 RBC (0.62 to 0.97), 1 WBC (0.91)", the most frequent class first."""
     parts = []
     labels, counts = np.unique(found.labels, return_counts=True)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32, Int, UInt8
 from PIL import Image
 
 from vision.data.annotations.cleaning import Annotations, open_image
-from vision.metrics.detection.average_precision import RECALLS, CocoScores, Found
+from vision.metrics.detection.average_precision import RECALLS, CocoScores, ImageDetections
 from vision.metrics.detection.matching import (
     CONFIDENCES,
     IOU,
@@ -17,7 +17,7 @@ from vision.metrics.detection.matching import (
     Matching,
     Miss,
     detection_confusion,
-    sure_enough,
+    is_confident,
     worst_false_positives,
     worst_misses,
 )
@@ -50,7 +50,7 @@ def read_files(truth: Annotations) -> ReadPicture:
 
 
 def plots(
-    truth: Annotations, found: Sequence[Found], scores: CocoScores, curves: ConfidenceCurves
+    truth: Annotations, found: Sequence[ImageDetections], scores: CocoScores, curves: ConfidenceCurves
 ) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
     """What is drawn of the numbers alone: "confidence", and, where there are boxes, "precision_recall"; "confusion".
 
@@ -83,7 +83,12 @@ def _confusion_title(matrix: Int[np.ndarray, "j j"], confidence: float) -> str:
 
 
 def sheets(
-    truth: Annotations, found: Sequence[Found], matches: Matching, *, confidence: float, read_pictures: ReadPictures
+    truth: Annotations,
+    found: Sequence[ImageDetections],
+    matches: Matching,
+    *,
+    confidence: float,
+    read_pictures: ReadPictures,
 ) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
     """What is drawn on pictures: "found", a dozen of them evenly spread over the set; "mistakes", the worst errors.
 
@@ -96,15 +101,15 @@ def sheets(
     """
     count = len(truth.images)
     chosen = sorted({round(place) for place in np.linspace(0, count - 1, min(count, MOST_SHOWN)).tolist()})
-    false = worst_false_positives(truth, found, matches, confidence=confidence, most=MOST_ERRORS)
-    missed = worst_misses(truth, found, matches, confidence=confidence, most=MOST_ERRORS)
-    read = read_pictures({*chosen, *(each.picture for each in (*false, *missed))})
+    false = worst_false_positives(truth, found, matches, confidence=confidence, max_errors=MOST_ERRORS)
+    missed = worst_misses(truth, found, matches, confidence=confidence, max_errors=MOST_ERRORS)
+    read = read_pictures({*chosen, *(each.image for each in (*false, *missed))})
     shown = [_shown(truth, found, place, confidence, read(place)) for place in chosen]
     which = f"{len(chosen)} of the {count:,} pictures" if len(chosen) < count else f"all {count:,} pictures"
     heading = f"{which}, with what was found with a confidence of {confidence:.3f} or more (that of the best F1)"
     columns = math.ceil(math.sqrt(len(chosen)))
-    wrong = int(np.sum(~matches.right & ~matches.ignored & sure_enough(matches.scores, confidence)))
-    caught = int(np.sum(matches.right & sure_enough(matches.scores, confidence)))
+    wrong = int(np.sum(~matches.right & ~matches.ignored & is_confident(matches.scores, confidence)))
+    caught = int(np.sum(matches.right & is_confident(matches.scores, confidence)))
     lost = int(matches.boxes.sum()) - caught
     sections = (
         (
@@ -128,13 +133,17 @@ def _counted(count: int, shown: int, what: str, confidence: float, order: str) -
 
 
 def _shown(
-    truth: Annotations, found: Sequence[Found], place: int, confidence: float, image: UInt8[np.ndarray, "h w 3"]
+    truth: Annotations,
+    found: Sequence[ImageDetections],
+    place: int,
+    confidence: float,
+    image: UInt8[np.ndarray, "h w 3"],
 ) -> ImageWithBoxes:
     """A whole picture, reduced so that many can be held."""
     picture, each = truth.images[place], found[place]
     scale = min(1.0, TILE / max(picture.width, picture.height))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    sure = np.flatnonzero(sure_enough(each.scores, confidence))
+    sure = np.flatnonzero(is_confident(each.scores, confidence))
     sure = sure[np.argsort(-each.scores[sure], kind="stable")]
     real = ~picture.crowd
     return ImageWithBoxes(
@@ -149,14 +158,14 @@ def _shown(
 
 
 def _false_marks(
-    truth: Annotations, found: Sequence[Found], errors: Sequence[FalsePositive], read: ReadPicture
+    truth: Annotations, found: Sequence[ImageDetections], errors: Sequence[FalsePositive], read: ReadPicture
 ) -> list[ImageWithBoxes]:
     """Each wrong detection, and the true boxes that it touches."""
     marks = []
     for error in errors:
-        picture, each = truth.images[error.picture], found[error.picture]
+        picture, each = truth.images[error.image], found[error.image]
         said = truth.class_names[each.labels[error.place]]
-        crop, corner = context(read(error.picture), each.boxes[error.place])
+        crop, corner = context(read(error.image), each.boxes[error.place])
         shift = np.tile(corner, 2)
         near = _touching(picture.boxes, each.boxes[error.place]) & ~picture.crowd
         marks.append(
@@ -170,7 +179,7 @@ def _false_marks(
                 caption=(
                     f"{said} {each.scores[error.place]:.2f}",
                     _why_false(truth, error, said),
-                    _name(truth, error.picture),
+                    _name(truth, error.image),
                 ),
             )
         )
@@ -180,22 +189,22 @@ def _false_marks(
 def _why_false(truth: Annotations, error: FalsePositive, said: str) -> str:
     if error.nearest < 0:
         return "nothing is marked there"
-    true = truth.class_names[truth.images[error.picture].labels[error.nearest]]
+    true = truth.class_names[truth.images[error.image].labels[error.nearest]]
     if error.iou < IOU:
         return f"ill placed, IoU {error.iou:.2f}" if true == said else f"overlaps {true}, IoU {error.iou:.2f}"
     return f"found before, IoU {error.iou:.2f}" if true == said else f"is {true}, IoU {error.iou:.2f}"
 
 
 def _missed_marks(
-    truth: Annotations, found: Sequence[Found], errors: Sequence[Miss], confidence: float, read: ReadPicture
+    truth: Annotations, found: Sequence[ImageDetections], errors: Sequence[Miss], confidence: float, read: ReadPicture
 ) -> list[ImageWithBoxes]:
     """Each missed box, and the detections that touch it."""
     marks = []
     for error in errors:
-        picture, each = truth.images[error.picture], found[error.picture]
-        crop, corner = context(read(error.picture), picture.boxes[error.box])
+        picture, each = truth.images[error.image], found[error.image]
+        crop, corner = context(read(error.image), picture.boxes[error.box])
         shift = np.tile(corner, 2)
-        near = _touching(each.boxes, picture.boxes[error.box]) & sure_enough(each.scores, confidence)
+        near = _touching(each.boxes, picture.boxes[error.box]) & is_confident(each.scores, confidence)
         if error.instead >= 0:
             taken = truth.class_names[each.labels[error.instead]]
             said = f"taken for {taken} {each.scores[error.instead]:.2f}"
@@ -212,7 +221,7 @@ def _missed_marks(
                 caption=(
                     f"{truth.class_names[picture.labels[error.box]]} missed",
                     said,
-                    _name(truth, error.picture),
+                    _name(truth, error.image),
                 ),
             )
         )

@@ -1,7 +1,7 @@
-"""Sums of float32 numbers over many batches that lose nothing to rounding between batches.
+"""Sums of float32 numbers over many batches without rounding errors between batches.
 
-A plain float32 sum of a million terms of size one moves in steps of 1/16 at its end. Here the rounding error of every
-addition is itself computed, exactly, and kept beside the sum.
+A plain float32 sum of a million terms of size one has a resolution of 1/16 at its end. Here the rounding error of every
+addition is computed exactly and kept in addition to the sum.
 """
 
 from typing import Any
@@ -17,21 +17,21 @@ class RunningSum(struct.PyTreeNode):
 
     Attributes:
       high: the sum as float32 has it.
-      low: what was lost on the way to ``high``.
+      low: the accumulated rounding error of ``high``.
     """
 
-    # Unchecked types: a sum of shapes and a sum of shardings are RunningSums too.
+    # Types are not checked, since the fields may also be shapes or shardings.
     high: Any
     low: Any
 
 
 def zero(*shape: int) -> RunningSum:
-    """The sum of nothing, of a shape."""
+    """An empty sum, of a shape."""
     return RunningSum(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
 
 def plus(total: RunningSum, term: Float[Array, "..."]) -> RunningSum:
-    """The sum and one float32 term more, of the same shape.
+    """The sum after adding one float32 term of the same shape.
 
     The addition itself is exact: ``high + low`` grows by ``term`` up to the rounding of ``low``, 2**-24 of it. For
     terms of one sign, m additions have a relative error of at most about m 2**-48.

@@ -1,8 +1,8 @@
-"""The autoencoders that latent diffusion stands on: a convolutional network around a narrow grid of codes.
+"""The autoencoders of latent diffusion: a convolutional network with a narrow grid of latents.
 
 After Esser et al. 2021 ("Taming Transformers") and Rombach et al. 2022 ("High-Resolution Image Synthesis with Latent
-Diffusion Models", appendix G): residual blocks with group normalisation, halving the sides level by level; in the
-middle either a Gaussian code with a small penalty on its divergence (KL) or a quantised one (VQ).
+Diffusion Models", appendix G): residual blocks with group normalisation, halving the sides level by level; the latent
+is either Gaussian with a small penalty on its divergence (KL) or quantised (VQ).
 """
 
 from dataclasses import dataclass
@@ -24,22 +24,22 @@ from vision.nn.vector_quantizer import VectorQuantizer
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """The shape of both networks, and what is between them."""
+    """The architecture of encoder, bottleneck and decoder."""
 
     bottleneck: Literal["vq", "kl"] = "vq"
-    """Codes of a codebook, or Gaussian ones."""
+    """Latents from a codebook, or Gaussian ones."""
     codes: int = 512
     """Entries of the codebook."""
     latent: int = 64
-    """Channels of the grid of codes; few for "kl" (4 in the paper)."""
+    """Channels of the grid of latents; few for "kl" (4 in the paper)."""
     decay: float = 0.99
-    """Of the averages that the codebook follows."""
+    """Decay of the codebook's exponential averages."""
     dead_below: float = 0.1
-    """Codes that are used less often in a batch, on average, start again."""
+    """Codes that are used less often per batch, on average, are restarted."""
     channels: int = 3
-    """Of the image."""
+    """Channels of the image."""
     patch: int = 2
-    """Side of the squares of pixels that are folded into channels first."""
+    """Size of the squares of pixels that are first folded into channels."""
     widths: tuple[int, ...] = (64, 128)
     """Channels at each resolution; each further one halves the sides."""
     blocks: int = 2
@@ -54,7 +54,7 @@ class AutoencoderConfig:
 
     @property
     def factor(self) -> int:
-        """Pixels along the side of an image for each code."""
+        """Pixels along the side of an image per latent."""
         return self.patch * 2 ** (len(self.widths) - 1)
 
 
@@ -68,18 +68,18 @@ Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), kernel_
 
 
 class Compressed(NamedTuple):
-    """What the network makes of images."""
+    """The output of the network for images."""
 
     image: Array
-    """Rebuilt, float32 [b h w c], about [-1, 1]."""
+    """Reconstructions, float32 [b h w c], about [-1, 1]."""
     penalty: Array
-    """"vq": the commitment; "kl": the divergence from N(0, I), in nats for each value of the image: float32 []."""
+    """"vq": the commitment loss; "kl": the divergence from N(0, I), in nats for each value of the image: float32 []."""
     statistics: dict[str, Array]
-    """"vq": perplexity and usage; "kl": the deviation of codes, by which latent diffusion divides them."""
+    """"vq": perplexity and usage; "kl": the deviation of the latents, by which latent diffusion divides them."""
 
 
 class ResidualBlock(nn.Module):
-    """norm, act, conv, norm, act, conv, and the way past."""
+    """norm, act, conv, norm, act, conv, and a residual connection."""
 
     @nn.compact
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -118,7 +118,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, codes: Float[Array, "b H W d"]) -> Float[Array, "b h w c"]:
-        """The mirror image of the encoder."""
+        """The inverse architecture of the encoder."""
         config = self.config
         hidden = nn.Dense(config.widths[-1], kernel_init=fan_in, name="from_codes")(codes)
         if config.attention:
@@ -139,7 +139,7 @@ class Autoencoder(nn.Module):
     config: AutoencoderConfig
 
     def setup(self):
-        """All three."""
+        """Create encoder, bottleneck and decoder."""
         config = self.config
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         if config.bottleneck == "vq":
@@ -150,8 +150,8 @@ class Autoencoder(nn.Module):
 
         Args:
           image: float32 in [-1, 1].
-          key: "kl": of the draw of codes; "vq": of the vectors that dead codes start again from.
-          train: whether the codebook follows; the collection "codebook" must then be mutable.
+          key: "kl": for sampling latents; "vq": for the choice of vectors for dead codes.
+          train: whether to update the codebook; the collection "codebook" must then be mutable.
         """
         encoded = self.encoder(image)
         if self.config.bottleneck == "vq":
@@ -164,12 +164,12 @@ class Autoencoder(nn.Module):
         return Compressed(self.decoder(codes), divergence, {"deviation": jnp.std(codes)})
 
     def encode(self, image: Float[Array, "b h w c"]) -> Float[Array, "b H W d"] | Int[Array, "b H W"]:
-        """The codes without noise: the indices of the codebook, or the means."""
+        """The latents without noise: the indices of the codebook, or the means."""
         encoded = self.encoder(image)
         if self.config.bottleneck == "vq":
             return self.quantizer(encoded, train=False).indices
         return jnp.split(encoded, 2, axis=-1)[0]
 
     def decode(self, codes: Float[Array, "b H W d"] | Int[Array, "b H W"]) -> Float[Array, "b h w c"]:
-        """The image of codes as ``encode`` gives them."""
+        """The image of latents in the form that ``encode`` returns."""
         return self.decoder(self.quantizer.lookup(codes) if self.config.bottleneck == "vq" else codes)

@@ -1,8 +1,8 @@
 """A hierarchical variational autoencoder after Child 2021, "Very Deep VAEs Generalize Autoregressive Models".
 
-The code has groups, drawn one after another from coarse to fine feature maps. On the way up, the encoder keeps its
-features at each resolution; on the way down, each group z_l has a prior p(z_l | z_<l) from the features so far and a
-posterior q(z_l | z_<l, x) from these and the encoder's (the ladder of Sonderby et al. 2016). What is drawn joins them.
+The latent has groups, sampled one after another from coarse to fine feature maps. The encoder keeps its features at
+each resolution; in the decoder, each group z_l has a prior p(z_l | z_<l) from the features so far and a posterior q(z_l
+| z_<l, x) from these and the encoder's (the ladder of Sonderby et al. 2016). The samples are added to the features.
 """
 
 from dataclasses import dataclass
@@ -21,23 +21,23 @@ from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
 
 @dataclass(frozen=True)
 class HvaeConfig:
-    """The shape of the network."""
+    """The architecture of the network."""
 
     resolution: int = 32
-    """Side of the images in pixels."""
+    """Size of the images in pixels."""
     channels: int = 3
-    """Of the image."""
+    """Channels of the image."""
     patch: int = 2
-    """Side of the squares of pixels that are folded into channels first."""
+    """Size of the squares of pixels that are first folded into channels."""
     sides: tuple[int, ...] = (1, 4, 8, 16)
-    """Sides of the feature maps with groups, from coarse to fine; each a power of two times the one before, and the
+    """Sizes of the feature maps with groups, from coarse to fine; each a power of two times the one before, and the
     last one resolution / patch."""
     groups: tuple[int, ...] = (1, 2, 3, 4)
-    """Groups of the code at each of them."""
+    """Groups of the latent at each of them."""
     width: int = 128
     """Channels of all feature maps."""
     bottleneck: int = 4
-    """By how much blocks narrow the channels inside."""
+    """Factor by which blocks reduce their inner channels."""
     latent: int = 16
     """Channels of each group."""
 
@@ -46,7 +46,7 @@ class HvaeConfig:
             self, "resolution", "channels", "patch", "sides", "groups", "bottleneck", "latent", prefix="model."
         )
         if self.width < self.bottleneck:
-            raise UserError(f"model.width is at least model.bottleneck, {self.bottleneck}, and not {self.width}")
+            raise UserError(f"model.width must be at least model.bottleneck, {self.bottleneck}, but is {self.width}")
 
 
 SHARDING_RULES: tuple[tuple[str, P], ...] = (
@@ -67,7 +67,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w outputs"]:
-        """Zero at first; 3x3 layers see 1x1 where maps are too small for more."""
+        """Initially zero; 3x3 layers are 1x1 where maps are too small."""
         inside = Conv3x3 if features.shape[1] > 2 else partial(nn.Dense, kernel_init=fan_in)
         hidden = nn.Dense(self.inner, kernel_init=fan_in, name="narrow")(nn.gelu(features))
         hidden = inside(self.inner, name="first")(nn.gelu(hidden))
@@ -76,13 +76,13 @@ class Block(nn.Module):
 
 
 class Hvae(nn.Module):
-    """The whole; ``outputs`` are the numbers that the likelihood wants of each pixel."""
+    """The complete model; ``outputs`` is the number of parameters of the likelihood per pixel."""
 
     config: HvaeConfig
     outputs: int
 
     def setup(self):
-        """Encoder blocks, and for each group a prior, a posterior and what follows."""
+        """Create encoder blocks, and for each group a prior, a posterior and a decoder block."""
         config = self.config
         inner = config.width // config.bottleneck
         self.places = tuple(
@@ -148,11 +148,11 @@ class Hvae(nn.Module):
         return Inferred(outputs, jnp.stack(divergences, axis=-1), ratio, jnp.concatenate(codes, axis=-1))
 
     def __call__(self, image: Float[Array, "b h w c"], *, key: Key[Array, ""]) -> Inferred:
-        """All groups of each image, drawn from the posterior, and what the decoder makes of them.
+        """All groups of each image, sampled from the posterior, and the decoder's output.
 
         Args:
           image: float32 in [-1, 1].
-          key: of the draws.
+          key: for sampling.
         """
         return self._decoded(jnp.arange(len(image)), self._encoded(image), key=key, temperature=1.0)
 

@@ -1,18 +1,19 @@
-"""Inception-v3 in the form of the graph that TensorFlow published in December 2015, which FID is defined by.
+"""Inception-v3 as in the graph that TensorFlow published in December 2015, which defines FID.
 
 Szegedy et al. 2016 ("Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567), table 1 with the
 blocks of its figures 5, 6, 7 and 10. Heusel et al. 2017 take the pooled features of this one graph for the Fréchet
 Inception Distance, Salimans et al. 2016 its classes for the Inception Score. It differs from the networks that were
 trained later under the same name:
 
-- average pools inside blocks divide by the pixels under the window, those of the padding not among them;
+- average pools inside blocks divide by the number of pixels under the window, without padding;
 - the last block has a maximum where all others of its kind have an average;
-- batch normalisation adds 1e-3 to the variance. Its scale is in the published weights, and so it is here;
+- batch normalisation adds 1e-3 to the variance. It has the scale of the published weights;
 - there are 1008 classes, of which 1000 have names, and no auxiliary classifier.
 
-The network is a fixed measuring instrument: it has no training mode and no options. Products are in full float32 on
-every backend, since the shorter ones that accelerators use by default move the features. Published weights come in by
-``vision/pretrained/inception.py``; images as the protocols prescribe, by ``vision/pretrained/inception_features.py``.
+The network is fixed: it has no training mode and no options. Products are in full float32 on every backend, since the
+lower precision that accelerators use by default changes the features. Published weights are loaded by
+``vision/pretrained/inception.py``; images are prepared as in the protocols by
+``vision/pretrained/inception_features.py``.
 """
 
 from functools import partial
@@ -35,14 +36,14 @@ FEATURES, CLASSES = 2048, 1008
 
 
 class InceptionOutput(NamedTuple):
-    """What the network says of a batch of images, float32."""
+    """The output of the network for a batch of images, float32."""
 
     pool: Float[Array, "b 2048"]
     """Features, the mean over the last map: TensorFlow's ``pool_3``, which FID and KID compare."""
     unbiased_logits: Float[Array, "b 1008"]
-    """The classifier's products without its bias: what the code of the Inception Score computes with."""
+    """Logits without the bias, as in the code of the Inception Score."""
     logits: Float[Array, "b 1008"]
-    """The same with the bias, the graph's own."""
+    """Logits with the bias, as in the graph."""
 
 
 class Unit(nn.Module):
@@ -55,7 +56,7 @@ class Unit(nn.Module):
 
     @nn.compact
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b H W channels"]:
-        """The sides stay, or are those of windows inside the image with padding "VALID"."""
+        """Sizes are kept, or reduced with padding "VALID"."""
         if self.kernel == (1, 1):
             made = PointwiseConv(self.channels, name="conv")(features)
         else:
@@ -79,7 +80,7 @@ class Block35(nn.Module):
 
     @nn.compact
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        """The branches side by side."""
+        """The concatenated branches."""
         single = Unit(64, name="conv_1x1")(features)
         five = Unit(48, name="conv_5x5_1")(features)
         five = Unit(64, (5, 5), name="conv_5x5_2")(five)
@@ -95,7 +96,7 @@ class Reduction35(nn.Module):
 
     @nn.compact
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
-        """The branches side by side."""
+        """The concatenated branches."""
         single = Halved(384, name="conv_3x3")(features)
         double = Unit(64, name="double_3x3_1")(features)
         double = Unit(96, (3, 3), name="double_3x3_2")(double)
@@ -110,7 +111,7 @@ class Block17(nn.Module):
 
     @nn.compact
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        """The branches side by side."""
+        """The concatenated branches."""
         row, column = (1, 7), (7, 1)
         single = Unit(192, name="conv_1x1")(features)
         seven = Unit(self.inner, name="conv_7x7_1")(features)
@@ -130,7 +131,7 @@ class Reduction17(nn.Module):
 
     @nn.compact
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
-        """The branches side by side."""
+        """The concatenated branches."""
         three = Unit(192, name="conv_3x3_1")(features)
         three = Halved(320, name="conv_3x3_2")(three)
         seven = Unit(192, name="conv_7x7x3_1")(features)
@@ -141,13 +142,13 @@ class Reduction17(nn.Module):
 
 
 class Block8(nn.Module):
-    """Figure 7, on maps of 8x8: a row and a column side by side, not in turn. ``maximum``: the pool is a maximum."""
+    """Figure 7, on maps of 8x8: a row and a column in parallel, not in sequence. ``maximum``: the pool is a maximum."""
 
     maximum: bool
 
     @nn.compact
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        """The branches side by side."""
+        """The concatenated branches."""
         row, column = (1, 3), (3, 1)
         single = Unit(320, name="conv_1x1")(features)
         three = Unit(384, name="conv_3x3_1")(features)

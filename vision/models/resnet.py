@@ -1,10 +1,10 @@
 """Residual networks: He et al. 2016 ("Deep Residual Learning for Image Recognition") and their usual relatives.
 
-The stride of a bottleneck is in its 3x3 convolution ("v1.5"), as in the weights that are published. Relatives:
-ResNeXt (Xie et al. 2017), wide ResNets (Zagoruyko & Komodakis 2016), ResNet-D (He et al. 2019, "Bag of Tricks", section
-4), squeeze-and-excitation (Hu et al. 2018), stochastic depth (Huang et al. 2016), and the 6n + 2 layers for CIFAR-10
-(He et al. 2016, section 4.2). Padding is explicit and equals PyTorch's, so that published weights give the published
-logits (``vision/pretrained``).
+The stride of a bottleneck is in its 3x3 convolution ("v1.5"), as in the published weights. Relatives: ResNeXt (Xie et
+al. 2017), wide ResNets (Zagoruyko & Komodakis 2016), ResNet-D (He et al. 2019, "Bag of Tricks", section 4),
+squeeze-and-excitation (Hu et al. 2018), stochastic depth (Huang et al. 2016), and the 6n + 2 layers for CIFAR-10 (He et
+al. 2016, section 4.2). Padding is explicit and equals PyTorch's, so that published weights give the published logits
+(``vision/pretrained``).
 """
 
 import re
@@ -29,7 +29,7 @@ from vision.nn.stochastic_depth import linear_rates, stochastic_depth
 
 @dataclass(frozen=True)
 class ResNetConfig:
-    """A residual network's shape. The defaults are ResNet-50 for ImageNet."""
+    """The architecture of a residual network. The defaults are ResNet-50 for ImageNet."""
 
     depths: tuple[int, ...] = (3, 4, 6, 3)
     """Residual blocks of each stage; each stage after the first halves the resolution and doubles the channels."""
@@ -40,16 +40,16 @@ class ResNetConfig:
     stem: Literal["imagenet", "deep", "cifar"] = "imagenet"
     """7x7 with stride 2 and a 3x3 max pool; three 3x3 in place of the 7x7 (ResNet-D); one 3x3, no pool."""
     shortcut: Literal["projection", "average", "identity"] = "projection"
-    """The way past a block that changes the shape: 1x1 convolution with stride; average pool and 1x1 convolution
+    """The shortcut of a block that changes the shape: 1x1 convolution with stride; average pool and 1x1 convolution
     (ResNet-D); every other pixel and channels of zeros, without parameters (option A of He et al. 2016)."""
     groups: int = 1
     """Groups of a bottleneck's 3x3 convolution (ResNeXt)."""
     group_width: int = 64
     """Channels of each group at a width of 64: 4 for ResNeXt 32x4d, 128 with one group for wide networks."""
     squeeze_excite: float = 0.0
-    """Channels inside squeeze-and-excitation as a share of those outside; 0 for none, 1/16 as published."""
+    """Hidden channels of squeeze-and-excitation as a share of the block's; 0 for none, 1/16 as published."""
     stochastic_depth: float = 0.0
-    """Probability of leaving out the last residual branch while training; linearly less before it."""
+    """Probability of dropping the last residual branch in training; linearly lower for earlier ones."""
     dropout: float = 0.0
     """Probability of dropping a feature before the head."""
     classes: int = 1000
@@ -57,7 +57,7 @@ class ResNetConfig:
     channels: int = 3
     """Channels of the image."""
     zero_init: bool = True
-    """Begin with closed residual branches: the scale of their last normalisation starts at 0 (Goyal et al. 2017)."""
+    """Initialise residual branches to zero, by the scale of their last normalisation (Goyal et al. 2017)."""
     remat: bool = False
     """Recompute the inside of blocks in the backward pass: less memory, a third more compute."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -89,9 +89,9 @@ def cifar_resnet(depth: int, classes: int = 10) -> ResNetConfig:
     return ResNetConfig(depths=depths, block="basic", width=16, stem="cifar", shortcut="identity", classes=classes)
 
 
-# Tensor parallelism after Shoeybi et al. 2019: the last convolution of a block takes its input channels in shares, the
-# ones before it yield theirs in shares, so that one reduction ends the block. A bottleneck without groups gathers
-# the input of its 3x3 convolution in addition. The stem and squeeze-and-excitation are small and stay whole.
+# Tensor parallelism after Shoeybi et al. 2019: the last convolution of a block is sharded over its input channels, the
+# ones before it over their outputs, so that one reduction ends the block. A bottleneck without groups gathers the input
+# of its 3x3 convolution in addition. The stem and squeeze-and-excitation are small and not sharded.
 SHARDING_RULES: tuple[tuple[str, P], ...] = (
     (r"block_\d+/conv_(in|mid)/kernel$", P(None, None, None, "tensor")),
     (r"block_\d+/conv_out/kernel$", P(None, None, "tensor", None)),
@@ -107,7 +107,7 @@ Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=1, use_bias=False, kernel
 
 
 class Shortcut(nn.Module):
-    """The way past a residual block, which is the features as they are unless the block changes their shape."""
+    """The shortcut of a residual block, which is the identity unless the block changes the shape."""
 
     channels: int
     stride: int
@@ -123,7 +123,7 @@ class Shortcut(nn.Module):
             return features
         stride = self.stride
         if self.kind == "identity":
-            # Zeros on both sides of the channels: the paper does not say where, published weights have it so.
+            # Zeros on both sides of the channels: the paper does not specify where, published weights are like this.
             before = (self.channels - channels) // 2
             spread = ((0, 0), (0, 0), (0, 0), (before, self.channels - channels - before))
             return jnp.pad(features[:, ::stride, ::stride], spread)
@@ -140,8 +140,9 @@ class Shortcut(nn.Module):
 class BasicBlock(nn.Module):
     """conv 3x3, norm, act, conv 3x3, norm, + shortcut, act (He et al. 2016, fig. 5 left).
 
-    Further than its shape, a block is given its parts: ``norm`` and ``act``; ``shortcut`` (channels, stride) for
-    the way past; ``excite`` () for what follows the last normalisation; ``drop``, the rate of stochastic depth.
+    In addition to its shape, a block is given its parts: ``norm`` and ``act``; ``shortcut`` (channels, stride) for the
+    residual connection; ``excite`` () for the layer after the last normalisation; ``drop``, the rate of stochastic
+    depth.
     """
 
     channels: int
@@ -156,7 +157,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, features: Float[Array, "b h w c"], train: bool) -> Float[Array, "b H W channels"]:
-        """Transform ``features``; ``train`` is positional so that remat can hold it static."""
+        """Transform ``features``; ``train`` is positional so that remat can treat it as static."""
         norm = partial(self.norm, train=train, dtype=self.dtype)
         last_norm = partial(norm, scale_init=nn.initializers.zeros) if self.zero_init else norm
         hidden = Conv3x3(self.channels, strides=self.stride, dtype=self.dtype, name="conv_in")(features)
@@ -190,7 +191,7 @@ class BottleneckBlock(nn.Module):
 
     @nn.compact
     def __call__(self, features: Float[Array, "b h w c"], train: bool) -> Float[Array, "b H W channels"]:
-        """Transform ``features``; ``train`` is positional so that remat can hold it static."""
+        """Transform ``features``; ``train`` is positional so that remat can treat it as static."""
         norm = partial(self.norm, train=train, dtype=self.dtype)
         last_norm = partial(norm, scale_init=nn.initializers.zeros) if self.zero_init else norm
         hidden = Conv1x1(self.inner, dtype=self.dtype, name="conv_in")(features)
@@ -208,7 +209,7 @@ class BottleneckBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Classify images, or yield features of several resolutions.
+    """Classify images, or return features of several resolutions.
 
     ``norm`` is called with train, dtype, name and, for ``zero_init``, scale_init (see :func:`batch_norm`).
     """
@@ -228,8 +229,8 @@ class ResNet(nn.Module):
 
         Args:
           image: images of about zero mean and unit variance.
-          train: whether batches are normalised by themselves (``mutable=["batch_stats"]``), and whether dropout and
-            stochastic depth act (which need the "dropout" random stream where their rates are not 0).
+          train: whether to use the statistics of the batch (``mutable=["batch_stats"]``), and whether dropout and
+            stochastic depth are active (which need the "dropout" random stream where their rates are not 0).
 
         Raises:
           UserError: if the configuration contradicts itself.

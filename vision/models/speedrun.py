@@ -4,8 +4,8 @@ Page 2019 ("How to Train Your ResNet") and Jordan 2024 ("94% on CIFAR-10 in 3.29
 arXiv:2404.00498, section 3): a fixed convolution that whitens 2x2 patches, three blocks of two convolutions each, a
 global maximum, and a linear head with small logits; about 2.0 M parameters at the published widths.
 
-The whitening kernel is data, not a parameter. It lives in the collection "constants", beside "batch_stats", so that
-optimizers do not see it and checkpoints keep it. A new network has a kernel for white images there; before training
+The whitening kernel is data, not a parameter. It is in the collection "constants", next to "batch_stats", so that
+optimizers do not see it and checkpoints keep it. A new network has a kernel for white images; before training set
 
     variables["constants"]["whitening"] = whitening_kernel(images)
 """
@@ -29,7 +29,7 @@ from vision.nn.pooling import max_pool_2x2
 
 @dataclass(frozen=True)
 class SpeedrunConfig:
-    """The network's shape. The defaults are Jordan 2024 for CIFAR-10."""
+    """The architecture of the network. The defaults are Jordan 2024 for CIFAR-10."""
 
     widths: tuple[int, ...] = (64, 256, 256)
     """Channels of each block; each halves the resolution."""
@@ -38,12 +38,12 @@ class SpeedrunConfig:
     channels: int = 3
     """Channels of the image."""
     scale: float = 1 / 9
-    """What the logits are multiplied by."""
+    """Factor of the logits."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and convolutions; parameters, statistics and the head stay float32."""
 
 
-# As in the ResNets: a block's first convolution yields its channels in shares, its second takes them so.
+# As in the ResNets: a block's first convolution is sharded over its outputs, its second over its inputs.
 SHARDING_RULES: tuple[tuple[str, P], ...] = (
     (r"block_\d+/conv_in/kernel$", P(None, None, None, "tensor")),
     (r"block_\d+/conv_out/kernel$", P(None, None, "tensor", None)),
@@ -51,8 +51,8 @@ SHARDING_RULES: tuple[tuple[str, P], ...] = (
     (r"head/kernel$", P("tensor", None)),
 )
 
-# Statistics that follow within a few steps, and no trained scale (Jordan 2024, section 3.1 and listing). The paper's
-# epsilon of 1e-12 would turn the rounding of a channel that is constant into noise of unit size.
+# Statistics that adapt within a few steps, and no learned scale (Jordan 2024, section 3.1 and listing). The paper's
+# epsilon of 1e-12 would turn rounding errors of a constant channel into noise of unit variance.
 speedrun_norm = partial(batch_norm, momentum=0.6, use_scale=False)
 
 
@@ -60,12 +60,12 @@ def whitening_kernel(images: Float[Array, "n h w c"], eps: float = 5e-4) -> Floa
     """The kernel of a convolution whose first half of outputs are uncorrelated with unit variance.
 
     Args:
-      images: training images, as the network gets them; some thousands are enough.
-      eps: added to the variances, so that directions without variance are not blown up.
+      images: training images, as the network gets them; a few thousand are enough.
+      eps: added to the variances, so that directions without variance are not amplified.
 
     Returns:
       Eigenvectors of the covariance of all 2x2 patches, largest variance first, divided by sqrt(variance + eps);
-      then the same negated, so that an activation afterwards loses no direction (Jordan 2024, section 3.2).
+      then the same negated, so that the following activation loses no direction (Jordan 2024, section 3.2).
     """
     channels = images.shape[-1]
     height, width = images.shape[1] - 1, images.shape[2] - 1
@@ -79,9 +79,9 @@ def whitening_kernel(images: Float[Array, "n h w c"], eps: float = 5e-4) -> Floa
 
 
 def dirac_init(key: PRNGKeyArray, shape: Sequence[int], dtype: Any = jnp.float32) -> Float[Array, "kh kw i o"]:
-    """Initial weights of a convolution that hands its input on (Jordan 2024, section 3.3).
+    """Initial weights of a convolution that passes its input on (Jordan 2024, section 3.3).
 
-    The first outputs, as many as there are inputs, are those inputs; the others begin uniform in +-1/sqrt(fan in).
+    The first outputs are copies of the inputs; the others are initialised uniformly in +-1/sqrt(fan in).
     """
     height, width, inputs, outputs = shape
     kernel = fan_in_uniform(key, shape, dtype)
@@ -113,7 +113,7 @@ class SpeedrunBlock(nn.Module):
 
 
 class SpeedrunNet(nn.Module):
-    """Classify small images, or yield features. Sides of at least 2 ** blocks + 1: 28 and 32 are usual.
+    """Classify small images, or return features. Sides of at least 2 ** blocks + 1: 28 and 32 are usual.
 
     ``norm`` is called with train, dtype and name (see :func:`batch_norm`).
     """
@@ -131,8 +131,8 @@ class SpeedrunNet(nn.Module):
         """Logits in float32, [b classes]; pooled features where ``config.classes`` is 0.
 
         Args:
-          image: images scaled as those that the whitening kernel was made from.
-          train: whether batches are normalised by themselves, with ``mutable=["batch_stats"]``.
+          image: images with the scaling of those that the whitening kernel was computed from.
+          train: whether to use the statistics of the batch, with ``mutable=["batch_stats"]``.
         """
         pooled = self.features(image, train=train)["pooled"]
         return self.head(pooled) * self.config.scale if self.config.classes > 0 else pooled
@@ -147,7 +147,7 @@ class SpeedrunNet(nn.Module):
         """
         dtype = jnp.dtype(self.config.dtype)
         channels = self.config.channels
-        # Images of independent pixels with unit variance are white as they are.
+        # Images of independent pixels with unit variance are white already.
         white = lambda: jnp.concatenate([jnp.eye(4 * channels), -jnp.eye(4 * channels)], 1).reshape(2, 2, channels, -1)
         kernel = self.variable("constants", "whitening", white).value
         bias = self.param("whitening_bias", nn.initializers.zeros, (8 * channels,))

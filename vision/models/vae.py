@@ -1,9 +1,9 @@
 """The variational autoencoder of Kingma & Welling 2014, "Auto-Encoding Variational Bayes", with convolutions.
 
-Two networks: the encoder says where the code z of an image lies, q(z|x) = N(mean, exp(log_variance)); the decoder says
-what an image with the code z looks like, p(x|z), of which it gives the parameters (``vision/tasks/likelihood.py``). The
-prior p(z) is N(0, I). Residual blocks without normalisation at each resolution, then dense layers down to the code; the
-decoder is the mirror image. With ``blocks`` 0 and a patch as large as the image it is the perceptron of the paper.
+Two networks: the encoder infers the latent z of an image, q(z|x) = N(mean, exp(log_variance)); the decoder returns the
+parameters of p(x|z), the distribution of images with the latent z (``vision/tasks/likelihood.py``). The prior p(z) is
+N(0, I). Residual blocks without normalisation at each resolution, then dense layers to the latent; the decoder has the
+reversed architecture. With ``blocks`` 0 and a patch as large as the image it is the perceptron of the paper.
 """
 
 from dataclasses import dataclass
@@ -21,34 +21,34 @@ from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
 
 @dataclass(frozen=True)
 class VaeConfig:
-    """The shape of both networks. The defaults are for images of 32 pixels in colour."""
+    """The architecture of both networks. The defaults are for 32x32 colour images."""
 
     latent: int = 128
-    """Dimensions of the code."""
+    """Dimensions of the latent."""
     resolution: int = 32
-    """Side of the images in pixels."""
+    """Size of the images in pixels."""
     channels: int = 3
-    """Of the image."""
+    """Channels of the image."""
     patch: int = 2
-    """Side of the squares of pixels that are folded into channels first."""
+    """Size of the squares of pixels that are first folded into channels."""
     widths: tuple[int, ...] = (64, 128)
     """Channels at each resolution; each further one halves the sides."""
     blocks: int = 2
     """Residual blocks at each resolution, in the encoder and in the decoder."""
     hidden: tuple[int, ...] = (512,)
-    """Widths of the dense layers between feature maps and code."""
+    """Widths of the dense layers between feature maps and latent."""
     zero_output: bool = False
-    """Let the decoder's last layer begin at 0. Else it begins as noise that differs from place to place, which training
-    takes away for the codes of images alone and not for those between."""
+    """Initialise the decoder's last layer to 0. Otherwise it starts as noise that varies between pixels, which training
+    removes only for the latents of images and not for those between."""
 
     def __post_init__(self):
         at_least_one(self, "latent", "resolution", "channels", "patch", "widths", prefix="model.")
         if self.blocks < 0 or min(self.hidden, default=1) < 1:
-            raise UserError("model.blocks is not negative, and model.hidden has numbers of at least 1")
+            raise UserError("model.blocks must not be negative, and model.hidden must be at least 1")
 
     @property
     def coarsest(self) -> int:
-        """Side of the feature maps that the dense layers see."""
+        """Size of the feature maps that the dense layers see."""
         return self.resolution // (self.patch * 2 ** (len(self.widths) - 1))
 
 
@@ -63,7 +63,7 @@ Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), kernel_
 
 
 class ResidualBlock(nn.Module):
-    """act, conv, act, conv, and the way past; it begins as the identity."""
+    """act, conv, act, conv, and a residual connection; initially the identity."""
 
     @nn.compact
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -75,7 +75,7 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """From an image to the mean and the log variance of its code."""
+    """From an image to the mean and the log variance of its latent."""
 
     config: VaeConfig
 
@@ -93,12 +93,12 @@ class Encoder(nn.Module):
         for index, width in enumerate(config.hidden):
             hidden = nn.silu(nn.Dense(width, kernel_init=fan_in, name=f"dense_{index}")(hidden))
         mean = nn.Dense(config.latent, name="mean")(hidden)
-        # the variance begins as 1, the prior's
+        # the variance is initially 1, that of the prior
         return mean, nn.Dense(config.latent, kernel_init=nn.initializers.zeros, name="log_variance")(hidden)
 
 
 class Decoder(nn.Module):
-    """From a code to the parameters of the likelihood at each pixel."""
+    """From a latent to the parameters of the likelihood at each pixel."""
 
     config: VaeConfig
     outputs: int
@@ -123,25 +123,25 @@ class Decoder(nn.Module):
 
 
 class Vae(nn.Module):
-    """Encoder and decoder; ``outputs`` are the numbers that the likelihood wants of each pixel."""
+    """Encoder and decoder; ``outputs`` is the number of parameters of the likelihood per pixel."""
 
     config: VaeConfig
     outputs: int
 
     def setup(self):
-        """Both networks."""
+        """Create both networks."""
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config, self.outputs)
 
     def __call__(self, image: Float[Array, "b h w c"], *, key: Key[Array, ""]) -> Inferred:
-        """A code of each image, drawn from q(z|x), and what the decoder makes of it.
+        """A latent of each image, sampled from q(z|x), and the decoder's output.
 
         Args:
           image: float32 in [-1, 1].
-          key: of the draw.
+          key: for sampling.
         """
         mean, log_variance = self.encoder(image)
-        # Kingma & Welling 2014, eq. 4: the draw as a differentiable function of mean and variance
+        # Kingma & Welling 2014, eq. 4: the sample as a differentiable function of mean and variance
         code = mean + jnp.exp(0.5 * log_variance) * standard_normal(mean.shape, key=key)
         ratio = gaussian_log_density(code, mean, log_variance) - gaussian_log_density(code, 0.0, 0.0)
         return Inferred(self.decoder(code), gaussian_kl(mean, log_variance), ratio.sum(-1), code)

@@ -1,4 +1,4 @@
-"""YOLOv5: anchors at three strides, a CSP-Darknet or a ResNet, and features fused both ways.
+"""YOLOv5: anchors at three strides, a CSP-Darknet or a ResNet, and features fused in both directions.
 
 Redmon & Farhadi 2018 ("YOLOv3": anchors, three levels, logistic classes); Bochkovskiy et al. 2020 ("YOLOv4": the
 cross-stage partial Darknet, spatial pyramid pooling, a path aggregation neck after Liu et al. 2018). The fifth version
@@ -30,34 +30,37 @@ ANCHORS = (10, 13, 16, 30, 33, 23, 30, 61, 62, 45, 59, 119, 116, 90, 156, 198, 3
 
 @dataclass(frozen=True)
 class YoloConfig:
-    """A detector's shape. The defaults are the size s for the 80 classes of COCO."""
+    """The architecture of a detector. The defaults are the size s for the 80 classes of COCO."""
 
     depth: float = 0.33
-    """Bottlenecks of each block, as a multiple of those of the size l."""
+    """Bottlenecks per block, as a multiple of those of the size l."""
     width: float = 0.50
     """Channels, as a multiple of those of the size l; rounded up to a multiple of 8."""
     classes: int = 80
-    """Kinds of objects."""
+    """Number of classes."""
     anchors: tuple[float, ...] = tuple(map(float, ANCHORS))
-    """Width and height in pixels of each anchor: those of stride 8, as many of stride 16, as many of stride 32."""
+    """Width and height in pixels of each anchor: first those of stride 8, then equally many of stride 16 and of stride
+    32."""
     backbone: Literal["csp_darknet", "resnet"] = "csp_darknet"
     """Where the features of strides 8, 16 and 32 come from."""
     resnet: ResNetConfig = RESNET18
-    """The other backbone, which needs a stem of stride 4 ("imagenet" or "deep") and four stages."""
+    """The ResNet backbone, which needs a stem of stride 4 ("imagenet" or "deep") and four stages."""
     prior: float = 0.01
-    """Probability that objectness and classes begin with everywhere (Lin et al. 2017, "Focal Loss", section 4.1)."""
+    """Initial probability of objectness and classes (Lin et al. 2017, "Focal Loss", section 4.1)."""
     remat: bool = False
     """Recompute the inside of bottlenecks in the backward pass."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of activations and convolutions; parameters, statistics and what is predicted stay float32."""
+    """Type of activations and convolutions; parameters, statistics and predictions stay float32."""
 
     def __post_init__(self):
         if not self.anchors or len(self.anchors) % (2 * len(STRIDES)):
-            raise UserError(f"anchors are pairs, as many for each of {len(STRIDES)} strides, not {self.anchors}")
+            raise UserError(
+                f"anchors must be pairs, equally many for each of {len(STRIDES)} strides, not {self.anchors}"
+            )
         if not all(side > 0 for side in self.anchors):
-            raise UserError(f"anchors have sides above 0, not {self.anchors}")
+            raise UserError(f"anchors must have positive sides, not {self.anchors}")
         if self.classes < 1:
-            raise UserError(f"a detector has at least one class, not {self.classes}")
+            raise UserError(f"a detector needs at least one class, not {self.classes}")
 
     @property
     def anchors_per_cell(self) -> int:
@@ -78,8 +81,8 @@ YOLO_L = YoloConfig(depth=1.00, width=1.00)
 YOLO_X = YoloConfig(depth=1.33, width=1.25)
 # fmt: on
 
-# Tensor parallelism: the bottlenecks' first convolution yields its channels in shares, the second takes them so. The
-# pieces between are small; they stay whole and take part in data and fsdp sharding.
+# Tensor parallelism: the bottlenecks' first convolution is sharded over its outputs, the second over its inputs. The
+# layers between are small; they have only data and fsdp sharding.
 SHARDING_RULES: tuple[tuple[str, P], ...] = (
     (r"block_\d+/reduce/conv/kernel$", P(None, None, None, "tensor")),
     (r"block_\d+/reduce/norm/(scale|bias|mean|var)$", P("tensor")),
@@ -91,17 +94,17 @@ SHARDING_RULES: tuple[tuple[str, P], ...] = (
 
 
 def scaled_anchors(side: int) -> tuple[float, ...]:
-    """The published anchors for images of ``side`` pixels, on which things are smaller or larger in proportion."""
+    """The published anchors for images of ``side`` pixels, scaled in proportion."""
     return tuple(round(length * side / 640, 2) for length in ANCHORS)
 
 
 def channels(config: YoloConfig, of_l: int) -> int:
-    """The channels where the size l has ``of_l``: a multiple of 8."""
+    """The number of channels where the size l has ``of_l``: a multiple of 8."""
     return math.ceil(of_l * config.width / 8) * 8
 
 
 def blocks(config: YoloConfig, of_l: int) -> int:
-    """The bottlenecks where the size l has ``of_l``: at least one."""
+    """The number of bottlenecks where the size l has ``of_l``: at least one."""
     return max(round(of_l * config.depth), 1)
 
 
@@ -175,11 +178,11 @@ class Yolo(nn.Module):
         ``tasks/detection.py`` for what they mean.
 
         Args:
-          image: images in [-1, 1] (a ResNet's published weights want them normalised otherwise).
-          train: whether batches are normalised by themselves (``mutable=["batch_stats"]``).
+          image: images in [-1, 1] (the published weights of a ResNet expect a different normalisation).
+          train: whether to use the statistics of the batch (``mutable=["batch_stats"]``).
 
         Raises:
-          UserError: sides that are no multiple of 32; a ResNet that has not the strides.
+          UserError: sides that are not multiples of 32; a ResNet with other strides.
         """
         config = self.config
         height, width = image.shape[1:3]

@@ -20,18 +20,18 @@ def batch_norm(
 ) -> nn.Module:
     """A batch normalisation layer (Ioffe & Szegedy 2015) of [b, h, w, c] over all but the last axis.
 
-    What a ``norm`` argument of convolutional networks here looks like: called with ``train``, ``dtype``, ``name`` and
-    at times ``scale_init``, it returns a module. Statistics are float32 whatever ``dtype`` is. Under a jit over
-    the global batch they are those of the global batch, with no axis name.
+    The interface of the ``norm`` argument of convolutional networks: called with ``train``, ``dtype``, ``name`` and
+    sometimes ``scale_init``, it returns a module. Statistics are float32 whatever ``dtype`` is. Under a jit over the
+    global batch they are those of the global batch, with no axis name.
 
     Args:
-      train: whether to normalise by the batch, and to move the running statistics in the collection "batch_stats".
+      train: whether to normalise by the batch and to update the running statistics in the collection "batch_stats".
       dtype: type of the result.
       name: name of the module.
-      momentum: share of the running statistics that stays; PyTorch's momentum is one minus this.
+      momentum: share of the running statistics that is kept; PyTorch's momentum is one minus this.
       epsilon: added to the variance.
-      use_scale: whether there is a trained scale.
-      scale_init: how it begins.
+      use_scale: whether there is a learned scale.
+      scale_init: its initializer.
 
     Running variances are those of the batch, with n and not n - 1 in the denominator as in PyTorch.
     """

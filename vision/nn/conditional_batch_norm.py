@@ -13,7 +13,8 @@ from vision.nn.batch_norm import batch_norm
 class ConditionalBatchNorm(nn.Module):
     """Batch normalisation with a scale and a shift for each class (Dumoulin et al. 2017).
 
-    Without labels it is an ordinary batch normalisation. Statistics are those of the whole batch, whatever the classes.
+    Without labels it is an ordinary batch normalisation. Statistics are those of the complete batch, independent of
+    classes.
     """
 
     classes: int = 0

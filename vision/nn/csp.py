@@ -1,8 +1,8 @@
 """Blocks of the detectors after YOLOv4: convolution with normalisation, cross-stage partial blocks, pyramid pooling.
 
 Cross-stage partial networks: Wang et al. 2020, "CSPNet: A New Backbone that can Enhance Learning Capability of CNN".
-Spatial pyramid pooling within a network: He et al. 2015 and Redmon & Farhadi 2018; here one pool after another, since
-two 5x5 maxima in a row are one of 9x9, and three one of 13x13.
+Spatial pyramid pooling within a network: He et al. 2015 and Redmon & Farhadi 2018; here as a sequence of pools, since
+two 5x5 maxima equal one of 9x9, and three equal one of 13x13.
 """
 
 from collections.abc import Callable
@@ -31,8 +31,8 @@ yolo_norm = partial(batch_norm, momentum=0.97, epsilon=NORM_EPSILON)
 class StemConv(nn.Module):
     """A convolution of 6x6 with stride 2 and padding 2 without bias, as one of 3x3 over squares of 2x2 pixels.
 
-    The same sums: pixel (i, j) of a square is a channel of its own. Few channels on wide maps are slow everywhere;
-    on two CPU cores forward and backward take 0.8 of the time.
+    The sums are the same: each pixel (i, j) of a square becomes separate channels. Few channels on wide maps are slow
+    everywhere; on two CPU cores forward and backward take 0.8 of the time.
     """
 
     channels: int
@@ -57,7 +57,7 @@ class ConvNormAct(nn.Module):
 
     channels: int
     size: int = 1
-    """Side of the kernel: odd, or 6 for a stem of stride 2."""
+    """Size of the kernel: odd, or 6 for a stem of stride 2."""
     stride: int = 1
     norm: Norm = yolo_norm
     act: Callable[[Array], Array] = nn.silu
@@ -85,7 +85,7 @@ class ConvNormAct(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 and 3x3 convolution, and the features added to what comes out (He et al. 2016), if ``shortcut``."""
+    """1x1 and 3x3 convolution, with a residual connection (He et al. 2016) if ``shortcut``."""
 
     channels: int
     shortcut: bool = True
@@ -93,16 +93,16 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, features: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
-        """``train`` is positional so that remat can hold it static."""
+        """``train`` is positional so that remat can treat it as static."""
         hidden: Any = self.conv(self.channels, name="reduce")(features, train=train)
         hidden = self.conv(self.channels, size=3, name="conv_3x3")(hidden, train=train)
         return features + hidden if self.shortcut else hidden
 
 
 class CSPBlock(nn.Module):
-    """Two halves of the channels: one through ``depth`` bottlenecks, the other past them; then mixed by a 1x1.
+    """Two halves of the channels: one through ``depth`` bottlenecks, the other around them; then mixed by a 1x1.
 
-    Three convolutions beside the bottlenecks, hence its name C3.
+    It has three convolutions in addition to the bottlenecks, hence its name C3.
     """
 
     channels: int
@@ -124,7 +124,7 @@ class CSPBlock(nn.Module):
 
 
 class PyramidPool(nn.Module):
-    """Maxima over windows of 1, 5, 9 and 13 pixels side by side (spatial pyramid pooling, fast form: SPPF)."""
+    """Concatenated maxima over windows of 1, 5, 9 and 13 pixels (spatial pyramid pooling, fast form: SPPF)."""
 
     channels: int
     conv: Callable[..., nn.Module] = ConvNormAct

@@ -1,9 +1,9 @@
 """Fractionally strided convolution: the transposed convolution that doubles both sides, as a product of matrices.
 
 A transposed convolution with a 4x4 kernel and a stride of 2 is four 2x2 convolutions, one for each place within a
-square of 2x2 results. Computed together, as one product of matrices, forward and backward over [64, 7, 7, 128] to 64
-channels take 43 ms on two CPU cores where ``lax.conv_transpose`` takes 278 ms: XLA has no fast code there for the
-gradients of a convolution with a dilated input.
+square of 2x2 results. Computed as one matrix product, forward and backward over [64, 7, 7, 128] to 64 channels take 43
+ms on two CPU cores where ``lax.conv_transpose`` takes 278 ms: XLA has no fast code there for the gradients of a
+convolution with a dilated input.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def doubled(features: Float[Array, "b h w c"], kernel: Float[Array, "4 4 c n"]) 
     batch, height, width, inputs = features.shape
     outputs = kernel.shape[-1]
     bordered = jnp.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    # every square of 2x2 pixels beside each other, so that what follows is one product of matrices
+    # every square of 2x2 pixels contiguous, so that the following is one matrix product
     squares = jnp.concatenate(
         [bordered[:, k : k + height + 1, m : m + width + 1] for k in (0, 1) for m in (0, 1)], axis=-1
     )
@@ -38,7 +38,7 @@ def doubled(features: Float[Array, "b h w c"], kernel: Float[Array, "4 4 c n"]) 
 
 
 class FractionallyStridedConv(nn.Module):
-    """:func:`doubled` with a kernel of its own: twice the sides and ``channels`` channels."""
+    """:func:`doubled` with a learned kernel: twice the sides and ``channels`` channels."""
 
     channels: int
     use_bias: bool = True

@@ -1,7 +1,7 @@
-"""Batch normalisation folded into the convolution before it, for inference: one multiplication less a pixel.
+"""Batch normalisation folded into the preceding convolution, for inference: one multiplication less per pixel.
 
-In use, normalisation is affine in its input: gamma (x - mu) / sqrt(var + eps) + beta. The factor goes into the kernel,
-and what is left is a bias (Jacob et al. 2018, "Quantization and Training of Neural Networks", section 3.2).
+At inference, normalisation is affine in its input: gamma (x - mu) / sqrt(var + eps) + beta. The factor is merged into
+the kernel, which leaves a bias (Jacob et al. 2018, "Quantization and Training of Neural Networks", section 3.2).
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from vision.errors import UserError
 
 
 class Bias(nn.Module):
-    """Adds a bias: what is left of a normalisation after folding."""
+    """Adds a bias, the remainder of a normalisation after folding."""
 
     dtype: Any = jnp.float32
 
@@ -27,13 +27,13 @@ class Bias(nn.Module):
 
 
 def folded_norm(*, train: bool, dtype: Any = jnp.float32, name: str | None = None, **how: Any) -> nn.Module:
-    """What a ``norm`` argument of a network is whose normalisations are folded (see ``nn/batch_norm.py``).
+    """The ``norm`` argument of a network with folded normalisations (see ``nn/batch_norm.py``).
 
-    Raises ``UserError`` when asked to train: the statistics of batches are gone.
+    Raises ``UserError`` in training, since there are no statistics of batches.
     """
     del how
     if train:
-        raise UserError("a network whose normalisations are folded is for inference: train the one that it was made of")
+        raise UserError("a network whose normalisations are folded is for inference only: train the original network")
     return Bias(dtype=dtype, name=name)
 
 
@@ -42,7 +42,7 @@ def fold(variables: Mapping[str, Any], *, epsilon: float) -> dict[str, Any]:
 
     Args:
       variables: "params" and "batch_stats". A normalisation is a module with statistics; the convolution before it is
-        the one beside it whose name has "conv" where its own has "norm".
+        its sibling whose name has "conv" instead of "norm".
       epsilon: of the normalisations.
 
     Raises:
@@ -57,7 +57,7 @@ def fold(variables: Mapping[str, Any], *, epsilon: float) -> dict[str, Any]:
                 continue
             conv = name.replace("norm", "conv")
             if conv == name or "kernel" not in made.get(conv, {}):
-                raise UserError(f"the normalisation {path}{name} has no convolution {conv} beside it to be folded into")
+                raise UserError(f"the normalisation {path}{name} has no sibling convolution {conv} to be folded into")
             norm = params.get(name, {})
             factor = norm.get("scale", 1.0) / jnp.sqrt(own["var"] + epsilon)
             before = made[conv].get("bias", 0.0)

@@ -1,8 +1,8 @@
 """Convolutions of channels in groups, on CPUs as one of all channels.
 
 XLA computes the gradients of a grouped convolution on CPUs one group after another. Forward and backward over [64, 8,
-8, 128] take 39 ms on two cores without groups, 600 ms with 8 and 2,300 ms with 32. There, the kernel is filled up with
-zeros, between groups, to that of an ordinary convolution: more products and a small part of the time.
+8, 128] take 39 ms on two cores without groups, 600 ms with 8 and 2,300 ms with 32. There, the kernel is padded with
+zeros between groups to that of an ordinary convolution: more products in a fraction of the time.
 """
 
 from collections.abc import Callable
@@ -15,17 +15,17 @@ from jaxtyping import Array, Float
 
 
 class GroupedConv3x3(nn.Module):
-    """A 3x3 convolution with zero padding, of as many channels as come in, in ``groups`` of them; without a bias."""
+    """A 3x3 convolution in ``groups`` groups, with as many output as input channels, without a bias."""
 
     groups: int
     kernel_init: Callable[..., Array] = nn.initializers.he_normal()
     filled: bool | None = None
-    """Whether to fill the kernel up with zeros: the default is on CPUs."""
+    """Whether to pad the kernel with zeros; by default on CPUs."""
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Convolve each group of channels by itself."""
+        """Convolve each group of channels separately."""
         channels = features.shape[-1]
         each = channels // self.groups
         kernel = self.param("kernel", self.kernel_init, (3, 3, each, channels)).astype(self.dtype)

@@ -1,4 +1,4 @@
-"""Codes with Gaussian distributions: densities, divergences, and what inferring a code returns."""
+"""Latents with Gaussian distributions: densities, divergences, and the result of inference."""
 
 import math
 from typing import NamedTuple
@@ -9,16 +9,16 @@ from jaxtyping import Array, Float, Int, Key
 
 
 class Inferred(NamedTuple):
-    """What a latent-variable model says of images, for one draw z of the code of each from q(z|x)."""
+    """The output of a latent-variable model for images, for one sample z of each latent from q(z|x)."""
 
     outputs: Array
     """Parameters of p(x|z), float32 [b h w p]."""
     kl: Array
     """KL(q(z|x) || p(z)) in closed form, of each dimension or group, float32 [b g] in nats."""
     log_ratio: Array
-    """log q(z|x) - log p(z) of the draw, float32 [b] in nats; its expectation is the sum of ``kl``."""
+    """log q(z|x) - log p(z) of the sample, float32 [b] in nats; its expectation is the sum of ``kl``."""
     code: Array
-    """The draw."""
+    """The sampled latent."""
 
 
 def gaussian_kl(

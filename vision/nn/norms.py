@@ -13,12 +13,12 @@ class GroupNorm(nn.Module):
     """Group normalisation (Wu & He 2018) of [b, h, w, c] over the pixels and the channels of each group.
 
     The number of groups is the largest common divisor of ``groups``, the channels c, and c // 4: it is ``groups``
-    where each group has a multiple of four channels, and fewer where c is small or another number; no group has
-    fewer than four channels, unless there are no more. Statistics are float32 whatever ``dtype`` is.
+    where each group has a multiple of four channels, and fewer otherwise; no group has fewer than four channels, unless
+    there are fewer in total. Statistics are float32 whatever ``dtype`` is.
 
     The sums over pixels come before the sums over channels: XLA then reduces whole rows of contiguous channels and
-    needs no transpose, which on a CPU is several times faster than reducing a [b, h, w, g, c/g] array in one go.
-    The normalisation itself is one multiply and one add for each value.
+    needs no transpose, which on a CPU is several times faster than reducing a [b, h, w, g, c/g] array in one step. The
+    normalisation itself is one multiply and one add for each value.
     """
 
     groups: int = 32
@@ -36,7 +36,7 @@ class GroupNorm(nn.Module):
         grouped = lambda sums: sums.reshape(batch, groups, channels // groups).mean(-1, keepdims=True)
         mean = grouped(wide.mean((1, 2)))
         # E[x^2] - mean^2 reads the features once, where E[(x - mean)^2] reads them twice; rounding may take it below 0.
-        # It loses digits where the mean is large against the spread: 1e-3 of the variance at a ratio of 100.
+        # It loses precision where the mean is large relative to the deviation: 1e-3 of the variance at a ratio of 100.
         variance = jnp.maximum(grouped(jnp.square(wide).mean((1, 2))) - jnp.square(mean), 0.0)
         gain = jax.lax.rsqrt(variance + self.epsilon)
         spread = lambda x: jnp.broadcast_to(x, (batch, groups, channels // groups)).reshape(batch, 1, 1, channels)

@@ -1,8 +1,8 @@
 """Max pooling as maxima of strided slices, whose gradients are cheap on every backend.
 
 The gradient of a window reduction is a select-and-scatter, which XLA runs on a CPU one window after another. Forward
-and backward over [64, 31, 31, 64] on two cores: 77 ms by windows, 10 ms by a reshape and one maximum, 3.7 ms by these
-slices; the 3x3 pool of a ResNet over [8, 112, 112, 64]: 185 ms and 45 ms. Equal maxima share their gradient.
+and backward over [64, 31, 31, 64] on two cores: 77 ms by windows, 10 ms by a reshape and one maximum, 3.7 ms by slices;
+the 3x3 pool of a ResNet over [8, 112, 112, 64]: 185 ms and 45 ms. Equal maxima share their gradient.
 """
 
 import functools
@@ -25,7 +25,7 @@ def max_pool_3x3(features: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
     PyTorch's max pooling with kernel 3, stride 2 and padding 1.
     """
     _, height, width, _ = features.shape
-    # One before, and after as many as make 2n + 1
+    # One before, and after as many as are needed for 2n + 1
     border = ((0, 0), (1, height % 2), (1, width % 2), (0, 0))
     features = jnp.pad(features, border, constant_values=-jnp.inf)
     rows = jnp.maximum(jnp.maximum(features[:, 0:-1:2], features[:, 1::2]), features[:, 2::2])

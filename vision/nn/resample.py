@@ -10,7 +10,7 @@ from vision.errors import UserError
 def space_to_depth(image: Float[Array, "b h w c"], patch: int) -> Float[Array, "b H W C"]:
     """Fold each ``patch`` x ``patch`` square of pixels into channels: [b, h/p, w/p, p*p*c].
 
-    The inverse is :func:`depth_to_space`. Raises ``UserError`` when the sides are no multiples of ``patch``.
+    The inverse is :func:`depth_to_space`. Raises ``UserError`` if the sides are not multiples of ``patch``.
     """
     _, height, width, _ = image.shape
     if height % patch or width % patch:

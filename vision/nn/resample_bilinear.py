@@ -7,8 +7,8 @@ from jaxtyping import Array, Float
 def upsample_bilinear(features: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
     """Twice the sides: [b, 2h, 2w, c]. Pixels are squares, and those beyond the border repeat it.
 
-    A new pixel lies a quarter of a pixel beside an old one: 3/4 of that and 1/4 of its neighbour, along each axis.
-    ``jax.image.resize(..., "bilinear")`` in other words.
+    A new pixel lies a quarter of a pixel from an old one: 3/4 of that and 1/4 of its neighbour, along each axis. This
+    equals ``jax.image.resize(..., "bilinear")``.
     """
     for axis in (1, 2):
         features = _doubled(features, axis)
@@ -18,8 +18,8 @@ def upsample_bilinear(features: Float[Array, "b h w c"]) -> Float[Array, "b H W 
 def downsample_bilinear(features: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
     """Half the sides: [b, h / 2, w / 2, c], which must be even; the triangle is as wide as the new pixels.
 
-    The weights along each axis are 1/8, 3/8, 3/8, 1/8: the transpose of :func:`upsample_bilinear`, but for a factor and
-    for the border, which is repeated.
+    The weights along each axis are 1/8, 3/8, 3/8, 1/8: the transpose of :func:`upsample_bilinear`, except for a factor
+    and for the border, which is repeated.
     """
     for axis in (1, 2):
         features = _halved(features, axis)

@@ -1,10 +1,10 @@
 """Spectral normalisation: layers whose kernel is divided by its largest singular value.
 
 Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks". The singular value is estimated by
-power iteration, whose vector u is kept in the collection "spectral" and moved one step at each application with
-``train``; the kernel hardly changes from step to step, so that one is enough. The kernel of a convolution [h w c n] is
-taken as the matrix [h * w * c, n], as in the paper: the result bounds the norm of the matrix, not that of the
-convolution itself.
+power iteration, whose vector u is kept in the collection "spectral" and updated by one step at each application with
+``train``; the kernel changes slowly, so that one step is enough. The kernel of a convolution [h w c n] is treated as
+the matrix [h * w * c, n], as in the paper: the result bounds the norm of the matrix, not that of the convolution
+itself.
 """
 
 from collections.abc import Callable
@@ -24,12 +24,12 @@ def power_iteration(
 ) -> tuple[Float[Array, ""], Float[Array, " m"]]:
     """One step towards the largest singular value: (estimate, the next vector).
 
-    Miyato et al. 2018, algorithm 1, with the kernel transposed (inputs first, as Flax has it). Gradients pass through
-    the estimate as if the singular vectors were constants, which is the exact derivative where they have converged.
+    Miyato et al. 2018, algorithm 1, with the kernel transposed (inputs first, as in Flax). Gradients pass through the
+    estimate as if the singular vectors were constants, which is the exact derivative where they have converged.
 
     Args:
       matrix: float32, the kernel.
-      vector: right singular vector so far, of length one.
+      vector: current estimate of the right singular vector, of length one.
     """
     fixed = jax.lax.stop_gradient(matrix)
     left = _unit(fixed @ vector)
@@ -61,8 +61,8 @@ def normalised_kernel(module: nn.Module, kernel: Float[Array, "... m"], *, train
 class SpectralConv(nn.Module):
     """A convolution with zero padding whose kernel, where ``spectral``, is divided by its spectral norm.
 
-    With a stride of 1 the sides stay, with 2 they are halved. Without ``spectral`` it is an ordinary convolution, so
-    that one network can be had in both forms.
+    With a stride of 1 the sides are kept, with 2 they are halved. Without ``spectral`` it is an ordinary convolution,
+    so that a network can have both forms.
     """
 
     channels: int
@@ -85,7 +85,7 @@ class SpectralConv(nn.Module):
             # as one product of matrices, see vision/nn/convolution.py
             made = (features.reshape(-1, inputs) @ kernel[0, 0]).reshape(*features.shape[:-1], self.channels)
         else:
-            # as many before as after the image where stride 2 halves an even side
+            # equal padding before and after the image where stride 2 halves an even side
             before, total = (self.size - 1) // 2, self.size - self.strides
             border = (before, max(total, before) - before) if self.strides > 1 else (before, self.size - 1 - before)
             made = jax.lax.conv_general_dilated(

@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation (Hu et al. 2018): channels weighted by what the whole image shows."""
+"""Squeeze-and-excitation (Hu et al. 2018): channels weighted by global features of the image."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Stochastic depth (Huang et al. 2016): residual branches that are left out at random while training."""
+"""Stochastic depth (Huang et al. 2016): residual branches that are dropped at random during training."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 
 def stochastic_depth(branch: Float[Array, "b *rest"], *, rate: float, key: PRNGKeyArray) -> Float[Array, "b *rest"]:
-    """Set whole samples of a residual branch to zero with probability ``rate``, in [0, 1).
+    """Set complete samples of a residual branch to zero with probability ``rate``, in [0, 1).
 
-    Each sample is drawn by itself, where the paper draws once a batch. Survivors are divided by 1 - rate, so that the
+    Samples are independent, while the paper decides once per batch. Kept samples are divided by 1 - rate, so that the
     expectation is ``branch`` and evaluation needs no correction (the paper multiplies then, eq. 5).
     """
     shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)

@@ -1,9 +1,9 @@
-"""Boxes in the plane: their two forms, areas, and how alike two boxes are (IoU, GIoU, DIoU, CIoU).
+"""Boxes in the plane: their two forms, areas, and measures of similarity (IoU, GIoU, DIoU, CIoU).
 
 A box is (x0, y0, x1, y1): its left, upper, right and lower border, in pixels. A box whose right border is left of its
-left one, or whose lower border is above its upper one, is empty. The measures of likeness and their gradients are
+left one, or whose lower border is above its upper one, is empty. The measures of similarity and their gradients are
 finite for all boxes within 1e9 pixels of the origin: a quotient whose denominator is below 1e-12 counts as 0. Their
-ranges are those for boxes that are not empty; a box may be a line or a point.
+ranges hold for boxes that are not empty; a box may be a line or a point.
 
 The arithmetic is on single borders, not on pairs of them: XLA fuses it then, which on CPU is ten times as fast.
 """
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# Below this a denominator is taken for 0. Its square, which a gradient divides by, is still a normal float32.
+# A smaller denominator counts as 0. Its square, which a gradient divides by, is still a normal float32.
 _ZERO = 1e-12
 
 
@@ -37,7 +37,7 @@ def area(boxes: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
 def clip_to_image(
     boxes: Float[Array, "*b 4"], *, width: Float[Array, "..."] | float, height: Float[Array, "..."] | float
 ) -> Float[Array, "*b 4"]:
-    """What is left of boxes inside an image of ``width`` and ``height`` pixels; a box outside of it has a side of 0.
+    """Clip boxes to an image of ``width`` and ``height`` pixels; a box outside of it gets a side of 0.
 
     Both may be arrays that broadcast with the boxes' leading axes.
     """
@@ -79,8 +79,8 @@ def ciou(a: Float[Array, "*#b 4"], b: Float[Array, "*#b 4"]) -> Float[Array, "*b
     """Complete IoU (Zheng et al. 2020, equations 8 to 11), in [-2, 1]. Leading axes broadcast.
 
     DIoU less a penalty for different aspect ratios. Its weight alpha is a constant to the gradient, as in the paper.
-    The derivative of the aspect ratio is the true one: the paper's experiments leave out its factor 1 / (w^2 + h^2).
-    A box without width and height has no aspect ratio, and no penalty.
+    The derivative of the aspect ratio is exact; the paper's experiments omit its factor 1 / (w^2 + h^2). A box without
+    width and height has no aspect ratio, and no penalty.
     """
     overlap = iou(a, b)
     # equation 9: v = 4 / pi^2 (arctan(w_gt / h_gt) - arctan(w / h))^2

@@ -1,7 +1,7 @@
-"""Changes of colour, light and sharpness, as Pillow's ImageEnhance and ImageOps define them, for images in [-1, 1].
+"""Changes of colour, brightness and sharpness, as in Pillow's ImageEnhance and ImageOps, for images in [-1, 1].
 
-Levels are Pillow's 0 to 255 = (x + 1) 127.5. The functions agree with Pillow to one level: Pillow rounds between its
-steps and cuts decimals off, these functions do neither. A strength is one number, or one for each sample.
+Levels are Pillow's 0 to 255 = (x + 1) 127.5. The functions agree with Pillow to one level: Pillow rounds or truncates
+between its steps, these functions do not. A strength is one number, or one for each sample.
 """
 
 import jax
@@ -17,7 +17,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 def greyscale(images: Float[Array, "b h w c"]) -> Float[Array, "b h w 1"]:
-    """Luma of ITU-R Recommendation BT.601, 0.299 R + 0.587 G + 0.114 B, of any range; one channel stays what it is.
+    """Luma of ITU-R Recommendation BT.601, 0.299 R + 0.587 G + 0.114 B, of any range; a single channel is unchanged.
 
     Raises:
       UserError: images that have neither one nor three channels.
@@ -41,22 +41,22 @@ def brightness(images: Float[Array, "b h w c"], factor: Strength) -> Float[Array
 
 
 def contrast(images: Float[Array, "b h w c"], factor: Strength) -> Float[Array, "b h w c"]:
-    """Distance from the image's mean luma times ``factor``: 0 is one grey, 1 the image."""
+    """Deviation from the image's mean luma times ``factor``: 0 is a uniform grey, 1 the image."""
     return blend(mean_luma(images), images, factor)
 
 
 def saturation(images: Float[Array, "b h w c"], factor: Strength) -> Float[Array, "b h w c"]:
-    """Distance from each pixel's luma times ``factor``, Pillow's "Color": 0 is a grey image, 1 the image."""
+    """Deviation from each pixel's luma times ``factor``, Pillow's "Color": 0 is a grey image, 1 the image."""
     return blend(greyscale(images), images, factor)
 
 
 def sharpness(images: Float[Array, "b h w c"], factor: Strength) -> Float[Array, "b h w c"]:
-    """Distance from the :func:`smooth` image times ``factor``: 0 is smoothed, 1 the image, 2 sharpened."""
+    """Deviation from the :func:`smooth` image times ``factor``: 0 is smoothed, 1 the image, 2 sharpened."""
     return blend(smooth(images), images, factor)
 
 
 def smooth(images: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Pillow's SMOOTH, of any range: 3x3 weights of 1 with 5 in the middle, over 13; the border is kept as it is."""
+    """Pillow's SMOOTH, of any range: 3x3 weights of 1 with 5 in the middle, over 13; the border is unchanged."""
     if min(images.shape[1:3]) < 3:
         return images
     rows = images[:, :-2] + images[:, 1:-1] + images[:, 2:]
@@ -72,7 +72,7 @@ def blend(
 
 
 def _each(strength: Array | float) -> Array:
-    """A strength ready to be broadcast over [b h w c]."""
+    """A strength that broadcasts over [b h w c]."""
     return jnp.reshape(jnp.asarray(strength), (-1, 1, 1, 1))
 
 
@@ -82,10 +82,10 @@ def _levels(images: Array) -> Array:
 
 
 def hue(images: Float[Array, "b h w 3"], shift: Strength) -> Float[Array, "b h w 3"]:
-    """Turn the hue by ``shift`` turns of the colour circle: 1/3 takes red to green, and whole numbers do nothing."""
+    """Rotate the hue by ``shift`` turns of the colour circle: 1/3 maps red to green, and whole numbers do nothing."""
     hsv = rgb_to_hsv((images + 1.0) / 2.0)
-    turned = hsv[..., :1] + _each(shift)
-    return 2.0 * hsv_to_rgb(jnp.concatenate([turned, hsv[..., 1:]], axis=-1)) - 1.0
+    rotated = hsv[..., :1] + _each(shift)
+    return 2.0 * hsv_to_rgb(jnp.concatenate([rotated, hsv[..., 1:]], axis=-1)) - 1.0
 
 
 def rgb_to_hsv(rgb: Float[Array, "*shape 3"]) -> Float[Array, "*shape 3"]:
@@ -146,7 +146,7 @@ def autocontrast(images: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
 
 
 def equalize(images: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Spread the levels of each channel of each image so that all are about equally frequent.
+    """Equalise the levels of each channel of each image so that all are about equally frequent.
 
     As in Pillow, which rounds down twice: with N pixels, N' of them not of the highest level that occurs, the step is
     s = floor(N' / 255), and level v becomes floor((floor(s / 2) + pixels below v) / s). A channel with s = 0, such as
@@ -154,7 +154,8 @@ def equalize(images: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """
     _, height, width, channels = images.shape
 
-    # By vmap rather than over the whole batch in one scatter, which a batch sharded over devices would have to gather
+    # By vmap rather than over the complete batch in one scatter, which a batch sharded over devices would have to
+    # gather
     def one(image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         # A table of 256 levels for each channel, one after the other
         place = 256 * jnp.arange(channels) + _levels(image).astype(jnp.int32)

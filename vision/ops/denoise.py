@@ -1,8 +1,7 @@
 """Classical denoising: the median, the bilateral filter and non-local means, as pure functions.
 
-Beyond its border an image goes on as its mirror image, the border repeated (b a | a b c | c b), so that no value comes
-in that the image does not have. Work grows with the number of pixels in the window, and memory does not, except
-for the median's.
+Images are extended by reflection with the border repeated (b a | a b c | c b), so that no new values appear. Work grows
+with the number of pixels in the window, memory only for the median.
 """
 
 from collections.abc import Callable
@@ -32,7 +31,7 @@ def median_filter(images: Float[Array, "b h w c"], size: int) -> Float[Array, "b
 def bilateral_filter(
     images: Float[Array, "b h w c"], *, radius: int, sigma_space: float, sigma_range: float
 ) -> Float[Array, "b h w c"]:
-    """A mean over near pixels of like colour (Tomasi & Manduchi 1998, section 2).
+    """A mean over nearby pixels of similar colour (Tomasi & Manduchi 1998, section 2).
 
     Args:
       images: values of any range.
@@ -62,7 +61,7 @@ def bilateral_filter(
 def non_local_means(
     images: Float[Array, "b h w c"], *, patch_radius: int, search_radius: int, strength: float
 ) -> Float[Array, "b h w c"]:
-    """A mean over the pixels whose surroundings look alike (Buades et al. 2005, section 3).
+    """A mean over pixels with similar surroundings (Buades et al. 2005, section 3).
 
     Two pixels are compared by their square patches: the squared differences are averaged over channels and, with a
     Gaussian of deviation max(patch_radius, 1) / 2, over the patch. A pixel's weight for itself is 1.
@@ -70,9 +69,9 @@ def non_local_means(
     Args:
       images: values of any range.
       patch_radius: of the patches that are compared, in pixels; 0 compares single pixels.
-      search_radius: of the square window in which alike pixels are looked for (the paper's is 10).
-      strength: h of the paper, in units of the image: differences of that size still count; about the deviation
-        of the noise, and more for more smoothing.
+      search_radius: of the square window in which similar pixels are searched (the paper's is 10).
+      strength: h of the paper, the scale of differences in units of the image; about the deviation of the noise, and
+        more for more smoothing.
 
     Raises:
       UserError: a search radius or a strength that is not positive, a negative patch radius, or an image smaller than
@@ -120,7 +119,7 @@ def _weighted_mean(images: Array, radius: int, add: Callable[[Array], tuple[Arra
 
 
 def _mirrored(images: Array, margin: int) -> Array:
-    """The image with its mirror image around it, the border repeated."""
+    """The image extended by reflection, with the border repeated."""
     height, width = images.shape[1:3]
     if margin > min(height, width):
         raise UserError(f"images of {height}x{width} pixels are too small for a window of {margin} pixels to each side")

@@ -1,8 +1,8 @@
-"""Affine warps of a batch, each image by a matrix of its own, and the matrices for it.
+"""Affine warps of a batch, with one matrix per image, and constructors of matrices.
 
-A matrix [2 3] takes the position (row, column, 1) of a pixel of the result to the position in the image where its
-value is taken from, so it is the inverse of the motion that one sees. Positions count from the centre of the upper
-left pixel, as in SciPy.
+A matrix [2 3] maps the position (row, column, 1) of a pixel of the result to the position in the image where its value
+is sampled, so it is the inverse of the visible motion. Positions count from the centre of the upper left pixel, as in
+SciPy.
 """
 
 from typing import Literal
@@ -23,13 +23,13 @@ def affine_warp(
     outside: Outside = "constant",
     fill: float = 0.0,
 ) -> Float[Array, "b h w c"]:
-    """Sample each image at the positions to which its matrix takes the pixels; not antialiased.
+    """Sample each image at the positions to which its matrix maps the pixels; not antialiased.
 
     Args:
       images: float32 of any range.
       matrices: from a pixel of the result to a position in the image.
       interpolation: "nearest" takes the nearest pixel (halves go down and right), "bilinear" weights the four around.
-      outside: what lies beyond the border: ``fill`` ("constant"), or the image mirrored without repeating its border
+      outside: values beyond the border: ``fill`` ("constant"), or the image's reflection without repeating its border
         (c b | a b c | b a, "reflect").
       fill: mid-grey for images in [-1, 1] by default. Bilinear sampling within a pixel of the border mixes it in.
     """
@@ -66,7 +66,7 @@ def _inside(index: Int[Array, "..."], size: int, outside: Outside) -> Int[Array,
 
 
 def rotation(degrees: Float[Array, " b"], height: int, width: int) -> Float[Array, "b 2 3"]:
-    """Matrices that turn images of this size counter-clockwise about their centre."""
+    """Matrices that rotate images of this size counter-clockwise about their centre."""
     cos, sin = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
     middle_row, middle_column = (height - 1) / 2, (width - 1) / 2
     return _matrices(
@@ -76,7 +76,7 @@ def rotation(degrees: Float[Array, " b"], height: int, width: int) -> Float[Arra
 
 
 def shear(down: Float[Array, " b"], right: Float[Array, " b"]) -> Float[Array, "b 2 3"]:
-    """Matrices that look up a pixel ``right`` times its row further right and ``down`` times its column further down.
+    """Matrices that sample each pixel ``right`` times its row further right and ``down`` times its column further down.
 
     Both are counted from the upper left corner of the image, as Pillow's ``transform`` does, so that a positive shear
     moves content left or up.
@@ -86,7 +86,7 @@ def shear(down: Float[Array, " b"], right: Float[Array, " b"]) -> Float[Array, "
 
 
 def translation(down: Float[Array, " b"], right: Float[Array, " b"]) -> Float[Array, "b 2 3"]:
-    """Matrices that move content by so many pixels."""
+    """Matrices that translate content by the given numbers of pixels."""
     one, zero = jnp.ones_like(down), jnp.zeros_like(down)
     return _matrices((one, zero, -down), (zero, one, -right))
 

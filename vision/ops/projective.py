@@ -1,9 +1,9 @@
-"""Projective maps of the plane: sampling images through 3x3 matrices, and what the matrices do to boxes.
+"""Projective maps of the plane: sampling images through 3x3 matrices, and mapping boxes by them.
 
-Positions are (x, y) in pixels, with the image's corners at (0, 0) and (width, height), as boxes have them; the middle
-of the first pixel is at (1/2, 1/2). A matrix takes (x, y, 1) to (x', y', w') and means the point (x' / w', y' / w')
-(Hartley & Zisserman 2004, section 2.3). Unlike in `vision.ops.geometry`, matrices are those of the motion that one
-sees: they take a point of the image to where it is in the result.
+Positions are (x, y) in pixels, with the image's corners at (0, 0) and (width, height), as for boxes; the centre of the
+first pixel is at (1/2, 1/2). A matrix maps (x, y, 1) to (x', y', w'), which represents the point (x' / w', y' / w')
+(Hartley & Zisserman 2004, section 2.3). Unlike in `vision.ops.geometry`, matrices are those of the visible motion: they
+map a point of the image to its position in the result.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,10 @@ Number = Float[Array, "*b"] | float
 
 
 class Tap(NamedTuple):
-    """What one neighbour along an axis contributes to a bilinear sample."""
+    """The contribution of one neighbour along an axis to a bilinear sample."""
 
     offset: Int[Array, "..."]
-    """The axis's share of the place of the pixel, among the pixels written in a row."""
+    """The axis's contribution to the flat index of the pixel."""
     weight: Float[Array, "..."]
     """Its weight, 0 where the neighbour is outside."""
 
@@ -58,16 +58,16 @@ def inverses(matrices: Float[Array, "*b 3 3"]) -> Float[Array, "*b 3 3"]:
 
 
 def project(points: Float[Array, "*b n 2"], matrices: Float[Array, "*b 3 3"]) -> Float[Array, "*b n 2"]:
-    """Where the matrices take points (x, y). A point on the horizon (w' = 0) has no image: it is not finite."""
+    """Map points (x, y) by the matrices. The image of a point on the horizon (w' = 0) is not finite."""
     x, y = points[..., 0], points[..., 1]
     row = lambda k: matrices[..., k, 0, None] * x + matrices[..., k, 1, None] * y + matrices[..., k, 2, None]
     return jnp.stack([row(0), row(1)], axis=-1) / row(2)[..., None]
 
 
 def project_boxes(boxes: Float[Array, "*b n 4"], matrices: Float[Array, "*b 3 3"]) -> Float[Array, "*b n 4"]:
-    """The smallest boxes around the four moved corners of each box (x0, y0, x1, y1); not clipped.
+    """The smallest boxes around the four mapped corners of each box (x0, y0, x1, y1); not clipped.
 
-    For boxes in front of the horizon (w' > 0 at all corners), these hold everything that the boxes held.
+    For boxes in front of the horizon (w' > 0 at all corners), these contain everything in the original boxes.
     """
     x0, y0, x1, y1 = (boxes[..., k] for k in range(4))
     corners = [project(jnp.stack(corner, axis=-1), matrices) for corner in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))]
@@ -78,18 +78,18 @@ def project_boxes(boxes: Float[Array, "*b n 4"], matrices: Float[Array, "*b 3 3"
 def sources(
     matrices: Float[Array, "b 3 3"], rows: Num[Array, " h"], columns: Num[Array, " w"], *, separable: bool = False
 ) -> tuple[Float[Array, "b #h w"], Float[Array, "b h #w"]]:
-    """Where in the image the middles of the result's pixels come from.
+    """Positions in the image of the centres of the result's pixels.
 
     Args:
       matrices: from the image to the result.
       rows: numbers of the pixels' rows in the result, from 0.
       columns: those of their columns.
-      separable: a promise that the matrices only stretch and move along the axes, so that x depends on the column
-        alone and y on the row alone.
+      separable: a promise that the matrices only scale and translate along the axes, so that x depends only on the
+        column and y only on the row.
 
     Returns:
-      x and y, [b h w] both, or if separable [b 1 w] and [b h 1]. They are far outside of any image
-      where the result shows what is behind the horizon.
+      x and y, [b h w] both, or if separable [b 1 w] and [b h 1]. They are far outside of any image for points behind
+      the horizon.
     """
     back = inverses(matrices)[..., None, None]
     row, column = rows[:, None] + 0.5, columns[None, :] + 0.5
@@ -103,14 +103,14 @@ def sources(
 
 
 def neighbours(position: Float[Array, "*shape"], length: int, stride: int) -> tuple[Tap, Tap]:
-    """The two pixels of a line around each position, whose middles are at 1/2, 3/2, ..., and their weights.
+    """The two pixels of a line around each position, whose centres are at 1/2, 3/2, ..., and their weights.
 
     Args:
       position: along the axis.
       length: pixels of the line.
       stride: how far apart its pixels are in memory.
     """
-    # Positions far outside would not fit into integers
+    # Positions far outside would overflow integers
     index = jnp.clip(position - 0.5, -2.0, length + 1.0)
     low = jnp.floor(index)
 
@@ -128,10 +128,10 @@ def bilinear(
     *,
     fill: float,
 ) -> Float[Array, "b h w c"]:
-    """The weighted mean of four pixels for each pixel of the result; ``fill`` takes the weight that is missing.
+    """The weighted mean of four pixels for each pixel of the result; ``fill`` gets the missing weight.
 
-    Where the taps of rows are [b h 1] and those of columns [b 1 w], all that depends on one axis is computed once a
-    line; on CPUs this is twice as fast as taps of [b h w].
+    Where the taps of rows are [b h 1] and those of columns [b 1 w], everything that depends on one axis is computed
+    once per line; on CPUs this is twice as fast as taps of [b h w].
 
     Args:
       rows: the upper and the lower neighbour.
@@ -157,7 +157,7 @@ def projective_warp(
     fill: float = 0.0,
     separable: bool = False,
 ) -> Float[Array, "b H W c"]:
-    """Each image moved by its matrix, seen in a window of ``size`` (height, width); bilinear, not antialiased.
+    """Each image transformed by its matrix, in a window of ``size`` (height, width); bilinear, not antialiased.
 
     Args:
       images: float32 of any range.

@@ -1,10 +1,10 @@
-"""Resizing with antialiasing, as Pillow does it, and what else brings images to a network's resolution.
+"""Resizing with antialiasing, as in Pillow, and other operations that bring images to a network's resolution.
 
 A resized line of pixels is a matrix times the line, and an image is resized by one matrix for its rows and one for
-its columns. The weights follow from the filter alone: output pixel i looks at the input around its centre
-(i + 1/2) r, where r is the factor of reduction; a filter that would be narrower than r is widened to it, which is the
-antialiasing; and the weights of each output pixel are divided by their sum. With one matrix for each sample the same
-product cuts out and resizes a different rectangle of every image, in a program of static shapes.
+its columns. The weights follow from the filter: output pixel i depends on the input around its centre (i + 1/2) r,
+where r is the factor of reduction; a filter that would be narrower than r is widened to it, which is the antialiasing;
+and the weights of each output pixel are divided by their sum. With one matrix for each sample the same product cuts out
+and resizes a different rectangle of every image, in a program of static shapes.
 """
 
 from types import ModuleType
@@ -21,12 +21,12 @@ Method = Literal["nearest", "box", "bilinear", "bicubic", "lanczos3"]
 PadMode = Literal["constant", "reflect", "edge"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and deviation of ImageNet's red, green and blue in [0, 1], as printed in torchvision's documentation, which
-took them from the ResNet training code in Torch; published weights expect them."""
+"""Mean and deviation of ImageNet's red, green and blue in [0, 1], as in torchvision's documentation, originally from
+the ResNet training code in Torch; published weights expect them."""
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-"""The same of the 50,000 training images of CIFAR-10 (Krizhevsky 2009), each pixel counted once."""
+"""Mean and deviation of the 50,000 training images of CIFAR-10 (Krizhevsky 2009), over all pixels."""
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-"""The same of the 50,000 training images of CIFAR-100."""
+"""Mean and deviation of the 50,000 training images of CIFAR-100."""
 
 
 def resize(
@@ -42,8 +42,8 @@ def resize(
 
     Returns:
       the same dtype. Floats are not clipped, and bicubic and lanczos3 overshoot at edges; uint8 is rounded and clipped
-      after a line's pixels and again after the lines, as in Pillow, to one level. Pillow 13 takes the two in the other
-      order where that is less work, so that clipped overshoots of bicubic and lanczos3 may differ by more.
+      after a line's pixels and again after the lines, as in Pillow, to one level. Pillow 13 uses the opposite order
+      where that is less work, so that clipped overshoots of bicubic and lanczos3 may differ by more.
 
     Raises:
       UserError: a side of ``size`` is less than 1.
@@ -72,9 +72,9 @@ def resize_weights(length: int, size: int, method: Method) -> Float[np.ndarray, 
 def window_weights(
     start: Float[Array, " b"], extent: Float[Array, " b"], *, length: int, size: int, method: Method
 ) -> Float[Array, "b {size} {length}"]:
-    """Matrices that cut ``extent`` pixels from ``start`` on out of a line and resize them to ``size`` pixels.
+    """Matrices that crop ``extent`` pixels of a line from ``start`` and resize them to ``size`` pixels.
 
-    The same as cropping first and then resizing with :func:`resize_weights`: no pixel outside the window counts.
+    The same as cropping first and then resizing with :func:`resize_weights`: pixels outside the window have no weight.
 
     Args:
       start: first pixel of each sample's window, a whole number.
@@ -97,7 +97,7 @@ def _weights(xp: ModuleType, start: Any, extent: Any, length: int, size: int, me
     pixel = xp.arange(length)
     inside = (pixel >= start) & (pixel < start + extent)
     if method == "box" and xp is np:
-        # Where a pixel's centre lies on the border of the box, rounding decides, as Pillow does it: here and below
+        # Where a pixel's centre lies on the border of the box, rounding decides, as in Pillow: here and below
         half = 0.5 * scale
         inside = inside & (pixel >= np.floor(centre - half + 0.5)) & (pixel < np.floor(centre + half + 0.5))
     weights = xp.where(inside, _filter(xp, (pixel - centre + 0.5) * (1.0 / scale), method), 0.0)
@@ -120,7 +120,7 @@ def _filter(xp: ModuleType, x: Any, method: Method) -> Any:
 
 
 def resize_shorter(images: Num[Array, "b h w c"], side: int, *, method: Method = "bilinear") -> Num[Array, "b H W c"]:
-    """:func:`resize` so that the shorter side has ``side`` pixels; the longer one keeps the ratio, rounded."""
+    """:func:`resize` so that the shorter side has ``side`` pixels; the longer one keeps the aspect ratio, rounded."""
     height, width = images.shape[1:3]
     scale = side / min(height, width)
     return resize(images, (max(side, round(height * scale)), max(side, round(width * scale))), method=method)

@@ -1,8 +1,8 @@
-"""Resizing as the protocols of generative metrics prescribe it, bit for bit as far as float32 goes.
+"""Resizing as prescribed by the protocols of generative metrics, bit for bit up to float32.
 
-The Fréchet Inception Distance moves by several points with the way in which images come to 299x299 pixels (Parmar et
-al. 2022, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation"), so that the way belongs to the metric's
-name. What each public package does to an image of levels v in 0..255, and what the network is then given:
+The Fréchet Inception Distance changes by several points with the method of resizing images to 299x299 pixels (Parmar et
+al. 2022, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation"), so that the method belongs to the metric's
+name. The resizing of images of levels v in 0..255 and the scaling of network inputs in public packages:
 
 ================================  ==============================================================  ===================
 package and mode                  resizing                                                        scaling
@@ -29,8 +29,8 @@ from vision.ops.resize import resize
 def resize_legacy_tensorflow(images: Num[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:
     """TensorFlow 1's ``resize_bilinear`` with ``align_corners=False``: corners on corners, no antialiasing.
 
-    Output pixel i lies at i * in / out, and between its two neighbours the value is linear; beyond the last pixel it
-    stays. Images are thus shifted towards the upper left, and reducing them skips pixels.
+    Output pixel i lies at i * in / out, and between its two neighbours the value is linear; beyond the last pixel it is
+    constant. Images are thus shifted towards the upper left, and reducing them skips pixels.
 
     Args:
       images: uint8 or float32 of any range.
@@ -45,7 +45,7 @@ def resize_legacy_tensorflow(images: Num[Array, "b h w c"], size: tuple[int, int
     if min(size) < 1:
         raise UserError(f"images cannot be resized to {size[0]}x{size[1]} pixels: both sides must be at least 1")
     out = images.astype(jnp.float32)
-    # columns before rows, as the original does: the sums then round alike
+    # columns before rows, as in the original, for identical rounding
     for axis in (2, 1):
         length, wanted = images.shape[axis], size[axis - 1]
         # in float32, whose rounding decides where a pixel falls on another

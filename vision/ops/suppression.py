@@ -1,9 +1,9 @@
 """Which of many overlapping boxes to keep: greedy non-maximum suppression, matrix NMS and soft-NMS.
 
-All three compile, with shapes that depend on shapes alone, and can be vmapped over images. They take n boxes with
-scores and return indices in the order of falling scores; among equal scores the lower index goes first. Scores that
-are NaN, -inf or below the threshold are never kept. With labels, boxes of different labels leave each other alone.
-Memory is O(n), never O(n^2). No boxes (n = 0) and n < ``max_detections`` are fine.
+All three compile, with shapes that depend only on shapes, and can be vmapped over images. They take n boxes with scores
+and return indices in descending order of scores; among equal scores the lower index goes first. Scores that are NaN,
+-inf or below the threshold are never kept. With labels, boxes suppress only boxes of the same label. Memory is O(n),
+never O(n^2). No boxes (n = 0) and n < ``max_detections`` are fine.
 """
 
 from collections.abc import Callable
@@ -15,32 +15,32 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vision.ops.boxes import iou, pairwise_iou
 
-# Boxes looked at together. Larger blocks mean fewer rounds and more work inside one; measured on CPU.
+# Boxes per block. Larger blocks mean fewer rounds and more work in each; measured on CPU.
 _BLOCK = 256
 
 Number = float | Float[Array, ""]
 Decay = Callable[[Float[Array, "..."]], Float[Array, "..."]]
-"""From an IoU to what a score is multiplied by: 1 at an IoU of 0, falling, never negative."""
+"""From an IoU to the factor of a score: 1 at an IoU of 0, decreasing, never negative."""
 
 
 class Kept(NamedTuple):
-    """What is left, by falling scores; the valid slots come first."""
+    """The kept boxes, in descending order of scores; valid entries come first."""
 
     index: Int[Array, " max_detections"]
-    """Into the boxes; 0 where not valid."""
+    """Indices into the boxes; 0 where not valid."""
     valid: Bool[Array, " max_detections"]
-    """Whether the slot holds a box."""
+    """Whether the entry is a box."""
 
 
 class Rescored(NamedTuple):
-    """What is left after scores have decayed, by falling decayed scores; the valid slots come first."""
+    """The kept boxes after decay, in descending order of decayed scores; valid entries come first."""
 
     index: Int[Array, " max_detections"]
-    """Into the boxes; 0 where not valid."""
+    """Indices into the boxes; 0 where not valid."""
     score: Float[Array, " max_detections"]
     """The decayed score; 0 where not valid."""
     valid: Bool[Array, " max_detections"]
-    """Whether the slot holds a box."""
+    """Whether the entry is a box."""
 
 
 def gaussian_decay(overlap: Float[Array, "*b"], *, sigma: Number = 0.5) -> Float[Array, "*b"]:
@@ -65,18 +65,18 @@ def non_maximum_suppression(
     score_threshold: Number,
     max_detections: int,
 ) -> Kept:
-    """Greedy suppression: take the best box that is left, drop those that overlap it too much, until none is left.
+    """Greedy suppression: repeatedly keep the best remaining box and drop those that overlap it too much.
 
-    The result is that of the sequential algorithm. It is found in blocks of falling scores: a block drops what boxes
-    kept earlier suppress, then settles the rest by itself. Blocks beyond the last box kept are not looked at.
+    The result is that of the sequential algorithm. It is computed in blocks of descending scores: a block drops boxes
+    suppressed by earlier ones, then resolves the others. Blocks beyond the last kept box are skipped.
 
     Args:
       boxes: corners (x0, y0, x1, y1).
       scores: larger is better.
-      labels: boxes suppress those of their own label alone; None if all are alike.
+      labels: boxes suppress only those of their label; None for a single label.
       iou_threshold: boxes with an IoU above it with a kept one are dropped; in [0, 1].
       score_threshold: boxes with a score below it are dropped.
-      max_detections: how many to keep.
+      max_detections: maximum number of boxes to keep.
     """
     boxes, scores, labels = _candidates(boxes, scores, labels, score_threshold)
     size = min(_BLOCK, len(scores))
@@ -93,7 +93,7 @@ def non_maximum_suppression(
         alive = (score > -jnp.inf) & ~jnp.any(suppressed & (slots < count)[:, None], axis=0)
         within = _overlap(boxes[at], labels[at], boxes[at], labels[at]) > iou_threshold
         kept = _greedy(alive, jnp.triu(within, 1))
-        # those that are not kept, or too many, fall behind the end of the slots
+        # boxes that are not kept, or beyond the maximum, are written past the end
         slot = jnp.where(kept, count + jnp.cumsum(kept) - 1, max_detections)
         left = left.at[at].set(-jnp.inf)
         return left, count + jnp.sum(kept), index.at[slot].set(at, mode="drop")
@@ -113,16 +113,16 @@ def matrix_nms(
 ) -> Rescored:
     """Matrix NMS (Wang et al. 2020, "SOLOv2", the section of that name): all scores decay at once.
 
-    A score falls by the overlap with each better box, less so if that box is itself overlapped by a better one. The
-    work is O(n^2) for the n boxes above the threshold; the paper looks at the best 500.
+    A score decays by the overlap with each better box, less if that box is itself overlapped by a better one. The work
+    is O(n^2) for the n boxes above the threshold; the paper uses the best 500.
 
     Args:
       boxes: corners (x0, y0, x1, y1).
       scores: larger is better; those from the threshold on are finite and not negative.
-      labels: boxes decay by those of their own label alone; None if all are alike.
-      decay: f of the paper, :func:`gaussian_decay` or :func:`linear_decay` or the like.
+      labels: boxes decay only by those of their label; None for a single label.
+      decay: f of the paper, :func:`gaussian_decay` or :func:`linear_decay` or similar.
       score_threshold: boxes with a decayed score below it are dropped.
-      max_detections: how many to keep.
+      max_detections: maximum number of boxes to keep.
     """
     boxes, scores, labels = _candidates(boxes, scores, labels, score_threshold, multiple=_BLOCK)
     n = len(scores)
@@ -133,13 +133,13 @@ def matrix_nms(
     overlap = lambda i, j: _overlap(cut(boxes, i), cut(labels, i), cut(boxes, j), cut(labels, j))
 
     def smallest(overlap, own):
-        # Wang et al. 2020: decay_j = min over better i of f(iou_ij) / f(iou_.i). A box i that has lost its whole score
-        # to others, f(iou_.i) = 0, takes nothing from j: those others do.
+        # Wang et al. 2020: decay_j = min over better i of f(iou_ij) / f(iou_.i). A box i whose score has decayed to
+        # zero, f(iou_.i) = 0, does not affect j: the boxes that suppress it do.
         share = decay(overlap) / jnp.where(own > 0, own, 1.0)[:, None]
         return jnp.min(jnp.where((own > 0)[:, None], share, 1.0), axis=0)
 
     def column(j, carry):
-        """Settle block j by all blocks i <= j, of which those before it are settled."""
+        """Resolve block j by all blocks i <= j, of which the earlier ones are resolved."""
         own, factor = carry
 
         def tile(i, carry):
@@ -171,17 +171,17 @@ def soft_nms(
     score_threshold: Number,
     max_detections: int,
 ) -> Rescored:
-    """Soft-NMS (Bodla et al. 2017, figure 2): take the best box that is left and let the scores of the others decay.
+    """Soft-NMS (Bodla et al. 2017, figure 2): repeatedly keep the best box and decay the scores of the others.
 
-    ``max_detections`` rounds at most, each of O(n).
+    At most ``max_detections`` rounds, each of O(n).
 
     Args:
       boxes: corners (x0, y0, x1, y1).
       scores: larger is better; those from the threshold on are finite and not negative.
-      labels: boxes decay by those of their own label alone; None if all are alike.
-      decay: f of the paper, :func:`gaussian_decay` or :func:`linear_decay` or the like.
+      labels: boxes decay only by those of their label; None for a single label.
+      decay: f of the paper, :func:`gaussian_decay` or :func:`linear_decay` or similar.
       score_threshold: boxes whose score falls below it are dropped.
-      max_detections: how many to keep.
+      max_detections: maximum number of boxes to keep.
     """
     boxes, scores, labels = _candidates(boxes, scores, labels, score_threshold)
 
@@ -223,7 +223,7 @@ def _candidates(
 
 def _eligible(scores: Float[Array, " n"], threshold: Number) -> Float[Array, " n"]:
     """Scores, -inf where NaN or below the threshold."""
-    # top_k puts -0 below 0, which are equal
+    # top_k ranks -0 below 0, although they are equal
     return jnp.where(scores >= threshold, jnp.where(scores == 0, 0.0, scores), -jnp.inf)
 
 
@@ -235,11 +235,11 @@ def _overlap(
 
 
 def _greedy(alive: Bool[Array, " n"], suppresses: Bool[Array, "n n"]) -> Bool[Array, " n"]:
-    """Which are kept if each one kept drops those it suppresses, which all come after it.
+    """Which boxes are kept if each kept box drops the later ones that it suppresses.
 
-    Repeats "kept if alive and not suppressed by one kept" until nothing changes. The first k boxes are settled after k
-    rounds at the latest, so this ends, and at the sequential algorithm's answer, since by induction only one set is
-    left unchanged. The rounds are as many as the longest chain of suppressions, usually few.
+    Repeats "kept if alive and not suppressed by one kept" until nothing changes. The first k boxes are final after at
+    most k rounds, so this terminates with the result of the sequential algorithm, since by induction there is only one
+    fixed point. The number of rounds is the length of the longest chain of suppressions, usually small.
     """
     step = lambda kept: alive & ~jnp.any(suppresses & kept[:, None], axis=0)
     carry = (alive, step(alive))
@@ -247,7 +247,7 @@ def _greedy(alive: Bool[Array, " n"], suppresses: Bool[Array, "n n"]) -> Bool[Ar
 
 
 def _rescored(index: Int[Array, " k"], score: Float[Array, " k"], max_detections: int) -> Rescored:
-    """``max_detections`` slots from k <= ``max_detections``; a score of -inf is no box."""
+    """``max_detections`` entries from k <= ``max_detections``; a score of -inf is not a box."""
     valid = score > -jnp.inf
     filled = Rescored(jnp.where(valid, index, 0), jnp.where(valid, score, 0.0), valid)
     return Rescored(*(jnp.pad(x, (0, max_detections - len(score))) for x in filled))

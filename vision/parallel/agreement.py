@@ -1,4 +1,4 @@
-"""What the processes of one run decide together; with a single process, what it decides alone.
+"""Collective decisions of the processes of a run; trivial with a single process.
 
 Each function is a collective operation: every process calls it, in the same order.
 """
@@ -14,12 +14,12 @@ _MESSAGE_BYTES = 4096
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes."""
+    """Whether this is the process that writes files."""
     return jax.process_index() == 0
 
 
 def first_alone(action: Callable[[], None]) -> None:
-    """Run ``action`` on the first process while the others wait for its end.
+    """Run ``action`` on the first process while the others wait for it.
 
     Raises ``UserError`` on every process if it did on the first.
     """
@@ -66,4 +66,4 @@ def check_equal(what: str, value: object) -> None:
 
     digest = np.frombuffer(hashlib.sha256(str(value).encode()).digest(), np.uint8).astype(np.int32)
     if not all_of(bool(np.array_equal(from_first(digest), digest))):
-        raise UserError(f"the processes of this run disagree in {what}: start all with the same command and code")
+        raise UserError(f"the processes of this run have different {what}: start all with the same command and code")

@@ -1,11 +1,11 @@
-"""What a compiled program moves between devices, read from its text (``compiled.as_text()``).
+"""The communication of a compiled program between devices, read from its text (``compiled.as_text()``).
 
-The text is that of one device's share of the work, after partitioning and optimization, so that the list is of what
-really runs, not of what the shardings suggest. Two things to know when reading it:
+The text is the program of one device after partitioning and optimization, so that the list has the operations that
+actually run. Notes:
 
 - It is the program of the backend it was compiled for. XLA for CPUs has no reduce-scatter: where an accelerator sums a
-  gradient and keeps a share of it, a CPU's program sums it whole (all-reduce) and cuts the share out, which moves twice
-  as much. It also widens 16-bit sums to float32.
+  gradient and keeps a share of it, a CPU's program sums all of it (all-reduce) and slices the shard, which communicates
+  twice as much. It also widens 16-bit sums to float32.
 - Bytes are those of ring algorithms, which are optimal in bandwidth (Patarasuk & Yuan 2009, "Bandwidth optimal
   all-reduce algorithms for clusters of workstations"). What a library chooses instead may differ for small arrays.
 """
@@ -40,14 +40,14 @@ class Collective:
     dtype: str
     """XLA's name of the type of its operands ("f32"); several joined by "+"."""
     bytes: int
-    """Of all operands together: the output of an all-gather, the input of a reduce-scatter; of the others both are
-    equal. For a device, not for all of them."""
+    """Total size of all operands per device: the output of an all-gather, the input of a reduce-scatter; for the others
+    both are equal."""
     group: int
     """Number of devices that exchange with each other; of a permutation, the number of pairs."""
     times: int = 1
     """How often it runs in a call of the program."""
     exact: bool = True
-    """Whether ``times`` is known; False inside a loop of unknown length, which counts as one turn."""
+    """Whether ``times`` is known; False inside a loop of unknown length, which counts as one iteration."""
 
     @property
     def moved_per_device(self) -> float:
@@ -57,7 +57,7 @@ class Collective:
 
 @dataclass(frozen=True)
 class Traffic:
-    """All collectives of a kind together."""
+    """Totals of all collectives of a kind."""
 
     count: int
     """Instructions run in a call of the program."""
@@ -71,7 +71,7 @@ def collectives(text: str) -> list[Collective]:
     """The collectives of a compiled program, in the order in which computations are reached.
 
     Bodies of loops count as often as the text says they run (``known_trip_count``). Of a conditional's branches, those
-    of the one that moves most are listed.
+    of the one with the most communication are listed.
 
     Args:
       text: an HLO module in text form with one entry computation.
@@ -86,7 +86,7 @@ def collectives(text: str) -> list[Collective]:
 
 
 def summary(found: Iterable[Collective]) -> dict[str, Traffic]:
-    """Totals by kind, the kind that moves most first."""
+    """Totals by kind, in descending order of communication."""
     kinds: dict[str, Traffic] = {}
     for each in found:
         so_far = kinds.get(each.kind, Traffic(0, 0.0, True))
@@ -104,7 +104,7 @@ class _Instruction:
     type: str
     opcode: str
     attributes: str
-    """Without the contents of strings in double quotes, which may quote anything."""
+    """The text without the contents of strings in double quotes, which may be anything."""
     trips: int | None
     """The known length of a loop."""
 
@@ -172,7 +172,7 @@ def _called(attributes: str) -> list[str]:
 def _collective(kind: str, instruction: _Instruction, devices: int) -> Collective:
     result = instruction.type
     if instruction.opcode.endswith("-start") and kind != "all-reduce":
-        result = _split(result[1:-1])[1]  # (operands, results, ...): an asynchronous all-reduce has its results alone
+        result = _split(result[1:-1])[1]  # (operands, results, ...): an asynchronous all-reduce has only its results
     shapes = re.findall(r"\b([a-z]\w*)\[([^\]]*)\]", result)
     group = _group(kind, instruction, devices)
     size = sum(_bytes(dtype, sides) for dtype, sides in shapes) * (group if kind == "reduce-scatter" else 1)
@@ -200,7 +200,7 @@ def _group(kind: str, instruction: _Instruction, devices: int) -> int:
 
 
 def _bytes(dtype: str, sides: str) -> int:
-    """Bytes of one array; a dynamic side ("<=8") counts whole."""
+    """Bytes of one array; a dynamic dimension ("<=8") counts with its maximum."""
     bits = _BITS.get(dtype)
     if bits is None:
         match = re.match(r"(?:f|bf|s|u)(\d+)", dtype)  # f32, bf16, s8, f8e4m3fn

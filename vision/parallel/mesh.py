@@ -1,4 +1,4 @@
-"""The device mesh: which devices hold which share of the batch and of the parameters."""
+"""The device mesh: the distribution of the batch and the parameters over devices."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class MeshConfig:
     seeds: int = 0
     """Groups of devices among which the replicas of --seeds or --sweep are divided; 0 for as many as fit."""
     data: int = -1
-    """Devices that each take a share of the batch and hold whole parameters; -1 for all that remain."""
+    """Devices that each take a share of the batch and hold complete parameters; -1 for all remaining devices."""
     fsdp: int = 1
     """Devices that each take a share of the batch and of every large parameter (fully sharded data parallelism)."""
     tensor: int = 1
@@ -33,7 +33,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None, *, repli
 
     Args:
       config: sizes of the axes.
-      devices: what to build it of.
+      devices: the devices of the mesh.
       replicas: runs trained as one program, which the axis ``seeds`` divides. By default that axis is as long as
         replicas and devices allow: replicas do not communicate, shares of a batch do.
 
@@ -66,7 +66,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None, *, repli
 
 
 def devices_needed(config: MeshConfig) -> int:
-    """The fewest devices that the sizes ask for."""
+    """The minimum number of devices for the sizes."""
     return max(config.seeds, 1) * max(config.data, 1) * config.fsdp * config.tensor
 
 
@@ -82,5 +82,5 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Into how many pieces a global batch is cut."""
+    """The number of shards of a global batch."""
     return mesh.shape["data"] * mesh.shape["fsdp"]

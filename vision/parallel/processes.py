@@ -1,8 +1,8 @@
-"""Starting one program on many hosts: ``jax.distributed``, decided from options, then from what the launcher tells.
+"""Starting a program on many hosts: ``jax.distributed``, configured by options, else by the launcher's variables.
 
-JAX can find the processes of a TPU pod, a SLURM step, an Open MPI job and a Kubernetes job by itself. What it leaves to
-its callers is the decision whether there is a cluster at all, and half a cluster: a SLURM job whose program was started
-without ``srun`` trains the same run once, silently, on one node of many. Here that is an error which says what to do.
+JAX can detect the processes of a TPU pod, a SLURM step, an Open MPI job and a Kubernetes job. It leaves to its callers
+the decision whether there is a cluster at all, and partial clusters: a SLURM job whose program was started without
+``srun`` trains the same run once, silently, on one node of many. Here that is an error with instructions.
 """
 
 import importlib.util
@@ -17,31 +17,32 @@ from vision.errors import UserError
 Launcher = Literal["auto", "none", "slurm", "openmpi", "kubernetes", "tpu"]
 
 CLUSTER_NAMES = {"slurm": "slurm", "openmpi": "ompi", "kubernetes": "k8s"}
-"""What JAX calls them."""
+"""JAX's names of the launchers."""
 
 
 @dataclass(frozen=True)
 class ProcessOptions:
-    """How this process finds the others of the same run."""
+    """How this process connects to the others of the same run."""
 
     coordinator: str | None = None
     """HOST:PORT at which process 0 can be reached; any free port."""
     count: int | None = None
-    """How many processes the run has."""
+    """The number of processes of the run."""
     index: int | None = None
-    """Which of them this is, from 0."""
+    """The index of this process, from 0."""
     timeout: int = 300
     """Seconds to wait for the others at the start."""
     launcher: Launcher = "auto"
-    """Who started the processes and can tell count and index; "none" for a process of its own inside a cluster."""
+    """The launcher that started the processes and defines count and index; "none" for an independent process inside a
+    cluster."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to tell ``jax.distributed.initialize``; nothing is started when ``arguments`` is None."""
+    """Arguments of ``jax.distributed.initialize``; nothing is started if ``arguments`` is None."""
 
     reason: str
-    """In words: why one process or many."""
+    """The reason for one process or many, in words."""
     arguments: Mapping[str, Any] | None = None
 
 
@@ -49,18 +50,18 @@ def plan(options: ProcessOptions, environment: Mapping[str, str], *, tpu: bool =
     """Decide how to start: explicit options, then SLURM, Open MPI, Kubernetes, TPU, else one process.
 
     Args:
-      options: what the user said; count and index may be left to SLURM and Open MPI when the coordinator is named.
+      options: the user's options; count and index may be left to SLURM and Open MPI if the coordinator is given.
       environment: the environment variables of the process.
       tpu: whether this machine is a host of a Cloud TPU, see :func:`on_tpu_host`.
 
     Raises:
-      UserError: options that contradict each other, or a cluster that is configured by half.
+      UserError: options that contradict each other, or a partially configured cluster.
     """
     given = {"coordinator": options.coordinator, "count": options.count, "index": options.index}
     if options.launcher == "none":
         if any(value is not None for value in given.values()):
             raise UserError("--processes.launcher none means one process: leave coordinator, count and index out")
-        return Plan("one process, as told")
+        return Plan("one process, as requested")
     ranked = _ranked(options.launcher, environment)
     if any(value is not None for value in given.values()):
         return _explicit(options, ranked, environment)
@@ -82,7 +83,7 @@ def plan(options: ProcessOptions, environment: Mapping[str, str], *, tpu: bool =
 
 @dataclass(frozen=True)
 class _Rank:
-    """What a launcher says of a process."""
+    """A launcher's description of a process."""
 
     launcher: str
     count: int
@@ -101,7 +102,7 @@ def _ranked(launcher: Launcher, environment: Mapping[str, str]) -> _Rank | None:
         if tasks > 1 and not in_step:
             raise UserError(
                 f"this is a SLURM job of {tasks} tasks, but the program was started once, without srun: start it "
-                "as 'srun python -m ...', or say --processes.launcher none to run it alone"
+                "as 'srun python -m ...', or set --processes.launcher none to run a single process"
             )
         if in_step and (tasks > 1 or launcher == "slurm"):
             per_node = environment.get("SLURM_STEP_TASKS_PER_NODE", "")
@@ -150,7 +151,8 @@ def _explicit(options: ProcessOptions, ranked: _Rank | None, environment: Mappin
     ]
     if missing:
         raise UserError(
-            f"half of a cluster is described: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing "
+            f"the cluster is only partially described: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} "
+            "missing "
             "(a coordinator HOST:PORT, the count of processes, and the index of this one, from 0)"
         )
     assert options.coordinator is not None
@@ -162,13 +164,14 @@ def _explicit(options: ProcessOptions, ranked: _Rank | None, environment: Mappin
     if count < 1 or not 0 <= index < count:
         raise UserError(f"--processes.index {index} must be from 0 to {count - 1}: there are {count} processes")
     arguments = {"coordinator_address": options.coordinator, "num_processes": count, "process_id": index}
-    return Plan(f"process {index} of {count}, as told", {**arguments, **_local_devices(ranked, environment)})
+    return Plan(f"process {index} of {count}, as requested", {**arguments, **_local_devices(ranked, environment)})
 
 
 def _from_launcher(rank: _Rank, environment: Mapping[str, str]) -> Plan:
     if not rank.addressable:
         raise UserError(
-            f"this is process {rank.index} of {rank.count} under Open MPI, which does not tell where process 0 is: "
+            f"this is process {rank.index} of {rank.count} under Open MPI, which does not provide the address of "
+            "process 0: "
             "add --processes.coordinator HOST:PORT (the first host and any free port, the same for all)"
         )
     arguments = {"cluster_detection_method": CLUSTER_NAMES[rank.launcher]}
@@ -177,10 +180,10 @@ def _from_launcher(rank: _Rank, environment: Mapping[str, str]) -> Plan:
 
 
 def _local_devices(rank: _Rank | None, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Which of the GPUs it sees belong to this process; JAX would take one whose number is the task's.
+    """Which of the visible GPUs belong to this process; JAX would take the one with the task's number.
 
-    That number does not exist where the launcher shows each task its own GPU only (``--gpus-per-task``), and is one
-    of many where there is one task a node.
+    That number does not exist if the launcher shows each task only its own GPU (``--gpus-per-task``), and is one of
+    many if there is one task per node.
     """
     visible = environment.get("CUDA_VISIBLE_DEVICES", "")
     if rank is None or not visible:
@@ -200,24 +203,24 @@ def _local_devices(rank: _Rank | None, environment: Mapping[str, str]) -> dict[s
 
 
 def _kubernetes(environment: Mapping[str, str], *, sure: bool) -> Plan | None:
-    """Pods of an indexed job (and so of a JobSet) are one run; any other pod is a process of its own."""
+    """Pods of an indexed job (and so of a JobSet) are one run; any other pod is an independent process."""
     if "KUBERNETES_SERVICE_HOST" not in environment:
         if sure:
-            raise UserError("--processes.launcher kubernetes, but this is no Kubernetes pod")
+            raise UserError("--processes.launcher kubernetes, but this is not a Kubernetes pod")
         return None
     if "JOB_COMPLETION_INDEX" not in environment and not sure:
         return None
     if importlib.util.find_spec("kubernetes") is None:
         raise UserError(
             "this pod belongs to an indexed Kubernetes job: give --processes.coordinator, --processes.count and "
-            "--processes.index (JOB_COMPLETION_INDEX), or pip install 'jax[k8s]' for detection, or say "
-            "--processes.launcher none if every pod is a run of its own"
+            "--processes.index (JOB_COMPLETION_INDEX), or pip install 'jax[k8s]' for detection, or set "
+            "--processes.launcher none if every pod is an independent run"
         )
     return Plan("a pod of an indexed Kubernetes job", {"cluster_detection_method": CLUSTER_NAMES["kubernetes"]})
 
 
 def on_tpu_host(environment: Mapping[str, str]) -> bool:
-    """Whether this machine belongs to a Cloud TPU: it has the TPU library and was given a part of a TPU."""
+    """Whether this machine belongs to a Cloud TPU: it has the TPU library and access to TPU chips."""
     if importlib.util.find_spec("libtpu") is None:
         return False
     told = {"TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID", "TPU_SKIP_MDS_QUERY", "MEGASCALE_COORDINATOR_ADDRESS"}
@@ -237,7 +240,7 @@ def start(options: ProcessOptions, environment: Mapping[str, str]) -> str:
     """Join the other processes of the run, if there are any; call before anything touches devices.
 
     Returns:
-      In words, what was decided.
+      The decision, in words.
 
     Raises:
       UserError: see :func:`plan`; or the others could not be reached in time.
@@ -262,7 +265,7 @@ def start(options: ProcessOptions, environment: Mapping[str, str]) -> str:
 
 
 def wait_for(coordinator: str, *, seconds: float) -> None:
-    """Return once something listens at ``coordinator``; raise ``UserError`` if nothing does for so long.
+    """Wait until something listens at ``coordinator``; raise ``UserError`` after ``seconds``.
 
     JAX's own client aborts the process with a stack trace instead.
     """

@@ -1,7 +1,7 @@
-"""Shardings as one table: regular expressions over parameter paths, first match wins.
+"""Shardings from a table of regular expressions over parameter paths; the first match wins.
 
-What a rule does not pin is sharded over ``fsdp`` along its largest axis that divides (ZeRO, Rajbhandari et al. 2020),
-when it is large enough to be worth the communication.
+Other arrays are sharded over ``fsdp`` along their largest divisible axis (ZeRO, Rajbhandari et al. 2020) if they are
+large enough to be worth the communication.
 """
 
 import re
@@ -16,18 +16,18 @@ from jax.sharding import PartitionSpec as P
 
 from vision.errors import UserError
 
-Rules = Sequence[tuple[str, P]]
+ShardingRules = Sequence[tuple[str, P]]
 
 FSDP_MIN_ELEMENTS = 2**14
 """Arrays with fewer elements are replicated over ``fsdp``: gathering them would cost more than holding them."""
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """``params/down_0_block_0/conv_in/kernel``: how rules, tables and messages name a leaf."""
+    """The name of a leaf in rules, tables and messages, such as ``params/down_0_block_0/conv_in/kernel``."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def partition_spec(name: str, shape: tuple[int, ...], *, rules: Rules, mesh: Mesh, strict: bool) -> P:
+def partition_spec(name: str, shape: tuple[int, ...], *, rules: ShardingRules, mesh: Mesh, strict: bool) -> P:
     """The PartitionSpec of one array.
 
     Args:
@@ -35,8 +35,8 @@ def partition_spec(name: str, shape: tuple[int, ...], *, rules: Rules, mesh: Mes
       shape: its shape.
       rules: (regular expression, PartitionSpec); the first that is found in ``name`` wins.
       mesh: a mesh with axes ``data``, ``fsdp``, ``tensor``.
-      strict: whether a rule that cannot hold raises. Parameters are strict. Optimizer states are not: a factored
-        moment has the path of its parameter and another shape, and falls back to the general rule.
+      strict: whether an inapplicable rule raises. Parameters are strict. Optimizer states are not: a factored moment
+        has the path of its parameter but a different shape, and falls back to the default.
 
     Raises:
       UserError: if ``strict`` and the winning rule names more axes than the array has, or does not divide it.
@@ -50,7 +50,7 @@ def partition_spec(name: str, shape: tuple[int, ...], *, rules: Rules, mesh: Mes
             axes[: len(spec)] = [axis if axis is None or mesh.shape[axis] > 1 else None for axis in spec]
         elif strict:
             raise UserError(
-                f"sharding rule {pattern!r} -> {spec} cannot hold for {name} of shape {shape} "
+                f"sharding rule {pattern!r} -> {spec} cannot be applied to {name} of shape {shape} "
                 f"on mesh {dict(mesh.shape)}: {problem}"
             )
         break
@@ -73,15 +73,15 @@ def _misfit(spec: P, shape: tuple[int, ...], mesh: Mesh) -> str | None:
         if axis is not None and axis in spec[:position]:
             return f"it names {axis!r} twice"
         if axis is not None and shape[position] % mesh.shape[axis]:
-            return f"axis {position} of length {shape[position]} is no multiple of {axis}={mesh.shape[axis]}"
+            return f"axis {position} of length {shape[position]} is not a multiple of {axis}={mesh.shape[axis]}"
     return None
 
 
-def shardings(abstract: Any, *, mesh: Mesh, rules: Rules) -> Any:
+def shardings(abstract: Any, *, mesh: Mesh, rules: ShardingRules) -> Any:
     """A tree of NamedShardings like ``abstract`` (a TrainState of ShapeDtypeStructs, or any tree).
 
-    Leaves under ``params`` and ``ema`` must obey their rules (see :func:`partition_spec`); the others follow when
-    they can. Random keys and scalars are replicated.
+    Leaves under ``params`` and ``ema`` must follow their rules (see :func:`partition_spec`); the others do so if
+    possible. Random keys and scalars are replicated.
     """
 
     def of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:

@@ -1,12 +1,12 @@
-"""Classifiers of ours whose features and class probabilities judge generated images where Inception's are not at hand.
+"""Classifiers of this project, whose features and probabilities evaluate generated images in place of Inception's.
 
-Each is one small network with fixed weights that belong to this package, under a name and a version that belong to
-every number (`FeatureClassifier.protocol`). A distance in its features compares generators of one kind of image with
-each other and with the floor, the training set against the test set. It is not FID.
+Each is a small network with fixed weights in this package, whose name and version are part of every protocol
+(`FeatureClassifier.protocol`). A distance in its features compares generators of the same kind of image with each other
+and with the floor, the distance between training set and test set. It is not FID.
 
-    judge = load_feature_classifier("cifar10")
-    run = jax.jit(lambda judge, images: judge.features_and_probabilities(images))
-    features, probabilities = run(judge, images)
+    extractor = load_feature_classifier("cifar10")
+    run = jax.jit(lambda extractor, images: extractor.features_and_probabilities(images))
+    features, probabilities = run(extractor, images)
 
 ``experiments/feature_classifier.py`` trains them, ``experiments/feature_classifier_weights.py`` writes the files.
 """
@@ -28,17 +28,17 @@ from jaxtyping import Array, Float
 from vision.errors import UserError
 
 KNOWN = ("mnist", "cifar10")
-"""Classifiers that belong to this package."""
+"""The classifiers in this package."""
 
 
 @dataclass(frozen=True)
 class FeatureNetworkConfig:
-    """The network's shape; with the defaults about 122,000 parameters."""
+    """The architecture of the network; with the defaults about 122,000 parameters."""
 
     widths: tuple[int, ...] = (40, 48, 64, 64, 64)
     """Channels of each convolution; the last are the features."""
     strides: tuple[int, ...] = (2, 1, 2, 1, 1)
-    """How far each convolution moves."""
+    """Stride of each convolution."""
     classes: int = 10
     """Number of logits."""
     channels: int = 3
@@ -52,15 +52,15 @@ def feature_layer_of(config: FeatureNetworkConfig, path: str) -> int:
 
 
 class FeatureNetwork(nn.Module):
-    """Convolutions, each with batch normalisation and ReLU, the mean over places, and a linear head.
+    """Convolutions, each with batch normalisation and ReLU, global mean pooling, and a linear head.
 
-    The first convolution is 5x5, the others 3x3. One that keeps the shape adds to its input (He et al. 2016).
+    The first convolution is 5x5, the others 3x3. One that keeps the shape has a residual connection (He et al. 2016).
     """
 
     config: FeatureNetworkConfig = FeatureNetworkConfig()
 
     def setup(self):
-        """The head, which is beside the features."""
+        """The linear head."""
         self.head = nn.Dense(self.config.classes)
 
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b k"]:
@@ -74,11 +74,11 @@ class FeatureNetwork(nn.Module):
 
     @nn.compact
     def features(self, image: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b d"]:
-        """The mean over places of the last convolution's output.
+        """The global mean of the last convolution's output.
 
         Args:
           image: in [-1, 1].
-          train: whether batches are normalised by themselves, with ``mutable=["batch_stats"]``.
+          train: whether to use the statistics of the batch, with ``mutable=["batch_stats"]``.
         """
         hidden = image
         for index, (width, stride) in enumerate(zip(self.config.widths, self.config.strides, strict=True)):
@@ -96,16 +96,16 @@ class FeatureClassifier(struct.PyTreeNode):
     variables: Any
     """{"params": ..., "batch_stats": ...} of `FeatureNetwork`, float32."""
     data: str = struct.field(pytree_node=False)
-    """What it was trained on: "mnist"."""
+    """The training data, such as "mnist"."""
     version: str = struct.field(pytree_node=False)
-    """Names the weights; it changes whenever they do."""
+    """Version of the weights; it changes whenever they do."""
     config: FeatureNetworkConfig = struct.field(pytree_node=False)
     side: int = struct.field(pytree_node=False)
-    """Height and width of the images that it sees, in pixels."""
+    """Height and width of the network's input, in pixels."""
     class_names: tuple[str, ...] = struct.field(pytree_node=False)
     """In the order of the probabilities."""
     training: str = struct.field(pytree_node=False)
-    """What it was trained on and how well it recognises, in words, for the protocol."""
+    """A description of the training data and the accuracy, for the protocol."""
 
     @property
     def name(self) -> str:
@@ -121,7 +121,7 @@ class FeatureClassifier(struct.PyTreeNode):
         """
         if images.shape[-1] != self.config.channels:
             raise UserError(
-                f"the classifier {self.name} judges images of {self.config.channels} channels, but these have "
+                f"the classifier {self.name} takes images of {self.config.channels} channels, but these have "
                 f"{images.shape[-1]}: choose another classifier"
             )
         shape = (images.shape[0], self.side, self.side, images.shape[-1])
@@ -131,15 +131,15 @@ class FeatureClassifier(struct.PyTreeNode):
         return features, jax.nn.softmax(logits)
 
     def protocol(self) -> str:
-        """What a number in these features means, in words, for the record."""
+        """A description of numbers in these features, for the protocol."""
         return (
-            f"{self.config.widths[-1]} mean-pooled features and {self.config.classes} class probabilities of our "
+            f"{self.config.widths[-1]} mean-pooled features and {self.config.classes} class probabilities of the "
             f"classifier {self.name} at {self.side}x{self.side} ({self.training}); not Inception's"
         )
 
 
 def weights_file(data: str) -> Path:
-    """Where the weights of the classifier of ``data`` lie in this package."""
+    """The path of the weights of the classifier of ``data`` in this package."""
     return Path(__file__).with_name(f"feature_classifier_{data}.npz")
 
 
@@ -149,7 +149,7 @@ def save_feature_classifier(path: Path, classifier: FeatureClassifier) -> None:
     arrays: dict[str, Any] = {"/".join(name): np.asarray(leaf, np.float16) for name, leaf in flat.items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise UserError(f"{name} has numbers that float16 cannot hold: train the classifier anew")
+            raise UserError(f"{name} has numbers beyond the range of float16: train the classifier again")
     for name in _WORDS:
         arrays[f"about/{name}"] = getattr(classifier, name)
     for name in _NUMBERS:
@@ -159,7 +159,7 @@ def save_feature_classifier(path: Path, classifier: FeatureClassifier) -> None:
 
 
 def load_feature_classifier(source: str | Path) -> FeatureClassifier:
-    """The classifier of a data set in `KNOWN`, or from a file of its own.
+    """The classifier of a data set in `KNOWN`, or from a file.
 
     Raises ``UserError`` for data of which there is none, and a file that is missing or not a classifier's.
     """

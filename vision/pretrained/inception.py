@@ -1,9 +1,9 @@
 """The published weights of the Inception network that FID is defined by, from the PyTorch file in common use.
 
 pytorch-fid calls the file ``pt_inception-2015-12-05-6726825d.pth``, torch-fidelity
-``weights-inception-2015-12-05-6726825d.pth``. It is one file, and the end of its name is the beginning of its SHA-256.
-It is 96 MB, is not part of this project, and is found under the releases of either. It may be in PyTorch's format
-before 1.6. Its names are torchvision's; the scales of its batch normalisations are the graph's ``gamma``.
+``weights-inception-2015-12-05-6726825d.pth``. It is the same file, and the end of its name is the beginning of its
+SHA-256. It has 96 MB, is not part of this project, and is available in the releases of either. It may be in PyTorch's
+format before 1.6. Its names are torchvision's; the scales of its batch normalisations are the graph's ``gamma``.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from vision.pretrained.variables import read_variables, write_variables
 SHA256 = "6726825d"
 """The beginning of the file's SHA-256, in hexadecimal digits, as its name has it."""
 IGNORED = (r"num_batches_tracked$",)
-"""What state dicts saved from PyTorch may have besides: how many batches it has seen."""
+"""Additional entries of PyTorch's state dicts: the number of batches seen."""
 
 _BLOCKS = {
     "Conv2d_1a_3x3": "stem_1",
@@ -114,7 +114,7 @@ def load_inception(
     if not path.is_file():
         raise UserError(
             f"there are no Inception weights at {path}: download pt_inception-2015-12-05-{SHA256}.pth from the "
-            "releases of pytorch-fid and say where it is"
+            "releases of pytorch-fid and set its path"
         )
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -128,5 +128,5 @@ def load_inception(
     try:
         write_variables(converted, variables)
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"the converted weights cannot be written to {converted}: say another place") from error
+        raise UserError(f"the converted weights cannot be written to {converted}: choose another path") from error
     return variables

@@ -1,7 +1,7 @@
-"""``--init-from``: where a fresh run starts from in place of random variables.
+"""``--init-from``: initial values of a new run in place of random ones.
 
-A file of published weights (safetensors, or a PyTorch state dict), one of our own variables, or the work directory of
-another run, of which the averaged variables are taken. A run that has a checkpoint of its own goes on from that.
+A file of published weights (safetensors, or a PyTorch state dict), a file of this project's variables, or the work
+directory of another run, whose averaged variables are used. A run that already has a checkpoint continues from that.
 """
 
 import re
@@ -15,7 +15,7 @@ import numpy as np
 
 from vision.errors import UserError
 from vision.parallel.agreement import is_first
-from vision.pretrained.rules import Rule, Rules, from_published, named
+from vision.pretrained.rules import Rule, WeightRules, from_published, named
 from vision.pretrained.state_dict import read_state_dict
 from vision.train.checkpoint import Checkpoints
 from vision.train.class_names import class_names as class_names_of
@@ -25,27 +25,28 @@ def read_initial_values(
     path: Path,
     variables: Any,
     *,
-    published: Rules = (),
+    published: WeightRules = (),
     ignored: Sequence[str] = (),
     replaced: Sequence[str] = (),
     class_names: Sequence[str] | None = None,
     average: str | None = "ema",
 ) -> dict[str, np.ndarray]:
-    """Values for the variables of a network, by path ("params/head/kernel"), read from ``path``; says what it did.
+    """Values for the variables of a network, by path ("params/head/kernel"), read from ``path``; prints a summary.
 
     Args:
       path: a file, or the work directory of a run.
       variables: shapes of the variables, {"params": ..., ...}.
-      published: how names of published weights are ours; none if there are no published weights of this network.
-      ignored: regular expressions of names there that may be left unused.
-      replaced: regular expressions of our paths that keep their random values where the file has none that fit, as the
-        head does for another number of classes.
-      class_names: of the data; where those that a run kept are others, or in another order, ``replaced`` stays random
-        whether it fits or not.
-      average: the name of the averages to take of a run that has them; None takes the trained variables themselves.
+      published: rules from names of published weights to paths; empty if there are no published weights of this
+        network.
+      ignored: regular expressions of published names that may be unused.
+      replaced: regular expressions of paths that keep their random values if the file has no matching ones, such as the
+        head for a different number of classes.
+      class_names: of the data; if those of the other run differ, also in their order, ``replaced`` stays random in any
+        case.
+      average: the name of the averages to use if the run has them; None uses the trained variables.
 
     Raises:
-      UserError: the path cannot be read, or what is there is not of this network.
+      UserError: the path cannot be read, or its contents do not fit this network.
     """
     path = path.expanduser()
     if not path.exists():
@@ -65,18 +66,18 @@ def read_initial_values(
     before = class_names_of(path.parent if path.name == "checkpoints" else path) if path.is_dir() else None
     others = None not in (before, class_names) and before != tuple(class_names or ())
     chosen = [name for name in values if others and any(re.search(expression, name) for expression in replaced)]
-    kept = f"; {', '.join(left)} stay random, since there is nothing that fits" if left else ""
-    kept += f"; {', '.join(chosen)} stay random, since the classes are others" if chosen else ""
+    kept = f"; {', '.join(left)} stay random, since there are no matching values" if left else ""
+    kept += f"; {', '.join(chosen)} stay random, since the classes differ" if chosen else ""
     if is_first():
         print(f"starting from {origin} in {path}{kept}", file=sys.stderr)
     return {name: value for name, value in values.items() if name not in chosen}
 
 
 def _of_run(folder: Path, average: str | None) -> tuple[Mapping[str, np.ndarray], str]:
-    """The averaged variables in the newest checkpoint of a run, or the trained ones where it has no such average."""
+    """The averaged variables in the newest checkpoint of a run, or the trained ones if it has no such average."""
     checkpoints = folder if folder.name == "checkpoints" else folder / "checkpoints"
     if not checkpoints.is_dir():
-        raise UserError(f"{folder} is no work directory of a run: it has no folder checkpoints/")
+        raise UserError(f"{folder} is not the work directory of a run: it has no folder checkpoints/")
     with Checkpoints(checkpoints, read_only=True) as opened:
         arrays = opened.arrays()
     of = lambda prefix: {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}

@@ -1,12 +1,12 @@
-"""PyTorch's checkpoint files, read without PyTorch and without running what is in them.
+"""PyTorch's checkpoint files, read without PyTorch and without executing their contents.
 
 A file of ``torch.save`` (since PyTorch 1.6) is a zip archive: a pickle ``NAME/data.pkl`` with the structure, and the
-raw little-endian bytes of each storage in ``NAME/data/KEY``. Before, it was a row of pickles, which published weights
-of those years still are: a magic number, the version 1001, what the machine was like, the structure, and the keys of
-the storages; then for each the number of its values, in eight bytes, and the raw values.
+raw little-endian bytes of each storage in ``NAME/data/KEY``. Before, it was a sequence of pickles, as in published
+weights of those years: a magic number, the version 1001, a description of the machine, the structure, and the keys of
+the storages; then for each storage the number of its values, in eight bytes, and the raw values.
 
-A pickle may name any function of the machine and have it called. The reader here knows the few names by which a tensor
-is a view of a storage, with an offset, a shape and strides, and refuses a file with any other.
+A pickle can call any function. This reader accepts only the few names that describe tensors as views of storages, with
+an offset, a shape and strides, and rejects files with any other.
 """
 
 import collections
@@ -33,7 +33,7 @@ _DTYPES = {
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
 }
-# What pickles of the format before PyTorch 1.6 begin with: the number 0x1950a86a20f9469cfc6c
+# The beginning of files in the format before PyTorch 1.6: the number 0x1950a86a20f9469cfc6c
 _LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 _LEGACY_VERSION = 1001
 
@@ -54,7 +54,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """A view of a storage, in values: what a tensor is before its storage is read."""
+    """A view of a storage, in values: a tensor before its storage is read."""
 
     storage: _Storage
     offset: int
@@ -98,8 +98,8 @@ class _Unpickler(pickle.Unpickler):
         found = _GLOBALS.get((module_name, global_name))
         if found is None:
             raise UserError(
-                f"{self._path} was not read: it asks for {module_name}.{global_name}, which is no part of a state "
-                "dict. If you trust the file, save its tensors alone with PyTorch, best as safetensors"
+                f"{self._path} was not read: it uses {module_name}.{global_name}, which is not part of a state "
+                "dict. If you trust the file, save only its tensors with PyTorch, preferably as safetensors"
             )
         return found
 
@@ -111,7 +111,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _LegacyUnpickler(_Unpickler):
-    """The same, which also notes the storages; their description here has a sixth part, not in use."""
+    """A reader that also records the storages; their description here has an unused sixth part."""
 
     def __init__(self, file: Any, path: Path):
         super().__init__(file, path)
@@ -124,14 +124,14 @@ class _LegacyUnpickler(_Unpickler):
 
 
 def read_pickled(path: Path) -> Any:
-    """What ``torch.save`` has written to ``path``: plain containers, numbers and strings, with tensors as numpy arrays.
+    """Read a file of ``torch.save``: plain containers, numbers and strings, with tensors as numpy arrays.
 
-    Arrays are read-only views: those that shared a storage share it here, expanded ones are not spread out. bfloat16 is
-    the dtype of that name that JAX uses.
+    Arrays are read-only views: tensors that shared a storage share it here, expanded ones are not copied. bfloat16 is
+    JAX's dtype of that name.
 
     Raises:
-      UserError: if the file is no such file, is damaged or incomplete, or asks for anything but tensors and containers;
-        none of what it asks for has then been done.
+      UserError: if the file is not a checkpoint, is damaged or incomplete, or contains anything but tensors and
+        containers; nothing in it is executed.
     """
     with path.open("rb") as file:
         start = file.read(2 + len(_LEGACY))
@@ -144,7 +144,7 @@ def read_pickled(path: Path) -> Any:
             return _read(archive, path)
     except UserError:
         raise
-    # Whatever damage leads to: zipfile and pickle raise nearly every built-in exception
+    # For damaged files zipfile and pickle raise nearly every built-in exception
     except Exception as error:
         what = "is damaged or was not fully downloaded" if legacy or start[:2] == b"PK" else "is no PyTorch checkpoint"
         raise UserError(f"{path} {what} ({type(error).__name__}: {error}): fetch it again") from error
@@ -185,7 +185,7 @@ def _read_legacy(file: BinaryIO, path: Path) -> Any:
 
 
 class _Storages(dict[_Storage, np.ndarray]):
-    """The storages of an archive, each read when it is first asked for."""
+    """The storages of an archive, each read on first access."""
 
     def __init__(self, archive: zipfile.ZipFile, folder: str, path: Path):
         super().__init__()

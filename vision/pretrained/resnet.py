@@ -1,29 +1,29 @@
 """The names of published ResNets: torchvision's and timm's, and those of the common CIFAR networks.
 
-Their weights into ours:
+Published weights to variables:
 
     model = ResNet(RESNET50)
     target = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)), train=False))
     tensors = read_state_dict("resnet50.safetensors")
     variables, left = from_published(tensors, target, rules=resnet_rules(RESNET50), ignored=IGNORED)
 
-and ours into theirs: ``write_state_dict(path, to_published(variables, rules=resnet_rules(RESNET50)))``, which PyTorch's
+and back: ``write_state_dict(path, to_published(variables, rules=resnet_rules(RESNET50)))``, which PyTorch's
 ``load_state_dict(..., strict=True)`` takes. For other classes, ``replaced=HEAD`` and a ``target`` of arrays. Weights of
-ImageNet want images under ``vision.ops.resize.normalise`` with ``IMAGENET_MEAN`` and ``IMAGENET_STD``.
+ImageNet expect images normalised by ``vision.ops.resize.normalise`` with ``IMAGENET_MEAN`` and ``IMAGENET_STD``.
 """
 
 from vision.models.resnet import ResNetConfig
 from vision.pretrained.rules import POINTWISE, Rule, batch_norm_rules, conv_rules, dense_rules
 
 IGNORED = (r"num_batches_tracked$",)
-"""What published state dicts have and we do not: how many batches PyTorch has seen."""
+"""Entries of published state dicts without counterpart: the number of batches that PyTorch has seen."""
 HEAD = (r"^params/head/",)
-"""What is replaced for other classes."""
+"""The paths to replace for other classes."""
 
 
 def resnet_rules(config: ResNetConfig) -> tuple[Rule, ...]:
     """The names of torchvision and timm; only timm has deep stems, pooled shortcuts and squeeze-and-excitation."""
-    # An average pool comes first, or stands aside, in ResNet-D's list of layers
+    # ResNet-D's list of layers may have an average pool before the convolution
     conv, norm = ("1", "2") if config.shortcut == "average" else ("0", "1")
     return (
         *_stem_rules(config),

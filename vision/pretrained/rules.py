@@ -1,12 +1,12 @@
-"""From published names to ours and back, by one table of rules that is strict in both directions.
+"""From published names to paths of variables and back, by one table of rules that is strict in both directions.
 
 A rule pairs two names with the layout of the array between them:
 
     Rule("layer{stage}.{block}.conv1.weight", "params/stage_{stage}_block_{block}/conv_in/kernel", CONV)
 
-``{word}`` stands for a whole number, the same on both sides. Of the rules the first that fits a name is used. A
-published array that no rule fits, a variable of ours that is not set, and a wrong shape are errors: weights that are
-loaded in part give a network that works, worse than it should.
+``{word}`` stands for an integer, the same on both sides. The first rule that matches a name is used. A published array
+without a rule, a variable that is not set, and a wrong shape are errors, since partially loaded weights would silently
+give a worse network.
 """
 
 import functools
@@ -25,7 +25,7 @@ from vision.pretrained.state_dict import StateDict, some
 
 @dataclass(frozen=True)
 class Layout:
-    """How an array lies in memory on both sides."""
+    """The layout of an array on both sides."""
 
     to_ours: Callable[[np.ndarray], np.ndarray]
     to_published: Callable[[np.ndarray], np.ndarray]
@@ -34,23 +34,23 @@ class Layout:
 SAME = Layout(lambda x: x, lambda x: x)
 """Vectors: scales, biases, statistics."""
 CONV = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
-"""Kernels of convolutions: [out, in, h, w] there, [h, w, in, out] here."""
+"""Kernels of convolutions: [out, in, h, w] published, [h, w, in, out] here."""
 DENSE = Layout(lambda x: x.T, lambda x: x.T)
-"""Kernels of linear layers: [out, in] there, [in, out] here."""
+"""Kernels of linear layers: [out, in] published, [in, out] here."""
 POINTWISE = Layout(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
-"""Linear layers that are written as 1x1 convolutions there: [out, in, 1, 1] there, [in, out] here."""
+"""Linear layers that are published as 1x1 convolutions: [out, in, 1, 1] published, [in, out] here."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A published name, the path of our variable, and the layout."""
+    """A published name, the path of the variable, and the layout."""
 
     published: str
     ours: str
     layout: Layout = SAME
 
 
-Rules = Sequence[Rule]
+WeightRules = Sequence[Rule]
 
 
 def conv_rules(published: str, ours: str) -> tuple[Rule, ...]:
@@ -77,14 +77,14 @@ def batch_norm_rules(published: str, ours: str) -> tuple[Rule, ...]:
 
 
 def renamed(name: str, *, pattern: str, template: str) -> str | None:
-    """``name`` in the words of ``template`` if it has those of ``pattern``, otherwise None."""
+    """``name`` translated from ``pattern`` to ``template`` if it matches, otherwise None."""
     match = _expression(pattern).fullmatch(name)
     return template.format(**match.groupdict()) if match else None
 
 
 @functools.cache
 def _expression(pattern: str) -> re.Pattern[str]:
-    # Text and words take turns
+    # Text and words alternate
     pieces = re.split(r"\{(\w+)\}", pattern)
     return re.compile("".join(rf"(?P<{piece}>\d+)" if i % 2 else re.escape(piece) for i, piece in enumerate(pieces)))
 
@@ -99,23 +99,23 @@ def from_published(
     tensors: Mapping[str, np.ndarray],
     target: Any,
     *,
-    rules: Rules,
+    rules: WeightRules,
     ignored: Sequence[str] = (),
     replaced: Sequence[str] = (),
 ) -> tuple[Any, tuple[str, ...]]:
-    """Our variables with the values of a published state dict.
+    """Variables with the values of a published state dict.
 
     Args:
       tensors: published arrays by name (see :func:`vision.pretrained.state_dict.read_state_dict`).
-      target: our variables, {"params": ..., "batch_stats": ...}: arrays, or the ShapeDtypeStructs of ``eval_shape``.
+      target: the variables, {"params": ..., "batch_stats": ...}: arrays, or the ShapeDtypeStructs of ``eval_shape``.
       rules: the table.
-      ignored: regular expressions, searched for in published names, of what may be left unused.
-      replaced: regular expressions, searched for in our paths, of what stays as it is in ``target`` when the published
-        array has another shape or there is none: the head, where the classes are others.
+      ignored: regular expressions, searched in published names, of arrays that may be unused.
+      replaced: regular expressions, searched in paths, of variables that keep the values of ``target`` if the published
+        array has a different shape or does not exist, such as the head for other classes.
 
     Returns:
-      A tree like ``target`` of numpy arrays in the dtypes of ``target``; and the paths that were left as they were, in
-      order. The caller should say those aloud, and must have given arrays for them.
+      A tree like ``target`` of numpy arrays in the dtypes of ``target``; and the paths that kept their values, in
+      order. The caller should report these, and must have given arrays for them.
 
     Raises:
       UserError: if a published array is not used, a variable is not set or set twice, or a shape or a kind of number
@@ -158,14 +158,14 @@ def from_published(
     sentences = [f"{len(names)} {what}: {some(names)}" for what, names in problems if names]
     if sentences:
         raise UserError(
-            f"these weights are not of this network, or the configuration is another: {'; '.join(sentences)}"
+            f"these weights are not of this network, or the configuration is different: {'; '.join(sentences)}"
         )
     leaves = [values[path] for path in wanted]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(target), leaves), tuple(left)
 
 
 def _misfit(name: str, array: np.ndarray, path: str, leaf: Any, layout: Layout) -> str | None:
-    """What keeps a published array from being a variable of ours, if anything does."""
+    """Why a published array does not fit a variable, or None."""
     shape = layout.to_published(np.broadcast_to(np.float32(0), leaf.shape)).shape
     if array.shape != shape:
         return f"{name} of shape {array.shape}, where {path} needs {shape}"
@@ -175,11 +175,11 @@ def _misfit(name: str, array: np.ndarray, path: str, leaf: Any, layout: Layout) 
     return None
 
 
-def to_published(variables: Any, *, rules: Rules) -> StateDict:
-    """A state dict under published names, by the same table the other way.
+def to_published(variables: Any, *, rules: WeightRules) -> StateDict:
+    """A state dict under published names, by the inverse of the same table.
 
     Args:
-      variables: {"params": ..., "batch_stats": ...} of arrays; sharded ones must be within reach of this process.
+      variables: {"params": ..., "batch_stats": ...} of arrays; sharded ones must be addressable by this process.
       rules: the table.
 
     Raises:

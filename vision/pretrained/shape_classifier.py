@@ -1,11 +1,11 @@
-"""The judge of shape and colour: a fixed classifier that says what is to be seen on an image of the shapes world.
+"""The shape classifier: a fixed network that recognises shape and colour in images of the shapes world.
 
-A generator asked for a "red circle" is right if the judge, which has never seen the generator, sees a circle and
-sees red among all shapes and all colours. The judge plays the part that a pretrained classifier has in the
-classification accuracy score (Ravuri & Vinyals 2019) and that Inception has in FID: the same weights for everyone,
-so that numbers may be compared. Its version belongs to every number (`ShapeClassifier.protocol`).
+A generated image for the label "red circle" is right if the classifier predicts a circle among all shapes and red among
+all colours. It has the role of the pretrained classifier in the classification accuracy score (Ravuri & Vinyals 2019)
+and of Inception in FID: fixed weights make numbers comparable. Its version is part of every protocol
+(`ShapeClassifier.protocol`).
 
-The weights are in ``shape_classifier.npz`` beside this file; ``experiments/shape_classifier.py`` makes them.
+The weights are in ``shape_classifier.npz`` next to this file, written by ``experiments/shape_classifier.py``.
 """
 
 from collections.abc import Mapping
@@ -24,10 +24,10 @@ from jaxtyping import Array, Bool, Float, Int
 from vision.errors import UserError
 
 RESOLUTION = 32
-"""Side of the images that the network sees, in pixels."""
+"""Size of the network's input in pixels."""
 
 WEIGHTS = Path(__file__).with_name("shape_classifier.npz")
-"""The weights that belong to this package."""
+"""The weights in this package."""
 
 Sums = Mapping[str, Int[Array | np.ndarray, ""]]
 
@@ -48,7 +48,7 @@ class Classes(Protocol):
 
 
 class ShapeClassifierNetwork(nn.Module):
-    """Five convolutions from 32x32 pixels to 4x4 places, pooled to their mean and largest response."""
+    """Five convolutions from 32x32 pixels to a 4x4 map, pooled to mean and maximum."""
 
     shapes: int
     colours: int
@@ -64,7 +64,7 @@ class ShapeClassifierNetwork(nn.Module):
     def pooled_and_logits(
         self, images: Float[Array, "b 32 32 3"]
     ) -> tuple[Float[Array, "b pooled"], Float[Array, "b logits"]]:
-        """(means and largest responses of the last convolution, logits of shapes and then of colours)."""
+        """(mean and maximum of the last convolution's output, logits of shapes and then of colours)."""
         hidden = images
         for index, (width, stride) in enumerate(zip(self.widths, self.strides, strict=True)):
             side = 5 if index == 0 else 3
@@ -75,7 +75,7 @@ class ShapeClassifierNetwork(nn.Module):
 
 
 def fit(images: Float[Array, "b h w c"]) -> Float[Array, "b 32 32 c"]:
-    """Images at the judge's resolution, by antialiased linear interpolation where they have another."""
+    """Images at the classifier's resolution, by antialiased linear interpolation if they have a different one."""
     return jax.image.resize(
         images, (images.shape[0], RESOLUTION, RESOLUTION, images.shape[-1]), "linear", antialias=True
     )
@@ -84,10 +84,10 @@ def fit(images: Float[Array, "b h w c"]) -> Float[Array, "b 32 32 c"]:
 @partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["version", "shapes", "colours"])
 @dataclass(frozen=True, eq=False)
 class ShapeClassifier:
-    """The judge: pure functions of images, with fixed weights. See `load_shape_classifier`."""
+    """The classifier: pure functions of images, with fixed weights. See `load_shape_classifier`."""
 
     version: str
-    """Names the weights; it changes whenever they do."""
+    """Version of the weights; it changes whenever they do."""
     shapes: tuple[str, ...]
     """Names in the order of the shape logits."""
     colours: tuple[str, ...]
@@ -102,12 +102,12 @@ class ShapeClassifier:
 
     @property
     def name(self) -> str:
-        """Names the features: "shapes_v1"."""
+        """Short name of the features: "shapes_v1"."""
         return f"shapes_v{self.version}"
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """In the order of the probabilities, as the shapes world names its classes."""
+        """Names in the order of the probabilities, as in the shapes world."""
         return tuple(f"{colour} {shape}" for shape in self.shapes for colour in self.colours)
 
     def features_and_probabilities(
@@ -115,7 +115,7 @@ class ShapeClassifier:
     ) -> tuple[Float[Array, "b d"], Float[Array, "b k"]]:
         """(pooled responses of the last convolution / 16, probabilities of every shape in every colour).
 
-        Divided, the features of images have a mean square of about 1, and distances sizes that can be read.
+        After the division, features have a mean square of about 1, and distances a readable magnitude.
 
         Args:
           images: float32 in [-1, 1], of any resolution.
@@ -134,20 +134,20 @@ class ShapeClassifier:
         *,
         mask: Bool[Array, " b"] | None = None,
     ) -> dict[str, Int[Array, ""]]:
-        """How many images show what was requested, as sums that add up over batches (`merge`).
+        """How many images show the requested classes, as sums that can be merged over batches (`merge`).
 
         Args:
           images: float32 in [-1, 1], of any resolution.
-          labels: the classes asked for, as `classes` numbers them.
-          classes: the `ShapesConfig` of the labels. Whatever part of the shapes and colours it has in use, the judge
+          labels: the requested classes, numbered as in `classes`.
+          classes: the `ShapesConfig` of the labels. Even if it uses only some shapes and colours, the classifier
             chooses among all that it knows.
-          mask: False leaves an image out, as padding; by default all count.
+          mask: False excludes an image, as padding; by default all are used.
 
         Returns:
           int32 sums: "class_correct" (both are right), "shape_correct", "colour_correct" and "count".
 
         Raises:
-          UserError: for a shape or a colour that the judge does not know.
+          UserError: for a shape or a colour that the classifier does not know.
         """
         shape_of = jnp.asarray(_places(classes.shapes, self.shapes, "shape"))
         colour_of = jnp.asarray(_places(classes.colours, self.colours, "colour"))
@@ -165,19 +165,19 @@ class ShapeClassifier:
         }
 
     def protocol(self, classes: Classes | None = None) -> str:
-        """What a number of this judge means, in words, for the record.
+        """A description of numbers of this classifier, for the protocol.
 
         Args:
-          classes: of the labels, for the accuracies; without it, what its features and probabilities are.
+          classes: of the labels, for the accuracies; without it, the features and probabilities are described.
         """
         if classes is None:
             return (
                 f"{2 * ShapeClassifierNetwork.widths[-1]} pooled features / 16 and {len(self.class_names)} class "
                 "probabilities "
-                f"of shape judge {self.version} at {RESOLUTION}x{RESOLUTION} (antialiased linear); not Inception's"
+                f"of shape classifier {self.version} at {RESOLUTION}x{RESOLUTION} (antialiased linear); not Inception's"
             )
         return (
-            f"shape judge {self.version}: top-1 among {len(self.shapes)} shapes x {len(self.colours)} colours "
+            f"shape classifier {self.version}: top-1 among {len(self.shapes)} shapes x {len(self.colours)} colours "
             f"at {RESOLUTION}x{RESOLUTION} (antialiased linear resize), both right; labels of "
             f"{len(classes.shapes)} shapes x {len(classes.colours)} colours"
         )
@@ -187,8 +187,8 @@ def _places(names: tuple[str, ...], known: tuple[str, ...], kind: str) -> list[i
     for name in names:
         if name not in known:
             raise UserError(
-                f"the shape judge knows no {kind} {name!r}, only {', '.join(known)}: leave it out, or train the "
-                "judge anew with experiments/shape_classifier.py"
+                f"the shape classifier knows no {kind} {name!r}, only {', '.join(known)}: leave it out, or train the "
+                "classifier again with experiments/shape_classifier.py"
             )
     return [known.index(name) for name in names]
 
@@ -201,35 +201,39 @@ def merge(one: Sums, other: Sums) -> Sums:
 def compute(sums: Sums) -> dict[str, float]:
     """Fractions in [0, 1]: "class_accuracy", "shape_accuracy" and "colour_accuracy".
 
-    Raises ``UserError`` where nothing was counted.
+    Raises ``UserError`` if there are no images.
     """
     count = int(sums["count"])
     if count == 0:
-        raise UserError("the shape judge was shown no images, so there is no accuracy: evaluate at least one image")
+        raise UserError(
+            "the shape classifier was shown no images, so there is no accuracy: evaluate at least one image"
+        )
     return {f"{name}_accuracy": int(sums[f"{name}_correct"]) / count for name in ("class", "shape", "colour")}
 
 
-def save_shape_classifier(path: Path, judge: ShapeClassifier) -> None:
-    """Write the judge to an .npz file, weights as float16."""
-    flat: Mapping[Any, Any] = flatten_dict(judge.params)
+def save_shape_classifier(path: Path, classifier: ShapeClassifier) -> None:
+    """Write the classifier to an .npz file, weights as float16."""
+    flat: Mapping[Any, Any] = flatten_dict(classifier.params)
     arrays: dict[str, Any] = {"/".join(name): np.asarray(leaf, np.float16) for name, leaf in flat.items()}
-    arrays |= {"version": judge.version, "shapes": judge.shapes, "colours": judge.colours}
+    arrays |= {"version": classifier.version, "shapes": classifier.shapes, "colours": classifier.colours}
     with path.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 
 def load_shape_classifier(path: Path = WEIGHTS) -> ShapeClassifier:
-    """The judge from its file, by default the one that belongs to this package.
+    """The classifier from its file, by default the one in this package.
 
-    Raises ``UserError`` for a file that is missing or is not a judge's.
+    Raises ``UserError`` for a file that is missing or not a shape classifier.
     """
     if not path.is_file():
-        raise UserError(f"the shape judge has no weights at {path}: make them with experiments/shape_classifier.py")
+        raise UserError(
+            f"the shape classifier has no weights at {path}: make them with experiments/shape_classifier.py"
+        )
     with np.load(path) as file:
         arrays = dict(file)
     try:
         version, shapes, colours = (arrays.pop(name).tolist() for name in ("version", "shapes", "colours"))
     except KeyError as missing:
-        raise UserError(f"{path} has no {missing}, so it is not a shape judge: choose another file") from missing
+        raise UserError(f"{path} has no {missing}, so it is not a shape classifier: choose another file") from missing
     weights = {tuple(name.split("/")): jnp.asarray(leaf, jnp.float32) for name, leaf in arrays.items()}
     return ShapeClassifier(version, tuple(shapes), tuple(colours), unflatten_dict(weights))

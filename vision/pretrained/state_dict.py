@@ -1,4 +1,4 @@
-"""Published weights as a flat table of named arrays, from the files they come in."""
+"""Published weights as a flat table of named arrays, from their files."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
     """The named arrays of a safetensors file or of a PyTorch checkpoint (.pth, .pt, .bin), by what is in the file.
 
-    A checkpoint that holds its state dict under "state_dict", "model_state_dict", "model" or "net" is unwrapped, and a
-    "module." that all names begin with (from data-parallel training) is taken off. Nothing in a file is executed (see
+    A checkpoint that holds its state dict under "state_dict", "model_state_dict", "model" or "net" is unwrapped, and
+    the prefix "module." of all names (from data-parallel training) is removed. Nothing in a file is executed (see
     :func:`vision.pretrained.pickled.read_pickled`).
 
     Raises:
@@ -47,7 +47,7 @@ def _read_safetensors(path: Path) -> StateDict:
 
 
 def _unwrapped(value: Any, path: Path) -> StateDict:
-    """The state dict in any a checkpoint was written around it."""
+    """The state dict inside a checkpoint."""
     while isinstance(value, Mapping):
         inside = [value[key] for key in _WRAPPERS if isinstance(value.get(key), Mapping)]
         if not inside:
@@ -60,7 +60,7 @@ def _unwrapped(value: Any, path: Path) -> StateDict:
     wrong = [str(name) for name, array in value.items() if not isinstance(array, np.ndarray)]
     if wrong:
         raise UserError(
-            f"{path} holds no state dict: {some(wrong)} of {len(value)} entries are no tensors. "
+            f"{path} holds no state dict: {some(wrong)} of {len(value)} entries are not tensors. "
             "Save model.state_dict() with PyTorch"
         )
     return dict(value)
@@ -73,7 +73,7 @@ def write_state_dict(path: str | os.PathLike[str], tensors: Mapping[str, np.ndar
     """
     path = Path(path)
     partial = path.with_name(f"{path.name}.part")
-    # The library writes the memory of an array as it lies, whatever its strides are
+    # The library writes the memory of an array as it is, ignoring strides
     safetensors.numpy.save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, partial)
     partial.replace(path)
 

@@ -1,4 +1,4 @@
-"""Our own variables as safetensors files, under our own paths (``params/layer/kernel``)."""
+"""Variables of this project as safetensors files, under their paths (``params/layer/kernel``)."""
 
 import os
 from typing import Any
@@ -18,7 +18,7 @@ def read_variables(path: str | os.PathLike[str], target: Any) -> Any:
     """A tree like ``target``, of arrays or ShapeDtypeStructs, filled from a file of :func:`write_variables`.
 
     Raises:
-      UserError: if the file cannot be read, or its paths, shapes or kinds of numbers are not those of ``target``.
+      UserError: if the file cannot be read, or its paths, shapes or kinds of dtypes differ from those of ``target``.
     """
     rules = tuple(Rule(name, name) for name in named(target))
     return from_published(read_state_dict(path), target, rules=rules)[0]

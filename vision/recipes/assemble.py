@@ -11,9 +11,9 @@ from jaxtyping import Array, Key
 from vision.data.image_data import Data
 from vision.evaluation.generator import Generator, sampling
 from vision.inference import Inference
-from vision.parallel.sharding import Rules
+from vision.parallel.sharding import ShardingRules
 from vision.pretrained.initial import read_initial_values
-from vision.pretrained.rules import Rules as WeightRules
+from vision.pretrained.rules import WeightRules
 from vision.recipes.run_config import RunConfig, check_run
 from vision.train.compile import Compiler
 from vision.train.experiment import EvaluatorFactory, Experiment, FrozenPart, PredictFiles
@@ -56,7 +56,7 @@ def assemble(
     weights: WeightsSource | None = None,
     statistics: Callable[[], Mapping[str, np.ndarray]] | None = None,
     frozen: Mapping[str, FrozenPart] | None = None,
-    rules: Rules = (),
+    rules: ShardingRules = (),
     evaluation_only: Sequence[str] = (),
     batch_shapes: int = 1,
 ) -> Experiment:

@@ -18,10 +18,10 @@ from vision.models.speedrun import SHARDING_RULES as SPEEDRUN_RULES
 from vision.models.speedrun import SpeedrunConfig, SpeedrunNet, whitening_kernel
 from vision.models.speedrun import layer_of as speedrun_layer_of
 from vision.models.speedrun import layers as speedrun_layers
-from vision.parallel.sharding import Rules
+from vision.parallel.sharding import ShardingRules
 from vision.pretrained.feature_classifier import FeatureNetwork, FeatureNetworkConfig, feature_layer_of
 from vision.pretrained.resnet import HEAD, IGNORED, cifar_resnet_rules, resnet_rules
-from vision.pretrained.rules import Rules as WeightRules
+from vision.pretrained.rules import WeightRules
 
 ClassifierConfig = ResNetConfig | SpeedrunConfig | FeatureNetworkConfig
 """Configurations of classifiers: each has ``classes`` and ``channels``."""
@@ -42,7 +42,7 @@ class Classifier:
 
     model: nn.Module
     """(image, train=...) -> logits; with the method ``features``, where the features are the entry "pooled"."""
-    rules: Rules
+    rules: ShardingRules
     """Sharding rules."""
     layer_of: Callable[[str], int]
     """Path of a parameter -> its layer, for learning rates by layer."""

@@ -20,7 +20,7 @@ from vision.evaluation.generator import Generator
 from vision.evaluation.held_out import held_out_loss
 from vision.evaluation.samples import sample_grid_evaluator
 from vision.ops.pixels import to_uint8
-from vision.parallel.sharding import Rules
+from vision.parallel.sharding import ShardingRules
 from vision.recipes.assemble import assemble
 from vision.recipes.preprocessing import scaled
 from vision.recipes.quick_data import GENERATION
@@ -82,7 +82,7 @@ def averaged_params(state: TrainState, name: str = "ema") -> dict[str, Any]:
     return {"params": state.ema[name]}
 
 
-def diffusion(config: Any, model: nn.Module, *, rules: Rules) -> Experiment:
+def diffusion(config: Any, model: nn.Module, *, rules: ShardingRules) -> Experiment:
     """The experiment.
 
     Args:

@@ -20,7 +20,7 @@ from vision.data.dataset import DataConfig
 from vision.data.image_data import Data
 from vision.evaluation.supervised import Images, Metric, restore_files, supervised_metrics
 from vision.metrics.reconstruction.signal_to_noise import peak_signal_to_noise
-from vision.parallel.sharding import Rules
+from vision.parallel.sharding import ShardingRules
 from vision.recipes.assemble import assemble
 from vision.recipes.preprocessing import Preprocess, scaled
 from vision.recipes.quick_data import GENERATION
@@ -95,7 +95,7 @@ def supervised(
     images: Images | None = None,
     network: Network = on_image,
     preprocess: Preprocess | None = None,
-    rules: Rules = (),
+    rules: ShardingRules = (),
 ) -> Experiment:
     """The experiment.
 

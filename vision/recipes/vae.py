@@ -17,7 +17,7 @@ from vision.evaluation.generation import GenerationConfig, generation_metrics
 from vision.evaluation.generator import Generator
 from vision.evaluation.samples import sample_grid_evaluator
 from vision.evaluation.vae import BoundConfig, likelihood_bounds
-from vision.parallel.sharding import Rules
+from vision.parallel.sharding import ShardingRules
 from vision.recipes.assemble import assemble
 from vision.recipes.preprocessing import scaled
 from vision.recipes.run_config import RunConfig
@@ -53,7 +53,7 @@ class VaeRunConfig(RunConfig):
     evaluation_batch: int = 500
 
 
-def vae(config: Any, model: Callable[[int], nn.Module], *, rules: Rules, coarsest: int) -> Experiment:
+def vae(config: Any, model: Callable[[int], nn.Module], *, rules: ShardingRules, coarsest: int) -> Experiment:
     """The experiment.
 
     Args:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Key, Num
 
 from vision.errors import UserError
 from vision.parallel.mesh import batch_shards, replicated, undivided
-from vision.parallel.sharding import Rules, shardings
+from vision.parallel.sharding import ShardingRules, shardings
 from vision.train.flops import Flops, flops_of
 from vision.train.step import OverSeeds, with_frozen
 from vision.types import Batch, Scalars, Step, TrainState
@@ -176,7 +176,7 @@ class Compiler:
     """Compiles functions for one mesh and one table of sharding rules."""
 
     mesh: Mesh
-    rules: Rules = ()
+    rules: ShardingRules = ()
     replicas: int = 0
     """Runs trained as one program: state and batches have a leading axis of so many; 0 for a single run without one."""
 

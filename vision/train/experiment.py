@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from vision.inference import Inference
 from vision.parallel.mesh import MeshConfig
-from vision.parallel.sharding import Rules
+from vision.parallel.sharding import ShardingRules
 from vision.train.compile import Compiler
 from vision.types import SampleRequest, Samples, Step, TrainState
 
@@ -143,7 +143,7 @@ class Experiment:
     Called once, on the host of every process, and not when a run is resumed or described."""
     frozen: Mapping[str, FrozenPart] = field(default_factory=dict)
     """Networks with fixed weights that the step, the evaluation or the data use, by name."""
-    rules: Rules = ()
+    rules: ShardingRules = ()
     """Sharding rules, usually the model's."""
     mesh: MeshConfig = MeshConfig()
     intervals: Intervals = Intervals()

@@ -1,9 +1,9 @@
-"""Stands in for gcloud in tests: keeps a cloud in the folder $CLOUD, and runs "remote" commands in a folder a worker.
+"""Stands in for gcloud in tests: keeps a cloud in the folder $CLOUD, and runs "remote" commands in a folder per worker.
 
 The test steers it by files in $CLOUD: `workers` (how many a TPU has), `queue` (states before ACTIVE), `preempt` (take
 all TPUs away at the next call), `preempt_after_exit` (once an exit code was read), `suspend` (a user does it, at the
-next call of ssh), `lag` (so many descriptions still say ACTIVE then), `ssh_failures` and `scp_failures` (so many calls
-fail as on a lost connection), `lost_answers` (so many launches are carried out, and the connection is lost then),
+next call of ssh), `lag` (this many descriptions still have ACTIVE), `ssh_failures` and `scp_failures` (this many calls
+fail as on a lost connection), `lost_answers` (this many launches are carried out, and the connection is lost then),
 `flat` (the bucket has no folders). Every call is a line of `calls`.
 """
 # pathlib, subprocess and shutil take longer to import than a call takes, and a test makes dozens of calls.

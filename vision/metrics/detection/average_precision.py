@@ -1,21 +1,21 @@
 """Average precision of a detector as COCO defines it, computed by COCO's own library (pycocotools).
 
-In short (Lin et al. 2014 and the evaluation page of COCO): in each image and class the 100 most confident detections are
-matched greedily, the most confident first, each to the free box that it overlaps most if their IoU reaches a threshold. Over
-all images, detections by falling score trace precision against recall; precision is made to fall, read at the 101
-recalls 0, 0.01, ..., 1, and averaged: over recalls, over classes that have boxes, and over the thresholds 0.50, 0.55,
-..., 0.95. Detections on crowds count neither way.
+In short (Lin et al. 2014 and the evaluation page of COCO): in each image and class the 100 most confident detections
+are matched greedily, the most confident first, each to the free box that it overlaps most if their IoU reaches a
+threshold. Over all images, detections by falling score trace precision against recall; precision is made monotonic,
+read at the 101 recalls 0, 0.01, ..., 1, and averaged: over recalls, over classes that have boxes, and over the
+thresholds 0.50, 0.55, ..., 0.95. Detections on crowds are ignored.
 
-Other code for YOLO prints other numbers for the same weights, since one or more of these differ:
+Other code for YOLO reports different numbers for the same weights, since one or more of these differ:
 
 - precision is integrated as a step function, or between other recalls, where COCO reads it at 101;
 - pairs are matched by falling IoU, or by class after the fact, where COCO goes by score;
 - small, medium and large go by the area of the box, where COCO takes that of the object's mask (a little smaller);
 - another maximum of detections: 100 of each class in each image here, whatever the detector returns;
-- another confidence below which nothing is returned: at 0.25 the tail of the curve is cut off, at 0.001 it is not;
-- images are padded to rectangles of like shape in a batch, where here each is letterboxed to a square.
+- a different minimum confidence: 0.25 cuts off the tail of the curve, 0.001 does not;
+- images are padded to rectangles of similar shape in a batch, where here each is letterboxed to a square.
 
-So a protocol names confidence, IoU of the suppression and maximum of detections.
+So a protocol states the confidence, the IoU of non-maximum suppression and the maximum of detections.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 
 
 @runtime_checkable
-class TruePicture(Protocol):
+class TrueImage(Protocol):
     """The part of a `vision.data.annotations.cleaning.AnnotatedImage` that detections are compared with."""
 
     @property
@@ -70,7 +70,7 @@ class TruePicture(Protocol):
 
     @property
     def image_id(self) -> int:
-        """COCO's number; images with equal scores are ranked by it."""
+        """COCO's id; images with equal scores are ranked by it."""
         ...
 
 
@@ -79,7 +79,7 @@ class Truth(Protocol):
     """The part of `vision.data.annotations.cleaning.Annotations` that detections are compared with."""
 
     @property
-    def images(self) -> Sequence[TruePicture]:
+    def images(self) -> Sequence[TrueImage]:
         """All images."""
         ...
 
@@ -90,32 +90,32 @@ class Truth(Protocol):
 
     @property
     def category_ids(self) -> Sequence[int]:
-        """COCO's number of label i at place i."""
+        """Element i is COCO's id of label i."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What was found in one image, in any order."""
+class ImageDetections:
+    """The detections in one image, in any order."""
 
     boxes: Float32[np.ndarray, "n 4"]
     """(x0, y0, x1, y1) in pixels of the original image."""
     scores: Float32[np.ndarray, " n"]
-    """Confidences; larger is surer."""
+    """Confidences."""
     labels: Int32[np.ndarray, " n"]
     """Indices into the list of classes."""
 
 
 @dataclass(frozen=True, eq=False)
 class CocoScores:
-    """What `coco_scores` says of a detector. All in [0, 1]; nan where no box is there to be found."""
+    """The scores of a detector by `coco_scores`. All in [0, 1]; nan where there are no boxes."""
 
     average_precision: float
     """AP@[.50:.95]: mean over thresholds and classes, all areas, 100 detections."""
     ap50: float
-    """At the IoU .50 alone."""
+    """At an IoU of .50 only."""
     ap75: float
-    """At the IoU .75 alone."""
+    """At an IoU of .75 only."""
     ap_small: float
     """Of objects of at most 32^2 square pixels."""
     ap_medium: float
@@ -158,11 +158,11 @@ class CocoScores:
         return {name: value for name, value in numbers.items() if not math.isnan(value)}
 
     def protocol(self, data: str, how: str) -> dict[str, str]:
-        """For each of the scalars, in words, how it was computed.
+        """A description of how each scalar was computed.
 
         Args:
           data: on which images.
-          how: detections were chosen: confidence, IoU of the suppression and how many.
+          how: how detections were chosen: confidence, IoU of non-maximum suppression and maximum number.
         """
         on = f"on {self.images:,} images of {data}, {len(self.class_names)} classes; {how}"
         by = "COCO's (pycocotools, boxes)"
@@ -186,29 +186,29 @@ _STATISTICS = {
 }
 
 
-def coco_scores(truth: Truth, found: Sequence[Found]) -> CocoScores:
+def coco_scores(truth: Truth, found: Sequence[ImageDetections]) -> CocoScores:
     """COCO's twelve numbers, the AP of each class, and its curves.
 
     Args:
       truth: the annotation; boxes around crowds are COCO's ``iscrowd``.
-      found: for each of its images, in its order.
+      found: the detections of each of its images, in its order.
 
     Raises:
-      UserError: there are no images, two have one number, or a detection is not finite or of no class.
-      ValueError: there is not one ``found`` for each image.
+      UserError: there are no images, two have the same id, or a detection is not finite or has an invalid class.
+      ValueError: the numbers of images and of ``found`` differ.
     """
     check_found(truth, found)
     # Imported here, since only evaluations of detectors need it.
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):  # the library prints its progress and a table
-        judge = COCOeval(_dataset(truth, _true_boxes(truth)), _dataset(truth, _found_boxes(truth, found)), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    statistics = np.where(judge.stats < 0, np.nan, judge.stats).tolist()
+        evaluator = COCOeval(_dataset(truth, _true_boxes(truth)), _dataset(truth, _found_boxes(truth, found)), "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    statistics = np.where(evaluator.stats < 0, np.nan, evaluator.stats).tolist()
     # [thresholds, recalls, classes by category id, areas, maxima of detections]; all areas come first, 100 last
-    table = judge.eval["precision"][:, :, :, 0, -1]
+    table = evaluator.eval["precision"][:, :, :, 0, -1]
     order = np.argsort(np.argsort(truth.category_ids))  # of class i among the sorted ids
     table = np.where(table < 0, np.nan, table)[:, :, order]
     return CocoScores(
@@ -221,8 +221,8 @@ def coco_scores(truth: Truth, found: Sequence[Found]) -> CocoScores:
     )
 
 
-def check_found(truth: Truth, found: Sequence[Found]) -> None:
-    """Raise unless detections and truth fit, as `coco_scores` says."""
+def check_found(truth: Truth, found: Sequence[ImageDetections]) -> None:
+    """Raise unless detections and truth fit, as described for `coco_scores`."""
     if not truth.images:
         raise UserError("the detector was shown no images, so there is no precision: evaluate at least one image")
     if len(found) != len(truth.images):
@@ -244,32 +244,32 @@ def check_found(truth: Truth, found: Sequence[Found]) -> None:
 def _true_boxes(truth: Truth) -> list[dict[str, Any]]:
     return [
         {"area": area, "iscrowd": int(crowd), **box}
-        for picture in truth.images
+        for image in truth.images
         for box, area, crowd in zip(
-            _boxes(truth, picture, picture.boxes, picture.labels),
-            picture.area.tolist(),
-            picture.crowd.tolist(),
+            _boxes(truth, image, image.boxes, image.labels),
+            image.area.tolist(),
+            image.crowd.tolist(),
             strict=True,
         )
     ]
 
 
-def _found_boxes(truth: Truth, found: Sequence[Found]) -> list[dict[str, Any]]:
+def _found_boxes(truth: Truth, found: Sequence[ImageDetections]) -> list[dict[str, Any]]:
     return [
         {"area": box["bbox"][2] * box["bbox"][3], "iscrowd": 0, "score": score, **box}
-        for picture, each in zip(truth.images, found, strict=True)
-        for box, score in zip(_boxes(truth, picture, each.boxes, each.labels), each.scores.tolist(), strict=True)
+        for image, each in zip(truth.images, found, strict=True)
+        for box, score in zip(_boxes(truth, image, each.boxes, each.labels), each.scores.tolist(), strict=True)
     ]
 
 
 def _boxes(
-    truth: Truth, picture: TruePicture, boxes: Float32[np.ndarray, "n 4"], labels: Int[np.ndarray, " n"]
+    truth: Truth, image: TrueImage, boxes: Float32[np.ndarray, "n 4"], labels: Int[np.ndarray, " n"]
 ) -> list[dict[str, Any]]:
     """Boxes of an image in COCO's terms: (left, upper, width, height)."""
     corners = boxes.astype(np.float64)
     sized = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
     return [
-        {"image_id": picture.image_id, "category_id": int(truth.category_ids[label]), "bbox": box}
+        {"image_id": image.image_id, "category_id": int(truth.category_ids[label]), "bbox": box}
         for box, label in zip(sized, labels.tolist(), strict=True)
     ]
 
@@ -285,7 +285,7 @@ def _dataset(truth: Truth, boxes: list[dict[str, Any]]) -> Any:
             {"id": int(number), "name": name}
             for number, name in zip(truth.category_ids, truth.class_names, strict=True)
         ],
-        # numbered from 1: a match with box 0 would be taken for none
+        # numbered from 1, since a match with id 0 would count as no match
         "annotations": [{"id": number, **box} for number, box in enumerate(boxes, start=1)],
     }
     coco.createIndex()

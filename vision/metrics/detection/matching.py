@@ -1,10 +1,11 @@
-"""Which detection found which box, and what follows: precision and recall at each confidence, confusions, worst errors.
+"""Matching of detections with boxes, and its results: precision and recall, confusions, worst errors.
 
-Detections are matched as COCO matches them (`vision.metrics.detection.average_precision`), at an IoU of 0.5: in each image the
-most confident goes first and takes, of the boxes that are free, the one that it overlaps most, the last of equals. Of
-detections with equal scores the first goes first. One that is left and lies on a crowd (half of its area or more) is
-ignored: neither right nor wrong. Crowds are no boxes to find. Since a match depends on surer detections alone, one
-matching serves all confidences. Unlike COCO's numbers, which take the 100 most confident of a class, it takes all detections.
+Detections are matched as COCO matches them (`vision.metrics.detection.average_precision`), at an IoU of 0.5: in each
+image, in descending order of confidence, each detection takes the free box that it overlaps most (the last of equals).
+Detections with equal scores keep their order. An unmatched detection on a crowd (half of its area or more) is ignored:
+neither right nor wrong. Crowds are not boxes to detect. Since a match depends only on more confident detections, one
+matching serves all confidences. Unlike COCO's numbers, which take the 100 most confident of a class, it takes all
+detections.
 """
 
 from collections.abc import Sequence
@@ -13,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int
 
-from vision.metrics.detection.average_precision import Found, Truth, check_found
+from vision.metrics.detection.average_precision import ImageDetections, Truth, check_found
 
 IOU = 0.5
-"""From which a detection finds a box."""
+"""The least IoU at which a detection matches a box."""
 CONFIDENCES = np.linspace(0.0, 1.0, 1001)
-"""At which precision and recall are counted."""
-ALONE, ON_CROWD = -1, -2
-"""What a detection matches that finds no box, and one that lies on a crowd."""
+"""Confidences at which precision and recall are counted."""
+UNMATCHED, ON_CROWD = -1, -2
+"""The match of a detection without a box, and of one on a crowd."""
 
 
 def overlaps(
@@ -31,12 +32,12 @@ def overlaps(
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     shared = np.prod(np.maximum(sides, 0), axis=-1)
     area = lambda boxes: np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1)
-    whole = np.where(crowd, area(a), area(a) + area(b) - shared)
-    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+    total = np.where(crowd, area(a), area(a) + area(b) - shared)
+    return np.divide(shared, total, out=np.zeros_like(shared), where=total > 0)
 
 
-def sure_enough(scores: Float32[np.ndarray, " n"], confidence: float) -> Bool[np.ndarray, " n"]:
-    """Whether scores are at or above a confidence, which is rounded as they are: 0.9 is not below 0.9."""
+def is_confident(scores: Float32[np.ndarray, " n"], confidence: float) -> Bool[np.ndarray, " n"]:
+    """Whether scores are at or above a confidence, which is rounded to their precision: 0.9 is not below 0.9."""
     return scores >= np.float32(confidence)
 
 
@@ -46,8 +47,8 @@ def matched(
     true: Float32[np.ndarray, "m 4"],
     crowd: Bool[np.ndarray, " m"],
 ) -> Int[np.ndarray, " n"]:
-    """For each detection in an image, whatever its class, the box that it finds, or `ALONE` or `ON_CROWD`."""
-    result = np.full(len(found), ALONE)
+    """For each detection in an image, whatever its class, the index of its box, or `UNMATCHED` or `ON_CROWD`."""
+    result = np.full(len(found), UNMATCHED)
     if not len(true):
         return result
     shared = overlaps(found, true, crowd)
@@ -64,33 +65,36 @@ def matched(
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """All detections of a set, matched within their class. Detections are in the order of their images."""
+    """All detections of a data set, matched within their class. Detections are in the order of their images."""
 
     matches: tuple[Int[np.ndarray, " _"], ...]
-    """For each image: what each detection finds, see `matched`; places are in the image's boxes."""
+    """For each image, the match of each detection, see `matched`: indices into the image's boxes."""
     labels: Int[np.ndarray, " d"]
     """Class of each detection."""
     scores: Float32[np.ndarray, " d"]
     """Confidence of each."""
     right: Bool[np.ndarray, " d"]
-    """Whether it finds a box."""
+    """Whether it matches a box."""
     ignored: Bool[np.ndarray, " d"]
     """Whether it lies on a crowd instead."""
     boxes: Int[np.ndarray, " k"]
-    """Boxes to find of each class."""
+    """Boxes of each class, without crowds."""
 
 
-def matching(truth: Truth, found: Sequence[Found]) -> Matching:
-    """Match the detections of each image and class. Raises as `vision.metrics.detection.average_precision.coco_scores` does."""
+def matching(truth: Truth, found: Sequence[ImageDetections]) -> Matching:
+    """Match the detections of each image and class.
+
+    Raises as `vision.metrics.detection.average_precision.coco_scores`.
+    """
     check_found(truth, found)
     matches = []
     boxes = np.zeros(len(truth.class_names), np.int64)
-    for picture, each in zip(truth.images, found, strict=True):
-        np.add.at(boxes, picture.labels[~picture.crowd], 1)
-        result = np.full(len(each.scores), ALONE)
-        for label in np.intersect1d(picture.labels, each.labels):
-            ours, theirs = np.flatnonzero(each.labels == label), np.flatnonzero(picture.labels == label)
-            finds = matched(each.boxes[ours], each.scores[ours], picture.boxes[theirs], picture.crowd[theirs])
+    for image, each in zip(truth.images, found, strict=True):
+        np.add.at(boxes, image.labels[~image.crowd], 1)
+        result = np.full(len(each.scores), UNMATCHED)
+        for label in np.intersect1d(image.labels, each.labels):
+            ours, theirs = np.flatnonzero(each.labels == label), np.flatnonzero(image.labels == label)
+            finds = matched(each.boxes[ours], each.scores[ours], image.boxes[theirs], image.crowd[theirs])
             result[ours] = np.where(finds < 0, finds, theirs[np.maximum(finds, 0)])
         matches.append(result)
     every = np.concatenate(matches)
@@ -109,11 +113,11 @@ class ConfidenceCurves:
     """Detections at or above each of the `CONFIDENCES`, counted. Fractions are in [0, 1]."""
 
     right: Int[np.ndarray, "k t"]
-    """Detections of each class that find a box, so also boxes found."""
+    """Detections of each class that match a box, which is also the number of detected boxes."""
     wrong: Int[np.ndarray, "k t"]
-    """Detections of each class that find none, those on crowds left out."""
+    """Detections of each class that match no box, without those on crowds."""
     boxes: Int[np.ndarray, " k"]
-    """Boxes to find of each class."""
+    """Boxes of each class, without crowds."""
 
     @property
     def precision(self) -> Float[np.ndarray, "k t"]:
@@ -122,7 +126,7 @@ class ConfidenceCurves:
 
     @property
     def recall(self) -> Float[np.ndarray, "k t"]:
-        """Share of the boxes that are found; nan for a class without boxes."""
+        """Share of the boxes that are detected; nan for a class without boxes."""
         return _share(self.right, np.broadcast_to(self.boxes[:, None], self.right.shape))
 
     @property
@@ -154,7 +158,7 @@ class ConfidenceCurves:
 
     @property
     def best(self) -> int:
-        """Place in `CONFIDENCES` of the largest mean F1: of several that are best the middle one, also if none is."""
+        """Index in `CONFIDENCES` of the largest mean F1; of several equal ones the middle one."""
         f1 = np.nan_to_num(self.mean[2])
         best = np.flatnonzero(f1 == f1.max())
         return int(best[(len(best) - 1) // 2])
@@ -170,75 +174,75 @@ def confidence_curves(matches: Matching) -> ConfidenceCurves:
     return ConfidenceCurves(counted(matches.right), counted(wrong), matches.boxes)
 
 
-def detection_confusion(truth: Truth, found: Sequence[Found], *, confidence: float) -> Int[np.ndarray, "j j"]:
-    """What is taken for what: j is one more than the classes, the last row and column are the background.
+def detection_confusion(truth: Truth, found: Sequence[ImageDetections], *, confidence: float) -> Int[np.ndarray, "j j"]:
+    """The confusion matrix of a detector: j is one more than the classes, the last row and column are the background.
 
-    Detections of at least ``confidence`` are matched whatever their class. A box that is found is in the row of its
-    class and the column of the detection's; one that is not, in the last column; a detection that finds none, in the
-    last row. Detections on crowds, of any class, are not counted.
+    Detections of at least ``confidence`` are matched whatever their class. A detected box is in the row of its class
+    and the column of the detection's; a missed box in the last column; an unmatched detection in the last row.
+    Detections on crowds, of any class, are not counted.
     """
     background = len(truth.class_names)
     counts = np.zeros((background + 1, background + 1), np.int64)
-    for picture, each in zip(truth.images, found, strict=True):
-        sure = sure_enough(each.scores, confidence)
-        labels = each.labels[sure]
-        finds = matched(each.boxes[sure], each.scores[sure], picture.boxes, picture.crowd)
+    for image, each in zip(truth.images, found, strict=True):
+        confident = is_confident(each.scores, confidence)
+        labels = each.labels[confident]
+        finds = matched(each.boxes[confident], each.scores[confident], image.boxes, image.crowd)
         right = finds >= 0
-        missed = ~picture.crowd
+        missed = ~image.crowd
         missed[finds[right]] = False
-        np.add.at(counts, (picture.labels[finds[right]], labels[right]), 1)
-        np.add.at(counts[background], labels[finds == ALONE], 1)
-        np.add.at(counts[:, background], picture.labels[missed], 1)
+        np.add.at(counts, (image.labels[finds[right]], labels[right]), 1)
+        np.add.at(counts[background], labels[finds == UNMATCHED], 1)
+        np.add.at(counts[:, background], image.labels[missed], 1)
     return counts
 
 
 @dataclass(frozen=True)
 class FalsePositive:
-    """A detection that finds no box of its class."""
+    """A detection that matches no box of its class."""
 
-    picture: int
-    """Place in the truth's images."""
+    image: int
+    """Index in the truth's images."""
     place: int
-    """Of the detection in what was found there."""
+    """Index in the image's detections."""
     nearest: int
-    """The box that it overlaps most, of any class, crowds left out; of equals the first; -1 if it overlaps none."""
+    """The box that it overlaps most, of any class except crowds; the first of equals; -1 if it overlaps none."""
     iou: float
-    """With that one; 0 if there is none."""
+    """The IoU with that box; 0 if there is none."""
 
 
 @dataclass(frozen=True)
 class Miss:
-    """A box that no sure enough detection of its class finds."""
+    """A box that no confident detection of its class matches."""
 
-    picture: int
-    """Place in the truth's images."""
+    image: int
+    """Index in the truth's images."""
     box: int
-    """Place in the image's boxes."""
+    """Index in the image's boxes."""
     instead: int
-    """The most confident detection of another class that overlaps it by an IoU of `IOU` or more, sure enough; -1 if there is
+    """The most confident detection of another class that overlaps it by an IoU of `IOU` or more; -1 if there is
     none."""
     score: float
-    """Of the detection of its own class that finds it, which is not sure enough; 0 if there is none."""
+    """The score of the detection of its class that matches it with too low a confidence; 0 if there is none."""
 
 
 def worst_false_positives(
-    truth: Truth, found: Sequence[Found], matches: Matching, *, confidence: float, most: int
+    truth: Truth, found: Sequence[ImageDetections], matches: Matching, *, confidence: float, max_errors: int
 ) -> list[FalsePositive]:
-    """At most ``most`` wrong detections of at least ``confidence``, the most confident first; of equals the first."""
+    """At most ``max_errors`` wrong detections of at least ``confidence``, the most confident first."""
     sizes = np.array([len(each) for each in matches.matches])
     ends = np.cumsum(sizes)
-    wrong = np.flatnonzero(~matches.right & ~matches.ignored & sure_enough(matches.scores, confidence))
+    wrong = np.flatnonzero(~matches.right & ~matches.ignored & is_confident(matches.scores, confidence))
     result = []
-    for number in wrong[np.argsort(-matches.scores[wrong], kind="stable")[:most]].tolist():
-        picture = int(np.searchsorted(ends, number, side="right"))
-        place = number - int(ends[picture] - sizes[picture])
-        true = truth.images[picture]
-        shared = overlaps(found[picture].boxes[place : place + 1], true.boxes, np.zeros(len(true.boxes), bool))[0]
+    for number in wrong[np.argsort(-matches.scores[wrong], kind="stable")[:max_errors]].tolist():
+        image = int(np.searchsorted(ends, number, side="right"))
+        place = number - int(ends[image] - sizes[image])
+        true = truth.images[image]
+        shared = overlaps(found[image].boxes[place : place + 1], true.boxes, np.zeros(len(true.boxes), bool))[0]
         shared = np.where(true.crowd, 0.0, shared)
         near = bool(len(shared)) and float(shared.max()) > 0
         result.append(
             FalsePositive(
-                picture=picture,
+                image=image,
                 place=place,
                 nearest=int(np.argmax(shared)) if near else -1,
                 iou=float(shared.max()) if near else 0.0,
@@ -248,30 +252,30 @@ def worst_false_positives(
 
 
 def worst_misses(
-    truth: Truth, found: Sequence[Found], matches: Matching, *, confidence: float, most: int
+    truth: Truth, found: Sequence[ImageDetections], matches: Matching, *, confidence: float, max_errors: int
 ) -> list[Miss]:
-    """At most ``most`` boxes that no detection of at least ``confidence`` finds, the largest (in pixels) first."""
+    """At most ``max_errors`` boxes without a match of at least ``confidence``, the largest (in pixels) first."""
     missed: list[tuple[float, int, int, float]] = []
-    for place, (picture, each, finds) in enumerate(zip(truth.images, found, matches.matches, strict=True)):
-        score = np.zeros(len(picture.boxes))
+    for place, (image, each, finds) in enumerate(zip(truth.images, found, matches.matches, strict=True)):
+        score = np.zeros(len(image.boxes))
         score[finds[finds >= 0]] = each.scores[finds >= 0]
-        caught = np.zeros(len(picture.boxes), bool)
-        caught[finds[(finds >= 0) & sure_enough(each.scores, confidence)]] = True
-        sides = picture.boxes[:, 2:] - picture.boxes[:, :2]
-        left = np.flatnonzero(~caught & ~picture.crowd)
+        caught = np.zeros(len(image.boxes), bool)
+        caught[finds[(finds >= 0) & is_confident(each.scores, confidence)]] = True
+        sides = image.boxes[:, 2:] - image.boxes[:, :2]
+        left = np.flatnonzero(~caught & ~image.crowd)
         missed += [(float(np.prod(sides[box])), place, int(box), float(score[box])) for box in left]
     missed.sort(key=lambda each: -each[0])
     return [
-        Miss(picture=place, box=box, instead=_instead(truth, found, place, box, confidence), score=score)
-        for _, place, box, score in missed[:most]
+        Miss(image=place, box=box, instead=_instead(truth, found, place, box, confidence), score=score)
+        for _, place, box, score in missed[:max_errors]
     ]
 
 
-def _instead(truth: Truth, found: Sequence[Found], place: int, box: int, confidence: float) -> int:
+def _instead(truth: Truth, found: Sequence[ImageDetections], place: int, box: int, confidence: float) -> int:
     """The most confident detection of another class on a box; -1 if there is none."""
     true, each = truth.images[place], found[place]
     shared = overlaps(each.boxes, true.boxes[box : box + 1], np.zeros(1, bool))[:, 0]
-    on_it = (shared >= IOU) & sure_enough(each.scores, confidence) & (each.labels != true.labels[box])
+    on_it = (shared >= IOU) & is_confident(each.scores, confidence) & (each.labels != true.labels[box])
     return int(np.argmax(np.where(on_it, each.scores, -np.inf))) if on_it.any() else -1
 
 
@@ -280,8 +284,8 @@ def _at_least(scores: Float32[np.ndarray, " n"]) -> Int[np.ndarray, " t"]:
     return len(scores) - np.searchsorted(np.sort(scores), CONFIDENCES.astype(np.float32), side="left")
 
 
-def _share(part: Int[np.ndarray, "*n"], whole: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+def _share(part: Int[np.ndarray, "*n"], total: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+    return np.divide(part, total, out=np.full(part.shape, np.nan), where=total > 0)
 
 
 def _f1(

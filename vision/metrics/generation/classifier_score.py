@@ -1,7 +1,7 @@
-"""The score of a classifier: whether images are each of one class and together of all (Salimans et al. 2016).
+"""The score of images by a classifier: each of one class, and all classes equally often (Salimans et al. 2016).
 
-With the probabilities of the published Inception network it is the Inception Score; with those of another classifier
-it is not, and bears another name. It sees no real images: the floor says what real ones score.
+With the probabilities of the published Inception network it is the Inception Score; with those of another classifier it
+has a different name. It does not use real images; their score is reported separately.
 """
 
 import itertools
@@ -19,7 +19,8 @@ class ClassifierScore:
     """Scores of the parts that the images were divided into."""
 
     mean: float
-    """Their mean, between 1 (all images alike) and the number of classes (each image of one class, all as often)."""
+    """Their mean, between 1 (all images alike) and the number of classes (each image of one class, all equally
+    often)."""
     deviation: float
     """Their standard deviation, with the number of parts in the denominator."""
 
@@ -28,11 +29,12 @@ def classifier_score(probabilities: Float[Array | np.ndarray, "n k"], *, splits:
     """The exponential of the mean Kullback-Leibler divergence between the classes of an image and of its part.
 
     Args:
-      probabilities: p(y|x), each row with the sum 1. Parts are of consecutive images: shuffle sorted ones before.
-      splits: parts of (nearly) equal size; the score of fewer images is lower, so that it belongs to the number.
+      probabilities: p(y|x), each row with the sum 1. Parts are consecutive images: shuffle sorted ones first.
+      splits: parts of (nearly) equal size; the score of fewer images is lower, so that the number of images belongs to
+        the protocol.
 
     Raises:
-      UserError: there are fewer images than parts, or rows that are no probabilities.
+      UserError: there are fewer images than parts, or rows that are not probabilities.
     """
     rows = np.asarray(probabilities, np.float64)
     if splits < 1 or len(rows) < splits:

@@ -1,4 +1,4 @@
-"""What evaluations of generators ask of a network with fixed weights: features, class probabilities, and their name."""
+"""Interfaces of pretrained networks for evaluating generators: features, class probabilities, and a name."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -8,15 +8,15 @@ from jaxtyping import Array, Float
 
 @runtime_checkable
 class FeatureExtractor(Protocol):
-    """Inception, a classifier of ours, the judge of shapes: pure functions of images.
+    """A pretrained network such as Inception or this project's classifiers: pure functions of images.
 
-    A judge is a tree of arrays. Hand it to a compiled function as an argument, since weights that a function closes
-    over are compiled into the program.
+    A feature extractor is a pytree of arrays. Pass it to a compiled function as an argument, since weights that a
+    function closes over are compiled into the program.
     """
 
     @property
     def name(self) -> str:
-        """Names the features in a few letters: a distance in others is another distance."""
+        """Short name of the features, since distances in different features are different metrics."""
         ...
 
     def features_and_probabilities(
@@ -26,13 +26,13 @@ class FeatureExtractor(Protocol):
         ...
 
     def protocol(self) -> str:
-        """What a number in these features means, in words, for the record."""
+        """A description of numbers in these features, for the protocol."""
         ...
 
 
 @runtime_checkable
 class ClassNamingExtractor(FeatureExtractor, Protocol):
-    """A judge whose classes have names, so that it can say whether a generator draws what it is asked for."""
+    """A feature extractor whose classes have names, to compare generated images with the requested classes."""
 
     @property
     def class_names(self) -> Sequence[str]:

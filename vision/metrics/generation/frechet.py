@@ -1,6 +1,6 @@
-"""The Fréchet distance between two sets of features, each taken for a Gaussian (Heusel et al. 2017, eq. 6).
+"""The Fréchet distance between two sets of features, each modelled as a Gaussian (Heusel et al. 2017, eq. 6).
 
-In the features of the published Inception network it is FID; in others it is not, and bears another name.
+In the features of the published Inception network it is FID; in other features it has a different name.
 """
 
 import numpy as np
@@ -12,10 +12,10 @@ from vision.metrics.generation.moments import Moments, covariance
 def frechet_distance(one: Moments, other: Moments) -> float:
     """The squared Fréchet (Wasserstein-2) distance of two Gaussians, as the field reports it; 0 or more.
 
-    The public packages take the trace of ``scipy.linalg.sqrtm(S1 @ S2)``, whose argument is not symmetric: where a
-    covariance has not full rank, the root does not exist or comes out complex, and they drop the imaginary part or
-    add to the diagonal. Here both roots are symmetric and exist always, of singular covariances too. Where sqrtm has
-    no such trouble, both agree to nine digits.
+    The public packages take the trace of ``scipy.linalg.sqrtm(S1 @ S2)``, whose argument is not symmetric: if a
+    covariance does not have full rank, the root does not exist or is complex, and they drop the imaginary part or add
+    to the diagonal. Here both roots are symmetric and always exist, also for singular covariances. Otherwise both agree
+    to nine digits.
 
     Args:
       one: moments of a set of features, at least 2 of them.
@@ -38,6 +38,6 @@ def frechet_distance(one: Moments, other: Moments) -> float:
 def _root(matrix: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
     """The symmetric square root of a positive semidefinite matrix."""
     values, vectors = np.linalg.eigh(matrix)
-    # Rounding makes eigenvalues of 0 so large; their roots, 1e-8 of the largest each, would add up
+    # Rounding errors of eigenvalues of 0 are this large; their roots, 1e-8 of the largest each, would add up
     rounding = len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
     return (vectors * np.sqrt(np.where(values > rounding, values, 0.0))) @ vectors.T

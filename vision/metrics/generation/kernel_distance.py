@@ -1,7 +1,7 @@
 """The kernel distance between two sets of features: the squared maximum mean discrepancy with a cubic kernel.
 
 In the features of the published Inception network it is KID (Bińkowski et al. 2018, section 4). Unlike the Fréchet
-distance its estimate has no bias: of two sets from one distribution it is 0 on average, at times negative.
+distance, its estimate is unbiased: for two sets from the same distribution it is 0 on average, and sometimes negative.
 """
 
 from collections.abc import Iterator
@@ -59,8 +59,8 @@ def kernel_distance(
       one: features, at least ``subset_size``.
       other: features of another set, at least ``subset_size``, of the same network.
       subsets: how many pairs of subsets.
-      subset_size: samples in each, drawn without replacement; at least 2.
-      seed: numbers the subsets.
+      subset_size: samples in each, without replacement; at least 2.
+      seed: of the choice of subsets.
 
     Raises:
       UserError: a set has fewer than ``subset_size`` features, or that is less than 2.
@@ -79,13 +79,13 @@ def random_subsets(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs of random subsets of range(m) and of range(n), each without replacement; a function of the arguments.
 
-    Sorts raw draws, since numpy guarantees the stream of a bit generator forever but that of ``Generator.choice`` only
-    within a release (NEP 19).
+    Sorts raw numbers, since numpy guarantees the stream of a bit generator forever but that of ``Generator.choice``
+    only within a release (NEP 19).
     """
     bits = np.random.Philox(np.random.SeedSequence(seed))
-    drawn = lambda size: np.argsort(bits.random_raw(size), kind="stable")[:subset_size]
+    subset = lambda size: np.argsort(bits.random_raw(size), kind="stable")[:subset_size]
     for _ in range(subsets):
-        yield drawn(m), drawn(n)
+        yield subset(m), subset(n)
 
 
 def _kernel(products: np.ndarray, size: int) -> np.ndarray:
@@ -105,9 +105,9 @@ def _own(x: np.ndarray) -> float:
     return float(_kernel(np.square(x).sum(1), x.shape[1]).sum())
 
 
-def _check(x: np.ndarray, y: np.ndarray, least: int) -> None:
-    if (fewest := min(len(x), len(y))) < least:
+def _check(x: np.ndarray, y: np.ndarray, required: int) -> None:
+    if (fewest := min(len(x), len(y))) < required:
         raise UserError(
-            f"a kernel distance on {least} images of each set was requested, but one has only {fewest}: "
+            f"a kernel distance on {required} images of each set was requested, but one has only {fewest}: "
             "generate more, or use smaller subsets"
         )

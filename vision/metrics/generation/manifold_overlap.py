@@ -1,8 +1,8 @@
 """How far two sets of features cover each other: precision and recall, density and coverage.
 
-Each set stands for the balls about its points that reach to their k-th nearest neighbours. Precision is the share of
-generated points in a ball of a real one, recall the share of real points in a ball of a generated one (Kynkäänniemi et
-al. 2019, eqs. 1 and 2, with k = 3). One outlier makes a large ball; density counts the balls of real points that a
+Each set is represented by balls around its points that reach to their k-th nearest neighbours. Precision is the share
+of generated points in a ball of a real one, recall the share of real points in a ball of a generated one (Kynkäänniemi
+et al. 2019, eqs. 1 and 2, with k = 3). An outlier has a large ball; density counts the balls of real points that a
 generated point is in, and coverage the share of real balls that have a generated point (Naeem et al. 2020, eqs. 4 and
 5, with k = 5).
 """
@@ -20,16 +20,16 @@ _BLOCK = 256
 
 @dataclass(frozen=True)
 class ManifoldOverlap:
-    """Four numbers, to be read beside those of two sets of real images."""
+    """Four numbers, to be compared with those of two sets of real images."""
 
     precision: float
-    """In [0, 1]: how many generated images look real."""
+    """In [0, 1]: the share of generated images that look real."""
     recall: float
-    """In [0, 1]: how many real images the generator could have drawn."""
+    """In [0, 1]: the share of real images that the generator covers."""
     density: float
     """0 or more, 1 expected for real images: how real generated images look, outliers of the real set weighing less."""
     coverage: float
-    """In [0, 1]: how many real images have a generated one near."""
+    """In [0, 1]: the share of real images with a generated one nearby."""
 
 
 def manifold_overlap(
@@ -54,10 +54,10 @@ def manifold_overlap(
             f"balls to neighbour {neighbours} need more than {max(neighbours, 1)} images of each set, "
             f"but there are {len(x)} and {len(y)}"
         )
-    # Distances are the same about any centre, and rounding is least about the data's own
+    # Distances do not depend on the centre, and rounding errors are smallest around the data's mean
     centre = x.mean(0)
     x, y = x - centre, y - centre
-    # What |x|^2 - 2 x.y + |y|^2 of two equal points may be off by: without it, balls of radius 0 would be empty
+    # The rounding error of |x|^2 - 2 x.y + |y|^2 for equal points: without it, balls of radius 0 would be empty
     slack = 1e-13 * x.shape[1] ** 0.5 * max(np.square(x).sum(1).max(), np.square(y).sum(1).max())
     x_radius, y_radius = (_squared_radii(points, neighbours) + slack for points in (x, y))
     precise, balls = np.zeros(len(y), bool), 0

@@ -1,10 +1,10 @@
-"""Count, mean and scatter of features in float64, batch by batch: what distances between Gaussians are made of.
+"""Count, mean and scatter of features in float64, batch by batch, for distances between Gaussians.
 
     total = functools.reduce(merge, (moments(features) for features in batches))
     matrix = covariance(total)
 
-Order and partition of the data change nothing beyond rounding, and the rounding stays that of one batch: no sum of
-squares is ever taken about a point other than the mean.
+Order and partition of the data change the result only by rounding, and the rounding error stays that of one batch,
+since sums of squares are always taken around the mean.
 """
 
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ def moments(features: Float[Array | np.ndarray, "n d"], mask: Bool[Array | np.nd
 
     Args:
       features: float32 or float64.
-      mask: False leaves a row out, as padding; by default all count.
+      mask: False excludes a row, as padding; by default all rows are used.
 
     Raises:
-      UserError: a feature that counts is not finite.
+      UserError: a feature in use is not finite.
     """
     counted = np.asarray(features, np.float64)
     if mask is not None:
@@ -51,7 +51,7 @@ def moments(features: Float[Array | np.ndarray, "n d"], mask: Bool[Array | np.nd
 
 
 def merge(one: Moments, other: Moments) -> Moments:
-    """The moments of two disjoint sets together. Raises ``ValueError`` for features of different sizes."""
+    """The moments of the union of two disjoint sets. Raises ``ValueError`` for features of different sizes."""
     if one.mean.shape != other.mean.shape:
         raise ValueError(f"features of {len(one.mean)} and of {len(other.mean)} dimensions are not of one network")
     count = one.count + other.count

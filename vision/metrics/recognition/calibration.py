@@ -1,10 +1,10 @@
-"""Whether a classifier is as often right as it says: calibration error, Brier score, temperature scaling.
+"""Calibration of a classifier: calibration error, Brier score, temperature scaling.
 
 The calibration error compares confidence with accuracy in bins of confidence (Naeini et al. 2015, "Obtaining well
 calibrated probabilities using Bayesian binning"; Guo et al. 2017, "On calibration of modern neural networks"). The
-metrics are sums, as in `vision.metrics.recognition.classification`: counts are exact int32, float sums are float32 within a batch
-and lose nothing between batches. An image whose confidence lies within float32 rounding (1e-7) of the border of two
-bins may fall on either side.
+metrics are sums, as in `vision.metrics.recognition.classification`: counts are exact int32, float sums are float32
+within a batch and exact between batches. An image whose confidence lies within float32 rounding (1e-7) of the border of
+two bins may fall on either side.
 """
 
 import math
@@ -23,11 +23,11 @@ from vision.errors import UserError
 from vision.metrics import running_sum
 
 _ROWS_AT_ONCE = 4096  # float64 copies of logits stay small
-_LARGEST_LOG_SCALE = 20.0  # a temperature further than 5e8 times from the size of the logits is no minimum
+_LARGEST_LOG_SCALE = 20.0  # a temperature more than a factor of 5e8 away from the scale of the logits is not a minimum
 
 
 class CalibrationSums(struct.PyTreeNode):
-    """What was counted in m bins of confidence. Images that the mask leaves out are in none of it.
+    """Sums in m bins of confidence, without masked images.
 
     Attributes:
       counts: int32 [m], images whose confidence lies in the bin.
@@ -37,7 +37,7 @@ class CalibrationSums(struct.PyTreeNode):
       refused: int32 [], images with a logit that is not finite or a label that is no class.
     """
 
-    # Unchecked types: sums of shapes and sums of shardings are sums too.
+    # Types are not checked, since the fields may also be shapes or shardings.
     counts: Any
     correct: Any
     confidence: running_sum.RunningSum
@@ -47,7 +47,7 @@ class CalibrationSums(struct.PyTreeNode):
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What `compute` says of a classifier's confidence."""
+    """The calibration of a classifier, by `compute`."""
 
     count: int
     """Images evaluated."""
@@ -70,7 +70,7 @@ class Calibration:
         return {name: getattr(self, name) for name in names}
 
     def protocol(self, data: str) -> dict[str, str]:
-        """For each of the scalars, in words, how it was computed; ``data`` says on which images."""
+        """A description of how each scalar was computed; ``data`` describes the images."""
         on = f"on {self.count:,} images of {data}"
         bins = f"in {len(self.counts)} bins of equal width, {on}"
         return {
@@ -100,7 +100,7 @@ def update(
       sums: of any number of bins.
       logits: unnormalised log-probabilities, in any floating type; computed with in float32.
       labels: classes in [0, k).
-      mask: False leaves an image out, as padding, whatever its logits and label are; by default all count.
+      mask: False excludes an image, as padding, whatever its logits and label; by default all images are used.
     """
     bins, classes = sums.counts.shape[-1], logits.shape[-1]
     counted = jnp.ones(labels.shape, bool) if mask is None else mask
@@ -144,7 +144,8 @@ def compute(sums: CalibrationSums) -> Calibration:
     """
     if int(sums.refused):
         raise UserError(
-            f"{int(sums.refused):,} images have logits that are not finite or labels that are not classes, so calibration "
+            f"{int(sums.refused):,} images have logits that are not finite or labels that are not classes, so "
+            "calibration "
             "cannot be evaluated: look for an overflow in the model, and at its number of classes"
         )
     counts = np.asarray(sums.counts, np.int64)
@@ -170,9 +171,9 @@ def compute(sums: CalibrationSums) -> Calibration:
 def fit_temperature(logits: Float[Array | np.ndarray, "n k"], labels: Int[Array | np.ndarray, " n"]) -> float:
     """The temperature T > 0 for which softmax(logits / T) has the least cross-entropy (Guo et al. 2017, section 4.2).
 
-    The cross-entropy is convex in the scale 1 / T, so the temperature is where its derivative changes sign, found to
-    about ten digits in float64 on the host. Fit it on held-out images, not on those that it is evaluated on; it changes no
-    prediction, only confidence.
+    The cross-entropy is convex in the scale 1 / T, so the temperature is where its derivative changes sign, which is
+    computed to about ten digits in float64 on the host. Fit it on held-out images, not on those of the evaluation; it
+    changes no predictions, only confidences.
 
     Args:
       logits: finite.
@@ -190,7 +191,7 @@ def fit_temperature(logits: Float[Array | np.ndarray, "n k"], labels: Int[Array 
             "a temperature cannot be fitted to logits that are not finite or to labels that are not classes"
         )
     slope = _slope_in_scale(logits, labels)
-    # The search is for log(1 / T), around the scale at which the largest logit is 1
+    # The search variable is log(1 / T), around the scale at which the largest logit is 1
     size = math.log(max(float(np.abs(logits.astype(np.float32)).max()), 1e-30))
     low, high = (sign * _LARGEST_LOG_SCALE - size for sign in (-1, 1))
     if slope(math.exp(low)) >= 0:

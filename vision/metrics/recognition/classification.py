@@ -2,9 +2,9 @@
 
 ``init`` gives empty sums, ``update`` adds a batch on the device, ``merge`` joins disjoint sets of images, and
 ``compute`` divides at the end, in float64 on the host. Counts are int32 and exact, so batches of any size, padding and
-any sharding give the same numbers to the last digit; they hold up to 2**31 - 1 images. The sum of cross-entropies is
-float32 within a batch (a relative error of at most b 2**-24, since no term is negative) and loses nothing between
-batches (`vision.metrics.running_sum`).
+any sharding give the same numbers to the last digit; they are valid for up to 2**31 - 1 images. The sum of
+cross-entropies is float32 within a batch (a relative error of at most b 2**-24, since no term is negative) and is exact
+between batches (`vision.metrics.running_sum`).
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _TOP = 5
 
 
 class ClassificationSums(struct.PyTreeNode):
-    """What was counted. Images that the mask leaves out are in none of it; refused ones only where it says so.
+    """Sums without masked images; rejected images are only in the last two.
 
     Attributes:
       count: int32 [], Images evaluated.
@@ -30,11 +30,11 @@ class ClassificationSums(struct.PyTreeNode):
       top5: int32 [], images whose label is among the top min(5, k).
       confusion: int32 [k k], rows the true class, columns the first class with the largest logit.
       nats: `running_sum.RunningSum` [], cross-entropies in nats.
-      not_finite: int32 [], images refused because a logit is not finite.
-      unknown: int32 [], images refused because their label is not a class.
+      not_finite: int32 [], images rejected because a logit is not finite.
+      unknown: int32 [], images rejected because their label is not a class.
     """
 
-    # Unchecked types: sums of shapes and sums of shardings are sums too.
+    # Types are not checked, since the fields may also be shapes or shardings.
     count: Any
     top1: Any
     top5: Any
@@ -46,7 +46,7 @@ class ClassificationSums(struct.PyTreeNode):
 
 @dataclass(frozen=True, eq=False)
 class Classification:
-    """What `compute` says of a classifier; fractions are in [0, 1]."""
+    """The metrics of a classifier, by `compute`; fractions are in [0, 1]."""
 
     count: int
     """Images evaluated."""
@@ -72,16 +72,16 @@ class Classification:
         return {name: getattr(self, name) for name in names if not (few and name == "top5_accuracy")}
 
     def protocol(self, data: str) -> dict[str, str]:
-        """For each of the scalars, in words, how it was computed; ``data`` says on which images."""
+        """A description of how each scalar was computed; ``data`` describes the images."""
         on = f"on {self.count:,} images of {data}, {len(self.class_accuracy)} classes"
-        said = {
+        wording = {
             "top1_accuracy": f"label has the largest logit, or is the first class of those that have, {on}",
             "top5_accuracy": f"label is among the 5 largest logits, of equal ones the first classes, {on}",
             "cross_entropy": f"mean -log p(label) in nats, {on}",
             "macro_accuracy": f"mean over classes of the fraction predicted right, {on}",
             "macro_f1": f"mean F1 over classes that are a label or a prediction, {on}",
         }
-        return {name: said[name] for name in self.scalars()}
+        return {name: wording[name] for name in self.scalars()}
 
 
 def init(classes: int) -> ClassificationSums:
@@ -101,14 +101,14 @@ def update(
 ) -> ClassificationSums:
     """The sums after adding a batch; compiles, and vmaps over replicas.
 
-    Classes are ranked by their logits, and by their numbers, the lower first, where logits are equal. So top 1 is what
-    argmax says, and the accuracy is the share of the confusion matrix on its diagonal.
+    Classes are ranked by their logits, and by their numbers, the lower first, where logits are equal. So top 1 is the
+    argmax, and the accuracy is the share of the diagonal of the confusion matrix.
 
     Args:
       sums: of k classes.
       logits: unnormalised log-probabilities, in any floating type; computed with in float32.
       labels: classes in [0, k).
-      mask: False leaves an image out, as padding, whatever its logits and label are; by default all count.
+      mask: False excludes an image, as padding, whatever its logits and label; by default all images are used.
 
     Raises:
       UserError: the logits are of another number of classes than the sums.
@@ -150,7 +150,7 @@ def merge(one: ClassificationSums, other: ClassificationSums) -> ClassificationS
 
 
 def compute(sums: ClassificationSums) -> Classification:
-    """The marks of a classifier from its sums, in float64 on the host.
+    """The metrics of a classifier from its sums, in float64 on the host.
 
     Raises:
       UserError: no image was evaluated, a logit was not finite, or a label was not a class.
@@ -159,7 +159,8 @@ def compute(sums: ClassificationSums) -> Classification:
     count, not_finite, unknown = (int(n) for n in (sums.count, sums.not_finite, sums.unknown))
     if not_finite:
         raise UserError(
-            f"{not_finite:,} images have logits that are not finite, so the classifier cannot be evaluated: look for an "
+            f"{not_finite:,} images have logits that are not finite, so the classifier cannot be evaluated: look for "
+            "an "
             "overflow in the model, or for weights that diverged"
         )
     if unknown:
@@ -170,7 +171,7 @@ def compute(sums: ClassificationSums) -> Classification:
     right, truths, predictions = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     class_accuracy = np.full(classes, np.nan)
     np.divide(right, truths, out=class_accuracy, where=truths > 0)
-    # F1 = 2 TP / (2 TP + FP + FN), and the denominator is the images of a class and those taken for it
+    # F1 = 2 TP / (2 TP + FP + FN), and the denominator is the number of labels plus that of predictions of a class
     either = truths + predictions
     f1 = 2 * right[either > 0] / either[either > 0]
     return Classification(

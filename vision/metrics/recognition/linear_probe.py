@@ -26,17 +26,17 @@ from vision.errors import UserError
 
 @dataclass(frozen=True)
 class LinearProbeConfig:
-    """How a probe is fitted. Raises `UserError` for what cannot hold."""
+    """How a probe is fitted. Raises `UserError` for invalid values."""
 
     penalties: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-    """The grid of penalties; the one with the highest held-out accuracy is taken, of equals the one with the lowest
-    held-out cross-entropy. A single one is taken as it is, and nothing is held out."""
+    """The grid of penalties; the one with the highest held-out accuracy is chosen, among equals that with the lowest
+    held-out cross-entropy. With a single penalty nothing is held out."""
     held_out: float = 0.2
-    """Part of the training images of each class on which the penalty is chosen."""
+    """Share of the training images of each class on which the penalty is chosen."""
     seed: int = 0
-    """Which images these are."""
+    """Seed of the choice of held-out images."""
     iterations: int = 1000
-    """Most iterations of L-BFGS for each penalty."""
+    """Maximum number of iterations of L-BFGS for each penalty."""
     tolerance: float = 1e-6
     """L-BFGS ends when no entry of the gradient is larger. The objective is then at most |gradient|^2 / (2 penalty)
     above its minimum, since it is strongly convex."""
@@ -55,7 +55,7 @@ class LinearClassifier:
     mean: Float[np.ndarray, " d"]
     """Subtracted from features."""
     scale: Float[np.ndarray, " d"]
-    """Features are then divided by it; 1 where a feature was constant."""
+    """Divisor of the centred features; 1 for constant features."""
     weights: Float[np.ndarray, "d k"]
     bias: Float[np.ndarray, " k"]
     penalty: float
@@ -73,7 +73,7 @@ class LinearClassifier:
 
 @dataclass(frozen=True, eq=False)
 class LinearProbe:
-    """What `linear_probe` found."""
+    """The result of `linear_probe`."""
 
     classifier: LinearClassifier
     """Fitted on all training images with the chosen penalty."""
@@ -83,7 +83,7 @@ class LinearProbe:
     """For each penalty, the accuracy on the held-out part; empty where only one penalty was given."""
 
     def protocol(self, training_images: int) -> str:
-        """What the accuracy means, in words, for the record."""
+        """A description of the accuracy, for the protocol."""
         among = len(self.held_out_accuracy)
         chosen = f"chosen among {among} on held-out training images" if among else "given"
         return (
@@ -111,7 +111,7 @@ def fit(
       labels: in [0, classes).
       classes: number of classes; those without images get a probability near 0.
       penalties: all above 0.
-      iterations: most iterations for each penalty.
+      iterations: maximum number of iterations for each penalty.
       tolerance: the largest entry of the gradient at which a minimum is found.
 
     Raises:
@@ -132,21 +132,21 @@ def fit(
     objective = _objective(standardised, labels, classes)
     width = features.shape[1]
     at = np.zeros((width + 1) * classes)
-    found = {}
+    solutions = {}
     for penalty in sorted(set(penalties), reverse=True):
         result = scipy.optimize.minimize(
             lambda flat, penalty=penalty: objective(flat, penalty),
             at,
             jac=True,
             method="L-BFGS-B",
-            # The end is decided by the gradient alone, hence ftol 0
+            # Only the gradient decides when to stop, hence ftol 0
             options={"maxiter": iterations, "maxfun": 4 * iterations, "gtol": tolerance, "ftol": 0.0, "maxcor": 20},
         )
         at = result.x
         table = at.reshape(width + 1, classes)
         gradient = float(np.abs(result.jac).max())
-        found[penalty] = LinearClassifier(mean, scale, table[:-1], table[-1], penalty, gradient, int(result.nit))
-    return found
+        solutions[penalty] = LinearClassifier(mean, scale, table[:-1], table[-1], penalty, gradient, int(result.nit))
+    return solutions
 
 
 def linear_probe(
@@ -158,7 +158,7 @@ def linear_probe(
     classes: int,
     config: LinearProbeConfig | None = None,
 ) -> LinearProbe:
-    """Choose the penalty on a held-out part of the training images, fit on all of them, judge on the test images.
+    """Choose the penalty on a held-out part of the training images, fit on all of them, evaluate on the test images.
 
     Args:
       features: of the training images, finite.
@@ -169,7 +169,7 @@ def linear_probe(
       config: the grid of penalties and how far to go.
 
     Raises:
-      UserError: where `fit` does; there are no test images; or no class has the images of which some can be held out.
+      UserError: as for `fit`; there are no test images; or no class has enough images to hold some out.
     """
     config = config or LinearProbeConfig()
     features, labels, test_labels = np.asarray(features), np.asarray(labels), np.asarray(test_labels)
@@ -208,8 +208,8 @@ def linear_probe(
 def held_out_part(labels: Int[np.ndarray, " n"], part: float, *, seed: int) -> np.ndarray:
     """Which images are held out, bool [n]: of each class the rounded ``part``, at random, and never all of it.
 
-    A function of the labels and the seed; the numbers come from raw draws of a bit generator, whose stream numpy
-    promises forever (NEP 19).
+    A function of the labels and the seed; the numbers are raw output of a bit generator, whose stream numpy promises
+    forever (NEP 19).
     """
     order = np.random.Philox(np.random.SeedSequence(seed)).random_raw(len(labels))
     chosen = np.zeros(len(labels), bool)

@@ -1,4 +1,4 @@
-"""k nearest neighbours on frozen features: how well classes are apart without training anything.
+"""k nearest neighbours on frozen features: separability of the classes without any training.
 
 Wu et al. 2018, "Unsupervised feature learning via non-parametric instance discrimination", section 3.4: an image gets
 the class for which its k most similar training images vote, each with the weight exp(s / T), where s is the cosine
@@ -22,16 +22,16 @@ from vision.errors import UserError
 
 @dataclass(frozen=True)
 class NeighboursConfig:
-    """How neighbours vote. The defaults are those of Wu et al. 2018. Raises `UserError` for what cannot hold."""
+    """How neighbours vote. The defaults are those of Wu et al. 2018. Raises `UserError` for invalid values."""
 
     neighbours: int = 200
     """How many neighbours vote, k."""
     temperature: float | None = 0.07
     """T in the weights exp(s / T); None gives every neighbour one vote."""
     block: int = 16_384
-    """Training images compared at a time; it changes memory and no result."""
+    """Training images compared at a time; affects only memory."""
     batch_size: int = 256
-    """Queries compared at a time; it changes memory and no result."""
+    """Queries compared at a time; affects only memory."""
 
     def __post_init__(self):
         if self.neighbours < 1 or self.block < 1 or self.batch_size < 1:
@@ -43,7 +43,7 @@ class NeighboursConfig:
 
 
 def normalised(features: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-    """Features of length one, in float32; a zero vector stays zero and is similar to nothing."""
+    """Features of length one, in float32; a zero vector stays zero."""
     features = features.astype(jnp.float32)
     # The largest entry first, so that no square under- or overflows
     largest = jnp.max(jnp.abs(features), axis=-1, keepdims=True)
@@ -72,7 +72,7 @@ def vote(
       queries: features of the images to classify.
       classes: number of classes.
       config: if there are fewer training images than ``neighbours``, all vote.
-      mask: False leaves a training image out, as padding; by default all count. At least one must be left.
+      mask: False excludes a training image, as padding; by default all are used. At least one must remain.
     """
     n = features.shape[0]
     block = min(config.block, n)
@@ -162,7 +162,7 @@ def accuracy(
 ) -> float:
     """The fraction of queries whose class `predictions` gets right, in [0, 1].
 
-    Raises ``UserError`` where `predictions` does, and where there are no queries.
+    Raises ``UserError`` as for `predictions`, and if there are no queries.
     """
     if len(query_labels) == 0:
         raise UserError("there are no images to classify by their neighbours, so there is no accuracy")
@@ -171,6 +171,6 @@ def accuracy(
 
 
 def protocol(config: NeighboursConfig, training_images: int) -> str:
-    """What the accuracy means, in words, for the record."""
+    """A description of the accuracy, for the protocol."""
     weight = "equal votes" if config.temperature is None else f"weights exp(cosine / {config.temperature:g})"
     return f"{config.neighbours} nearest of {training_images:,} training images by cosine, {weight} (Wu et al. 2018)"

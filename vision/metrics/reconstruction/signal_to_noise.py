@@ -14,11 +14,11 @@ def peak_signal_to_noise(
 
     Args:
       image: float32 in ``value_range``; round it to levels first where files are to be compared.
-      reference: what it should be.
-      value_range: the lowest and the highest value a pixel can have; it changes nothing but the peak.
+      reference: the target image.
+      value_range: the lowest and the highest value a pixel can have; it determines only the peak.
 
     Returns:
-      float32. Equal images have infinity, and there the gradient is taken to be zero.
+      float32. For equal images the result is infinity and the gradient is defined as zero.
     """
     error = jnp.mean(jnp.square(image - reference), axis=(1, 2, 3))
     equal = error == 0.0

@@ -16,9 +16,9 @@ from jaxtyping import Array, Float
 from vision.errors import UserError
 
 WINDOW, SIGMA = 11, 1.5
-"""Side of the window in pixels, and deviation of its weights (Wang et al. 2004, section III.C)."""
+"""Size of the window in pixels, and deviation of its weights (Wang et al. 2004, section III.C)."""
 K1, K2 = 0.01, 0.03
-"""Shares of the range that keep quotients finite (the same)."""
+"""Shares of the range that keep quotients finite (ibid.)."""
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales, the finest first (Wang et al. 2003, section 3.2); as published, they sum to 1.0001."""
 SMALLEST = WINDOW * 2 ** (len(SCALE_WEIGHTS) - 1)
@@ -36,8 +36,8 @@ def structural_similarity(
     Args:
       image: float32 in ``value_range``, with sides of 11 pixels at least.
       reference: what it is compared to.
-      value_range: the lowest and the highest value a pixel can have. SSIM is of intensities from 0 on, so that images
-        are moved and scaled to [0, 1] by it.
+      value_range: the lowest and the highest value a pixel can have. SSIM is defined for intensities from 0, so images
+        are mapped from this range to [0, 1].
 
     Raises:
       UserError: a side is shorter.
@@ -56,7 +56,7 @@ def multiscale_structural_similarity(
     """MS-SSIM of each image at five scales, in [0, 1]; exactly 1 for equal images, and symmetric.
 
     Each scale has half the sides of the one before it, by the mean of 2x2 pixels; a last odd row or column is left out.
-    Of a scale's means negative ones count as 0, since they have no power.
+    Negative means of a scale count as 0, since their power is undefined.
 
     Args:
       image: float32 in ``value_range``, with sides of 176 pixels at least.
@@ -73,7 +73,7 @@ def multiscale_structural_similarity(
         if scale:
             image, reference = _halved(image), _halved(reference)
         luminance, contrast = _compared(image, reference)
-        # Wang et al. 2003, eq. 7: luminance counts at the coarsest scale alone
+        # Wang et al. 2003, eq. 7: luminance is used only at the coarsest scale
         last = scale == len(SCALE_WEIGHTS) - 1
         mean = jnp.mean(luminance * contrast if last else contrast, axis=(1, 2))
         # 1 in place of what is not positive: the power's derivative at 0 is infinite

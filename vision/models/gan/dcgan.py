@@ -4,8 +4,8 @@ Radford et al., section 3 and figure 1: strides in place of pooling, batch norma
 generator's last and the discriminator's first, ReLU in the generator with a tanh at its end, leaky ReLU in the
 discriminator, no hidden dense layers, all kernels from N(0, 0.02^2). Kernels are 4x4, which a stride of 2 divides
 evenly. Three things are added: sides other than 64, classes (a scale and a shift for each in the generator, a
-projection in the discriminator), and a discriminator with spectral normalisation (Miyato et al. 2018) or with none in
-place of batch normalisation.
+projection in the discriminator), and a discriminator with spectral normalisation (Miyato et al. 2018) or without
+normalisation.
 """
 
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ leaky = partial(nn.leaky_relu, negative_slope=0.2)
 
 
 def about_one(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-    """N(1, 0.02^2), where the scales of batch normalisation begin."""
+    """N(1, 0.02^2), the initializer of batch normalisation scales."""
     return 1.0 + 0.02 * jax.random.normal(key, tuple(shape), dtype)
 
 
 def halvings(resolution: int) -> int:
-    """How often a side is halved: until it is odd or would be less than 4. From 64, 4 times; from 28, twice, to 7."""
+    """How often a size is halved: until it is odd or would be less than 4. From 64, 4 times; from 28, twice, to 7."""
     count = 0
     while resolution % 2 == 0 and resolution // 2 >= 4:
         resolution, count = resolution // 2, count + 1
@@ -42,7 +42,7 @@ def halvings(resolution: int) -> int:
 
 
 class DcganGenerator(nn.Module):
-    """From a latent code to an image: a dense layer to the smallest map, and one doubling after another."""
+    """From a latent to an image: a dense layer to the smallest map, and a sequence of upsampling layers."""
 
     resolution: int = 64
     channels: int = 3
@@ -72,7 +72,7 @@ class DcganGenerator(nn.Module):
 
 
 class DcganDiscriminator(nn.Module):
-    """From an image to the logit of its being real: one halving after another, and a linear layer."""
+    """From an image to the logit of being real: a sequence of downsampling layers, and a linear layer."""
 
     width: int = 128
     """Channels after the first halving; each further one doubles them, up to 8 times."""
@@ -92,9 +92,9 @@ class DcganDiscriminator(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """A logit for each of many patches that overlap: the discriminator of Isola et al. 2017, appendix 6.1.2.
+    """A logit for each of many overlapping patches: the discriminator of Isola et al. 2017, appendix 6.1.2.
 
-    With three layers a logit sees 70x70 pixels, as published; with two 34x34, with one 16x16.
+    With three layers the receptive field of a logit has 70x70 pixels, as published; with two 34x34, with one 16x16.
     """
 
     width: int = 64
@@ -108,7 +108,7 @@ class PatchDiscriminator(nn.Module):
     def __call__(
         self, image: Float[Array, "b h w c"], label: Int[Array, " b"] | None = None, *, train: bool
     ) -> Float[Array, "b H W"]:
-        """Logits, float32; there are no classes, and ``label`` is not looked at."""
+        """Logits, float32; there are no classes, and ``label`` is ignored."""
         del label
         hidden = _halved(self, image, self.layers, train=train)
         spectral = self.norm == "spectral"

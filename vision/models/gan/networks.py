@@ -1,7 +1,7 @@
 """Generators and discriminators of adversarial networks: one configuration, three architectures.
 
-``dcgan`` is Radford et al. 2016, ``sngan`` Miyato et al. 2018, ``r3gan`` Huang et al. 2024; see the files beside
-this one. A generator is a module (latent [b z], label [b] or None, train=...) -> image [b h w c] around [-1, 1], a
+``dcgan`` is Radford et al. 2016, ``sngan`` Miyato et al. 2018, ``r3gan`` Huang et al. 2024; see the other modules of
+this package. A generator is a module (latent [b z], label [b] or None, train=...) -> image [b h w c] around [-1, 1], a
 discriminator (image, label or None, train=...) -> logits [b].
 """
 
@@ -25,13 +25,13 @@ class GanConfig:
     architecture: Literal["dcgan", "sngan", "r3gan"] = "sngan"
     """Radford et al. 2016, Miyato et al. 2018, or Huang et al. 2024."""
     resolution: int = 32
-    """Side of the images; it is halved while it stays even and at least 4."""
+    """Size of the images; it is halved while it is even and at least 4 after halving."""
     channels: int = 3
     """Channels of the images."""
     classes: int = 0
     """Number of classes; 0 for networks without labels."""
     latent: int = 128
-    """Numbers in a latent code."""
+    """Dimensions of the latent."""
     generator_width: int = 256
     """Channels of the generator: of all layers, or, of ``dcgan``, before the last doubling."""
     discriminator_width: int = 128
@@ -39,21 +39,21 @@ class GanConfig:
     discriminator_norm: Normalisation = "spectral"
     """Normalisation in the discriminator: ``batch`` (Radford et al.), ``spectral`` (Miyato et al.) or ``none``."""
     blocks: int = 2
-    """Residual blocks at each side, of ``r3gan``."""
+    """Residual blocks per resolution, of ``r3gan``."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and matrix products; parameters and normalisation statistics stay float32."""
 
     def __post_init__(self):
         if self.architecture == "r3gan" and self.discriminator_norm != "none":
             raise UserError(
-                "the architecture r3gan has no normalisation: set --model.discriminator-norm none, or take another "
+                "the architecture r3gan has no normalisation: set --model.discriminator-norm none, or choose another "
                 "--model.architecture"
             )
         if halvings(self.resolution) < 1:
-            raise UserError(f"model.resolution is even and at least 8, not {self.resolution}")
+            raise UserError(f"model.resolution must be even and at least 8, not {self.resolution}")
         at_least_one(self, "channels", "latent", "generator_width", "discriminator_width", "blocks", prefix="model.")
         if self.classes < 0:
-            raise UserError(f"model.classes is not negative, and not {self.classes}")
+            raise UserError(f"model.classes must not be negative, but is {self.classes}")
         if self.architecture == "r3gan" and (self.generator_width % 8 or self.discriminator_width % 8):
             raise UserError(
                 "the architecture r3gan has groups of 16 channels in layers of twice the width: make "

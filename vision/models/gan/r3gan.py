@@ -1,13 +1,14 @@
 """A generator and a discriminator without normalisation, after Huang et al. 2024 (R3GAN, config E).
 
-Both are the same network in mirror image. At each side there are residual blocks: a 1x1 convolution that widens, a
-grouped 3x3 convolution, a 1x1 convolution back, leaky ReLUs between them and neither normalisation nor an activation
-after the sum. Between sides features are resampled bilinearly, with a 1x1 convolution where widths differ (here they
-are equal, as the paper has it for CIFAR-10). In place of normalisation there is the initialisation of Zhang et al. 2019
-(Fixup): the last convolution of a block begins at zero, the two others at L^(-1/4) of the usual deviation, with L
-blocks in all. The generator begins with a learned 4x4 map, modulated by the latent code; the discriminator ends with a
-convolution over the whole 4x4 map, channel by channel, and a linear layer. Classes join the latent code and project in
-the discriminator. Not in the paper as said: how classes enter, and sides whose smallest map is not 4x4.
+Both have the same architecture, reversed. At each resolution there are residual blocks: a 1x1 convolution that widens,
+a grouped 3x3 convolution, a 1x1 convolution back, leaky ReLUs between them and neither normalisation nor an activation
+after the sum. Between resolutions features are resampled bilinearly, with a 1x1 convolution where widths differ (here
+they are equal, as in the paper for CIFAR-10). Normalisation is replaced by the initialisation of Zhang et al. 2019
+(Fixup): the last convolution of a block is initialised to zero, the two others to L^(-1/4) of the usual deviation, with
+L blocks in total. The generator starts with a learned 4x4 map, modulated by the latent code; the discriminator ends
+with a convolution over the whole 4x4 map, channel by channel, and a linear layer. Classes are concatenated to the
+latent and use a projection in the discriminator. Not specified in the paper: class conditioning, and sizes whose
+smallest map is not 4x4.
 """
 
 from functools import partial
@@ -26,10 +27,10 @@ unit_fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 class InvertedBottleneck(nn.Module):
-    """1x1 to ``expansion`` times the channels, leaky ReLU, grouped 3x3, leaky ReLU, 1x1 back; added to what came in."""
+    """1x1 to ``expansion`` times the channels, leaky ReLU, grouped 3x3, leaky ReLU, 1x1 back; residual."""
 
     blocks: int
-    """Residual blocks of the whole network, for the initialisation."""
+    """Residual blocks of the complete network, for the initialisation."""
     expansion: int = 2
     group_size: int = 16
     dtype: Any = jnp.float32
@@ -39,7 +40,8 @@ class InvertedBottleneck(nn.Module):
         """Add the branch."""
         channels = features.shape[-1]
         wide = self.expansion * channels
-        # Zhang et al. 2019, section 3: L^(-1/(2m-2)) for m = 3 layers a branch, on the deviation; he_normal's gain is 2
+        # Zhang et al. 2019, section 3: L^(-1/(2m-2)) for m = 3 layers per branch, on the deviation; he_normal's gain is
+        # 2
         scaled = nn.initializers.variance_scaling(2.0 * self.blocks**-0.5, "fan_in", "normal")
         point = partial(PointwiseConv, dtype=self.dtype)
         hidden = leaky(point(wide, use_bias=True, kernel_init=scaled, name="widen")(features))
@@ -50,13 +52,13 @@ class InvertedBottleneck(nn.Module):
 
 
 class R3ganGenerator(nn.Module):
-    """From a latent code to an image: a modulated map, residual blocks at every side, a 1x1 convolution to pixels."""
+    """From a latent to an image: a modulated map, residual blocks per resolution, a 1x1 convolution to pixels."""
 
     resolution: int = 32
     channels: int = 3
     width: int = 768
     blocks: int = 2
-    """Residual blocks at each side."""
+    """Residual blocks per resolution."""
     classes: int = 0
     dtype: Any = jnp.float32
 
@@ -64,7 +66,7 @@ class R3ganGenerator(nn.Module):
     def __call__(
         self, latent: Float[Array, "b z"], label: Int[Array, " b"] | None = None, *, train: bool
     ) -> Float[Array, "b h w c"]:
-        """Images, float32, centred on [-1, 1] and not bounded; ``train`` changes nothing."""
+        """Images, float32, centred on [-1, 1] and not bounded; ``train`` has no effect."""
         del train
         steps = halvings(self.resolution)
         side = self.resolution >> steps
@@ -85,11 +87,11 @@ class R3ganGenerator(nn.Module):
 
 
 class R3ganDiscriminator(nn.Module):
-    """From an image to the logit of its being real: the generator in mirror image."""
+    """From an image to the logit of being real: the reversed architecture of the generator."""
 
     width: int = 768
     blocks: int = 2
-    """Residual blocks at each side."""
+    """Residual blocks per resolution."""
     classes: int = 0
     dtype: Any = jnp.float32
 

@@ -1,10 +1,10 @@
 """The residual generator and discriminator of Miyato et al. 2018 (SNGAN), in their form for CIFAR-10.
 
-Miyato et al., table 4: three residual blocks that double, of 256 channels with batch normalisation; four residual
-blocks of 128 channels with spectral normalisation, of which two halve, and a sum over all pixels. With classes, a scale
-and a shift for each in the generator's normalisations and a projection in the discriminator (Miyato & Koyama 2018). For
-other sides the generator has as many blocks as there are doublings, and the discriminator halves until a side is at
-most 8.
+Miyato et al., table 4: a generator of three upsampling residual blocks of 256 channels with batch normalisation; a
+discriminator of four residual blocks of 128 channels with spectral normalisation, of which two downsample, and a sum
+over all pixels. With classes, a scale and a shift for each in the generator's normalisations and a projection in the
+discriminator (Miyato & Koyama 2018). For other sizes the generator has one block per doubling, and the discriminator
+downsamples until the size is at most 8.
 """
 
 from functools import partial
@@ -23,11 +23,11 @@ from vision.nn.spectral_norm import SpectralConv
 
 glorot = nn.initializers.glorot_uniform()
 Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), kernel_init=glorot)
-_COARSE = 8  # pixels: the side at which the discriminator stops halving
+_COARSE = 8  # pixels: the size at which the discriminator stops downsampling
 
 
 class DoublingBlock(nn.Module):
-    """norm, ReLU, doubling, conv, norm, ReLU, conv; a 1x1 convolution and a doubling on the way past."""
+    """norm, ReLU, doubling, conv, norm, ReLU, conv; a 1x1 convolution and a doubling on the shortcut."""
 
     channels: int
     classes: int = 0
@@ -43,13 +43,13 @@ class DoublingBlock(nn.Module):
         hidden = Conv3x3(self.channels, dtype=self.dtype, name="conv_in")(hidden)
         hidden = nn.relu(norm(name="norm_out")(hidden, label, train=train))
         hidden = Conv3x3(self.channels, dtype=self.dtype, name="conv_out")(hidden)
-        # before the doubling, which commutes with it, it costs a quarter
+        # before the doubling, with which it commutes, it costs a quarter
         skip = PointwiseConv(self.channels, use_bias=True, kernel_init=glorot, dtype=self.dtype, name="skip")
         return hidden + upsample_nearest(skip(features))
 
 
 class SnganGenerator(nn.Module):
-    """From a latent code to an image: a dense layer, doubling blocks of equal width, norm, ReLU, conv, tanh."""
+    """From a latent to an image: a dense layer, upsampling blocks of equal width, norm, ReLU, conv, tanh."""
 
     resolution: int = 32
     channels: int = 3
@@ -75,9 +75,9 @@ class SnganGenerator(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """ReLU, conv, ReLU, conv, perhaps halving by means; a 1x1 convolution on the way past where anything changes.
+    """ReLU, conv, ReLU, conv, optionally with mean pooling; a 1x1 convolution on the shortcut if the shape changes.
 
-    The first block of all sees pixels: no activation and no normalisation before its first convolution.
+    The first block has pixels as input: no activation and no normalisation before its first convolution.
     """
 
     channels: int
@@ -97,13 +97,13 @@ class DiscriminatorBlock(nn.Module):
         hidden = conv(self.channels, name="conv_out")(nn.relu(normalised(hidden, "norm_out")), train=train)
         means = lambda x: nn.avg_pool(x, (2, 2), (2, 2)) if self.halve else x
         if self.halve or features.shape[-1] != self.channels:
-            # after the means, which commute with it, it costs a quarter
+            # after the mean pooling, with which it commutes, it costs a quarter
             features = conv(self.channels, size=1, name="skip")(means(features), train=train)
         return means(hidden) + features
 
 
 class SnganDiscriminator(nn.Module):
-    """From an image to the logit of its being real: residual blocks, ReLU, a sum over pixels, a linear layer."""
+    """From an image to the logit of being real: residual blocks, ReLU, a sum over pixels, a linear layer."""
 
     width: int = 128
     classes: int = 0
