@@ -11,6 +11,7 @@ from vision.data.pipeline import permutation
 from vision.data.source import ArraySource
 from vision.errors import UserError
 from vision.evaluation.generation import GenerationConfig, RealImages, evaluator
+from vision.evaluation.generator import Generator
 from vision.metrics.generation.frechet import frechet_distance
 from vision.metrics.generation.kernel_distance import kernel_distance
 from vision.metrics.generation.moments import moments
@@ -62,13 +63,17 @@ def judge():
     return FeatureClassifier(made(), config=network, class_names=names, **words)
 
 
-def draw(variables, labels, key):
+def sample(variables, condition, index, key):
     """A generator that looks real images up, those of each class, and adds noise."""
+    labels = condition.get("label", jnp.zeros_like(index))
     look_key, noise_key = jax.random.split(key)
     place = jax.random.randint(look_key, labels.shape, 0, variables["images"].shape[1])
     images = variables["images"][labels, place].astype(jnp.float32)
     images = images + variables["noise"] * jax.random.normal(noise_key, images.shape)
     return jnp.clip(images, 0, 255).astype(jnp.uint8)
+
+
+GENERATOR = Generator(sample=sample, variables=lambda state: state, description="", classes=3)
 
 
 def _variables(noise=0.0, order=(0, 1, 2)):
@@ -80,7 +85,7 @@ def _variables(noise=0.0, order=(0, 1, 2)):
 @pytest.fixture(scope="module")
 def evaluate(judge, one_device):
     compiler = Compiler(one_device)
-    run = evaluator(compiler, judge, draw, CONFIG, REAL)
+    run = evaluator(compiler, judge, GENERATOR, CONFIG, REAL)
     return lambda **variables: run(compiler.replicate(_variables(**variables)))
 
 
@@ -138,8 +143,8 @@ def test_every_number_has_its_protocol(good):
     assert set(good.protocol) == set(good.scalars)
     for name, text in good.protocol.items():
         assert "the classifier greys_v0 at 8x8 (by hand); not Inception's" in text
-        assert "120 drawn images" in text
-        assert ("120 images of greys (test) in the place of those drawn" in text) == name.endswith("_floor")
+        assert "120 generated images" in text
+        assert ("120 images of greys (test) in place of those generated" in text) == name.endswith("_floor")
     assert "against 150 images of greys (train)" in good.protocol["greys_v0_frechet"]
     assert "5 subsets of 40 of" in good.protocol["greys_v0_kernel"]
     assert "neighbour 3" in good.protocol["greys_v0_coverage"]
@@ -150,7 +155,7 @@ def test_batches_and_devices_change_nothing(judge, good, devices, batch):
     """Real images are judged the same in parts that do not divide; eight devices draw the same images as one."""
     compiler = Compiler(make_mesh(MeshConfig(), jax.devices()[:devices]))
     config = dataclasses.replace(CONFIG, batch=batch)
-    found = evaluator(compiler, judge, draw, config, REAL)(compiler.replicate(_variables()))
+    found = evaluator(compiler, judge, GENERATOR, config, REAL)(compiler.replicate(_variables()))
     for name, value in good.scalars.items():
         if name.endswith("_floor") or batch == CONFIG.batch:
             np.testing.assert_allclose(found.scalars[name], value, rtol=1e-3, atol=1e-6, err_msg=name)
@@ -162,10 +167,10 @@ def test_without_classes_and_with_few_test_images(judge, one_device):
     compiler = Compiler(one_device)
     plain = lambda source: ArraySource({"image": source.arrays["image"]})
     few = dataclasses.replace(REAL, train=plain(REAL.train), test=plain(_source(60, 3)))
-    found = evaluator(compiler, judge, draw, CONFIG, few)(compiler.replicate(_variables()))
+    found = evaluator(compiler, judge, dataclasses.replace(GENERATOR, classes=0), CONFIG, few)(compiler.replicate(_variables()))
     assert set(found.scalars) == {f"greys_v0_{name}{end}" for name in NUMBERS for end in ("", "_floor")}
     assert (
-        "60 images of greys (test) in the place of those drawn, fewer than the 120"
+        "60 images of greys (test) in place of those generated, fewer than the 120"
         in (found.protocol["greys_v0_frechet_floor"])
     )
     assert found.scalars["greys_v0_score"] < 1.5  # class 0 alone was asked for
@@ -174,25 +179,25 @@ def test_without_classes_and_with_few_test_images(judge, one_device):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"samples": 5, "subset_size": 4}, "a covariance of 5 features by greys_v0: at least 6 drawn images"),
+        ({"samples": 5, "subset_size": 4}, "a covariance of 5 features by greys_v0: at least 6 generated images"),
         (
             {"subset_size": 121},
-            "on subsets of 121 by greys_v0: at least 121 drawn images .samples. are needed, but there are 120",
+            "on subsets of 121 by greys_v0: at least 121 generated images .samples. are needed, but there are 120",
         ),
         (
             {"reference": 140, "samples": 140, "subset_size": 131},
             "at least 131 images of greys .test. are needed, but there are 130",
         ),
-        ({"reference": 301}, "301 training images were to be compared with, but greys .train. has only 300"),
+        ({"reference": 301}, "301 training images are the reference, but greys .train. has only 300"),
         ({"batch": 0}, "batch is at least 1, not 0"),
     ],
 )
 def test_refuses_too_few_images(judge, one_device, changed, message):
     with pytest.raises(UserError, match=message):
-        evaluator(Compiler(one_device), judge, draw, dataclasses.replace(CONFIG, **changed), REAL)
+        evaluator(Compiler(one_device), judge, GENERATOR, dataclasses.replace(CONFIG, **changed), REAL)
 
 
 def test_refuses_classes_that_the_judge_does_not_know(judge, one_device):
     other = dataclasses.replace(REAL, train=ArraySource(REAL.train.arrays, ("dark", "light", "spiral")))
     with pytest.raises(UserError, match="greys_v0 knows no class 'spiral', only slope, dark, light"):
-        evaluator(Compiler(one_device), judge, draw, CONFIG, other)
+        evaluator(Compiler(one_device), judge, GENERATOR, CONFIG, other)

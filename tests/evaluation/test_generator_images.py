@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from vision.evaluation.generator_images import beside_nearest, nearest, walks
+from vision.evaluation.generator_images import great_circles, nearest, next_to_nearest
 
 
 def test_walks_lead_from_end_to_end_on_the_circle():
     ends = np.array([[[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]], [[1.0, 0.0, 0.0], [3.0, 0.0, 0.0]]])
-    codes = walks(ends, 5).reshape(2, 5, 3)
+    codes = great_circles(ends, 5).reshape(2, 5, 3)
     np.testing.assert_allclose(codes[:, [0, -1]], ends, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(codes[0], axis=-1), 2.0, rtol=1e-6)
     np.testing.assert_allclose(codes[0, 2], [np.sqrt(2), np.sqrt(2), 0.0], rtol=1e-6)
@@ -29,7 +29,7 @@ def test_nearest_are_those_of_brute_force(block):
 def test_a_row_for_each_image():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (9, 16, 16, 1), np.uint8)
-    picture = beside_nearest(images[:2], images, count=3)
+    picture = next_to_nearest(images[:2], images, count=3)
     assert picture.dtype == np.uint8
     # an image of the set is its own nearest: the first two pictures of a row are equal
     width = (picture.shape[1] - 2) // 4

@@ -8,8 +8,9 @@ import pytest
 from vision.data.pipeline import evaluation_batches
 from vision.data.source import ArraySource
 from vision.evaluation import autoencoder as compression
-from vision.evaluation.vae import Autoencoding, BoundConfig, ReconstructionSet, evaluator
+from vision.evaluation.vae import BoundConfig, ReconstructionSet, evaluator
 from vision.ops.pixels import to_float
+from vision.tasks.vae import VaeFunctions
 from vision.train.compile import Compiler
 
 COUNT, SIDE = 23, 12
@@ -42,9 +43,10 @@ def encode(variables, image):
 
 
 def functions(**changes):
-    rebuilt = lambda variables, image, *, key: (image, 255 - image)
-    whole = {"terms": terms, "bound": bound, "rebuilt": rebuilt, "encode": encode, "decode": decode}
-    return Autoencoding(**{**whole, "bits": True, **changes})
+    reconstruct = lambda variables, image, *, key: (image, 255 - image)
+    sample = lambda *request: pytest.fail("nothing is sampled")
+    all_of_them = {"terms": terms, "bound": bound, "reconstruct": reconstruct, "sample": sample}
+    return VaeFunctions(**{**all_of_them, "encode": encode, "decode": decode, **changes})
 
 
 def images_to_judge(batch_size, names=("a", "b", "c")):
@@ -60,7 +62,7 @@ def compiler(one_device):
 
 @pytest.mark.parametrize("batch_size", [8, 23, 30])
 def test_sums_over_the_set(compiler, batch_size):
-    judge = evaluator(compiler, functions(), BoundConfig(importance=5, importance_images=10**6), observed="as it is")
+    judge = evaluator(compiler, functions(), BoundConfig(importance=5, importance_images=10**6), bits=True, preprocessed="as it is")
     found = judge(compiler.replicate(jnp.float32(0.01)), images_to_judge(batch_size))
     distortion = 0.01 * IMAGES.astype(float).sum((1, 2, 3)).mean()
     rate = 3 * IMAGES[:, 0, 0].astype(float).mean() / 255
@@ -72,20 +74,20 @@ def test_sums_over_the_set(compiler, batch_size):
     assert found.scalars["bits_per_dimension"] == pytest.approx((distortion + rate) / np.log(2) / SIDE**2, rel=1e-5)
     assert found.scalars.keys() == found.protocol.keys()
     assert "23 images of random images, as it is" in found.protocol["nats"]
-    assert found.images.keys() == {"reconstructions", "interpolations", "traversals", "codes"}
+    assert found.images.keys() == {"reconstructions", "interpolations", "traversals", "latents"}
     assert found.animations["traversals"].shape[0] == 16
 
 
 def test_the_tighter_bound_is_of_the_first_images(compiler):
-    judge = evaluator(compiler, functions(), BoundConfig(importance=2, importance_images=10))
+    judge = evaluator(compiler, functions(), BoundConfig(importance=2, importance_images=10), bits=True)
     found = judge(compiler.replicate(jnp.float32(1.0)), images_to_judge(8))
     assert found.scalars["nats_2"] == pytest.approx(2 * IMAGES[:16].mean(), rel=1e-5)  # whole batches
     assert "the first 16 images" in found.protocol["nats_2"]
 
 
 def test_what_is_not_asked_for_is_left_out(compiler):
-    plain = functions(encode=None, decode=None, bits=False)
-    found = evaluator(compiler, plain, BoundConfig(importance=0))(
+    plain = functions(encode=None, decode=None)
+    found = evaluator(compiler, plain, BoundConfig(importance=0), bits=False)(
         compiler.replicate(jnp.float32(1.0)), images_to_judge(8, ())
     )
     assert found.scalars.keys() == {"nats", "distortion", "rate", "active"}
@@ -100,7 +102,7 @@ def test_compression(compiler):
         codes = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32).reshape(2, 2), (len(image), 2, 2))
         return codes, jnp.clip(image.astype(jnp.int32) + variables, 0, 255).astype(jnp.uint8)
 
-    judge = compression.evaluator(compiler, rebuilt, codes=8)
+    judge = compression.evaluator(compiler, rebuilt, codebook=8)
     darker = ReconstructionSet(images_to_judge(8).batches, {"image": IMAGES}, (), "random images")
     found = judge(compiler.replicate(jnp.int32(10)), darker)
     brighter = np.clip(IMAGES.astype(int) + 10, 0, 255)
@@ -111,6 +113,6 @@ def test_compression(compiler):
     assert found.scalars["perplexity"] == pytest.approx(4.0)
     assert found.scalars["used"] == 0.5
     assert found.scalars.keys() == found.protocol.keys()
-    plain = compression.evaluator(compiler, rebuilt, codes=0)(compiler.replicate(jnp.int32(10)), darker)
+    plain = compression.evaluator(compiler, rebuilt, codebook=0)(compiler.replicate(jnp.int32(10)), darker)
     assert plain.scalars.keys() == {"l1", "psnr", "ssim"}
     assert jax.tree.leaves(plain.images)

@@ -45,7 +45,7 @@ class Config:
     """Images between two checkpoints, and between two log lines, whose means a kill would otherwise cut."""
     evaluate: int = 3_200
     """Images between two evaluations."""
-    options: tuple[str, ...] = ("--samples", "4", "--judged", "4", "--held-out", "32", "--sampling.steps", "2")
+    options: tuple[str, ...] = ("--samples", "4", "--classified", "4", "--held-out", "32", "--sampling.steps", "2")
     """Further options of the experiment."""
     seed: int = 0
     """Of the moments."""

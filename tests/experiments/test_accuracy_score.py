@@ -21,7 +21,7 @@ def generator(tmp_path_factory):
     """A run of one step, which draws noise, but of all classes."""
     folder = tmp_path_factory.mktemp("generator") / "run"
     options = (
-        f"{SHAPES} --model.classes 4 --diffusion.steps 20 --sampling.steps 2 --samples 4 --judged 4 --held-out 8 "
+        f"{SHAPES} --model.classes 4 --diffusion.steps 20 --sampling.steps 2 --samples 4 --classified 4 --held-out 8 "
         "--model.width 16 --model.multipliers 1 --batch-size 8 --images 8 --intervals.evaluate 8"
     )
     words = {"config": diffusion_cifar.Config(), "quick": diffusion_cifar.QUICK, "build": diffusion_cifar.build}
@@ -30,7 +30,7 @@ def generator(tmp_path_factory):
     return folder
 
 
-def test_images_of_all_classes_are_drawn(generator):
+def test_images_of_all_classes_are_generated(generator):
     drawn = accuracy_score.sampled_from(generator, 10, CLASSES)
     assert drawn.arrays["image"].shape == (10, 16, 16, 3)
     assert drawn.arrays["image"].dtype == np.uint8
@@ -40,7 +40,7 @@ def test_images_of_all_classes_are_drawn(generator):
 
 
 def score(folder, *more):
-    options = f"{SHAPES} --model.widths 8 --model.strides 2 --model.classes 4 --batch-size 8 --images 8 --drawn 16"
+    options = f"{SHAPES} --model.widths 8 --model.strides 2 --model.classes 4 --batch-size 8 --images 8 --samples 16"
     words = {"config": accuracy_score.Config(), "quick": accuracy_score.QUICK, "build": accuracy_score.build}
     arguments = ["--quick", *options.split(), *more, "--workdir", str(folder)]
     return launcher.main("accuracy_score", **words, description="", arguments=arguments)
@@ -54,7 +54,7 @@ def test_a_classifier_learns_from_them(generator, tmp_path, capsys):
 def test_mistakes_are_one_line(generator, tmp_path, capsys):
     assert score(tmp_path / "a", "--generator", str(tmp_path)) == 2
     assert "is no run folder" in capsys.readouterr().err
-    assert score(tmp_path / "b", "--drawn", "0") == 2
-    assert "drawn is at least 1, not 0" in capsys.readouterr().err
+    assert score(tmp_path / "b", "--samples", "0") == 2
+    assert "samples is at least 1, not 0" in capsys.readouterr().err
     with pytest.raises(UserError, match="generates images of 'blue circle', which the data does not know"):
         accuracy_score.sampled_from(generator, 4, ("red circle", "red star", "blue star"))

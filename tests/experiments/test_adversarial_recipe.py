@@ -18,7 +18,7 @@ SMALL = (
     "--augmentation.parts translation --augmentation.adaptive --augmentation.following.images 64 "
     "--augmentation.following.interval 1 --augmentation.probability 0.5 --flip "
     "--data.resolution 16 --data.shapes-count 64 --data.shapes.shapes circle star --data.shapes.colours red blue "
-    f"--data.shapes.min-size 0.4 --judging.judge none --samples 4 --batch-size {SIZE} "
+    f"--data.shapes.min-size 0.4 --metrics.features none --samples 4 --batch-size {SIZE} "
     f"--images {ROUNDS * SIZE} --intervals.log {SIZE} --intervals.evaluate {ROUNDS * SIZE} "
     f"--intervals.save {2 * SIZE}"
 ).split()

@@ -170,7 +170,7 @@ def test_the_exported_file_finds_the_same(several_scales, tmp_path, capsys):
     shapes = jax.eval_shape(
         lambda key: Yolo(MODEL).init(key, jnp.zeros((1, 32, 32, 3)), train=False), jax.random.key(0)
     )
-    variables = jax.tree_util.tree_map_with_path(lambda path, _: stored[f"ema/long/{path_name(path)}"], shapes)
+    variables = jax.tree_util.tree_map_with_path(lambda path, _: stored[f"ema/ema/{path_name(path)}"], shapes)
     how = DetectorConfig(confidence=0.0001, iou=0.45, max_detections=5)
     plain = jax.jit(lambda v, x: detector(Yolo(MODEL), MODEL, how)(v, to_float(x)))(variables, images)
     np.testing.assert_allclose(found["scores"], plain.scores, rtol=1e-3)

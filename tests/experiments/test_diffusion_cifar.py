@@ -25,7 +25,7 @@ SMALL = (
     "--quick --model.width 16 --model.multipliers 1 --model.classes 4 --model.dropout 0.1 --flip "
     "--data.resolution 16 --data.shapes-count 64 --data.shapes.shapes circle star --data.shapes.colours red blue "
     f"--data.shapes.min-size 0.4 --batch-size {SIZE} --images {STEPS * SIZE} --optimizer.warmup 16 "
-    "--diffusion.steps 20 --sampling.steps 3 --samples 4 --judged 4 --held-out 8 "
+    "--diffusion.steps 20 --sampling.steps 3 --samples 4 --classified 4 --held-out 8 "
     f"--intervals.log {SIZE} --intervals.evaluate {STEPS * SIZE} --intervals.save {4 * SIZE}"
 ).split()
 

@@ -46,7 +46,7 @@ def test_a_run_is_written_and_measured(tmp_path, capsys):
         arrays = opened.arrays()
     for part, name in (("params", "conv_1/kernel"), ("batch_stats", "norm_1/var")):
         module, leaf = name.split("/")
-        expected = arrays[f"ema/long/{part}/{name}"].astype(np.float16).astype(np.float32)
+        expected = arrays[f"ema/ema/{part}/{name}"].astype(np.float16).astype(np.float32)
         np.testing.assert_array_equal(judge.variables[part][module][leaf], expected)
     # the figure in words is that of the file
     source = feature_classifier.classification.labelled_source(config.data, "test", seed=0)

@@ -273,7 +273,7 @@ def test_the_step_changes_with_the_network(command, tmp_path):
         assert (
             command("--workdir", tmp_path / name, "--teacher.weights", write(tmp_path / f"{name}.npz", values))[0] == 0
         )
-    one, two = (stored(tmp_path / name)["ema/long/w"] for name in ("one", "two"))
+    one, two = (stored(tmp_path / name)["ema/ema/w"] for name in ("one", "two"))
     assert not np.array_equal(one, two)
     with pytest.raises(UserError, match="is not what is in"):
         load_run(

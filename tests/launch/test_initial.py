@@ -94,7 +94,7 @@ def test_from_a_run_come_its_averages_with_their_statistics(source, capsys, belo
     values = read_initial_values(source / below_it, shapes())
     assert capsys.readouterr().err == f"starting from the long averages in {source / below_it}\n"
     arrays = stored(source)
-    assert_same(values, below(arrays, "ema/long/"))
+    assert_same(values, below(arrays, "ema/ema/"))
     assert {name.split("/")[0] for name in values} == {"params", "batch_stats"}
     # which are not the newest variables
     newest = {**{f"params/{n}": a for n, a in below(arrays, "params/").items()}, **below(arrays, "model_state/")}
@@ -161,7 +161,7 @@ def test_from_published_names(tmp_path, capsys):
 def test_the_head_stays_random_for_other_classes_and_it_is_said(source, tmp_path, capsys, kind):
     wanted = shapes(replace(MODEL, classes=3))
     path, tree = source, filled(shapes())
-    expected = below(stored(source), "ema/long/") if kind == "run" else named(tree)
+    expected = below(stored(source), "ema/ema/") if kind == "run" else named(tree)
     if kind != "run":
         path = tmp_path / "file.safetensors"
         write = {"ours": lambda: write_variables(path, tree)}.get(
@@ -181,7 +181,7 @@ def test_the_head_stays_random_for_other_classes_and_it_is_said(source, tmp_path
 def test_a_head_that_fits_is_left_out_where_the_classes_are_others(source, capsys, place):
     names = class_names(source)
     assert names == ("red circle", "blue circle", "red star", "blue star")
-    averages = below(stored(source), "ema/long/")
+    averages = below(stored(source), "ema/ema/")
     assert_same(read_initial_values(source / place, shapes(), replaced=("^params/head/",), class_names=names), averages)
     assert "stay random" not in capsys.readouterr().err
     others = read_initial_values(source / place, shapes(), replaced=("^params/head/",), class_names=names[::-1])
@@ -234,7 +234,7 @@ def test_a_run_begins_with_exactly_these_values_and_reads_them_once(source, tmp_
     """Two steps of learning rate 0, stopped between them; the source is gone when the run is resumed."""
     weights, run = tmp_path / "weights", tmp_path / "run"
     shutil.copytree(source / "checkpoints", weights / "checkpoints")
-    given = below(stored(source), "ema/long/")
+    given = below(stored(source), "ema/ema/")
 
     def stopping(config):
         made = finetune.build(config)
@@ -255,7 +255,7 @@ def test_a_run_begins_with_exactly_these_values_and_reads_them_once(source, tmp_
 
     def begun():
         arrays = stored(run)
-        assert_same(below(arrays, "ema/long/"), given)
+        assert_same(below(arrays, "ema/ema/"), given)
         params = {f"params/{name}": array for name, array in below(arrays, "params/").items()}
         assert_same({**params, **below(arrays, "model_state/")}, given)
 
@@ -284,11 +284,11 @@ def test_a_run_begins_with_exactly_these_values_and_reads_them_once(source, tmp_
 
 def test_several_seeds_begin_with_the_same_values_and_heads_of_their_own(source, tmp_path, capsys):
     """As each would alone: the head is drawn from the replica's own seed."""
-    run, given = tmp_path / "run", below(stored(source), "ema/long/")
+    run, given = tmp_path / "run", below(stored(source), "ema/ema/")
     options = (STILL, "--init-from", source, "--data.shapes.shapes star circle --seeds 2")
     assert finetuning(run, *options) == 0
     assert capsys.readouterr().err.count("starting from the long averages") == 1
-    both = below(stored(run), "ema/long/")
+    both = below(stored(run), "ema/ema/")
     assert both.keys() == given.keys()
     for name, array in both.items():
         if name in HEAD:
@@ -340,4 +340,4 @@ def test_the_mesh_does_not_matter(source):
     experiment = finetune.build(config)
     compiler = Compiler(make_mesh(MeshConfig(fsdp=2, tensor=2)), experiment.rules)
     state = compiler.init(experiment.init, key=jax.random.key(0), initial=experiment.initial_values())
-    assert_same(named(jax.device_get(variables(state))), below(stored(source), "ema/long/"))
+    assert_same(named(jax.device_get(variables(state))), below(stored(source), "ema/ema/"))

@@ -97,7 +97,7 @@ def test_drawing(name):
     model = MODELS[name]
     values = variables_of(model)
     draw = lambda temperature, seed: model.apply(
-        values, 4, key=jax.random.key(seed), temperature=temperature, method="draw"
+        values, jnp.arange(4), key=jax.random.key(seed), temperature=temperature, method="sample"
     )
     drawn = draw(1.0, 0)
     assert drawn.shape == (4, 8, 8, 1)

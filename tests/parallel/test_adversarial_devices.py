@@ -90,8 +90,9 @@ def trained(devices):
         logged.append(jax.device_get(dict(scalars)))
     assert step.traces == 1
     draw = compiler.function(sampler(players))
-    labels, key = compiler.replicate((np.arange(4, dtype=np.int32) % 2, jax.random.key(1)))
-    return state, logged, np.asarray(draw(state.ema["long"], labels, key), int)
+    index, key = compiler.replicate((np.arange(4, dtype=np.int32), jax.random.key(1)))
+    labels = compiler.replicate(np.arange(4, dtype=np.int32) % 2)
+    return state, logged, np.asarray(draw(state.ema["long"], {"label": labels}, index, key), int)
 
 
 def test_eight_devices_are_one():

@@ -22,7 +22,7 @@ from vision.tasks.adversarial import (
     discriminator_loss,
     generator_loss,
     generator_variables,
-    latents,
+    sample_latents,
     sampler,
 )
 from vision.tasks.gradient_penalty import r1, r2, total, weighted
@@ -172,7 +172,7 @@ def test_all_modes_of_a_grid_are_found(name):
         data=grid,
         ema=0.995,
     )
-    codes = latents(5000, 2, key=jax.random.key(5))
+    codes = sample_latents(jnp.arange(5000), 2, key=jax.random.key(5))
     points = np.asarray(players.generator.apply(state.ema["long"], codes, train=False))
     nearest = np.clip(np.round(points), -2, 2)
     close = np.linalg.norm(points - nearest, axis=1) < 0.3
@@ -266,10 +266,10 @@ def test_a_player_learns_through_the_augmentation_and_only_the_paired_loss_looks
 
 def test_latents_are_functions_of_their_place_and_truncation_bounds_them():
     key = jax.random.key(0)
-    codes = latents(2000, 8, key=key)
-    np.testing.assert_array_equal(codes[:5], latents(5, 8, key=key))
+    codes = sample_latents(jnp.arange(2000), 8, key=key)
+    np.testing.assert_array_equal(codes[:5], sample_latents(jnp.arange(5), 8, key=key))
     assert abs(float(codes.std()) - 1.0) < 0.02
-    bounded = latents(2000, 8, key=key, truncation=0.5)
+    bounded = sample_latents(jnp.arange(2000), 8, key=key, truncation=0.5)
     assert float(jnp.abs(bounded).max()) <= 0.5
     # N(0, 1) cut at half a deviation is nearly even: its variance is known
     expected = 1.0 - 2 * 0.5 * np.exp(-0.125) / np.sqrt(2 * np.pi) / 0.38292492
@@ -284,9 +284,9 @@ def test_images_are_drawn_as_bytes_and_by_their_place():
     players, state = made_state(config, {})
     draw = jax.jit(sampler(players, truncation=1.0))
     labels, key = jnp.array([0, 1, 1, 0], jnp.int32), jax.random.key(0)
-    images = draw(generator_variables(state), labels, key)
+    images = draw(generator_variables(state), {"label": labels}, jnp.arange(4), key)
     assert images.shape == (4, 16, 16, 1)
     assert images.dtype == jnp.uint8
-    codes = latents(4, 3, key=key, truncation=1.0)
+    codes = sample_latents(jnp.arange(4), 3, key=key, truncation=1.0)
     expected = players.generator.apply(generator_variables(state), codes, labels, train=False)
     np.testing.assert_allclose(images, (expected + 1) * 127.5, atol=0.51)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vision.tasks.autoencoder import CompressionConfig, compression_loss, feature_distance, patch_discriminator_loss
+from vision.tasks.autoencoder import AutoencoderLossConfig, autoencoder_loss, feature_distance, patch_discriminator_loss
 
 KEY = jax.random.key(0)
 IMAGE = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 4, 4, 3)), jnp.float32)
@@ -30,7 +30,7 @@ critic = lambda params, image: params["slope"] * image.mean(-1)
 
 
 def loss_of(config, *, step=0, state=None, **parts):
-    loss = compression_loss(Halved(), config, **{"bottleneck": "vq", "batch_size": 10, **parts})
+    loss = autoencoder_loss(Halved(), config, **{"bottleneck": "vq", "batch_size": 10, **parts})
     return loss(PARAMS, state or {}, {"image": IMAGE}, key=KEY, step=jnp.int32(step))
 
 
@@ -51,32 +51,33 @@ def test_feature_distance_by_hand():
 def test_error_of_pixels_and_weight_of_the_bottleneck(pixels, error):
     base = error(0.5 * np.asarray(IMAGE)).mean()
     for bottleneck, penalty, weight in (("vq", None, 0.25), ("kl", None, 1e-6), ("kl", 0.5, 0.5)):
-        value, (_, scalars) = loss_of(CompressionConfig(pixels=pixels, penalty=penalty), bottleneck=bottleneck)
+        value, (_, scalars) = loss_of(AutoencoderLossConfig(pixels=pixels, penalty=penalty), bottleneck=bottleneck)
         assert value == pytest.approx(base + weight * 7.0, rel=1e-5)
         assert scalars["pixels"] == pytest.approx(base, rel=1e-5)
         assert (scalars["penalty"], scalars["said"]) == (7.0, 3.0)
 
 
 def test_features_of_a_fixed_network_are_compared():
-    config = CompressionConfig(perceptual=3.0, penalty=0.0)
+    config = AutoencoderLossConfig(perceptual=3.0, penalty=0.0)
     features = lambda variables, image: [variables["by"] * image, image[..., :2]]
-    state = {"perceptual": {"by": jnp.float32([1.0, -2.0, 1.0])}}
-    plain, _ = loss_of(CompressionConfig(penalty=0.0))
+    state = {"frozen": {"perceptual": {"by": jnp.float32([1.0, -2.0, 1.0])}}}
+    plain, _ = loss_of(AutoencoderLossConfig(penalty=0.0))
     # a multiple has the same unit vectors
     value, (_, scalars) = loss_of(config, features=features, state=state)
     assert value == pytest.approx(float(plain), abs=1e-5)
     shifted = lambda variables, image: [variables["by"] * image + 1.0]
     value, (after, scalars) = loss_of(config, features=shifted, state=state)
-    want = feature_distance(shifted(state["perceptual"], IMAGE), shifted(state["perceptual"], 0.5 * IMAGE)).mean()
+    perceptual = state["frozen"]["perceptual"]
+    want = feature_distance(shifted(perceptual, IMAGE), shifted(perceptual, 0.5 * IMAGE)).mean()
     assert scalars["perceptual"] == pytest.approx(float(want), rel=1e-5)
     assert want > 0.01
     assert value == pytest.approx(float(plain + 3.0 * want), rel=1e-5)
-    assert after["perceptual"] is state["perceptual"]
+    assert after["frozen"]["perceptual"] is perceptual
 
 
 def test_the_discriminator_joins_in_after_so_many_images():
-    config = CompressionConfig(penalty=0.0, adversarial=0.5, adversarial_start=100)
-    plain, _ = loss_of(CompressionConfig(penalty=0.0))
+    config = AutoencoderLossConfig(penalty=0.0, adversarial=0.5, adversarial_start=100)
+    plain, _ = loss_of(AutoencoderLossConfig(penalty=0.0))
     before, _ = loss_of(config, critic=critic, step=9)
     after, _ = loss_of(config, critic=critic, step=10)  # of 10 images each
     assert before == pytest.approx(float(plain), rel=1e-6)

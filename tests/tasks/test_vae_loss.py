@@ -15,7 +15,7 @@ from vision.nn.latent import Inferred, gaussian_kl, gaussian_log_density, standa
 from vision.tasks.likelihood import Gaussian
 from vision.tasks.vae import (
     ObjectiveConfig,
-    autoencoding_loss,
+    vae_loss,
     check,
     importance_weighted,
     rate_penalty,
@@ -62,7 +62,7 @@ def trained():
     """(parameters, points) after descent on the loss that experiments use."""
     points = jnp.asarray(data())
     model, config = LinearVae(), ObjectiveConfig()
-    loss = autoencoding_loss(model, Gaussian(DEVIATION), config, batch_size=COUNT)
+    loss = vae_loss(model, Gaussian(DEVIATION), config, batch_size=COUNT)
     params = model.init(jax.random.key(0), points, key=jax.random.key(1))["params"]
     optimizer = optax.adam(optax.cosine_decay_schedule(0.02, 3000))
 
@@ -123,7 +123,7 @@ def test_more_codes_tighten_the_bound_towards_the_likelihood(trained):
 def test_training_on_several_codes_is_the_same_bound(trained):
     """The loss with ``importance`` k is minus the bound that evaluations report, for as many codes."""
     params, points = trained
-    loss = autoencoding_loss(LinearVae(), Gaussian(DEVIATION), ObjectiveConfig(importance=5), batch_size=COUNT)
+    loss = vae_loss(LinearVae(), Gaussian(DEVIATION), ObjectiveConfig(importance=5), batch_size=COUNT)
     value = jax.jit(lambda key: loss(params, {}, {"image": points}, key=key, step=0)[0])
     values = [float(value(jax.random.key(turn))) for turn in range(20)]
     bound, error = mean_bound(params, points, samples=5)
@@ -132,7 +132,7 @@ def test_training_on_several_codes_is_the_same_bound(trained):
 
 def test_what_is_logged(trained):
     params, points = trained
-    loss = autoencoding_loss(LinearVae(), Gaussian(DEVIATION), ObjectiveConfig(beta=3.0), batch_size=COUNT)
+    loss = vae_loss(LinearVae(), Gaussian(DEVIATION), ObjectiveConfig(beta=3.0), batch_size=COUNT)
     value, (state, scalars) = loss(params, {}, {"image": points}, key=jax.random.key(0), step=jnp.int32(0))
     assert state == {}
     assert float(scalars["nats"]) == pytest.approx(float(scalars["distortion"] + scalars["rate"]))

@@ -224,7 +224,7 @@ def test_all_arrays_by_path_whatever_state_it_is(copy):
     before = listing(folder.parent)
     with Checkpoints(folder, read_only=True) as checkpoints:
         arrays = checkpoints.arrays()
-    assert {"step", "key", "params/w", "model_state/mean", "ema/long/b"} <= arrays.keys()
+    assert {"step", "key", "params/w", "model_state/mean", "ema/ema/b"} <= arrays.keys()
     names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract)]
     assert_same([arrays[name] for name in names], found[3])
     assert len(arrays) == len(names)
@@ -275,7 +275,7 @@ def other_optimizer(one_device):
     return jax.eval_shape(init, jax.random.key(0))
 
 
-@pytest.mark.parametrize(("other", "leaf"), [(other_shape, "ema/long/b"), (other_optimizer, "model_state/count")])
+@pytest.mark.parametrize(("other", "leaf"), [(other_shape, "ema/ema/b"), (other_optimizer, "model_state/count")])
 def test_a_sound_checkpoint_that_does_not_fit_is_an_error(copy, other, leaf, one_device):
     folder, _, _ = copy
     before = listing(folder.parent)

@@ -62,7 +62,7 @@ class ReconstructionSet:
 
 
 def evaluator(
-    compiler: Compiler, model: VaeFunctions, bits: bool, config: BoundConfig, *, preprocessed: str = ""
+    compiler: Compiler, model: VaeFunctions, config: BoundConfig, *, bits: bool, preprocessed: str = ""
 ) -> Callable[[Any, ReconstructionSet], Evaluation]:
     """(variables, test set) -> bounds in nats and bits, rate and distortion, and pictures.
 
@@ -72,8 +72,8 @@ def evaluator(
     Args:
       compiler: of the mesh.
       model: of one with vectors as latents, paths through them are shown too.
-      bits: whether the likelihood is of 8-bit pixels, so that nats are bits of the file.
       config: the importance-weighted bound.
+      bits: whether the likelihood is of 8-bit pixels, so that nats are bits of the file.
       preprocessed: what is done to images first, for the protocol: "dynamically binarised, one draw an image".
     """
 
@@ -164,7 +164,7 @@ def likelihood_bounds(
     """
 
     def factory(compiler: Compiler) -> Evaluate:
-        evaluate = evaluator(compiler, model, bits, config, preprocessed=preprocessed)
+        evaluate = evaluator(compiler, model, config, bits=bits, preprocessed=preprocessed)
         first = {name: array[:SHOWN_LATENTS] for name, array in in_memory(data.source("test")).arrays.items()}
         size, words = compiler.rounded_up(batch_size), f"{data.description('test')}, {description}"
         test = ReconstructionSet(lambda: data.test_batches(size), first, data.class_names(), words)
@@ -192,7 +192,7 @@ def _walks(
     """(variables, test set, rate of each dimension) -> pictures and animations of walks through codes.
 
     "interpolations" go straight from the code of a test image to that of the next; "traversals" change one dimension of
-    the first image's code, also as a animation; "codes" are those of all that is shown, in the plane.
+    the first image's code, also as a animation; "latents" are those of all that is shown, in the plane.
     """
     assert model.encode is not None
     assert model.decode is not None
@@ -222,8 +222,8 @@ def _walks(
             "traversals": sample_grid(traversed, columns=STEPS, row_titles=titles),
         }
         if "label" in test.first and test.class_names:
-            title = f"mean codes of {len(codes):,} images of {test.description}"
-            pictures["codes"] = latent_space_plot(codes, test.first["label"], test.class_names, title=title)
+            title = f"mean latents of {len(codes):,} images of {test.description}"
+            pictures["latents"] = latent_space_plot(codes, test.first["label"], test.class_names, title=title)
         rows = traversed.reshape(len(chosen), STEPS, *traversed.shape[1:])
         there = [sample_grid(rows[:, step], columns=math.ceil(len(chosen) / 2)) for step in range(STEPS)]
         return pictures, {"traversals": np.stack([*there, *there[-2:0:-1]])}
