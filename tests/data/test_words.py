@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vision.data.shapes.captions import caption_length, caption_words, captions
-from vision.data.shapes.world import ShapesConfig, draw
+from vision.data.shapes.world import ShapesConfig, render_scenes
 from vision.data.text.words import PADDING, UNKNOWN, WordTokenizer
 from vision.errors import UserError
 
@@ -57,7 +57,7 @@ def test_every_caption_of_the_shapes_world_is_in_its_vocabulary(least, most):
     config = ShapesConfig(
         resolution=64, min_objects=least, max_objects=most, min_size=0.2, colours=("red", "orange"), shapes=("ring",)
     )
-    texts = captions(draw(config, seed=3, indices=np.arange(300)), config)
+    texts = captions(render_scenes(config, seed=3, indices=np.arange(300)), config)
     tokenizer = WordTokenizer(words=caption_words(config), length=caption_length(config))
     tokens = tokenizer.encode(texts)
     assert UNKNOWN not in tokens
@@ -72,6 +72,6 @@ def test_no_word_of_the_vocabulary_is_idle():
     config = ShapesConfig(resolution=64, min_size=0.2)
     for count in (1, 2, 4):
         config = ShapesConfig(resolution=64, min_objects=count, max_objects=count, min_size=0.2)
-        texts = captions(draw(config, seed=4, indices=np.arange(400)), config)
+        texts = captions(render_scenes(config, seed=4, indices=np.arange(400)), config)
         seen.update(word for text in texts for word in text.replace(",", " ,").split())
     assert seen >= set(caption_words(config)) - {"another"}

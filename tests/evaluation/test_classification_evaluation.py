@@ -2,7 +2,6 @@
 
 from functools import cache, partial
 
-import experiments.classification
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -77,7 +76,7 @@ def evaluated(batch_size, *, mesh=None, names=NAMES, images=None, classes=7):
     pictures, labels, weights, _ = images_and_logits()
     compiler = Compiler(make_mesh(MeshConfig()) if mesh is None else mesh)
     source = ArraySource({"image": pictures[:images], "label": labels[:images]}, names)
-    test = evaluation.TestSet(lambda: evaluation_batches(source, batch_size=batch_size), names, "toys")
+    test = evaluation.ClassificationSet(lambda: evaluation_batches(source, batch_size=batch_size), names, "toys")
     variables = compiler.replicate({"w": np.pad(weights, ((0, 0), (0, classes - 7)), constant_values=-0.01)})
     return evaluation.evaluator(compiler, classify, classes=classes)(variables, test)
 
@@ -99,7 +98,7 @@ def test_pictures_are_there_and_the_sheet_has_the_surest_mistakes_of_all():
     _, labels, _, logits = images_and_logits()
     images = images_and_logits()[0]
     sure, guess = scipy.special.softmax(logits, axis=1).max(1).astype(np.float32), logits.argmax(1)
-    shown = worst_mistakes(labels, guess, sure, evaluation.MOST_MISTAKES)
+    shown = worst_mistakes(labels, guess, sure, evaluation.MAX_MISTAKES)
     assert len(shown) == 32 < np.sum(guess != labels)  # more mistakes than are shown
     judged = labels[shown], guess[shown], sure[shown]
     counts = {"mistakes": int(np.sum(guess != labels)), "total": COUNT}
@@ -122,7 +121,7 @@ def test_many_classes_have_no_numbers_of_their_own(one_device):
 def test_logits_that_are_not_finite_are_an_error(one_device):
     compiler = Compiler(one_device)
     source = ArraySource({"image": np.zeros((4, 2, 2, 3), np.uint8), "label": np.zeros(4, np.int32)}, ("ant", "bee"))
-    test = evaluation.TestSet(lambda: evaluation_batches(source, batch_size=4), source.class_names, "toys")
+    test = evaluation.ClassificationSet(lambda: evaluation_batches(source, batch_size=4), source.class_names, "toys")
     broken = evaluation.evaluator(compiler, lambda v, x: jnp.full((len(x), 2), jnp.nan), classes=2)
     with pytest.raises(UserError, match="4 images have logits that are not finite"):
         broken({}, test)
@@ -164,7 +163,7 @@ def predicting(compiler, *, side=SIDE, channels=3, **options):
 def test_files_of_every_kind_in_their_order(files, tmp_path, channels):
     weights = images_and_logits()[2][: SIDE * SIDE * channels]
     compiler = Compiler(make_mesh(MeshConfig()))
-    predict = predicting(compiler, channels=channels, batch_size=4, most=3)
+    predict = predicting(compiler, channels=channels, batch_size=4, max_classes=3)
     lines = predict(compiler.replicate({"w": weights}), files, tmp_path / "out" / "deeper")
     assert len(lines) == len(files) + 1
     for file, line in zip(files, lines, strict=False):
@@ -188,7 +187,7 @@ def test_files_of_every_kind_in_their_order(files, tmp_path, channels):
 
 
 def test_a_sheet_of_many_images_has_the_first(files, tmp_path, monkeypatch, one_device):
-    monkeypatch.setattr(evaluation, "MOST_SHOWN", 3)
+    monkeypatch.setattr(evaluation, "MAX_SHOWN", 3)
     compiler = Compiler(one_device)
     variables = compiler.replicate({"w": images_and_logits()[2]})
     lines = predicting(compiler, batch_size=2)(variables, [*files, files[0]], tmp_path)
@@ -252,8 +251,8 @@ def test_what_a_run_leaves_of_its_evaluation(run, capsys):
     for words in ("top1_accuracy ", "2,000 images of the shapes world (test), 16x16, EMA 0.99", *CLASSES):
         assert words in said
     # flipping in evaluation may differ from the run's own configuration
-    assert verbs.main(["evaluate", str(run), "--mirror"]) == 0
-    assert "EMA 0.99, mirrored too" in capsys.readouterr().out
+    assert verbs.main(["evaluate", str(run), "--flip-tta"]) == 0
+    assert "EMA 0.99, flip TTA" in capsys.readouterr().out
 
 
 def test_predictions_of_files_folders_and_patterns(run, files, capsys, monkeypatch):
@@ -282,7 +281,7 @@ def test_predictions_of_files_folders_and_patterns(run, files, capsys, monkeypat
 
 def test_predictions_need_no_data(run, files, capsys, monkeypatch):
     """The names of the classes are those that the run kept."""
-    monkeypatch.setattr(experiments.classification, "labelled_source", lambda *_, **__: pytest.fail("data was read"))
+    monkeypatch.setattr(labelled, "labelled_source", lambda *_, **__: pytest.fail("data was read"))
     assert predict(run, files[0]) == 0
     names = [part.rsplit(" ", 1)[0] for part in capsys.readouterr().out.splitlines()[0].split(": ")[1].split(", ")]
     assert sorted(names) == sorted(class_names(run) or ())

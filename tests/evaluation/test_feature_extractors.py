@@ -1,6 +1,8 @@
 """Which network's features generated images are compared in, and evaluations that are merged."""
 
+import jax
 import numpy as np
+import optax
 import pytest
 
 from vision.data.dataset import DataConfig
@@ -12,6 +14,9 @@ from vision.evaluation.generation import GenerationConfig, generation_metrics
 from vision.evaluation.generator import Generator
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluation
+from vision.train.state import create_state
+
+STATE = create_state(params={}, optimizer=optax.sgd(0.1), key=jax.random.key(0))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +43,7 @@ def test_without_an_extractor_there_are_no_numbers(features, data, one_device):
     generator = Generator(sample=sample, variables=lambda state: {}, description="")
     images = DataConfig(name=data)
     factory = generation_metrics(generator, config, data=image_data(images, classes=0, channels=3), images=images)
-    assert factory(Compiler(one_device))(None) == Evaluation()
+    assert factory(Compiler(one_device))(STATE) == Evaluation()
 
 
 def test_inception_needs_its_weights(tmp_path):
@@ -55,7 +60,9 @@ def test_evaluations_are_merged(one_device):
     image = np.zeros((2, 2, 3), np.uint8)
     one = Evaluation({"a": 1.0}, {"samples": image}, {"a": "how"})
     other = Evaluation({"b": 2.0}, {}, {"b": "otherwise"}, {"walk": image[None]})
-    both = combine(lambda compiler: lambda state: one, lambda compiler: lambda state: other)(Compiler(one_device))(None)
+    both = combine(lambda compiler: lambda state: one, lambda compiler: lambda state: other)(Compiler(one_device))(
+        STATE
+    )
     assert both.scalars == {"a": 1.0, "b": 2.0}
     assert set(both.images) == {"samples"}
     assert both.protocol == {"a": "how", "b": "otherwise"}

@@ -167,7 +167,9 @@ def test_without_classes_and_with_few_test_images(judge, one_device):
     compiler = Compiler(one_device)
     plain = lambda source: ArraySource({"image": source.arrays["image"]})
     few = dataclasses.replace(REAL, train=plain(REAL.train), test=plain(_source(60, 3)))
-    found = evaluator(compiler, judge, dataclasses.replace(GENERATOR, classes=0), CONFIG, few)(compiler.replicate(_variables()))
+    found = evaluator(compiler, judge, dataclasses.replace(GENERATOR, classes=0), CONFIG, few)(
+        compiler.replicate(_variables())
+    )
     assert set(found.scalars) == {f"greys_v0_{name}{end}" for name in NUMBERS for end in ("", "_floor")}
     assert (
         "60 images of greys (test) in place of those generated, fewer than the 120"

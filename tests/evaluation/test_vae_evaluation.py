@@ -62,7 +62,9 @@ def compiler(one_device):
 
 @pytest.mark.parametrize("batch_size", [8, 23, 30])
 def test_sums_over_the_set(compiler, batch_size):
-    judge = evaluator(compiler, functions(), BoundConfig(importance=5, importance_images=10**6), bits=True, preprocessed="as it is")
+    judge = evaluator(
+        compiler, functions(), BoundConfig(importance=5, importance_images=10**6), bits=True, preprocessed="as it is"
+    )
     found = judge(compiler.replicate(jnp.float32(0.01)), images_to_judge(batch_size))
     distortion = 0.01 * IMAGES.astype(float).sum((1, 2, 3)).mean()
     rate = 3 * IMAGES[:, 0, 0].astype(float).mean() / 255

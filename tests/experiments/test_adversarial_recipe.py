@@ -69,10 +69,13 @@ def test_a_round_has_a_batch_for_each_step_or_one_for_both():
     [
         ("--augmentation.probability 0.3", "augmentation has options set and nothing to apply them to"),
         ("--augmentation.adaptive", "augmentation has options set and nothing to apply them to"),
-        ("--augmentation.parts cutout --augmentation.following.target 0.5", "is of --augmentation.adaptive, which is"),
+        (
+            "--augmentation.parts cutout --augmentation.following.target 0.5",
+            "belongs to --augmentation.adaptive, which is",
+        ),
         ("--augmentation.parts cutout --augmentation.probability 2", "probability is between 0 and 1, not 2.0"),
-        ("--loss wasserstein --model.discriminator-norm none", "wants a discriminator of bounded slope"),
-        ("--loss wasserstein --model.discriminator-norm batch", "wants a discriminator of bounded slope"),
+        ("--loss wasserstein --model.discriminator-norm none", "needs a discriminator with a bounded gradient"),
+        ("--loss wasserstein --model.discriminator-norm batch", "needs a discriminator with a bounded gradient"),
         ("--penalty.r1 1 --model.discriminator-norm batch", "batch normalisation mixes images"),
         ("--model.classes -1", "model.classes must not be negative, but is -1"),
         ("--model.architecture r3gan --model.discriminator-norm none --model.generator-width 12", "multiples of 8"),

@@ -8,7 +8,6 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from experiments.detection import SgdConfig, make_optimizer, side_of_step
 from PIL import Image
 
 from experiments import detection, fit_anchors, yolo_folder
@@ -17,6 +16,7 @@ from vision.launch import verbs
 from vision.models.yolo import Yolo
 from vision.ops.pixels import to_float
 from vision.parallel.sharding import path_name
+from vision.recipes.detection import SgdConfig, sgd, size_of_step
 from vision.tasks.detection import DetectorConfig, detector
 from vision.train.checkpoint import Checkpoints
 from vision.train.records import read_metrics
@@ -49,7 +49,7 @@ def test_the_optimizer_is_that_of_a_loop():
         lr=0.1, final=0.1, momentum=0.9, weight_decay=0.5, warmup=12, warmup_bias=0.3, warmup_momentum=0.5
     )
     steps, batch = 8, 4
-    optimizer = make_optimizer(config, steps=steps, batch_size=batch)
+    optimizer = sgd(config, steps=steps, batch_size=batch)
     params = {"conv": {"kernel": jnp.ones((1, 2)), "bias": jnp.ones(2)}, "norm": {"scale": jnp.ones(2)}}
     state = optimizer.init(params)
     expected = {"kernel": 1.0, "bias": 1.0, "scale": 1.0}
@@ -72,12 +72,12 @@ def test_the_optimizer_is_that_of_a_loop():
             np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=f"{name} after step {step}")
 
 
-def test_sides_stay_for_ten_steps_and_are_all_drawn():
+def test_sizes_stay_for_ten_steps_and_are_all_sampled():
     sides = (64, 96, 128)
-    drawn = [side_of_step(sides, step, seed=0) for step in range(400)]
-    assert all(len(set(drawn[start : start + 10])) == 1 for start in range(0, 400, 10))
-    assert set(drawn) == set(sides)
-    assert drawn != [side_of_step(sides, step, seed=1) for step in range(400)]
+    sampled = [size_of_step(sides, step, seed=0) for step in range(400)]
+    assert all(len(set(sampled[start : start + 10])) == 1 for start in range(0, 400, 10))
+    assert set(sampled) == set(sides)
+    assert sampled != [size_of_step(sides, step, seed=1) for step in range(400)]
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,8 @@ def several_scales(tmp_path_factory):
     """A run of two steps whose batches may have either of two sides."""
     workdir = tmp_path_factory.mktemp("yolo") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(detection, "side_of_step", lambda sides, step, seed: sides[step % 2])
-        assert run(*SMALL, "--sides", 32, 64, "--workdir", workdir) == 0
+        patch.setattr(detection, "size_of_step", lambda sizes, step, seed: sizes[step % 2])
+        assert run(*SMALL, "--sizes", 32, 64, "--workdir", workdir) == 0
     return workdir
 
 
@@ -138,7 +138,7 @@ def test_anchors_are_fitted(capsys):
     [
         (["--model.classes", 4], "the data has 3 classes and the model 4: set --model.classes 3"),
         (["--sides", 32, 48], "a detector takes sides that are multiples of 32, not 48"),
-        (["--sides", 32, 64, "--dispatch", 2], "steps of one dispatch have one side"),
+        (["--sizes", 32, 64, "--dispatch", 2], "steps of one dispatch have one side"),
         (["--batch-size", 0], "batch_size is at least 1, not 0"),
         (["--ema", 1.0], "ema is a decay within [0, 1), not 1.0"),
         (["--data.name", "coco", "--data.dir", "nowhere"], "nowhere"),

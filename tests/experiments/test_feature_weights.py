@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from experiments import feature_classifier
-from experiments.feature_classifier_weights import Config, classifier_of, main
+from experiments.feature_classifier_weights import Config, write
+from vision.data.labelled import labelled_source
 from vision.data.shapes.world import ShapesConfig
 from vision.errors import UserError
 from vision.launch import run as launcher
@@ -34,12 +35,11 @@ def test_a_run_is_written_and_measured(tmp_path, capsys):
     arguments = ["--workdir", str(tmp_path / "run")]
     words = {"build": feature_classifier.build, "description": "", "arguments": arguments}
     assert launcher.main("feature_classifier", config=config, quick=config, **words) == 0, capsys.readouterr().err
-    written = Config(**SMALL, init_from=tmp_path / "run", out=tmp_path / "shapes.npz", note="drawn", version="x")
-    assert main(written) == 0
+    write(Config(run=tmp_path / "run", out=tmp_path / "shapes.npz", note="rendered", version="x"))
     judge = load_feature_classifier(tmp_path / "shapes.npz")
     assert judge.name == "shapes_vx"
     assert judge.class_names == ("red circle", "blue circle", "red star", "blue star")
-    assert "trained on the 64 images of the shapes world (train), 16x16, drawn, recognises" in judge.protocol()
+    assert "trained on the 64 images of the shapes world (train), 16x16, rendered, recognises" in judge.protocol()
     assert judge.protocol() in capsys.readouterr().out
     # the averages, statistics among them, as far as float16 goes
     with Checkpoints(Path(tmp_path / "run" / "checkpoints"), read_only=True) as opened:
@@ -49,17 +49,13 @@ def test_a_run_is_written_and_measured(tmp_path, capsys):
         expected = arrays[f"ema/ema/{part}/{name}"].astype(np.float16).astype(np.float32)
         np.testing.assert_array_equal(judge.variables[part][module][leaf], expected)
     # the figure in words is that of the file
-    source = feature_classifier.classification.labelled_source(config.data, "test", seed=0)
+    source = labelled_source(config.data, "test", seed=0)
     images, labels = source.arrays["image"], source.arrays["label"]
     found = jax.jit(judge.features_and_probabilities)(jnp.asarray(images / 127.5 - 1, jnp.float32))[1].argmax(1)
     assert f"recognises {np.mean(found == labels):.2%} of the 2,000" in judge.protocol()
 
 
-def test_refuses(tmp_path, capsys):
-    without = Config(**SMALL, out=tmp_path / "shapes.npz")
-    with pytest.raises(UserError, match="give its work directory as --init-from"):
-        classifier_of(without)
-    missing = dataclasses.replace(without, init_from=tmp_path / "nowhere")
-    assert main(missing) == 2
-    assert "error: there is no" in capsys.readouterr().err
+def test_refuses(tmp_path):
+    with pytest.raises(UserError, match="is no run folder"):
+        write(Config(run=tmp_path / "nowhere", out=tmp_path / "shapes.npz"))
     assert not (tmp_path / "shapes.npz").exists()

@@ -13,7 +13,7 @@ from vision.launch import run as launcher
         (
             vae_cifar,
             "--objective.free-bits 1 --microbatches 2",
-            "look at the rate of a whole batch: leave microbatches",
+            "depend on the rate of a full batch: leave microbatches",
         ),
         (vae_cifar, "--objective.capacity 9 --objective.warmup 9", "objective.warmup have no part in it: choose one"),
         (vae_cifar, "--likelihood.kind gaussian --likelihood.smallest 0.1", "leave likelihood.smallest out"),
@@ -36,7 +36,7 @@ from vision.launch import run as launcher
             "--loss.adversarial 1 --patch-layers 4",
             "patch_layers is 1 to 3 for images of 32 pixels, not 4",
         ),
-        (autoencoder_cifar, "--loss.perceptual 1", "wants a network to compare images in"),
+        (autoencoder_cifar, "--loss.perceptual 1", "needs a network to compare images in"),
     ],
 )
 def test_mistakes_are_one_line(module, options, words, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The classification loss against numpy and closed forms, what it does to statistics, and mirrored prediction."""
+"""The classification loss against numpy and closed forms, what it does to statistics, and prediction with flips."""
 
 from functools import cache
 
@@ -18,9 +18,9 @@ from vision.tasks.classification import (
     binary_cross_entropy,
     check,
     classification_loss,
+    classify,
     cross_entropy,
     image_losses,
-    predictor,
     smoothed,
 )
 
@@ -160,7 +160,7 @@ def test_running_statistics_are_used_and_left_as_they_are():
     (value, (new, scalars)), _ = loss(params, state, batch, jax.random.key(0))
     assert jax.tree.structure(new) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, new, state)
-    logits = predictor(Small())({"params": params, **state}, batch["image"])
+    logits = classify(Small())({"params": params, **state}, batch["image"])
     assert float(value) == pytest.approx(float(cross_entropy(logits, batch["target"]).mean()), rel=1e-6)
     assert float(scalars["accuracy"]) == pytest.approx(float((logits.argmax(1) == labels).mean()))
     # no dropout either
@@ -176,19 +176,19 @@ def test_dropout_is_keyed_by_the_step():
     assert first == again != other
 
 
-def test_mirrored_prediction_is_the_mean_of_log_probabilities():
+def test_prediction_with_flips_is_the_mean_of_log_probabilities():
     batch, params, state, _ = _network()
     variables, image = {"params": params, **state}, batch["image"]
-    plain, mirrored = predictor(Small()), predictor(Small(), mirror=True)
+    plain, flipped = classify(Small()), classify(Small(), flip_tta=True)
     one, other = (
         scipy.special.log_softmax(np.asarray(plain(variables, x)), axis=1) for x in (image, image[:, :, ::-1])
     )
     assert np.abs(one - other).max() > 0.1
-    found = mirrored(variables, image)
+    found = flipped(variables, image)
     np.testing.assert_allclose(found, (one + other) / 2, rtol=1e-5, atol=1e-6)
-    # left to right, not upside down; and the same is said of the mirror image
-    np.testing.assert_allclose(mirrored(variables, image[:, :, ::-1]), found, atol=1e-5)
-    assert np.abs(mirrored(variables, image[:, ::-1]) - found).max() > 0.1
+    # left to right, not upside down; and the prediction for the flipped image is the same
+    np.testing.assert_allclose(flipped(variables, image[:, :, ::-1]), found, atol=1e-5)
+    assert np.abs(flipped(variables, image[:, ::-1]) - found).max() > 0.1
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from vision.data.shapes.captions import caption_length, caption_words, captions
-from vision.data.shapes.world import ShapesConfig, draw
+from vision.data.shapes.world import ShapesConfig, render_scenes
 from vision.data.text.words import WordTokenizer
 from vision.diffusion.conditions import Conditioning, batch_field
 from vision.diffusion.schedules import cosine
@@ -35,7 +35,7 @@ CASES = [(network, name) for network in ("unet", "dit") for name in NULLS]
 @cache
 def batch(name):
     """Images of the shapes world with one condition: the flipped image, the caption, or random numbers."""
-    scenes = draw(SHAPES, seed=0, indices=np.arange(COUNT))
+    scenes = render_scenes(SHAPES, seed=0, indices=np.arange(COUNT))
     image = np.asarray(to_float(jnp.asarray(scenes["image"])))
     condition = {
         "image": image[:, :, ::-1],

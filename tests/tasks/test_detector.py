@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vision.models.yolo import STRIDES, YoloConfig
-from vision.tasks.detection import DetectorConfig, decode, detector, suppressed
+from vision.tasks.detection import DetectorConfig, after_nms, decode, detector
 
 MODEL = YoloConfig(classes=2)
 
@@ -79,10 +79,10 @@ def test_decoding_by_hand():
     "config",
     [
         DetectorConfig(confidence=0.3),
-        DetectorConfig(confidence=0.3, mirror=True),
+        DetectorConfig(confidence=0.3, flip_tta=True),
         DetectorConfig(confidence=0.3, scales=(1.0,)),
     ],
-    ids=["plain", "mirrored too", "scaled too"],
+    ids=["plain", "flip TTA", "scaled too"],
 )
 def test_objects_are_found_where_they_are(config):
     image = image_with((1, 2, 0), (5, 6, 1))
@@ -109,7 +109,7 @@ def test_classes_suppress_each_other_only_if_agnostic():
     scores = jnp.array([[[0.9, 0.1], [0.2, 0.8]]])
     labels = lambda **how: [
         int(label)
-        for label, valid in zip(*(x[0] for x in suppressed(boxes, scores, DetectorConfig(**how))[2:]), strict=True)
+        for label, valid in zip(*(x[0] for x in after_nms(boxes, scores, DetectorConfig(**how))[2:]), strict=True)
         if valid
     ]
     assert labels() == [0, 1]

@@ -15,10 +15,10 @@ from vision.nn.latent import Inferred, gaussian_kl, gaussian_log_density, standa
 from vision.tasks.likelihood import Gaussian
 from vision.tasks.vae import (
     ObjectiveConfig,
-    vae_loss,
     check,
     importance_weighted,
     rate_penalty,
+    vae_loss,
 )
 
 DEVIATION = 0.3

@@ -89,7 +89,8 @@ def sampling(generator: Generator, class_names: Callable[[], Sequence[str]]) -> 
     def factory(compiler: Compiler) -> Sample:
         def sample(state: TrainState, request: SampleRequest) -> Samples:
             names = tuple(class_names()) if generator.classes else ()
-            check_request(request, classes=generator.classes)
+            request.check(conditions=("labels",) if generator.classes else ())
+            check_labels(request.labels, generator.classes)
             condition = generator.condition(request.count, request.labels)
             variables = generator.variables(state)
             images = generate(compiler, generator, variables, condition, count=request.count, seed=request.seed)
@@ -100,15 +101,8 @@ def sampling(generator: Generator, class_names: Callable[[], Sequence[str]]) -> 
     return factory
 
 
-def check_request(request: SampleRequest, *, classes: int) -> None:
-    """Raise ``UserError`` unless a generator of so many classes, without other conditions, can do what is requested."""
-    if request.count < 1:
-        raise UserError(f"the number of samples is at least 1, not {request.count}")
-    for name in ("prompts", "images", "masks"):
-        if getattr(request, name):
-            raise UserError(f"this generator is not conditioned on {name}: leave them out of the request")
-    if request.labels and not classes:
-        raise UserError("this generator is not conditioned on classes: leave the labels out of the request")
-    wrong = [label for label in request.labels if not 0 <= label < classes]
+def check_labels(labels: Sequence[int], classes: int) -> None:
+    """Raise ``UserError`` unless all labels are within [0, classes)."""
+    wrong = [label for label in labels if not 0 <= label < classes]
     if wrong:
         raise UserError(f"labels are within 0 to {classes - 1}, not {wrong[0]}")

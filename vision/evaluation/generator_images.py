@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
@@ -39,7 +40,7 @@ def interpolation_grid(
 
     def factory(compiler: Compiler) -> Evaluate:
         call = compiler.function(from_latents)
-        ends = jax.device_get(sample_latents(np.arange(2 * ROWS, dtype=np.int32), key=jax.random.key(1)))
+        ends = jax.device_get(sample_latents(jnp.arange(2 * ROWS), key=jax.random.key(1)))
         latents = great_circles(ends.reshape(ROWS, 2, -1), STEPS)
         condition = {name: np.repeat(value, STEPS) for name, value in generator.condition(ROWS).items()}
 

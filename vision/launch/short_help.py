@@ -20,7 +20,7 @@ DAILY: dict[str, tuple[str, ...]] = {
     "model": ("model.classes", "model.width", "model.widths", "model.depth", "model.depths", "model.latent"),
     "optimization": ("optimizer.name", "optimizer.lr", "optimizer.warmup", "optimizer.weight_decay", "ema"),
     "evaluation": (
-        *("samples", "judging.judge", "judging.samples", "sampling.steps", "sampling.guidance", "truncation"),
+        *("samples", "metrics.features", "metrics.samples", "sampling.steps", "sampling.guidance", "truncation"),
         *("detector.confidence", "detector.iou", "evaluation_batch", "intervals.evaluate"),
     ),
     "hardware": ("mesh.data", "mesh.fsdp", "mesh.tensor", "model.dtype", "microbatches", "dispatch"),
