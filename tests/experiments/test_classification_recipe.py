@@ -107,7 +107,7 @@ def folder(root, names):
         (
             resnet_cifar,
             "--data.name folder --data.dir train --data.test-dir test",
-            "the folders of classes in train and test differ: c is in train alone",
+            "the folders of classes in train and test differ: c is only in train",
         ),
     ],
 )
@@ -141,12 +141,12 @@ def test_mistakes_are_one_line(module, options, words, tmp_path, monkeypatch, ca
         ({"classes": 5}, {}, "the data has 4 classes and the model 5: set --model.classes 4"),
         ({"channels": 1}, {}, "the images have 3 channels and the model 1: set --model.channels 3"),
         ({}, {"classes": ("red",)}, "there is no class 'red', only red circle, blue circle"),
-        ({}, {"labels_per_class": 60}, "fewer than the 60 asked for"),
+        ({}, {"labels_per_class": 60}, "fewer than the requested 60"),
         ({}, {"stream": True, "test_resize": 100}, "224 pixels cannot be taken from a shorter side of 100"),
         ({}, {"name": "folder", "dir": Path("none")}, "There is no folder none"),
         # whatever the number of classes is, since no number would do for both
-        ({"classes": 3}, {"name": "folder", "dir": Path("train"), "test_dir": Path("test")}, "c is in train alone"),
-        ({"classes": 2}, {"name": "folder", "dir": Path("train"), "test_dir": Path("test")}, "c is in train alone"),
+        ({"classes": 3}, {"name": "folder", "dir": Path("train"), "test_dir": Path("test")}, "c is only in train"),
+        ({"classes": 2}, {"name": "folder", "dir": Path("train"), "test_dir": Path("test")}, "c is only in train"),
     ],
 )
 def test_data_that_does_not_fit_is_known_before_the_first_step(model, data, words, tmp_path, monkeypatch):
