@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vision.ablation import outcomes
 from vision.ablation.narration import Narrator, about, seconds_left
-from vision.ablation.outcomes import Outcome, final_numbers, images_seen, judged, last_lines, problem_of
+from vision.ablation.outcomes import Outcome, exit_outcome, final_numbers, images_seen, last_lines, problem_of
 from vision.ablation.plan import Point
 from vision.ablation.study import Trial
 from vision.errors import UserError
@@ -34,7 +34,7 @@ WHOLE = [{"images": 20, "eval/a": 0.1}, {"images": 40, "eval/a": 0.5, "eval/b": 
 
 def exit_with(folder, code, trial=None, **given):
     given = {"before": None, "seconds": 2.0, "host": "h", "log_start": 0, **given}
-    return judged(trial or make_trial(), folder, code, **given)
+    return exit_outcome(trial or make_trial(), folder, code, **given)
 
 
 def test_final_numbers_are_those_at_the_budget():

@@ -156,7 +156,7 @@ def curves(results: Results, name: str) -> "Figure | None":
                     markersize=3,
                 )
                 axes.fill_between(found.images, found.low, found.high, color=colour, alpha=0.18, linewidth=0)
-                if len(found.images) == 1:  # a band of no width cannot be seen
+                if len(found.images) == 1:  # a band of zero width is invisible
                     axes.plot(np.repeat(found.images, 2), [*found.low, *found.high], "-", color=colour, linewidth=1.4)
         if log_scaled(name, means):
             axes.set_yscale("log", nonpositive="mask")
@@ -191,12 +191,12 @@ def _dressed(axes: Any, label: str) -> None:
 
 
 def _plain(text: str) -> str:
-    """``text`` with nothing in it that matplotlib takes for mathematics."""
+    """``text`` without characters that matplotlib interprets as mathematics."""
     return text.replace("$", r"\$")
 
 
 def as_png(figure: "Figure") -> bytes:
-    """The figure as a PNG of 256 colours, which halves the file and cannot be told apart."""
+    """The figure as a PNG of 256 colours, which halves the file without a visible difference."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -215,7 +215,7 @@ def as_pdf(figure: "Figure") -> bytes:
 
 
 def sample_crop(path: str | Any, *, max_size: tuple[int, int] = (480, 320)) -> bytes:
-    """The upper left part of an image as a JPEG of some 20 kB, cut between images where a blank line shows them.
+    """The upper left part of an image as a JPEG of some 20 kB, cropped between images where there is a blank line.
 
     Grids of samples are separated by lines of one colour.
 
@@ -229,7 +229,7 @@ def sample_crop(path: str | Any, *, max_size: tuple[int, int] = (480, 320)) -> b
     with Image.open(path) as opened:
         image = opened.convert("RGB")
     pixels = np.asarray(image)
-    # cut at twice the size, then halved: more images are seen
+    # cropped at twice the size, then halved, to show more images
     width, height = (_cut(pixels, axis, limit=2 * limit) for axis, limit in ((1, max_size[0]), (0, max_size[1])))
     image = image.crop((0, 0, width, height))
     image.thumbnail(max_size, Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""What the runner says: permanent lines, one live line on a terminal, and how long it may still take."""
+"""Messages of the runner: permanent lines, one live line on a terminal, and an estimate of the remaining time."""
 
 import io
 import os
@@ -9,11 +9,11 @@ from vision.ablation.outcomes import Outcome
 from vision.ablation.study import Trial
 from vision.units import duration
 
-_SURE = 0.05  # the part of a trial that must be done before its own speed is believed
+_SURE = 0.05  # the part of a trial that must be done before its speed is used for estimates
 
 
 class Narrator:
-    """Writes lines; on a terminal, also one line below them that is written anew."""
+    """Writes lines; on a terminal, also one live line below them."""
 
     def __init__(self, stream: io.TextIOBase | None = None):
         self._stream = sys.stderr if stream is None else stream
@@ -27,11 +27,11 @@ class Narrator:
 
     @property
     def is_live(self) -> bool:
-        """Whether there is a terminal to write a live line on."""
+        """Whether there is a terminal for a live line."""
         return self._stream.isatty()
 
     def live(self, text: str) -> None:
-        """Replace the live line; does nothing where there is no terminal."""
+        """Replace the live line; does nothing without a terminal."""
         if not self.is_live:
             return
         try:
@@ -58,14 +58,15 @@ def seconds_left(
     *,
     parallel: int,
 ) -> float | None:
-    """An estimate of the time until all trials are done; None while nothing is known.
+    """An estimate of the time until all trials are done; None if nothing is known yet.
 
-    A trial takes as long as those of its point took, else as all did; one that is running, what its own speed says.
+    A trial is assumed to take as long as others of its point, else as all others; a running one is extrapolated from
+    its speed.
 
     Args:
       trials: all of them.
-      outcomes: by unit, where a trial has one.
-      running: by unit, seconds that it has run over all its starts, and the part of it that is done.
+      outcomes: by unit, for trials that have one.
+      running: by unit, seconds that it has run over all its starts, and the fraction that is done.
       parallel: trials at a time.
     """
     took = {t.unit: o.seconds for t in trials if (o := outcomes.get(t.unit)) is not None and o.ending == "finished"}

@@ -1,4 +1,4 @@
-"""How trials ended: what an exit code means, and the small file beside each work directory that keeps it."""
+"""Outcomes of trials: the meaning of exit codes, and the small file next to each work directory that stores it."""
 
 import contextlib
 import json
@@ -18,13 +18,13 @@ from vision.train.records import read_metrics
 Ending = Literal["finished", "failed", "interrupted"]
 
 STUCK = 3
-"""How often in a row a trial may be killed at the same place before that counts as a failure of its own."""
+"""How often in a row a trial may be killed without progress before that counts as its failure."""
 
 _TAIL_LINES = 20
 _TAIL_BYTES = 65_536
 _TEMPORARY = 75  # EX_TEMPFAIL: stopped and saved, see vision/train/interruption.py
 _STOPPED_AT_ONCE = 130
-# Signals that come from outside; any other is the trial's own doing.
+# Signals from outside; any other signal is the trial's failure.
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1)
 
 
@@ -36,22 +36,22 @@ class Outcome:
     code: int
     """The exit code; negative for a signal."""
     reason: str = ""
-    """One line: why it is not finished."""
+    """One line with the reason why it is not finished."""
     tail: tuple[str, ...] = ()
-    """The last lines of its log, where it failed."""
+    """The last lines of its log if it failed."""
     seconds: float = 0.0
-    """Time that it ran, over all its starts."""
+    """Running time over all its starts."""
     starts: int = 0
     images: int = 0
-    """Images it had seen."""
+    """Images seen."""
     stuck: int = 0
-    """How often in a row it was killed at the same place."""
+    """How often in a row it was killed without progress."""
     host: str = ""
-    """Where it last ran."""
+    """The host of its last start."""
 
 
 def read(path: Path) -> Outcome | None:
-    """The outcome in a file; None where there is none.
+    """The outcome in a file; None if there is none.
 
     Raises:
       UserError: it cannot be read.
@@ -62,15 +62,15 @@ def read(path: Path) -> Outcome | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): delete it, and the trial is looked at again") from error
+        raise UserError(f"{path} cannot be read ({error}): delete it, and the trial is checked again") from error
 
 
 def write(path: Path, outcome: Outcome) -> None:
-    """Keep an outcome; the caller holds the claim of its trial."""
+    """Store an outcome; the caller holds the claim of its trial."""
     write_atomically(path, (json.dumps(asdict(outcome), indent=1) + "\n").encode())
 
 
-def judged(
+def exit_outcome(
     trial: Trial,
     folder: Path,
     code: int,
@@ -81,20 +81,20 @@ def judged(
     log_start: int,
     stop_requested: bool = False,
 ) -> Outcome:
-    """What the exit of a trial means.
+    """The outcome of a trial that has exited.
 
     Exit 75 and signals from outside (kill, out of memory, the end of a job) leave it to be resumed, unless that happens
-    ``STUCK`` times without progress. Any other exit but 0 is a failure of its own, as is 0 without final numbers.
+    ``STUCK`` times without progress. Any other exit code except 0 is a failure, and so is 0 without final numbers.
 
     Args:
       trial: which.
       folder: the study directory.
       code: its exit code, negative for a signal.
       before: its outcome so far.
-      seconds: how long it ran this time.
+      seconds: running time of this start.
       host: where.
-      log_start: where in its log this start begins, in bytes.
-      stop_requested: whether the runner had asked it to stop, which says nothing against it.
+      log_start: offset in bytes of this start in its log.
+      stop_requested: whether the runner had requested it to stop, which is not a failure.
     """
     images = images_seen(trial, folder)
     before = before or Outcome(ending="interrupted", code=0)
@@ -139,13 +139,13 @@ def images_seen(trial: Trial, folder: Path) -> int:
     except FileNotFoundError:
         return 0
     for line in reversed(lines):
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # a line cut off at either end
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a line truncated at either end
             return int(json.loads(line)["images"])
     return 0
 
 
 def metrics(replica: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl in a folder; none where there is no such file.
+    """The lines of metrics.jsonl in a folder; none if there is no such file.
 
     Raises:
       UserError: a line is damaged.
@@ -157,7 +157,7 @@ def metrics(replica: Path) -> list[dict[str, Any]]:
 
 
 def final_numbers(lines: Sequence[dict[str, Any]], budget: int) -> dict[str, float]:
-    """The ``eval/`` numbers of the last line that has any, at the budget; {} where the run has not come so far."""
+    """The ``eval/`` numbers of the last line that has any, at the budget; {} if the run has not reached it."""
     for line in reversed(lines):
         found = {name.removeprefix("eval/"): float(x) for name, x in line.items() if name.startswith("eval/")}
         if found:
@@ -166,7 +166,7 @@ def final_numbers(lines: Sequence[dict[str, Any]], budget: int) -> dict[str, flo
 
 
 def problem_of(trial: Trial, folder: Path, seed: int) -> str:
-    """Why a seed's run cannot be a part of the table, in words; empty where it can."""
+    """Why a seed's run cannot be in the table; empty if it can."""
     found = foreign_value(trial, folder)
     if found:
         return found
@@ -181,7 +181,7 @@ def problem_of(trial: Trial, folder: Path, seed: int) -> str:
 
 
 def foreign_value(trial: Trial, folder: Path) -> str:
-    """A value in which the work directory's config.json is not the point's; empty where there is none, or no file."""
+    """A value in which the work directory's config.json is not the point's; empty if there is none, or no file."""
     path = trial.workdir(folder) / "config.json"
     try:
         stored = flat(json.loads(path.read_bytes())["config"])
@@ -197,7 +197,7 @@ def foreign_value(trial: Trial, folder: Path) -> str:
 
 
 def last_lines(log: Path, start: int = 0) -> list[str]:
-    """The last lines of a log from byte ``start`` on, as a terminal would leave them; none where there is no log."""
+    """The last lines of a log from byte ``start`` on, as a terminal would show them; none if there is no log."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, 2)
@@ -210,5 +210,5 @@ def last_lines(log: Path, start: int = 0) -> list[str]:
 
 
 def _telling(tail: Sequence[str]) -> str:
-    """The line that says what went wrong: the last that starts with "error:", else the last one."""
+    """The line with the error message: the last that starts with "error:", else the last one."""
     return next((line for line in reversed(tail) if line.startswith("error:")), tail[-1])[:300]

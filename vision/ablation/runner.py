@@ -267,7 +267,7 @@ class Runner:
                 f"{self._stale:g} s"
             )
             return
-        outcome = outcomes.judged(
+        outcome = outcomes.exit_outcome(
             trial,
             self._folder,
             running.process.returncode,

@@ -23,7 +23,7 @@ from vision.pretrained.state_dict import read_state_dict
 from vision.pretrained.variables import read_variables, write_variables
 
 SHA256 = "6726825d"
-"""The beginning of the file's SHA-256, in hexadecimal digits, as its name has it."""
+"""The beginning of the file's SHA-256, in hexadecimal digits, as in its name."""
 IGNORED = (r"num_batches_tracked$",)
 """Additional entries of PyTorch's state dicts: the number of batches seen."""
 
@@ -93,19 +93,19 @@ def inception_target() -> Any:
 def load_inception(
     path: str | os.PathLike[str], *, converted: str | os.PathLike[str] | None = None, sha256: str = SHA256
 ) -> Any:
-    """The network's variables from the published file, which is checked, and converted once.
+    """The network's variables from the published file, which is verified and converted once.
 
     Args:
-      path: the published file. It need not be there any more once it is converted; or the converted file itself.
-      converted: where our variables are kept, a safetensors file; by default beside the published file, under its name
-        with the ending ".safetensors". If it is there, it is read, and nothing else is.
-      sha256: how the published file's SHA-256 must begin.
+      path: the published file, which is not needed once it is converted; or the converted file.
+      converted: path of the converted variables, a safetensors file; by default next to the published file, with the
+        ending ".safetensors". If it exists, only this file is read.
+      sha256: the expected beginning of the published file's SHA-256.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32 numpy arrays, for ``Inception().apply``.
 
     Raises:
-      UserError: there is no such file, its checksum is another, or the converted file cannot be read or written.
+      UserError: there is no such file, its checksum differs, or the converted file cannot be read or written.
     """
     path = Path(path)
     converted = path.with_suffix(".safetensors") if converted is None else Path(converted)

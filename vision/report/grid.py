@@ -85,8 +85,8 @@ def sample_grid(
     if not texts and not titles:
         return canvas
 
-    picture = Image.fromarray(canvas)
-    draw = ImageDraw.Draw(picture)
+    sheet = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(sheet)
     # Rec. 709 luma of the background decides whether dark or light ink is legible on it.
     luma = 0.2126 * background[0] + 0.7152 * background[1] + 0.0722 * background[2]
     ink = _INK if luma > 127 else (220, 220, 220)
@@ -97,7 +97,7 @@ def sample_grid(
         top = padding + row * step_y + max(0, (scale * height - _LINE_HEIGHT * len(lines)) // 2)
         for k, line in enumerate(lines):
             draw.text((4, top + k * _LINE_HEIGHT), line, fill=ink, font=font)
-    return np.array(picture)
+    return np.array(sheet)
 
 
 def save_png(path: str | Path, image: UInt8[np.ndarray, "h w c"]) -> None:

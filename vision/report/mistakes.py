@@ -192,13 +192,13 @@ def _fitted(image: UInt8[np.ndarray, "h w c"]) -> Image.Image:
     """Enlarged by an integer factor (nearest neighbour) or reduced with antialiasing, so that it fits a tile."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3) or 0 in image.shape:
         raise ValueError(f"A sheet needs uint8 images [h, w, 1 or 3], not {image.dtype} {list(image.shape)}.")
-    picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).copy())
-    longer = max(picture.size)
+    tile = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).copy())
+    longer = max(tile.size)
     if longer <= _TILE:
         factor = _TILE // longer
-        return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    size = (max(1, round(side * _TILE / longer)) for side in picture.size)
-    return picture.resize((next(size), next(size)), Image.Resampling.LANCZOS)
+        return tile.resize((tile.width * factor, tile.height * factor), Image.Resampling.NEAREST)
+    size = (max(1, round(side * _TILE / longer)) for side in tile.size)
+    return tile.resize((next(size), next(size)), Image.Resampling.LANCZOS)
 
 
 def _font(*, bold: bool = False) -> _Font:
