@@ -49,7 +49,7 @@ def test_features_are_probed(tmp_path, capsys):
     capsys.readouterr()
     assert probe.main(["finetune", *SMALL, "--init-from", str(tmp_path / "run")]) == 0
     said = capsys.readouterr()
-    assert "starting from the long averages" in said.err
+    assert "starting from the averages" in said.err
     near, linear = (float(found) for found in re.findall(r"(?:neighbours|probe) (\d\.\d+)  \(", said.out))
     assert 0.25 < near <= 1  # features of a network that saw 16 images tell more than chance
     assert 0.4 < linear <= 1

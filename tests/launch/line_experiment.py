@@ -54,10 +54,10 @@ def make_build(hooks):
 
     def build(config):
         optimizer = optax.adam(config.optimizer.lr)
-        step = averaged(gradient(loss, optimizer), {"long": 0.9})
+        step = averaged(gradient(loss, optimizer), {"ema": 0.9})
 
         def init(key):
-            return create_state(params={"w": jnp.zeros(3)}, optimizer=optimizer, key=key, ema={"long": None})
+            return create_state(params={"w": jnp.zeros(3)}, optimizer=optimizer, key=key, ema={"ema": None})
 
         def batches(*, seed, start_step, process_index, process_count):
             step = start_step
@@ -70,7 +70,7 @@ def make_build(hooks):
         def evaluation(compiler):
             def evaluate(state):
                 hooks.at_evaluation(int(jax.device_get(state.step)))
-                w = jax.device_get(state.ema["long"]["w"])
+                w = jax.device_get(state.ema["ema"]["w"])
                 picture = np.full((4, 4, 3), 7, np.uint8)
                 return Evaluation(
                     {"distance": float(np.abs(w - [1, -2, 0.5]).max())}, {"line": picture}, {"distance": "largest"}

@@ -92,7 +92,7 @@ def source(tmp_path_factory):
 @pytest.mark.parametrize("below_it", ["", "checkpoints"])
 def test_from_a_run_come_its_averages_with_their_statistics(source, capsys, below_it):
     values = read_initial_values(source / below_it, shapes())
-    assert capsys.readouterr().err == f"starting from the long averages in {source / below_it}\n"
+    assert capsys.readouterr().err == f"starting from the averages in {source / below_it}\n"
     arrays = stored(source)
     assert_same(values, below(arrays, "ema/ema/"))
     assert {name.split("/")[0] for name in values} == {"params", "batch_stats"}
@@ -105,10 +105,10 @@ def test_from_a_run_come_its_averages_with_their_statistics(source, capsys, belo
 @pytest.mark.parametrize(
     ("ema", "averaging", "average", "words"),
     [
-        ({"long": None, "short": None}, parameters, "long", "the long averages"),
-        ({"long": None, "short": None}, parameters, "short", "the short averages"),
-        ({"long": None, "short": None}, parameters, None, "the variables"),
-        ({"other": None}, variables, "long", "the variables"),
+        ({"ema": None, "short": None}, parameters, "ema", "the averages"),
+        ({"ema": None, "short": None}, parameters, "short", "the averages"),
+        ({"ema": None, "short": None}, parameters, None, "the variables"),
+        ({"other": None}, variables, "ema", "the variables"),
     ],
 )
 def test_from_runs_with_averages_of_parameters_or_none(tmp_path, capsys, ema, averaging, average, words):
@@ -250,7 +250,7 @@ def test_a_run_begins_with_exactly_these_values_and_reads_them_once(source, tmp_
     options = (STILL, "--images 16 --intervals.save 8", "--init-from", weights)
     assert finetuning(run, *options, build=stopping) == 2
     said = capsys.readouterr().err
-    assert f"starting from the long averages in {weights}\n" in said
+    assert f"starting from the averages in {weights}\n" in said
     assert "error: enough" in said
 
     def begun():
@@ -287,7 +287,7 @@ def test_several_seeds_begin_with_the_same_values_and_heads_of_their_own(source,
     run, given = tmp_path / "run", below(stored(source), "ema/ema/")
     options = (STILL, "--init-from", source, "--data.shapes.shapes star circle --seeds 2")
     assert finetuning(run, *options) == 0
-    assert capsys.readouterr().err.count("starting from the long averages") == 1
+    assert capsys.readouterr().err.count("starting from the averages") == 1
     both = below(stored(run), "ema/ema/")
     assert both.keys() == given.keys()
     for name, array in both.items():
@@ -295,7 +295,7 @@ def test_several_seeds_begin_with_the_same_values_and_heads_of_their_own(source,
             assert name.endswith("bias") or not np.array_equal(array[0], array[1]), name  # biases begin at 0
             alone = [finetune.build(small_config(seed)).init(jax.random.key(seed)) for seed in (0, 1)]
             for replica, state in enumerate(alone):
-                np.testing.assert_array_equal(array[replica], named(state.ema["long"])[name], err_msg=name)
+                np.testing.assert_array_equal(array[replica], named(state.ema["ema"])[name], err_msg=name)
         else:
             for replica in (0, 1):
                 np.testing.assert_array_equal(array[replica], given[name], err_msg=name)

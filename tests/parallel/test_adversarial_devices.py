@@ -35,7 +35,7 @@ from vision.train.step import alternate, averaged, gradient, preprocessed
 
 STEPS, SIZE, SIDE = 3, 32, 8
 CONFIG = GanConfig("sngan", SIDE, 3, 2, 8, 8, 8)
-DECAYS = {"long": 0.9}
+DECAYS = {"ema": 0.9}
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ def trained(devices):
     draw = compiler.function(sampler(players))
     index, key = compiler.replicate((np.arange(4, dtype=np.int32), jax.random.key(1)))
     labels = compiler.replicate(np.arange(4, dtype=np.int32) % 2)
-    return state, logged, np.asarray(draw(state.ema["long"], {"label": labels}, index, key), int)
+    return state, logged, np.asarray(draw(state.ema["ema"], {"label": labels}, index, key), int)
 
 
 def test_eight_devices_are_one():
@@ -122,7 +122,7 @@ def test_the_comparison_means_something():
     losses = [float(each["discriminator_loss"]) for each in logged]
     assert np.ptp(losses) > 0.05
     assert not np.allclose(
-        state.ema["long"]["batch_stats"]["norm_out"]["mean"],
+        state.ema["ema"]["batch_stats"]["norm_out"]["mean"],
         state.model_state["generator"]["batch_stats"]["norm_out"]["mean"],
         rtol=1e-3,
     )

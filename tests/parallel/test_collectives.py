@@ -59,7 +59,7 @@ def compiled(config, loss, variables):
             optimizer=optimizer,
             key=key,
             model_state={name: value for name, value in made.items() if name != "params"},
-            ema={"long": None},
+            ema={"ema": None},
         )
 
     batch = {

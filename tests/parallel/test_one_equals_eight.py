@@ -38,7 +38,7 @@ NETWORKS = {
     "small UNet": (UNet(replace(UNET, multipliers=(1,))), UNET_RULES),
     "DiT": (DiT(DiTConfig(patch=4, width=16, depth=2, heads=2, classes=3)), DIT_RULES),
 }
-DECAYS = {"long": warmed_up(0.99), "short": 0.5}
+DECAYS = {"ema": warmed_up(0.99), "short": 0.5}
 MESHES = {
     "8 data": MeshConfig(),
     "2 data x 4 fsdp": MeshConfig(fsdp=4),
@@ -96,7 +96,7 @@ def trained(network, mesh_name, microbatches):
         compiled = compiler.function(
             lambda params, labels, key: sample({"params": params}, {"label": labels}, labels, key)
         )
-        samples = compiled(state.ema["long"], *compiler.replicate((np.arange(3, dtype=np.int32), jax.random.key(1))))
+        samples = compiled(state.ema["ema"], *compiler.replicate((np.arange(3, dtype=np.int32), jax.random.key(1))))
     return state, losses, samples
 
 
@@ -129,7 +129,7 @@ def test_eight_devices_are_one(network, mesh, microbatches):
         assert np.abs(np.asarray(samples)).max() <= 1
 
     # the comparison means something: the parameters moved, and by more than the tolerance
-    start = np.asarray(one_state.ema["long"]["stem"]["kernel"])
+    start = np.asarray(one_state.ema["ema"]["stem"]["kernel"])
     assert np.abs(start - np.asarray(one_state.params["stem"]["kernel"])).max() > 1e-3
 
 
@@ -155,7 +155,7 @@ def test_parameters_live_in_shards(mesh):
         assert shard(out)[0] == out.shape[0] // config.tensor
 
     # optimizer state and averages are divided as the parameters are
-    for other in (state.ema["long"], state.ema["short"], state.opt_state[0].trace):
+    for other in (state.ema["ema"], state.ema["short"], state.opt_state[0].trace):
         assert [shard(leaf) for leaf in jax.tree.leaves(other)] == [
             shard(leaf) for leaf in jax.tree.leaves(state.params)
         ]

@@ -123,12 +123,12 @@ def test_optimizer_states_follow_their_parameters_or_fall_back(optimizer):
         params={"dense": {"kernel": jnp.zeros((256, 128)), "bias": jnp.zeros(128)}},
         optimizer=optimizer,
         key=key,
-        ema={"long": None},
+        ema={"ema": None},
     )
     abstract = jax.eval_shape(init, jax.random.key(0))
     placed = shardings(abstract, mesh=mesh, rules=rules)
     assert placed.params["dense"]["kernel"].spec == P("fsdp", "tensor")
-    assert placed.ema["long"]["dense"]["kernel"].spec == P("fsdp", "tensor")
+    assert placed.ema["ema"]["dense"]["kernel"].spec == P("fsdp", "tensor")
     assert placed.key.spec == placed.step.spec == P()
     leaves = jax.tree.leaves(abstract.opt_state)
     for leaf, where in zip(leaves, jax.tree.leaves(placed.opt_state), strict=True):

@@ -18,7 +18,7 @@ ARRAYS = {
     "transposed": np.arange(6, dtype=np.float32).reshape(2, 3).T,
     "half": np.array([1.5, 2.0], np.float16),
     "bfloat": np.array([1.5, 2.0], jnp.bfloat16),
-    "long": np.array(7, np.int64),
+    "ema": np.array(7, np.int64),
     "truth": np.array([True, False]),
     "empty": np.zeros((0, 3), np.float32),
 }

@@ -120,7 +120,7 @@ def play(players, loss, *, rates, b1=0.5, penalty=None, rounds, data, ema=None, 
         "discriminator": players.discriminator.init(keys[1], jnp.zeros((1, *shape.shape[1:])), train=False)["params"],
     }
     optimizers = {part: optax.adam(rate, b1=b1, b2=0.99) for part, rate in rates.items()}
-    averages = {"long": ema} if ema else {}
+    averages = {"ema": ema} if ema else {}
     state = create_state(params=params, optimizer=optimizers, key=keys[2], ema=averages, averaging=generator_variables)
     step = alternate(
         gradient(discriminator_loss(players, loss, penalty=penalty), optimizers["discriminator"], part="discriminator"),
@@ -147,7 +147,7 @@ def test_the_game_ends_at_minus_log_four():
         data=data,
         ema=0.99,
     )
-    found = state.ema["long"]["params"]
+    found = state.ema["ema"]["params"]
     assert abs(float(found["shift"]) - 3.0) < 0.15
     assert abs(abs(float(found["scale"])) - 0.5) < 0.15
     np.testing.assert_allclose(-scalars["discriminator_loss"] + scalars["penalty"], -np.log(4.0), atol=0.03)
@@ -173,7 +173,7 @@ def test_all_modes_of_a_grid_are_found(name):
         ema=0.995,
     )
     codes = sample_latents(jnp.arange(5000), 2, key=jax.random.key(5))
-    points = np.asarray(players.generator.apply(state.ema["long"], codes, train=False))
+    points = np.asarray(players.generator.apply(state.ema["ema"], codes, train=False))
     nearest = np.clip(np.round(points), -2, 2)
     close = np.linalg.norm(points - nearest, axis=1) < 0.3
     _, counts = np.unique(nearest[close], axis=0, return_counts=True)

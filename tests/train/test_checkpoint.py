@@ -33,9 +33,7 @@ def make_init(side=8):
         params_key, run_key = jax.random.split(key)
         params = {"w": jax.random.normal(params_key, (side, side)), "b": jnp.zeros(side)}
         model_state = {"mean": jnp.ones(side), "count": jnp.zeros((), jnp.int32)}
-        return create_state(
-            params=params, optimizer=OPTIMIZER, key=run_key, model_state=model_state, ema={"long": None}
-        )
+        return create_state(params=params, optimizer=OPTIMIZER, key=run_key, model_state=model_state, ema={"ema": None})
 
     return init
 
@@ -50,7 +48,7 @@ class Run:
 
     def __init__(self, mesh, side=8):
         self.compiler, self.init, self.side = Compiler(mesh, RULES), make_init(side), side
-        self.step = self.compiler.step(averaged(gradient(loss, OPTIMIZER), {"long": 0.9}), self.init)
+        self.step = self.compiler.step(averaged(gradient(loss, OPTIMIZER), {"ema": 0.9}), self.init)
         self.state = self.compiler.init(self.init, key=jax.random.key(0))
         shape, placed = self.compiler.state_shardings(self.init)
         self.abstract = jax.tree.map(
@@ -271,7 +269,7 @@ def other_shape(one_device):
 
 def other_optimizer(one_device):
     params = {"w": jnp.zeros((8, 8)), "b": jnp.zeros(8)}
-    init = lambda key: create_state(params=params, optimizer=optax.sgd(1.0), key=key, ema={"long": None})
+    init = lambda key: create_state(params=params, optimizer=optax.sgd(1.0), key=key, ema={"ema": None})
     return jax.eval_shape(init, jax.random.key(0))
 
 

@@ -19,7 +19,7 @@ RULES = ((r"params/w$|trace/w$", P(None, "tensor")),)
 def init(key):
     params_key, run_key = jax.random.split(key)
     params = {"w": jax.random.normal(params_key, (6, 8)), "b": jnp.zeros(8)}
-    return create_state(params=params, optimizer=OPTIMIZER, key=run_key, ema={"long": None})
+    return create_state(params=params, optimizer=OPTIMIZER, key=run_key, ema={"ema": None})
 
 
 def loss(params, model_state, batch, *, key, step):

@@ -23,7 +23,7 @@ def init(key):
         "kernel": 0.3 * jax.random.normal(first, (3, 3, 2, 4)),
         "dense": 0.3 * jax.random.normal(second, (4 * 36, 128)),
     }
-    return create_state(params=params, optimizer=OPTIMIZER, key=run, ema={"long": None})
+    return create_state(params=params, optimizer=OPTIMIZER, key=run, ema={"ema": None})
 
 
 def loss(params, model_state, batch, *, key, step):
@@ -42,7 +42,7 @@ def dense_loss(params, model_state, batch, *, key, step):
     return jnp.square(out - 1).mean(), (model_state, {})
 
 
-STEP = averaged(gradient(loss, OPTIMIZER), {"long": 0.9})
+STEP = averaged(gradient(loss, OPTIMIZER), {"ema": 0.9})
 
 
 def batch(replica, step, *, size=SIZE):
@@ -131,7 +131,7 @@ def test_numbers_differ_between_replicas(config, sequential, one_device):
     rates = np.asarray([0.01, 0.05, 0.1, 0.3], np.float32)
 
     def with_rate(rate):
-        return averaged(gradient(loss, optax.sgd(rate, momentum=0.9)), {"long": 0.9})
+        return averaged(gradient(loss, optax.sgd(rate, momentum=0.9)), {"ema": 0.9})
 
     swept = lambda state, batch, numbers: with_rate(numbers["rate"])(state, batch)
     state, _, compiler = trained(config, sequential=sequential, step=swept, numbers={"rate": rates})

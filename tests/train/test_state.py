@@ -21,13 +21,13 @@ def test_an_optimizer_for_each_player_and_an_average_of_one():
         optimizer={"player": optax.sgd(0.1, momentum=0.9)},
         key=jax.random.key(0),
         model_state={"mean": jnp.zeros(2)},
-        ema={"long": 0.99, "short": 0.9},
+        ema={"ema": 0.99, "short": 0.9},
         averaging=lambda state: state.params["player"],
     )
     assert state.opt_state.keys() == {"player"}
     assert jax.tree.structure(state.opt_state["player"][0].trace) == jax.tree.structure(PARAMS["player"])
-    assert state.ema.keys() == {"long", "short"}
-    np.testing.assert_array_equal(state.ema["long"]["w"], PARAMS["player"]["w"])
+    assert state.ema.keys() == {"ema", "short"}
+    np.testing.assert_array_equal(state.ema["ema"]["w"], PARAMS["player"]["w"])
     assert state.model_state.keys() == {"mean"}
 
 
@@ -41,7 +41,7 @@ def test_no_two_leaves_share_a_buffer():
 
 
 def test_a_state_is_a_tree_of_anything():
-    state = create_state(params=PARAMS, optimizer=optax.adam(1e-3), key=jax.random.key(0), ema={"long": None})
+    state = create_state(params=PARAMS, optimizer=optax.adam(1e-3), key=jax.random.key(0), ema={"ema": None})
     shapes = jax.tree.map(lambda leaf: leaf.shape, state, is_leaf=lambda leaf: hasattr(leaf, "shape"))
     assert shapes.params["player"]["w"] == (3,)
     assert shapes.key == ()
@@ -53,11 +53,11 @@ def test_variables_are_parameters_and_what_the_model_carries():
         optimizer=optax.adam(1e-3),
         key=jax.random.key(0),
         model_state={"batch_stats": {"mean": jnp.zeros(2)}},
-        ema={"long": None},
+        ema={"ema": None},
         averaging=variables,
     )
-    assert variables(state).keys() == state.ema["long"].keys() == {"params", "batch_stats"}
-    assert jax.tree.structure(state.ema["long"]) == jax.tree.structure(variables(state))
+    assert variables(state).keys() == state.ema["ema"].keys() == {"params", "batch_stats"}
+    assert jax.tree.structure(state.ema["ema"]) == jax.tree.structure(variables(state))
 
 
 def test_given_values_take_the_place_of_others_by_path():

@@ -252,9 +252,9 @@ def test_averages_have_their_closed_form(decay, seed):
 def test_an_average_of_what_stands_still_is_exact():
     still = lambda state, batch: (state.replace(step=state.step + 1), {})
     optimizer = optax.sgd(0.1)
-    state = start(optimizer, ema={"long": 0.999})
-    after, _ = averaged(still, {"long": 0.999})(state, {})
-    assert_same(after.ema["long"], state.params)
+    state = start(optimizer, ema={"ema": 0.999})
+    after, _ = averaged(still, {"ema": 0.999})(state, {})
+    assert_same(after.ema["ema"], state.params)
 
 
 def test_players_can_have_averages_of_their_own():
@@ -281,11 +281,11 @@ def test_an_average_of_all_variables_has_statistics_too():
         optimizer=optax.identity(),
         key=jax.random.key(0),
         model_state={"batch_stats": {"mean": jnp.zeros(2)}, "seen": {"n": jnp.int32(0)}},
-        ema={"long": None},
+        ema={"ema": None},
         averaging=variables,
     )
-    after, _ = averaged(counting, {"long": 0.75}, of=variables)(state, {})
-    assert jax.tree.map(lambda x: x.tolist(), after.ema["long"]) == {
+    after, _ = averaged(counting, {"ema": 0.75}, of=variables)(state, {})
+    assert jax.tree.map(lambda x: x.tolist(), after.ema["ema"]) == {
         "params": {"w": 1.5},
         "batch_stats": {"mean": [1.0, 1.0]},
         "seen": {"n": 7},
@@ -295,8 +295,8 @@ def test_an_average_of_all_variables_has_statistics_too():
 @pytest.mark.parametrize("unroll", [True, False])
 def test_repeated_is_single_steps(unroll):
     optimizer = optax.adam(1e-2)
-    single = averaged(gradient(loss, optimizer), {"long": 0.9})
-    state = start(optimizer, ema={"long": 0.9})
+    single = averaged(gradient(loss, optimizer), {"ema": 0.9})
+    state = start(optimizer, ema={"ema": 0.9})
     batches = [batch_of(6, seed=index) for index in range(3)]
     together, means = jax.jit(repeated(single, 3, unroll=unroll))(
         state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
@@ -369,13 +369,13 @@ def test_two_players_learn_a_distribution():
     }
     optimizers = {"generator": optax.adam(0.01, b1=0.5), "critic": optax.adam(0.05, b1=0.5)}
     state = create_state(
-        params=params, optimizer=optimizers, key=jax.random.key(0), ema={"long": None}, averaging=generator
+        params=params, optimizer=optimizers, key=jax.random.key(0), ema={"ema": None}, averaging=generator
     )
     rounds = alternate(
         gradient(critic_loss, optimizers["critic"], part="critic"),
         gradient(generator_loss, optimizers["generator"], part="generator"),
     )
-    step = jax.jit(repeated(averaged(rounds, {"long": 0.995}, of=generator), 100, unroll=False))
+    step = jax.jit(repeated(averaged(rounds, {"ema": 0.995}, of=generator), 100, unroll=False))
     for index in range(20):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(9), index), 100)
         state, scalars = step(state, {"x": jax.vmap(real)(keys)})
@@ -387,8 +387,8 @@ def test_two_players_learn_a_distribution():
         "generator_gradient_norm",
         "spread",
     }
-    assert abs(float(state.ema["long"]["shift"]) - 3.0) < 0.15
-    assert abs(abs(float(state.ema["long"]["scale"])) - 0.5) < 0.2
+    assert abs(float(state.ema["ema"]["shift"]) - 3.0) < 0.15
+    assert abs(abs(float(state.ema["ema"]["scale"])) - 0.5) < 0.2
 
 
 def test_a_batch_of_boxes_in_several_sizes(one_device):

@@ -83,8 +83,8 @@ def _of_run(folder: Path, average: str | None) -> tuple[Mapping[str, np.ndarray]
     of = lambda prefix: {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
     averages = of(f"ema/{average}/") if average is not None else {}
     if any(name.startswith("params/") for name in averages):
-        return averages, f"the averages {average!r}"
+        return averages, "the averages"
     state = of("model_state/")
     if averages:
-        return {**{f"params/{name}": a for name, a in averages.items()}, **state}, f"the averages {average!r}"
+        return {**{f"params/{name}": a for name, a in averages.items()}, **state}, "the averages"
     return {**{f"params/{name}": a for name, a in of("params/").items()}, **state}, "the variables"

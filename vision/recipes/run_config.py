@@ -39,7 +39,8 @@ class RunConfig:
     @property
     def steps(self) -> int:
         """Training steps until the budget is reached, a multiple of ``dispatch``."""
-        return -(-self.images // (self.step_images * self.dispatch)) * self.dispatch
+        images = max(self.step_images * self.dispatch, 1)  # a batch of none is refused by `check_run`
+        return -(-self.images // images) * self.dispatch
 
 
 def check_run(config: RunConfig) -> None:

@@ -76,7 +76,7 @@ def build(config):
 
     def init(key, initial=None):
         made = with_values({"params": {"w": jax.random.normal(key, (3,))}}, initial or {})
-        return create_state(params=made["params"], optimizer=optimizer, key=key, ema={"long": None})
+        return create_state(params=made["params"], optimizer=optimizer, key=key, ema={"ema": None})
 
     def batches(*, seed, start_step, process_index, process_count):
         step = start_step
@@ -86,7 +86,7 @@ def build(config):
             step += 1
 
     def evaluation(compiler):
-        error = compiler.function(lambda state: jnp.abs(state.ema["long"]["w"] @ jnp.ones(3) - goal(state)))
+        error = compiler.function(lambda state: jnp.abs(state.ema["ema"]["w"] @ jnp.ones(3) - goal(state)))
         goal = lambda state: target(state.model_state, jnp.ones(3))
         return lambda state: Evaluation({"error": config.shown * float(error(state))}, {}, {"error": "of the sum"})
 
@@ -105,7 +105,7 @@ def build(config):
         return lambda state, files, folder: [f"{file}: {names[0]}" for file in files]
 
     def inference(state):
-        w = state.model_state["frozen"]["teacher"]["w"] if used else state.ema["long"]["w"]
+        w = state.model_state["frozen"]["teacher"]["w"] if used else state.ema["ema"]["w"]
         return Inference(
             function=lambda images: {"sum": images.astype(jnp.float32).mean((1, 2)) @ jnp.asarray(w)}, image=(4, 4, 3)
         )
@@ -121,7 +121,7 @@ def build(config):
         )
     return Experiment(
         init=init,
-        step=averaged(gradient(loss, optimizer), {"long": 0.9}),
+        step=averaged(gradient(loss, optimizer), {"ema": 0.9}),
         batches=batches,
         batch={
             "x": jax.ShapeDtypeStruct((SIZE, 3), jnp.float32),
