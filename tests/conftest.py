@@ -44,6 +44,16 @@ from vision.launch import devices
 from vision.parallel.mesh import MeshConfig, make_mesh
 
 
+def pytest_addoption(parser):
+    """Tests on real images are skipped without this option."""
+    parser.addoption(
+        "--real-data",
+        type=Path,
+        metavar="DIR",
+        help="folder with tfds/ (cifar10 and mnist, prepared) and bccd/ (blood cells), for tests on real images",
+    )
+
+
 def pytest_configure(config):
     """Two workers may write the same compiled program at once; the one that reads half of it compiles anew."""
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry")
@@ -59,6 +69,15 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def real_data(request):
+    """The folder of ``--real-data``; the test is skipped without one."""
+    folder = request.config.getoption("--real-data")
+    if folder is None:
+        pytest.skip("needs --real-data DIR")
+    return folder.resolve()
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,6 @@ from vision.data.source import in_memory
 from vision.data.tfds import tfds_source
 from vision.errors import UserError
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "tfds"
-
 
 def samples(seed, count):
     rng = np.random.default_rng(seed)
@@ -124,21 +122,17 @@ def test_an_archive_at_hand_is_not_downloaded(served, tmp_path):
     assert prepare(tmp_path, url="http://127.0.0.1:9/gone", sha256=checksum).is_dir()
 
 
-def test_features_are_those_of_the_tfds_set(prepared):
-    if not (SHARED / "cifar10").is_dir():
-        pytest.skip("no CIFAR-10 in ../shared/data/tfds")
-    stock = SHARED / "cifar10" / "3.0.2"
+def test_features_are_those_of_the_tfds_set(prepared, real_data):
+    stock = real_data / "tfds" / "cifar10" / "3.0.2"
     for file in ("features.json", "label.labels.txt"):
         assert (prepared[1] / file).read_text().split() == (stock / file).read_text().split()
 
 
-def test_the_tfds_set_is_read_as_tfds_reads_it():
-    if not (SHARED / "cifar10").is_dir():
-        pytest.skip("no CIFAR-10 in ../shared/data/tfds")
+def test_the_tfds_set_is_read_as_tfds_reads_it(real_data):
     import tensorflow_datasets as tfds
 
-    stock = tfds.data_source("cifar10", data_dir=SHARED, split="test")
-    ours = tfds_source("cifar10", "test", data_dir=SHARED)
+    stock = tfds.data_source("cifar10", data_dir=real_data / "tfds", split="test")
+    ours = tfds_source("cifar10", "test", data_dir=real_data / "tfds")
     assert len(ours) == len(stock)
     assert ours.class_names == CLASS_NAMES
     for index in range(0, len(ours), 97):

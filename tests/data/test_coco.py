@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +7,6 @@ from PIL import Image
 from vision.data.annotations.cleaning import CleaningRules
 from vision.data.annotations.coco import read_coco
 from vision.errors import UserError
-
-BCCD = Path(__file__).parents[2].parent / "shared" / "data" / "bccd"
 
 
 def content():
@@ -160,16 +157,16 @@ def test_files_that_are_not_there(write, tmp_path):
 @pytest.mark.parametrize(("split", "images", "boxes"), [("train", 205, 2804), ("val", 87, 1137), ("test", 72, 945)])
 def test_blood_cells(split, images, boxes):
     """The rules drop and clip nothing here: no box is outside, small, or duplicated."""
-    if not BCCD.is_dir():
+    if not folder.is_dir():
         pytest.skip("no blood cells in ../shared/data/bccd")
-    found = read_coco(BCCD / f"{split}.json", BCCD / "images")
+    found = read_coco(folder / f"{split}.json", folder / "images")
     counts = found.counts
     assert found.class_names == ("RBC", "WBC", "Platelets")
     assert found.category_ids == (1, 2, 3)
     assert (counts.images, counts.boxes) == (images, boxes)
     assert (counts.dropped, counts.clipped, counts.crowd, counts.background, counts.missing) == (0, 0, 0, 0, 0)
     assert str(counts) == f"{images} images with {boxes} boxes of 3 classes."
-    entries = json.loads((BCCD / f"{split}.json").read_text())["annotations"]
+    entries = json.loads((folder / f"{split}.json").read_text())["annotations"]
     assert {picture.image_id for picture in found.images} == {entry["image_id"] for entry in entries}
     total = sum(entry["area"] for entry in entries)
     np.testing.assert_allclose(sum(picture.area.sum(dtype=np.float64) for picture in found.images), total, rtol=1e-6)

@@ -15,7 +15,6 @@ from vision.data.shapes.world import ShapesConfig, render_scenes
 from vision.data.source import ArraySource, layout
 from vision.errors import UserError
 
-BCCD = Path(__file__).parents[2].parent / "shared" / "data" / "bccd"
 LAYOUT = "boxes float32 [3, 4], image uint8 [16, 16, 3], index int32 [], labels int32 [3], valid bool [3]"
 SHAPES = DetectionConfig(
     resolution=32, max_boxes=3, shapes=ShapesConfig(max_objects=4, min_size=0.25, max_size=0.4), shapes_count=6
@@ -301,12 +300,10 @@ def test_the_command_line(tmp_path):
         tyro.cli(DetectionConfig, args=["--name", "yolo"], console_outputs=False)
 
 
-def test_blood_cells():
-    if not BCCD.is_dir():
-        pytest.skip("no blood cells in ../shared/data/bccd")
+def test_blood_cells(real_data):
     config = DetectionConfig(
         name="coco",
-        dir=BCCD,
+        dir=real_data / "bccd",
         train_json="train.json",
         test_json="test.json",
         train_images="images",

@@ -39,7 +39,9 @@ def whole(tmp_path_factory):
 
 def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path, capsys):
     # any moment will do at which the first checkpoint is whole, which is waited for before the second one
-    workdir, lines = tmp_path / "run", int(np.random.default_rng().integers(5, ROUNDS))
+    seed = np.random.SeedSequence().entropy
+    print(f"moment of the kill: numpy seed {seed}")
+    workdir, lines = tmp_path / "run", int(np.random.default_rng(seed).integers(5, ROUNDS))
     assert killed("gan_cifar", SMALL, workdir, tmp_path / "log", seconds=0.0, lines=lines)
     assert run("--workdir", str(workdir)) == 0
     assert "resuming after step" in capsys.readouterr().err

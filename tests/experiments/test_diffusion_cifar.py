@@ -93,7 +93,9 @@ def test_resumed_equals_uninterrupted(whole, tmp_path, monkeypatch, capsys):
 def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path):
     """The short form of kill_loop.py: at a random moment of starting or compiling, and at one of training."""
     workdir, log = tmp_path / "run", tmp_path / "log"
-    generator = np.random.default_rng()  # any moment will do
+    seed = np.random.SeedSequence().entropy  # any moment will do
+    print(f"moments of the kills: numpy seed {seed}")
+    generator = np.random.default_rng(seed)
     assert killed("diffusion_cifar", SMALL, workdir, log, seconds=generator.uniform(1, 6))
     assert killed("diffusion_cifar", SMALL, workdir, log, seconds=0.0, lines=int(generator.integers(1, STEPS)))
     assert run("--workdir", str(workdir)) == 0

@@ -2,7 +2,6 @@
 
 from functools import partial
 from hashlib import sha256
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,6 @@ from vision.pretrained.feature_classifier import (
 )
 from vision.pretrained.shape_classifier import load_shape_classifier
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "tfds"
 IMAGE = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 # Whoever writes other weights gives them another version, and both here.
 WEIGHTS = {"mnist": ("1", "a05a81c47ec5ae88"), "cifar10": ("1", "f48f56328c19b974")}
@@ -158,11 +156,10 @@ def test_weights_of_this_package(data, say):
     np.testing.assert_allclose(backwards, features, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data/tfds")
 @pytest.mark.parametrize(("data", "least"), [("mnist", 0.985), ("cifar10", 0.74)])
-def test_recognises_held_out_images(data, least, say):
+def test_recognises_held_out_images(data, least, say, real_data):
     """On 1,000 of them; each classifier's protocol has the figure of all."""
-    config = DataConfig(name=data, dir=DATA, resolution=IMAGE[data][0], test_split="test[:1000]")
+    config = DataConfig(name=data, dir=real_data / "tfds", resolution=IMAGE[data][0], test_split="test[:1000]")
     test = load_dataset(config, "test", fields=("image", "label"))
     extractor = load_feature_classifier(data)
     assert extractor.class_names == test.class_names

@@ -16,7 +16,7 @@ from vision.diffusion.parameterization import Prediction, Weighting, diffuse, lo
 from vision.diffusion.process import Process
 from vision.diffusion.schedules import NoiseSchedule, ScheduleName, make_schedule, sampling_times
 from vision.errors import UserError
-from vision.types import Batch, Condition, LossFn, Params
+from vision.types import Batch, Condition, LossFn, Params, Sampler
 
 Variables = Mapping[str, Params]
 """The variables of a network: {"params": ...}."""
@@ -30,17 +30,6 @@ class HeldOutError(Protocol):
         self, variables: Variables, batch: Batch, *, key: Key[Array, ""]
     ) -> tuple[Float[Array, ""], Int[Array, ""]]:
         """(variables, batch with "mask" bool [b]) -> (sum of squared errors, their number), both where mask."""
-        ...
-
-
-@runtime_checkable
-class Sampler(Protocol):
-    """Generates images."""
-
-    def __call__(
-        self, variables: Variables, condition: Condition, index: Int[Array, " n"], key: Key[Array, ""]
-    ) -> Float[Array, "n h w c"]:
-        """Images float32 under ``condition``, arrays [n ...] by name; sample i has the noise of (key, index[i])."""
         ...
 
 
