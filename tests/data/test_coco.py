@@ -155,10 +155,9 @@ def test_files_that_are_not_there(write, tmp_path):
 
 
 @pytest.mark.parametrize(("split", "images", "boxes"), [("train", 205, 2804), ("val", 87, 1137), ("test", 72, 945)])
-def test_blood_cells(split, images, boxes):
+def test_blood_cells(split, images, boxes, real_data):
     """The rules drop and clip nothing here: no box is outside, small, or duplicated."""
-    if not folder.is_dir():
-        pytest.skip("no blood cells in ../shared/data/bccd")
+    folder = real_data / "bccd"
     found = read_coco(folder / f"{split}.json", folder / "images")
     counts = found.counts
     assert found.class_names == ("RBC", "WBC", "Platelets")
