@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import detection, fit_anchors, yolo_folder
+from experiments import fit_anchors, yolo_folder
 from vision.launch import run as launcher
 from vision.launch import verbs
 from vision.models.yolo import Yolo
 from vision.ops.pixels import to_float
 from vision.parallel.sharding import path_name
+from vision.recipes import detection
 from vision.recipes.detection import SgdConfig, sgd, size_of_step
 from vision.tasks.detection import DetectorConfig, detector
 from vision.train.checkpoint import Checkpoints

@@ -14,6 +14,7 @@ from pathlib import Path
 import optax
 
 import experiments.diffusion_cifar as experiment
+from vision.data import image_data
 from vision.launch import run as launcher
 from vision.launch.devices import abstract_state
 from vision.parallel import sharding
@@ -63,7 +64,7 @@ def final_state(folder: Path) -> TrainState:
 
 def stop_at(step: int) -> None:
     """Send only this process a notice when it makes the batch of a step."""
-    batches = experiment.batches
+    batches = image_data.batches
 
     def stopping(source, *, start_step, **share):
         for index, batch in enumerate(batches(source, start_step=start_step, **share), start=start_step):
@@ -71,7 +72,7 @@ def stop_at(step: int) -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
-    experiment.batches = stopping
+    image_data.batches = stopping
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def test_what_pytorch_wrote():
         "half": base[0].astype(np.float16),
         "bfloat": base[0].astype(jnp.bfloat16),
         "double": base[0].astype(np.float64),
-        "ema": np.array(7, np.int64),
+        "long": np.array(7, np.int64),
         "truth": np.array([True, False, True]),
         "empty": np.zeros((0, 3), np.float32),
     }

@@ -14,7 +14,7 @@ from vision.inference import Inference
 from vision.parallel.sharding import ShardingRules
 from vision.pretrained.initial import read_initial_values
 from vision.pretrained.rules import WeightRules
-from vision.recipes.run_config import RunConfig, check_run
+from vision.recipes.run_config import RunConfig
 from vision.train.compile import Compiler
 from vision.train.experiment import EvaluatorFactory, Experiment, FrozenPart, PredictFiles
 from vision.train.state import Optimizers, create_state, parameters, with_values
@@ -82,11 +82,7 @@ def assemble(
       rules: sharding rules.
       evaluation_only: fields of the configuration that change evaluation and sampling only.
       batch_shapes: how many different batch shapes may occur.
-
-    Raises:
-      UserError: a field of ``RunConfig`` is out of range.
     """
-    check_run(config)
     averages = {"ema": warmed_up(config.ema)} if averages is None else averages
     step = averaged(step, averages, of=averaging)
     step = repeated(step, config.dispatch) if config.dispatch > 1 else step

@@ -31,6 +31,9 @@ class RunConfig:
     seed: int = 0
     """Of initial weights, the order of images, augmentation and noise. Evaluation uses the same noise for all seeds."""
 
+    def __post_init__(self):
+        check_run(self)
+
     @property
     def step_images(self) -> int:
         """Images that one training step takes from the data."""
@@ -39,8 +42,7 @@ class RunConfig:
     @property
     def steps(self) -> int:
         """Training steps until the budget is reached, a multiple of ``dispatch``."""
-        images = max(self.step_images * self.dispatch, 1)  # a batch of none is refused by `check_run`
-        return -(-self.images // images) * self.dispatch
+        return -(-self.images // (self.step_images * self.dispatch)) * self.dispatch
 
 
 def check_run(config: RunConfig) -> None:
