@@ -4,7 +4,7 @@ A codebook that follows by averages (arXiv:1711.00937), or Gaussian codes with a
 the defaults 32x32 pixels become 8x8 codes out of 512, 72 bytes in place of 3,072. What is minimised is the error of
 pixels; a perceptual loss in the features of a network of yours and a discriminator of patches are options.
 
-    python -m experiments.autoencoder_cifar --quick                           the shapes world: 25.4 dB, 1 minute of CPU time
+    python -m experiments.autoencoder_cifar --quick          the shapes world: 25.4 dB, 1 minute of CPU time
     python -m experiments.autoencoder_cifar --data.dir ~/tensorflow_datasets        CIFAR-10
     python -m experiments.autoencoder_cifar --model.bottleneck kl --model.latent 4
     python -m experiments.autoencoder_cifar --loss.adversarial 0.1 --loss.perceptual 1 --perceptual.weights runs/resnet

@@ -5,7 +5,7 @@
 
 The network, the data and the averages are those of the run. Both files of version 1 come from the commands of
 ``experiments.feature_classifier``: mnist recognises 99.39 % of the 10,000 test images (5 CPU minutes); cifar10 79.80 %
-of 5,000 (10 CPU minutes), of a CIFAR-10 with half of the images, re-encoded as JPEG of quality 75, as its protocol says.
+of 5,000 (10 CPU minutes), of a CIFAR-10 with half of the images, re-encoded as JPEG of quality 75.
 """
 
 import sys

@@ -27,7 +27,8 @@ def evaluator(
 
     Args:
       compiler: of the mesh.
-      reconstruct: (variables, images uint8 [b h w c]) -> latents without noise, and the images decoded from them, uint8.
+      reconstruct: (variables, images uint8 [b h w c]) -> latents without noise, and the images decoded
+        from them, uint8.
       codebook: entries of the codebook, whose int32 indices the latents are; 0 where there is none.
     """
 

@@ -107,7 +107,7 @@ def write_picture(
 def text_lines(one: Predicted) -> list[str]:
     """For each detection its class, counted from 0, centre x and y, width, height and confidence.
 
-    Centre and size are shares of the picture's width and height: what `vision.data.annotations.box_text` reads, and the confidence.
+    Centre and size are fractions of the image's width and height, as `vision.data.annotations.box_text` reads them.
     """
     boxes = one.found.boxes.astype(np.float64) / ([one.width, one.height] * 2)
     rows = zip(boxes.tolist(), one.found.labels.tolist(), one.found.scores.tolist(), strict=True)

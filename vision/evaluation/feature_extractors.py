@@ -22,7 +22,7 @@ class FeaturesConfig:
     """The feature extractor."""
 
     features: FeaturesName = "auto"
-    """The classifier of this package for the data, where there is one ("auto"); none; one by name; or Inception-v3 as of
+    """The classifier of this package for the data, where there is one ("auto"); none; one by name; or Inception-v3 of
     2015, which makes the Fréchet distance the FID."""
     inception: Path | None = None
     """Inception's published weights, pt_inception-2015-12-05-6726825d.pth."""

@@ -234,7 +234,7 @@ def _protocol(
         "kernel_deviation": f"standard deviation of the squared maximum mean discrepancy over {subsets}",
         "precision": f"share of generated images within {balls} of real ones, {against} ({kynkaanniemi})",
         "recall": f"share of real images within {balls} of generated ones, {against} ({kynkaanniemi})",
-        "density": f"number of {balls} of real images that contain a generated one, over k, {against} (Naeem et al. 2020)",
+        "density": f"number of {balls} of real images around a generated one, over k, {against} (Naeem et al. 2020)",
         "coverage": f"share of {balls} of real images with a generated one in them, {against} (Naeem et al. 2020)",
         "score": f"exp of the mean KL(p(y|x) || p(y)), mean over {config.splits} parts of {of}",
         "generated_class_accuracy": (

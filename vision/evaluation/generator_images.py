@@ -1,4 +1,4 @@
-"""What a generator has learnt, as images: interpolations between latents, samples next to the nearest training images."""
+"""What a generator has learnt: interpolations between latents, samples next to the nearest training images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -55,7 +55,7 @@ def interpolation_grid(
 
 
 def nearest_training_images(generator: Generator, data: Data) -> EvaluatorFactory:
-    """Samples next to the training images nearest to them, and the mean distance; that of test images for comparison."""
+    """Samples next to their nearest training images, and the mean distance, with that of test images for comparison."""
 
     def factory(compiler: Compiler) -> Evaluate:
         known, test = (in_memory(data.source(split)).arrays["image"] for split in ("train", "test"))

@@ -88,8 +88,8 @@ class AdversarialConfig(RunConfig):
     discriminator_optimizer: AdamConfig = AdamConfig(b1=0.5)
     images: int = 32_000_000
     batch_size: int = 64
-    """Images a step of either player, over all devices, at least 1. With one discriminator step in a round, both players
-    see the same images; with more, each step has its own, and a round takes as many times more."""
+    """Images a step of either player, over all devices, at least 1. With one discriminator step in a round, both
+    players see the same images; with more, each step has its own, and a round takes as many times more."""
     discriminator_steps: int = 1
     """Steps of the discriminator for one of the generator, at least 1."""
     ema: float = 0.999

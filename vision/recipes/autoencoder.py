@@ -1,4 +1,4 @@
-"""The recipe of autoencoders that compress images for latent models: reconstruction, perceptual and adversarial losses."""
+"""The recipe of autoencoders for latent models: reconstruction, perceptual and adversarial losses."""
 
 import math
 from dataclasses import dataclass

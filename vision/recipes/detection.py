@@ -77,7 +77,7 @@ class DetectionRunConfig(RunConfig):
     running_statistics: bool = False
     """Normalise by the running statistics and leave them as they are: fine-tuning on few images."""
     sizes: tuple[int, ...] = ()
-    """Multi-scale training: image sizes in pixels, one chosen at random every ten steps; none for data.resolution only."""
+    """Multi-scale training: image sizes in pixels, one chosen at random every ten steps; none for data.resolution."""
     images: int = 35_000_000
     batch_size: int = 64
     evaluation_batch: int = 16

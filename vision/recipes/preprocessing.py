@@ -19,7 +19,7 @@ class Preprocess(Protocol):
 
 
 def scaled(*, flip: bool) -> Preprocess:
-    """Scales "image" from uint8 to float32 in [-1, 1]; with ``flip``, half of the images are flipped left to right at random."""
+    """Scales "image" from uint8 to float32 in [-1, 1]; with ``flip``, flips half of the images left to right."""
 
     def preprocess(batch: Batch, *, key: Key[Array, ""]) -> Batch:
         batch = {**batch, "image": to_float(batch["image"])}

@@ -42,7 +42,7 @@ class VaeRunConfig(RunConfig):
     bound: BoundConfig = BoundConfig()
     metrics: GenerationConfig = GenerationConfig()
     binarise: Binarisation = "none"
-    """Make pixels black or white, with the grey value as probability of white: never; once for all; or at every step."""
+    """Make pixels black or white, with the grey value as probability of white: never; once; or at every step."""
     ema: float = 0.999
     flip: bool = False
     """Flip half of the training images left to right."""

@@ -190,9 +190,9 @@ def detection_loss(
 ) -> LossFn:
     """The LossFn of a detector on batches with "image" float [b h w 3], "boxes", "labels" and "valid" (see `assign`).
 
-    The loss is a mean over what is matched in the batch. Logs its parts, "anchor_recall", and, where augmentation counts
-    them, the boxes "dropped_boxes" an image for want of slots. ``running_statistics`` normalises by the running statistics and
-    leaves them as they are (fine-tuning on few images).
+    The loss is a mean over the matches in the batch. Logs its parts, "anchor_recall", and, where augmentation counts
+    them, "dropped_boxes", the boxes beyond the maximum of an image. ``running_statistics`` normalises by the running
+    statistics and leaves them as they are (fine-tuning on few images).
     """
 
     def loss(params, model_state, batch, *, key, step):
@@ -223,7 +223,7 @@ class DetectorConfig:
     max_detections: int = 300
     """Largest number of detections in an image."""
     candidates: int = 2000
-    """Number of the most confident boxes of an image that take part in suppression; with two likely classes a box is two."""
+    """Number of the most confident boxes that take part in suppression; a box with two likely classes is two."""
     agnostic: bool = False
     """Whether boxes of different classes suppress each other too."""
     flip_tta: bool = False

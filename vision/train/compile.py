@@ -305,7 +305,7 @@ class Compiler:
         return jax.make_array_from_callback(padded.shape, self.batch_placement(), lambda index: padded[index])
 
     def check_batch_size(self, batch_size: int, *, microbatches: int = 1) -> None:
-        """Raise ``UserError`` unless every device gets an equal share of every microbatch, here and :meth:`single_run`."""
+        """Raise ``UserError`` unless devices get equal shares of every microbatch, here and in :meth:`single_run`."""
         for mesh, parts in ((self.mesh, microbatches), (self.single_run().mesh, 1)):
             if batch_size % (batch_shards(mesh) * parts):
                 raise UserError(

@@ -93,7 +93,8 @@ def make_optimizer(
       config: which.
       steps: length of the run.
       batch_size: images a step, by which the warm-up is counted.
-      layer_of: path of a parameter -> its layer, 0 for the stem and ``layers - 1`` for the head; by default all are one.
+      layer_of: path of a parameter -> its layer, 0 for the stem and ``layers - 1`` for the head; by default
+        all parameters are one layer.
       layers: number of layers.
 
     Raises:
