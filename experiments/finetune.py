@@ -21,9 +21,9 @@ from vision.data.augment.image import AugmentConfig
 from vision.data.labelled import LabelledConfig
 from vision.launch.about import About
 from vision.launch.run import main
-from vision.models.resnet import CIFAR_RESNET18, RESNET50, ResNetConfig
+from vision.models.resnet import CIFAR_RESNET18, RESNET50
 from vision.recipes.classification import ClassificationRunConfig, classification
-from vision.recipes.classifiers import network
+from vision.recipes.classifiers import ClassifierConfig, chosen_by_name, network
 from vision.recipes.quick_data import RECOGNITION, tiny, tiny_data
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
@@ -35,7 +35,7 @@ ABOUT = About(task="recognition", paper="Kornblith et al. 2019, arXiv:1805.08974
 class Config(ClassificationRunConfig):
     """The recipe."""
 
-    model: ResNetConfig = RESNET50
+    model: ClassifierConfig = chosen_by_name(RESNET50)
     data: LabelledConfig = LabelledConfig(name="folder", resolution=224)
     imagenet_statistics: bool = True
     augment: AugmentConfig = AugmentConfig(flip=True, crop_scale=(0.5, 1.0))

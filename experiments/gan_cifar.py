@@ -18,8 +18,8 @@ cifar10_v1, and after as many more, from there (``--init-from``), 0.69 and 0.85 
 
     python -m experiments.gan_cifar --model.architecture r3gan --model.discriminator-norm none --model.classes 10 \
         --model.latent 64 --model.generator-width 768 --model.discriminator-width 768 --loss relativistic \
-        --penalty.r1 0.05 --penalty.r2 0.05 --discriminator-steps 1 --batch-size 512 --augmentation.parts colour translation cutout \
-        --augmentation.probability 0.3
+        --penalty.r1 0.05 --penalty.r2 0.05 --discriminator-steps 1 --batch-size 512 \
+        --augmentation.parts colour translation cutout --augmentation.probability 0.3
     python -m experiments.gan_cifar --model.architecture dcgan --model.classes 10 --model.latent 128 \
         --model.generator-width 64 --model.discriminator-width 64 --batch-size 32 --discriminator-steps 1 \
         --generator-optimizer.lr 2e-4 --generator-optimizer.b1 0.5 --generator-optimizer.b2 0.999 \

@@ -21,9 +21,9 @@ from vision.data.augment.image import AugmentConfig
 from vision.data.labelled import LabelledConfig
 from vision.launch.about import About
 from vision.launch.run import main
-from vision.models.resnet import RESNET50, ResNetConfig
+from vision.models.resnet import RESNET50
 from vision.recipes.classification import ClassificationRunConfig, classification
-from vision.recipes.classifiers import network
+from vision.recipes.classifiers import ClassifierConfig, chosen_by_name, network
 from vision.recipes.quick_data import RECOGNITION, tiny, tiny_data
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
@@ -42,7 +42,7 @@ EPOCH = 1_281_167
 class Config(ClassificationRunConfig):
     """The 90-epoch baseline."""
 
-    model: ResNetConfig = RESNET50
+    model: ClassifierConfig = chosen_by_name(RESNET50)
     data: LabelledConfig = LabelledConfig(
         name="imagenet2012", resolution=224, test_split="validation", stream=True, workers=8
     )

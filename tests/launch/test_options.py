@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -6,7 +7,7 @@ from typing import Literal
 import pytest
 
 from vision.errors import UserError
-from vision.launch.options import changes, flatten, nested, parse, unknown_name
+from vision.launch.options import changes, config_of, flatten, nested, parse, unknown_name
 
 
 @dataclass(frozen=True)
@@ -138,3 +139,51 @@ def test_the_shape_of_a_configuration():
 def test_neighbours_share_the_last_part():
     known = ["--optimizer.lr", "--samples", "--sample"]
     assert unknown_name("option", "--lr", known).endswith("did you mean --optimizer.lr?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Wide:
+    width: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Deep:
+    depth: int = 4
+    gain: float = 1.0
+
+
+TABLE = {"wide": Wide(), "wider": Wide(9), "deep": Deep()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    model: Wide | Deep = dataclasses.field(default=Wide(), metadata={"choices": TABLE})
+    seed: int = 0
+
+
+def chosen(*arguments):
+    return parse("prog", default=Chosen(), quick=Chosen(Wide(1)), description="", arguments=list(arguments))
+
+
+def test_a_field_is_chosen_by_name_from_its_table():
+    assert chosen("--model", "wider").config.model == Wide(9)
+    found = chosen("--model", "deep", "--model.gain", "2", "--seed", "1")
+    assert found.config == Chosen(Deep(gain=2.0), seed=1)
+    assert found.default == Chosen()  # so that the choice is part of the run folder's name
+    assert chosen("--quick", "--model.width", "5").config.model == Wide(5)
+    with pytest.raises(UserError, match="there is no model deeper: did you mean deep"):
+        chosen("--model", "deeper")
+    with pytest.raises(UserError, match=r"there is no option --model\.width"):
+        chosen("--model", "deep", "--model.width", "5")
+
+
+def test_a_stored_configuration_has_the_type_of_what_was_chosen(tmp_path):
+    config = Chosen(Deep(depth=7), seed=2)
+    stored = nested(config)
+    assert stored["model"] == {"type": "Deep", "depth": 7, "gain": 1.0}
+    assert config_of(stored, origin=tmp_path, default=Chosen()) == config
+    (tmp_path / "config.json").write_text(json.dumps({"experiment": "x", "config": stored}))
+    assert chosen("--config", str(tmp_path / "config.json"), "--model.depth", "8").config.model == Deep(depth=8)
+    stored["model"]["type"] = "Tall"
+    with pytest.raises(UserError, match="there is no type of model Tall"):
+        config_of(stored, origin=tmp_path, default=Chosen())

@@ -13,7 +13,7 @@ from vision.launch import catalogue
 from vision.launch.about import Task
 from vision.launch.experiment_module import experiment_paths, find_experiment
 from vision.launch.field_doc import field_doc
-from vision.launch.options import RunOptions, flatten, option_of
+from vision.launch.options import RunOptions, choices, flatten, option_of
 from vision.launch.run import main
 from vision.launch.short_help import DAILY, RUN
 
@@ -34,7 +34,7 @@ def test_help_fits_on_a_page_and_names_real_options(name, quick, capsys):
     assert len(said.splitlines()) <= 60
     assert max(map(len, said.splitlines())) <= 120
     module = find_experiment(name)
-    known = {option_of(field) for field in (*flatten(module.config), *flatten(RunOptions()))}
+    known = {option_of(field) for field in (*flatten(module.config), *flatten(RunOptions()), *choices(module.config))}
     options = re.findall(r"^  (--\S+)", said, re.MULTILINE)
     assert 15 <= len(options) <= 40
     assert set(options) <= known

@@ -18,6 +18,12 @@ from vision.parallel.processes import ProcessOptions
 
 Config = TypeVar("Config")
 
+PLAIN_UNIONS = (tyro.conf.AvoidSubcommands,)
+"""The options of a field of several types are those of its default's type."""
+
+TYPE = "type"
+"""Key in config.json under which a field that is chosen by name keeps the type of its value."""
+
 HELP = frozenset({"--help", "-h", "--help-all"})
 """Words that print help in place of doing anything; ``vision.launch.run`` answers the first two with a short one."""
 
@@ -68,14 +74,18 @@ def parse(prog: str, *, default: Config, quick: Config, description: str, argume
     """
     base = quick if "--quick" in arguments else default
     stored: list[str] = []
+    start = base
     location = _value_of("--config", arguments)
     if location is not None and "--quick" in arguments:
         raise UserError("--quick and --config both say where to start: choose one")
     if location is not None:
-        base = default
         content = _read(Path(location))
-        stored = _as_arguments(content["config"], origin=Path(location), known=flatten(default))
+        base, fields = _with_stored_types(default, content["config"], origin=Path(location))
+        start = default
+        stored = _as_arguments(fields, origin=Path(location), known=flatten(base))
         stored += _replica_arguments(content.get("replicas", {}))
+
+    base, arguments = with_named_choices(base, arguments)
 
     @dataclass(frozen=True)
     class CommandLine:
@@ -85,7 +95,7 @@ def parse(prog: str, *, default: Config, quick: Config, description: str, argume
     CommandLine.__annotations__["config"] = Annotated[type(base), tyro.conf.arg(name="")]
     names = [option_of(name) for name in (*flatten(base), *flatten(RunOptions()))]
     parsed = _tyro(CommandLine, prog, description, [*stored, *arguments], CommandLine(config=base), names)
-    return Parsed(config=parsed.config, default=base, run=parsed.run)
+    return Parsed(config=parsed.config, default=start, run=parsed.run)
 
 
 def parse_fields(prog: str, *, base: Config, arguments: Sequence[str], known: Sequence[str] = ()) -> Config:
@@ -115,19 +125,78 @@ def config_of(content: Mapping[str, Any], *, origin: Path, default: Config) -> C
     Raises:
       UserError: for a key that there is not, or a value that does not fit.
     """
-    return parse_fields(
-        str(origin), base=default, arguments=_as_arguments(content, origin=origin, known=flatten(default))
-    )
+    base, fields = _with_stored_types(default, content, origin=origin)
+    return parse_fields(str(origin), base=base, arguments=_as_arguments(fields, origin=origin, known=flatten(base)))
+
+
+def choices(config: Any) -> dict[str, Mapping[str, Any]]:
+    """Fields of a configuration that are chosen by name, each with its table from name to frozen configuration.
+
+    They are declared as ``field(default=..., metadata={"choices": TABLE})``.
+    """
+    return {each.name: each.metadata["choices"] for each in dataclasses.fields(config) if "choices" in each.metadata}
+
+
+def with_named_choices(base: Config, arguments: Sequence[str]) -> tuple[Config, list[str]]:
+    """``base`` with the entries that ``--FIELD NAME`` chooses from the table of a field, and the other arguments.
+
+    Raises ``UserError`` for a name that the table lacks.
+    """
+    rest = list(arguments)
+    for name, table in choices(base).items():
+        while option_of(name) in rest:
+            index = rest.index(option_of(name))
+            chosen = rest[index + 1] if index + 1 < len(rest) else ""
+            if chosen not in table:
+                raise UserError(
+                    unknown_name(name, chosen or "without a name", list(table), f"there are {', '.join(table)}")
+                )
+            base = _replaced(base, name, table[chosen])
+            del rest[index : index + 2]
+    return base, rest
+
+
+def _replaced(config: Any, name: str, value: Any) -> Any:
+    return dataclasses.replace(config, **{name: value})
+
+
+def _with_stored_types(default: Config, content: Mapping[str, Any], *, origin: Path) -> tuple[Config, dict[str, Any]]:
+    """``default`` with values of the types that a config.json names, and its content without the names of types."""
+    fields = dict(content)
+    for name, table in choices(default).items():
+        value = dict(fields.get(name, {}))
+        kind = value.pop(TYPE, type(getattr(default, name)).__name__)
+        kinds = {type(each).__name__: type(each) for each in (*table.values(), getattr(default, name))}
+        if kind not in kinds:
+            raise UserError(f"{origin}: {unknown_name(f'type of {name}', kind, list(kinds), f'there are {kinds}')}")
+        if not isinstance(getattr(default, name), kinds[kind]):
+            default = _replaced(default, name, kinds[kind]())
+        fields[name] = value
+    return default, fields
 
 
 def _tyro(kind: Any, prog: str, description: str, arguments: Sequence[str], default: Any, names: Sequence[str]) -> Any:
     """Parse ``arguments`` as an instance of ``kind``; ``names`` are the options that a message may suggest."""
     if HELP & set(arguments):
-        tyro.cli(kind, prog=prog, description=description, args=["--help"], default=default)
+        tyro.cli(
+            kind,
+            prog=prog,
+            description=description,
+            args=["--help"],
+            default=default,
+            config=PLAIN_UNIONS,
+        )
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            parsed, unknown = tyro.cli(kind, prog=prog, args=list(arguments), default=default, return_unknown_args=True)
+            parsed, unknown = tyro.cli(
+                kind,
+                prog=prog,
+                args=list(arguments),
+                default=default,
+                return_unknown_args=True,
+                config=PLAIN_UNIONS,
+            )
     except SystemExit as stop:
         raise UserError(_first_section(said.getvalue())) from stop
     if unknown and not unknown[0].startswith("-"):
@@ -189,8 +258,9 @@ def option_of(field: str) -> str:
 def nested(config: Any) -> dict[str, Any]:
     """A configuration as JSON values, nested like its dataclasses."""
     plain = lambda v: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
+    named = lambda field, value: {TYPE: type(value).__name__} if "choices" in field.metadata else {}
     return {
-        field.name: nested(value) if dataclasses.is_dataclass(value) else plain(value)
+        field.name: {**named(field, value), **nested(value)} if dataclasses.is_dataclass(value) else plain(value)
         for field in dataclasses.fields(config)
         for value in [getattr(config, field.name)]
     }

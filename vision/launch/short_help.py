@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vision.launch.field_doc import field_doc
-from vision.launch.options import RunOptions, flatten, option_of
+from vision.launch.options import RunOptions, choices, flatten, option_of
 from vision.launch.verbs import VERBS
 from vision.train.experiment import Experiment
 
@@ -47,6 +47,9 @@ def short_help(name: str, *, config: Any, build: Callable[[Any], Experiment], de
         if heading == "run":
             defaults = flatten(RunOptions())
             rows = [(option_of(each), shown(defaults[each]), field_doc(RunOptions(), each)) for each in RUN] + rows
+        if heading == "model":
+            named = ((f"--{field}", "NAME", f"one of {', '.join(table)}") for field, table in choices(config).items())
+            rows = [*named, *rows]
         if rows:
             lines += ["", heading, *map(_row, rows)]
     lines += ["", "with a run, RUN being its folder"]

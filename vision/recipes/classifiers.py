@@ -5,7 +5,8 @@ To add one: a model file, a case in :func:`network`, and its configurations in :
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -34,6 +35,11 @@ CLASSIFIERS: Mapping[str, ClassifierConfig] = {
     "feature_classifier": FeatureNetworkConfig(),
 }
 """Classifiers by name, for the command line (``--model NAME``) and for :func:`network`."""
+
+
+def chosen_by_name(default: ClassifierConfig) -> Any:
+    """The field ``model`` of an experiment that takes any classifier: ``--model NAME``, then ``--model.FIELD``."""
+    return field(default=default, metadata={"choices": CLASSIFIERS})
 
 
 @dataclass(frozen=True)
