@@ -8,7 +8,7 @@ two CPU cores.
     python -m experiments.yolo_folder --data.dir my_data --model.classes 5
     python -m experiments.yolo_folder --data.dir my_data --model.classes 5 --init-from runs/yolo_coco/default \
         --optimizer.frozen backbone --running-statistics                fine-tuning on few pictures
-    python -m vision predict RUN new_pictures/                          after training, RUN being its folder
+    python -m vision predict RUN new_images/                          after training, RUN being its folder
 
 ``my_data`` has ``images/train`` and ``images/val``, ``labels/train`` and ``labels/val`` with a text file a picture (a
 line a box: class number, centre and size as shares of the picture's sides), and ``classes.txt`` with a name on each

@@ -79,14 +79,14 @@ def test_bring_your_own_data(tmp_path):
     """From pictures to samples, to a classifier and to a detector, by the commands of the document, made short."""
     rng = np.random.default_rng(0)
     for kind in ("cats", "dogs"):
-        (tmp_path / "my_pictures" / kind).mkdir(parents=True)
+        (tmp_path / "my_images" / kind).mkdir(parents=True)
         for index in range(12):
             pixels = rng.integers(0, 256, (20 + index, 31, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "my_pictures" / kind / f"{index}.png")
+            Image.fromarray(pixels).save(tmp_path / "my_images" / kind / f"{index}.png")
     for place in ("images/train", "images/val", "labels/train", "labels/val"):
         (tmp_path / "my_data" / place).mkdir(parents=True)
     (tmp_path / "my_data" / "classes.txt").write_text("cat\ndog\n")
-    (tmp_path / "new_pictures").symlink_to(tmp_path / "my_data" / "images" / "val")
+    (tmp_path / "new_images").symlink_to(tmp_path / "my_data" / "images" / "val")
     for index in range(16):
         split, name = "train" if index < 12 else "val", f"{index}.png"
         Image.fromarray(rng.integers(0, 256, (40, 48, 3), np.uint8)).save(tmp_path / "my_data/images" / split / name)
@@ -114,10 +114,10 @@ def test_bring_your_own_data(tmp_path):
         said.append(done.stdout)
     assert (tmp_path / "runs" / "mine" / "report.html").exists()
     assert len(list((tmp_path / "runs" / "mine" / "samples").glob("sampled-*/0*.png"))) == 16
-    assert said[3].count("my_pictures/cats/") == 12
+    assert said[3].count("my_images/cats/") == 12
     assert len(list((tmp_path / "runs" / "classifier" / "predictions").glob("*/predictions.png"))) == 1
     assert said[4].splitlines()[-1].startswith("--model.anchors ")
-    assert said[6].count("new_pictures/") == 4
+    assert said[6].count("new_images/") == 4
     assert (tmp_path / "detector.stablehlo").stat().st_size > 1e6
 
 
