@@ -1,8 +1,8 @@
-"""Train a small classifier whose features judge generated images (see `vision.pretrained.feature_classifier`).
+"""Train a small classifier as the feature extractor of generation metrics (`vision.pretrained.feature_classifier`).
 
 Five convolutions, 122,000 parameters, by the recipe that the classification experiments share: crops of images padded
-by 2, mirrored where the class allows it, Nesterov SGD with a linear fall, the average kept. Labels are not smoothed:
-that gathers the features of a class about one point (Müller et al. 2019), and a judge is to see what differs within it.
+by 2, flips where the class allows it, Nesterov SGD with a linear decay, the average kept. Labels are not smoothed: that
+gathers the features of a class about one point (Müller et al. 2019), and metrics need the variation within a class.
 
     python -m experiments.feature_classifier --quick                                  shapes world, a minute
     python -m experiments.feature_classifier --data.dir ~/tensorflow_datasets         CIFAR-10

@@ -3,7 +3,7 @@ r"""Adversarial networks of CIFAR-10, after Miyato et al. 2018 (SNGAN); others b
 The defaults are the paper's residual networks without labels: hinge losses, spectral normalisation, Adam 2e-4 with
 decays of 0 and 0.9 and the rate falling to 0, five steps of the discriminator on 64 images each for one of the
 generator, 100,000 of those. The paper reports an Inception score of 8.22 and a Frechet distance of 21.7; this code has
-not been run to that length. An average of the generator is added, images are mirrored, and the generator's step has 64
+not been run to that length. An average of the generator is added, images are flipped, and the generator's step has 64
 images too where the paper has 128.
 
     python -m experiments.gan_cifar --quick      a small DCGAN of the shapes world, 6.6 minutes of CPU time
@@ -13,8 +13,8 @@ images too where the paper has 128.
 Networks and losses after Huang et al. 2024 (R3GAN; not run), with constant penalties, augmentation, decays of Adam and
 average in place of theirs that follow schedules, a rate that falls to 0 where theirs ends at a quarter, and penalties
 of the slope at images that are augmented already; and a DCGAN, which after 640,000 images of CIFAR-10 re-encoded as
-JPEG and 97 minutes on one CPU core has a judged accuracy of 0.56 and a Fréchet distance of 1.56 in the features of
-cifar10_v1, and after as many more, from there (``--init-from``), 0.69 and 0.85 (test images 0.80 and 0.02):
+JPEG and 97 minutes on one CPU core has a generated class accuracy of 0.56 and a Fréchet distance of 1.56 in the
+features of cifar10_v1; 640,000 images more (``--init-from``) bring 0.69 and 0.85 (test images 0.80 and 0.02):
 
     python -m experiments.gan_cifar --model.architecture r3gan --model.discriminator-norm none --model.classes 10 \
         --model.latent 64 --model.generator-width 768 --model.discriminator-width 768 --loss relativistic \

@@ -1,13 +1,13 @@
-"""Train the judge of shape and colour that marks generated pictures of the shapes world.
+"""Train the classifier of shape and colour that measures generated images of the shapes world.
 
     python -m experiments.shape_classifier --out vision/pretrained/shape_classifier.npz
 
-Takes seven minutes on one CPU core and writes 138 kB. Expect 99.9 % of held-out pictures right in both shape and
+Takes seven minutes on one CPU core and writes 138 kB. Expect 99.9 % of held-out images right in both shape and
 colour: version 1 has 99.93 % of the 8,192 that the command measures, and 99.89 % over the test splits of seeds 0 to 4
-(40,960 pictures; colour alone 99.99 %). The same seed gives the same weights on the same machine.
+(40,960 images; colour alone 99.99 %). The same seed gives the same weights on the same machine.
 
-The pictures are all of `ShapesConfig` with one object, drawn at several resolutions and brought to 32x32 as the
-judge does it, mirrored at random, and made a little soft and noisy, since that is what generated pictures are.
+The images are all of `ShapesConfig` with one object, rendered at several resolutions and resized to 32x32 as the
+classifier does it, flipped at random, and made a little soft and noisy, as generated images are.
 A small convolutional network learns shape and colour at once by cross-entropy; AdamW (Loshchilov & Hutter 2019) with
 a linear warm-up and a cosine to zero; the weights kept are their exponential moving average.
 """
@@ -47,20 +47,20 @@ from vision.types import Batch, LossFn, TrainState
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The recipe of the judge."""
+    """Data and optimizer of the classifier."""
 
     out: Path
     """File that is written."""
     version: str = "1"
     """Name of the weights; new weights need a new one."""
     seed: int = 0
-    """Of pictures, initial weights and order."""
+    """Of images, initial weights and order."""
     images: int = 60_000
-    """Pictures drawn at 32x32; half as many again at other resolutions."""
+    """Images at 32x32; half as many again at the other resolutions."""
     other_resolutions: tuple[int, ...] = (24, 48, 64)
-    """Further resolutions of the pictures, before they are brought to 32x32."""
+    """Further resolutions of the images, before they are resized to 32x32."""
     batch_size: int = 128
-    """Pictures a step."""
+    """Images a step."""
     steps: int = 3_000
     """Optimizer steps."""
     learning_rate: float = 2e-3
@@ -72,13 +72,13 @@ class Config:
     noise: float = 0.15
     """Largest standard deviation of the noise, where images span [-1, 1]."""
     held_out: int = 8_192
-    """Pictures of the test split to measure on."""
+    """Images of the test split to measure on."""
 
 
 def soften(
     images: Float[Array, "b h w c"], *, blur: float, noise: float, key: Key[Array, ""]
 ) -> Float[Array, "b h w c"]:
-    """Each image mirrored with probability one half, blurred and covered with noise by amounts of its own."""
+    """Each image is flipped with probability one half, and blurred and made noisy by a random amount."""
     flip_key, blur_key, amount_key, noise_key = jax.random.split(key, 4)
     images = random_flip(images, key=flip_key)
     each = (images.shape[0], 1, 1, 1)
@@ -111,23 +111,23 @@ def classifier_loss(network: ShapeClassifierNetwork) -> LossFn:
     return loss
 
 
-def pictures(config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """All training pictures: uint8 [n 32 32 3] and int32 labels [n] over all shapes and colours."""
+def training_images(config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """All training images: uint8 [n 32 32 3] and int32 labels [n] over all shapes and colours."""
     share = config.images // (2 * max(len(config.other_resolutions), 1))
     sizes = [(32, config.images), *((resolution, share) for resolution in config.other_resolutions)]
     images, labels = [], []
     for resolution, size in sizes:
         source = ShapesSource(config=ShapesConfig(resolution=resolution), seed=config.seed + resolution, size=size)
-        drawn = source.arrays()
+        rendered = source.arrays()
         if resolution != 32:
-            drawn["image"] = np.concatenate(
+            rendered["image"] = np.concatenate(
                 [
-                    np.asarray(to_uint8(fit(to_float(jnp.asarray(drawn["image"][start : start + 1024])))))
+                    np.asarray(to_uint8(fit(to_float(jnp.asarray(rendered["image"][start : start + 1024])))))
                     for start in range(0, size, 1024)
                 ]
             )
-        images.append(drawn["image"])
-        labels.append(drawn["label"])
+        images.append(rendered["image"])
+        labels.append(rendered["label"])
     return np.concatenate(images), np.concatenate(labels)
 
 
@@ -142,7 +142,7 @@ def batches(config: Config, images: np.ndarray, labels: np.ndarray) -> Iterator[
 
 
 def train(config: Config, *, mesh: Mesh) -> ShapeClassifier:
-    """Train a judge."""
+    """Train the classifier."""
     network = ShapeClassifierNetwork(len(SHAPES), len(COLOURS))
     warmup = min(200, config.steps // 10)
     rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.steps)
@@ -161,7 +161,7 @@ def train(config: Config, *, mesh: Mesh) -> ShapeClassifier:
     loss = preprocessed(classifier_loss(network), transform)
     step = compiler.step(averaged(gradient(loss, optimizer), {"slow": warmed_up(0.995)}), init)
     state = compiler.init(init, key=jax.random.key(config.seed))
-    source = batches(config, *pictures(config))
+    source = batches(config, *training_images(config))
     started = time.monotonic()
     for index in range(config.steps):
         state, scalars = step(state, compiler.shard(next(source)))
@@ -171,14 +171,14 @@ def train(config: Config, *, mesh: Mesh) -> ShapeClassifier:
     return ShapeClassifier(config.version, SHAPES, COLOURS, jax.tree.map(np.asarray, step.merged(state).ema["slow"]))
 
 
-def held_out_accuracy(judge: ShapeClassifier, *, size: int, seed: int, mesh: Mesh) -> dict[str, float]:
-    """The judge's marks on real pictures that it was not trained on."""
+def held_out_accuracy(classifier: ShapeClassifier, *, size: int, seed: int, mesh: Mesh) -> dict[str, float]:
+    """Accuracy on held-out images."""
     classes = ShapesConfig()
-    drawn = ShapesSource(config=classes, seed=seed, size=size, split="test").arrays()
-    judged = Compiler(mesh).function(lambda image, label: judge.accuracy(to_float(image), label, classes))
+    rendered = ShapesSource(config=classes, seed=seed, size=size, split="test").arrays()
+    accuracy = Compiler(mesh).function(lambda image, label: classifier.accuracy(to_float(image), label, classes))
     sums = None
     for start in range(0, size, 256):
-        part = judged(drawn["image"][start : start + 256], drawn["label"][start : start + 256])
+        part = accuracy(rendered["image"][start : start + 256], rendered["label"][start : start + 256])
         sums = part if sums is None else merge(sums, part)
     assert sums is not None
     return compute(sums)
@@ -188,10 +188,10 @@ def main(config: Config) -> None:
     """Train, save, and measure what was saved."""
     mesh = make_mesh(MeshConfig())
     save_shape_classifier(config.out, train(config, mesh=mesh))
-    judge = load_shape_classifier(config.out)
-    for name, value in held_out_accuracy(judge, size=config.held_out, seed=config.seed, mesh=mesh).items():
+    classifier = load_shape_classifier(config.out)
+    for name, value in held_out_accuracy(classifier, size=config.held_out, seed=config.seed, mesh=mesh).items():
         print(f"held-out {name}: {value:.4f}")
-    print(f"{config.out}: {config.out.stat().st_size} bytes, {judge.protocol(ShapesConfig())}")
+    print(f"{config.out}: {config.out.stat().st_size} bytes, {classifier.protocol(ShapesConfig())}")
 
 
 if __name__ == "__main__":

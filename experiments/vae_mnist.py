@@ -1,7 +1,7 @@
 """A variational autoencoder of binarised MNIST, after Kingma & Welling 2014, "Auto-Encoding Variational Bayes".
 
-Pixels are black or white, drawn anew at each step with the grey value as probability ("dynamically binarised"); the
-bound is in nats an image.
+Pixels are black or white, sampled at each step with the grey value as probability ("dynamically binarised"); the bound
+is in nats an image.
 
     python -m experiments.vae_mnist --quick                              the shapes world, a minute
     python -m experiments.vae_mnist --data.dir ~/tensorflow_datasets     MNIST: 88.1 nats in 40 minutes of CPU time

@@ -1,7 +1,7 @@
-"""Detect blood cells (BCCD: 364 pictures, red and white cells and platelets) with YOLOv5 n, from scratch, on a CPU.
+"""Detect blood cells (BCCD: 364 images, red and white cells and platelets) with YOLOv5 n, from scratch, on a CPU.
 
 The recipe of ``experiments.yolo_coco`` (Redmon & Farhadi 2018; Bochkovskiy et al. 2020) at 320 pixels; cells have no
-up and down, so that pictures are turned over too. Published for comparison: a YOLOv7 trained on COCO before reaches
+up and down, so that images are turned over too. Published for comparison: a YOLOv7 trained on COCO before reaches
 0.906 (0.5) and 0.610 (0.5:0.95). Not all cells are annotated, which bounds what can be reached.
 
     python -m experiments.yolo_bccd --quick                           the shapes world, six minutes on a laptop

@@ -1,4 +1,4 @@
-"""Detect things of one's own with YOLOv5 n: a folder of pictures, a text of boxes beside each, a list of classes.
+"""Detect things of one's own with YOLOv5 n: a folder of images, a text of boxes beside each, a list of classes.
 
 The recipe of ``experiments.yolo_coco`` (Redmon & Farhadi 2018; Bochkovskiy et al. 2020) at 416 pixels. What to expect
 depends on the data; blood cells in docs/results.md are a measured example (``experiments.yolo_bccd``), in an hour of
@@ -7,10 +7,10 @@ two CPU cores.
     python -m experiments.yolo_folder --quick                           the shapes world, six minutes on a laptop
     python -m experiments.yolo_folder --data.dir my_data --model.classes 5
     python -m experiments.yolo_folder --data.dir my_data --model.classes 5 --init-from runs/yolo_coco/default \
-        --optimizer.frozen backbone --running-statistics                fine-tuning on few pictures
+        --optimizer.frozen backbone --running-statistics                fine-tuning on few images
     python -m vision predict RUN new_images/                          after training, RUN being its folder
 
-``my_data`` has ``images/train`` and ``images/val``, ``labels/train`` and ``labels/val`` with a text file a picture (a
+``my_data`` has ``images/train`` and ``images/val``, ``labels/train`` and ``labels/val`` with a text file an image (a
 line a box: class number, centre and size as shares of the picture's sides), and ``classes.txt`` with a name on each
 line.
 """

@@ -68,7 +68,7 @@ def test_nothing_is_left_to_fill_in():
 
 
 def test_links_lead_somewhere():
-    """Relative links and pictures in the documents exist."""
+    """Relative links and images in the documents exist."""
     for path in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#\s]+)", path.read_text()):
             if path.suffix == ".md" and not target.startswith("http"):
@@ -76,7 +76,7 @@ def test_links_lead_somewhere():
 
 
 def test_bring_your_own_data(tmp_path):
-    """From pictures to samples, to a classifier and to a detector, by the commands of the document, made short."""
+    """From images to samples, to a classifier and to a detector, by the commands of the document, made short."""
     rng = np.random.default_rng(0)
     for kind in ("cats", "dogs"):
         (tmp_path / "my_images" / kind).mkdir(parents=True)

@@ -94,7 +94,7 @@ def test_numbers_are_those_of_numpy_whatever_the_batches(batch_size):
     assert found.protocol["class_accuracy/bee"] == "share of the images of bee that are recognised, toys"
 
 
-def test_pictures_are_there_and_the_sheet_has_the_surest_mistakes_of_all():
+def test_images_exist_and_the_sheet_shows_the_most_confident_mistakes():
     _, labels, _, logits = images_and_logits()
     images = images_and_logits()[0]
     sure, guess = scipy.special.softmax(logits, axis=1).max(1).astype(np.float32), logits.argmax(1)
@@ -170,7 +170,7 @@ def test_files_of_every_kind_in_their_order(files, tmp_path, channels):
         assert line.startswith(f"{file}: ")
         said = line.removeprefix(f"{file}: ")
         if file.name in ("text.jpg", "cut.jpg"):
-            assert said.startswith("left out, it cannot be decoded (")
+            assert said.startswith("skipped, it cannot be decoded (")
             continue
         with Image.open(file) as image:
             pixels = Image.fromarray(square(image, SIDE))
@@ -274,7 +274,7 @@ def test_predictions_of_files_folders_and_patterns(run, files, capsys, monkeypat
         assert [line.split(": ")[0] for line in lines[:-1]] == names
         for line in lines[:-1]:
             known = sorted(CLASSES) == sorted(p.rsplit(" ", 1)[0] for p in line.split(": ")[1].split(", "))
-            assert known != line.split(": ")[1].startswith("left out, it cannot be decoded (")
+            assert known != line.split(": ")[1].startswith("skipped, it cannot be decoded (")
         assert lines[-1] == f"sheet: {run / 'predictions' / '0000000008' / 'predictions.png'}"
         assert (run / "predictions" / "0000000008" / "predictions.png").exists()
 

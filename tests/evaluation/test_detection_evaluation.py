@@ -133,7 +133,7 @@ def test_numbers_and_pictures_are_those_of_all_detections_at_once(which, request
     square = [open_image(each.file, (each.width, each.height)) if each.file else None for each in truth.images]
     image = lambda place: np.asarray(square[place] if square[place] else source[place]["image"])
     confidence = float(CONFIDENCES[curves.best])
-    drawn = sheets(truth, found, matches, confidence=confidence, read_pictures=lambda _: image)
+    drawn = sheets(truth, found, matches, confidence=confidence, read_images=lambda _: image)
     for batch_size in (8, 16):
         made = evaluated(source, truth, values, batch_size=batch_size)
         for name, value in scores.scalars().items():
@@ -147,7 +147,7 @@ def test_numbers_and_pictures_are_those_of_all_detections_at_once(which, request
         assert made.protocol.keys() == made.scalars.keys()
         for words in made.protocol.values():
             assert "toys" in words
-            assert "confidence 0.001 or more, suppressed at an IoU above 0.6, at most 300" in words
+            assert "confidence 0.001 or more, non-maximum suppression at IoU 0.6, at most 300" in words
         assert made.images.keys() == {"precision_recall", "confidence", "confusion", "found", "mistakes"}
         for name, picture in drawn.items():
             np.testing.assert_array_equal(made.images[name], picture)
@@ -155,7 +155,7 @@ def test_numbers_and_pictures_are_those_of_all_detections_at_once(which, request
 
 
 def test_what_lies_in_the_padding_is_no_detection(one_device, pictures):
-    """Boxes are clipped to the picture; those that have nothing of it are left out."""
+    """Boxes are clipped to the image; those that have nothing of it are left out."""
     box = Letterbox(60, 40, SIDE)  # rows 5 to 26 of the square
     squares = np.array([[[0, 0, 32, 4], [0, 0, 32, 32], [-5, 10, 16, 16], [0, 0, 9, 9]]], np.float32)
     valid = np.array([[True, True, True, False]])
@@ -198,7 +198,7 @@ def test_errors(one_device, world):
     with pytest.raises(UserError, match="13 images have detections that are not finite"):
         evaluated(source, truth, broken, mesh=one_device)
     some = lambda: list(evaluation_batches(source, batch_size=8))[:1]
-    with pytest.raises(ValueError, match="5 pictures of the truth were in no batch"):
+    with pytest.raises(ValueError, match="5 images of the truth were in no batch"):
         evaluated(source, truth, values, mesh=one_device, images=some)
 
 
@@ -279,12 +279,12 @@ def test_files_of_every_kind(files, tmp_path, batch_size):
     whole = [file for file in files if file.name not in ("text.jpg", "cut.jpg")]
     for file, line in zip(files, lines, strict=False):
         if file not in whole:
-            assert line.startswith(f"{file}: left out, it cannot be decoded (")
+            assert line.startswith(f"{file}: skipped, it cannot be decoded (")
             continue
         labels = expected_of(file)[2].tolist()
         assert line == f"{file}: {'1 bee (0.75)' if labels == [1] else '1 dark/ant (0.50), 1 bee (0.75)'}"
     assert {len(expected_of(file)[2]) for file in whole} == {1, 2}
-    assert lines[-1] == f"pictures with boxes, and detections.json: {out}"
+    assert lines[-1] == f"images with boxes, and detections.json: {out}"
 
     with redirect_stdout(io.StringIO()):
         coco = COCO(out / "images.json")
@@ -299,7 +299,7 @@ def test_files_of_every_kind(files, tmp_path, batch_size):
         np.testing.assert_allclose([each["bbox"] for each in said], sized, rtol=1e-5, atol=1e-4)
         assert [each["category_id"] for each in said] == (labels + 1).tolist()
         assert [each["score"] for each in said] == scores.tolist()
-        # texts, and pictures, which are larger where they are small
+        # texts, and images, which are larger where they are small
         stem = unique_stems(files)[files.index(file)]
         rows = np.array([line.split() for line in (out / f"{stem}.txt").read_text().splitlines()], float)
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -325,7 +325,7 @@ def test_texts_and_crops_are_written_where_asked_for(files, tmp_path, one_device
 
 
 def test_results_are_numbered_as_a_coco_file_numbers(files, tmp_path, one_device):
-    """As COCO's server takes them: ids of pictures by file name, of categories by name, gaps and order included."""
+    """As COCO's server takes them: ids of images by file name, of categories by name, gaps and order included."""
     listed = [
         {"id": 700 - place, "file_name": f"val/{file.name}", "width": 9, "height": 9}
         for place, file in enumerate(files)

@@ -45,7 +45,7 @@ REAL = RealImages(_source(300, 1), _source(130, 2), "greys (train)", "greys (tes
 
 @pytest.fixture(scope="module")
 def judge():
-    """A tiny classifier with random convolutions, whose head finds the nearest of the three mean pictures."""
+    """A tiny classifier with random convolutions, whose head finds the nearest of the three mean images."""
     network = FeatureNetworkConfig(widths=(6, 5), strides=(2, 2), classes=3, channels=1)
     order = [2, 0, 1]  # named in another order than the data's
     pictures = jnp.asarray(_pictures(np.repeat(order, 50), 0) / 127.5 - 1, jnp.float32)

@@ -31,6 +31,6 @@ def test_a_row_for_each_image():
     images = rng.integers(0, 256, (9, 16, 16, 1), np.uint8)
     picture = next_to_nearest(images[:2], images, count=3)
     assert picture.dtype == np.uint8
-    # an image of the set is its own nearest: the first two pictures of a row are equal
+    # an image of the set is its own nearest: the first two images of a row are equal
     width = (picture.shape[1] - 2) // 4
     np.testing.assert_array_equal(picture[2:100, 2:width], picture[2:100, 2 + width : 2 * width])

@@ -1,4 +1,4 @@
-"""Bounds and errors over a test set: sums that padding leaves alone, and pictures of what is asked for."""
+"""Bounds and errors over a test set: sums that padding leaves alone, and images of what is asked for."""
 
 import jax
 import jax.numpy as jnp

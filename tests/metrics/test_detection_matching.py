@@ -214,7 +214,7 @@ def test_worst_errors_by_hand():
     assert false == [
         FalsePositive(image=1, place=0, nearest=-1, iou=0.0),  # where nothing is
         FalsePositive(image=0, place=1, nearest=0, iou=1.0),  # a second time; the first of equals
-        FalsePositive(image=2, place=1, nearest=0, iou=0.48),  # ill placed
+        FalsePositive(image=2, place=1, nearest=0, iou=0.48),  # poorly localised
         FalsePositive(image=0, place=2, nearest=1, iou=1.0),  # another class
     ]
     assert worst_false_positives(truth, found, matches, confidence=0.5, max_errors=2) == false[:2]

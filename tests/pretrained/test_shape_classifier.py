@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from experiments.shape_classifier import Config, batches, held_out_accuracy, pictures, soften, train
+from experiments.shape_classifier import Config, batches, held_out_accuracy, soften, train, training_images
 from vision.data.shapes.world import COLOURS, PALETTE, SHAPES, ShapesConfig, ShapesSource
 from vision.errors import UserError
 from vision.pretrained import shape_classifier as shape_classifier
@@ -194,7 +194,7 @@ def test_experiment_runs(tmp_path, capsys, one_device):
     assert "step 1," in capsys.readouterr().out
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(classifier.params))
     assert np.abs(classifier.params["Dense_0"]["bias"]).max() > 0
-    images, labels = pictures(config)
+    images, labels = training_images(config)
     assert images.shape == (144, 32, 32, 3)
     first, again = (next(batches(config, images, labels)) for _ in range(2))
     np.testing.assert_array_equal(first["image"], again["image"])

@@ -214,7 +214,7 @@ def predict_files(
             guesses = iter(likeliest(variables, [each[0] for each in found if not isinstance(each, str)]))
             for file, each in zip(part, found, strict=True):
                 if isinstance(each, str):
-                    lines.append(f"{file}: left out, it cannot be decoded ({each})")
+                    lines.append(f"{file}: skipped, it cannot be decoded ({each})")
                     continue
                 top = next(guesses)
                 lines.append(f"{file}: " + ", ".join(f"{label} {p:.3f}" for label, p in top))

@@ -17,8 +17,8 @@ from vision.data.folder import rgb
 from vision.data.image_data import Data
 from vision.data.letterbox import Letterbox, letterboxed
 from vision.errors import UserError
-from vision.evaluation.detection_files import Predicted, said_of, unique_stems, write_picture, write_results
-from vision.evaluation.detection_images import ReadPicture, plots, read_files, sheets
+from vision.evaluation.detection_files import Predicted, summary, unique_stems, write_image, write_results
+from vision.evaluation.detection_images import ReadImage, plots, read_files, sheets
 from vision.metrics.detection.average_precision import CocoScores, ImageDetections, coco_scores
 from vision.metrics.detection.matching import CONFIDENCES, IOU, ConfidenceCurves, confidence_curves, matching
 from vision.train.compile import Compiler
@@ -26,7 +26,7 @@ from vision.train.experiment import Evaluate, Evaluation, EvaluatorFactory
 from vision.types import TrainState
 
 MAX_CLASSES = 20
-"""Up to so many, each has numbers of its own."""
+"""Up to this number of classes, each has its own AP."""
 
 Detect = Callable[[Mapping[str, Any], Array], Any]
 """(variables, images uint8 [b s s 3]) -> detections, a `vision.tasks.detection.Detections` in pixels of the square."""
@@ -60,7 +60,7 @@ class DetectionSet:
     """This process's share of the batches, the same number on each: "image" uint8 [b s s 3], letterboxed, "index" int32
     [b], places in the truth, and "mask" bool [b]."""
     truth: Callable[[], Annotations]
-    """Reads the annotation, in pixels of the original pictures."""
+    """Reads the annotation, in pixels of the original images."""
     resolution: int
     """Side s of the squares in pixels."""
     description: str
@@ -68,11 +68,11 @@ class DetectionSet:
 
 
 def evaluator(compiler: Compiler, detect: Detect, config: Selection) -> Callable[[Any, DetectionSet], Evaluation]:
-    """(variables, test set) -> COCO's numbers, precision and recall at the best F1, curves, confusions, and pictures.
+    """(variables, test set) -> COCO's metrics, precision and recall at the best F1, curves, confusions, images.
 
-    Every process gets all detections. Boxes are brought back to the original pictures and clipped to them; what has no
-    area then, since it lies in the padding, is no detection. Of up to 20 classes, AP and AP50 of each that has boxes
-    are numbers of their own. Pictures themselves are read by a single process alone.
+    Every process gets all detections. Boxes are mapped back to the original images and clipped to them; those that lie
+    in the padding have no area then and are dropped. Of up to 20 classes, AP and AP50 of each that has boxes
+    are reported too. Image sheets are made only by a single-process run.
     """
 
     def found_in(variables: Any, batch: Mapping[str, Array]) -> Any:
@@ -93,21 +93,19 @@ def evaluator(compiler: Compiler, detect: Detect, config: Selection) -> Callable
                 found[int(index[row])] = original(detections, row, box)
         missing = len(truth.images) - len(found)
         if missing:
-            raise ValueError(f"{missing} pictures of the truth were in no batch.")
+            raise ValueError(f"{missing} images of the truth were in no batch.")
         everything = [found[place] for place in range(len(truth.images))]
         scores, matches = coco_scores(truth, everything), matching(truth, everything)
         curves = confidence_curves(matches)
         scalars, protocol = _numbers(scores, curves, test.description, config)
         images = plots(truth, everything, scores, curves)
-        if (
-            jax.process_count() == 1
-        ):  # pictures without files are in the batches, which other processes do not have here
+        if jax.process_count() == 1:  # images without files are in the batches, which other processes do not have here
             images |= sheets(
                 truth,
                 everything,
                 matches,
                 confidence=float(CONFIDENCES[curves.best]),
-                read_pictures=lambda places: _reader(test, truth, places),
+                read_images=lambda places: _reader(test, truth, places),
             )
         return Evaluation(scalars, images, protocol)
 
@@ -152,11 +150,11 @@ def _numbers(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """All scalars and their protocol."""
     how = (
-        f"detections of confidence {config.confidence:g} or more, suppressed at an IoU above {config.iou:g}, "
-        f"at most {config.max_detections} in a picture"
+        f"detections of confidence {config.confidence:g} or more, non-maximum suppression at IoU {config.iou:g}, "
+        f"at most {config.max_detections} an image"
     )
     scalars, protocol = scores.scalars(), scores.protocol(data, how)
-    on = f"on {scores.images:,} pictures of {data}; {how}"
+    on = f"on {scores.images:,} images of {data}; {how}"
     at = f"matched as COCO does at IoU {IOU:g}, at the confidence of the best mean F1 on these pictures"
     marks = {
         name: float(values[curves.best])
@@ -176,8 +174,8 @@ def _numbers(
     return scalars, protocol
 
 
-def _reader(test: DetectionSet, truth: Annotations, places: set[int]) -> ReadPicture:
-    """Pictures from their files; those that were drawn are taken from the batches, once more, and kept."""
+def _reader(test: DetectionSet, truth: Annotations, places: set[int]) -> ReadImage:
+    """Images from their files; rendered images, which have no file, are taken from the batches in a second pass."""
     wanted = {place for place in places if truth.images[place].file is None}
     kept: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
     for batch in test.batches() if wanted else ():
@@ -194,18 +192,18 @@ def _reader(test: DetectionSet, truth: Annotations, places: set[int]) -> ReadPic
 
 
 def _without_padding(square: UInt8[np.ndarray, "s s 3"], box: Letterbox) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture of a letterboxed square at its own size."""
+    """The image of a letterboxed square at its own size."""
     (x, y), (width, height) = box.offset, box.size
     part = Image.fromarray(square[y : y + height, x : x + width])
     return np.array(part.resize((box.width, box.height), Image.Resampling.BICUBIC))
 
 
 def original(detections: Any, row: int, box: Letterbox) -> ImageDetections:
-    """The detections of one image of a batch in pixels of its picture, clipped to it, those without area left out."""
+    """The detections of row ``row`` in pixels of the original image, clipped to it; those without area are dropped."""
     valid = detections.valid[row]
     boxes = box.from_square(np.asarray(detections.boxes[row][valid], np.float32))
     boxes = np.clip(boxes, 0, np.array([box.width, box.height] * 2, np.float32))
-    # what is not finite stays: it stops the evaluation
+    # non-finite boxes stay, so that the evaluation refuses them
     seen = ~np.any(boxes[:, 2:] <= boxes[:, :2], axis=1)
     scores, labels = (np.asarray(of[row][valid][seen]) for of in (detections.scores, detections.labels))
     return ImageDetections(boxes[seen], scores.astype(np.float32), labels.astype(np.int32))
@@ -213,22 +211,22 @@ def original(detections: Any, row: int, box: Letterbox) -> ImageDetections:
 
 @dataclass(frozen=True)
 class PredictionConfig:
-    """What is looked for in files, and what is written of it."""
+    """How detections in files are selected and written."""
 
     confidence: float = 0.25
-    """Detections with less are left out."""
+    """Smallest score of a detection, in [0, 1]."""
     iou: float = 0.45
-    """Of two boxes that overlap more than this, the less sure one is left out."""
+    """Threshold of non-maximum suppression, in [0, 1]."""
     max_detections: int = 300
-    """Largest number of detections in a picture."""
+    """Largest number of detections in an image, at least 1."""
     only: tuple[str, ...] = ()
-    """Names of the classes to look for; all if none."""
+    """Names of the classes to detect; all classes by default."""
     crops: bool = False
-    """Also write each detection as a picture of its own."""
+    """Also write each detection as a cropped image."""
     text: bool = True
-    """Also write a text for each picture: class, centre, size (shares of the picture's sides) and confidence."""
+    """Also write a text file for each image: class, centre, size (fractions of the image's sides) and confidence."""
     numbers: Path | None = None
-    """A COCO file whose ids of pictures and categories, found by name, detections.json has; counted from 1 without."""
+    """A COCO annotation file: detections.json then uses its image and category ids, matched by name; else from 1."""
 
     def choose(self, class_names: Sequence[str]) -> list[int] | None:
         """Places of the classes to look for; None for all.
@@ -252,19 +250,19 @@ def predict_files(
     resolution: int,
     batch_size: int = 8,
 ) -> Callable[[Any, Sequence[Path], Path], list[str]]:
-    """(variables, files, folder) -> a line a file with what was found in it; writes pictures and results to the folder.
+    """(variables, files, folder) -> one line a file that lists its detections; writes images and results to the folder.
 
-    The folder gets, for each file, a picture under the same name with the boxes drawn (JPEG of a JPEG, else PNG), and a
-    text and crops if configured, see `PredictionConfig`; and for all together ``detections.json`` in COCO's format of
-    results, and ``images.json``, which says what its numbers of images and categories are.
-    Files of one name get numbers: ``cell``, ``cell-2``. Pictures are taken upright, as their EXIF data says.
+    The folder gets, for each file, an image under the same name with the boxes drawn (JPEG of a JPEG, else PNG), and a
+    text file and crops if configured, see `PredictionConfig`; and for all files ``detections.json`` in COCO's result
+    format, and ``images.json``, which lists the image and category ids it uses.
+    Files of one name get numbers: ``cell``, ``cell-2``. Images are turned upright by their EXIF orientation.
 
-    Files that are no images are left out and named, in their place. Raises ``UserError`` where none is an image, or
-    ``config.numbers`` lacks a file or a class.
+    Files that are not images are skipped and named in the returned lines. Raises ``UserError`` where none is an
+    image, or ``config.numbers`` lacks a file or a class.
 
     Args:
       compiler: of the model's mesh.
-      detect: the model; its detections are already chosen by confidence, IoU and class.
+      detect: the model; its detections are already selected by confidence, IoU and class.
       config: what is written.
       class_names: one for each class.
       resolution: side of the squares that files are letterboxed into, each at its own size.
@@ -273,7 +271,7 @@ def predict_files(
     compiled = compiler.function(detect)
 
     def found_in(variables: Any, images: list[Image.Image]) -> list[ImageDetections]:
-        """The batch is filled up, so that one program does for all."""
+        """Pads the batch to ``batch_size``, so that one compiled program serves every batch."""
         if not images:
             return []
         squares = np.stack([letterboxed(image, resolution) for image in images])
@@ -287,7 +285,7 @@ def predict_files(
         predicted: list[Predicted] = []
         stems = unique_stems(files)
         numbers = None if config.numbers is None else read_coco_numbers(config.numbers)
-        if numbers is not None:  # what is missing is said before the work
+        if numbers is not None:  # missing ids are reported before any work is done
             numbers.check(files, class_names)
         for start in range(0, len(files), batch_size):
             part = files[start : start + batch_size]
@@ -295,26 +293,26 @@ def predict_files(
             everything = iter(found_in(variables, [each for each in opened if not isinstance(each, str)]))
             for file, stem, each in zip(part, stems[start : start + batch_size], opened, strict=True):
                 if isinstance(each, str):
-                    lines.append(f"{file}: left out, it cannot be decoded ({each})")
+                    lines.append(f"{file}: skipped, it cannot be decoded ({each})")
                     continue
                 one = Predicted(file, each.width, each.height, next(everything))
                 predicted.append(one)
-                lines.append(f"{file}: {said_of(one.found, class_names)}")
+                lines.append(f"{file}: {summary(one.found, class_names)}")
                 if jax.process_index() == 0:
                     folder.mkdir(parents=True, exist_ok=True)
-                    write_picture(folder, stem, each, one, class_names, crops=config.crops, text=config.text)
+                    write_image(folder, stem, each, one, class_names, crops=config.crops, text=config.text)
         if not predicted:
             rest = f" and {len(files) - 1} more" if len(files) > 1 else ""
             raise UserError(f"there is nothing to predict: {files[0]}{rest} cannot be decoded as images")
         if jax.process_index() == 0:
             write_results(folder, predicted, class_names, numbers)
-        return [*lines, f"pictures with boxes, and detections.json: {folder}"]
+        return [*lines, f"images with boxes, and detections.json: {folder}"]
 
     return predict
 
 
 def _opened(file: Path) -> Image.Image | str:
-    """The picture, upright and in RGB; or why it cannot be decoded."""
+    """The image, upright and in RGB; or why it cannot be decoded."""
     try:
         with Image.open(file) as image:
             return rgb(ImageOps.exif_transpose(image))

@@ -1,4 +1,4 @@
-"""What is written of detections in files: pictures with boxes, crops, lines of text, and results as COCO has them."""
+"""Detections written to files: images with boxes, crops, text files, and results in COCO's format."""
 
 import io
 import json
@@ -20,16 +20,16 @@ _JPEG = frozenset({".jpg", ".jpeg"})
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """A file and what was found in it."""
+    """An image file and the detections in it."""
 
     file: Path
-    """As it was given."""
+    """As the user named it."""
     width: int
-    """Of the upright picture in pixels."""
+    """Of the upright image, in pixels."""
     height: int
     """In pixels."""
     found: ImageDetections
-    """In pixels of the upright picture."""
+    """In pixels of the upright image."""
 
 
 def unique_stems(files: Sequence[Path]) -> list[str]:
@@ -49,7 +49,7 @@ def unique_stems(files: Sequence[Path]) -> list[str]:
     return stems
 
 
-def said_of(found: ImageDetections, class_names: Sequence[str]) -> str:
+def summary(found: ImageDetections, class_names: Sequence[str]) -> str:
     """A line for people: "3 RBC (0.62 to 0.97), 1 WBC (0.91)", the most frequent class first."""
     parts = []
     labels, counts = np.unique(found.labels, return_counts=True)
@@ -62,21 +62,22 @@ def said_of(found: ImageDetections, class_names: Sequence[str]) -> str:
     return ", ".join(parts) or "nothing found"
 
 
-def write_picture(
+def write_image(
     folder: Path, stem: str, image: Image.Image, one: Predicted, class_names: Sequence[str], *, crops: bool, text: bool
 ) -> None:
-    """Writes what there is of one file: STEM.jpg of a JPEG, else STEM.png, with the boxes drawn.
+    """Writes the image with its boxes: STEM.jpg of a JPEG, else STEM.png.
 
-    With ``crops`` also crops/CLASS/STEM-1 and so on, the surest first; with ``text`` also STEM.txt, see `text_lines`.
+    With ``crops`` also crops/CLASS/STEM-1 and so on, the most confident first; with ``text`` also STEM.txt, see
+    `text_lines`.
 
     Args:
-      folder: is there already.
+      folder: exists already.
       stem: see `unique_stems`.
       image: upright, in RGB.
-      one: what was found in it.
+      one: the detections in it.
       class_names: one for each class.
       crops: also write crops.
-      text: also write a text.
+      text: also write a text file.
     """
     pixels, found = np.asarray(image), one.found
     jpeg = one.file.suffix.lower() in _JPEG

@@ -1,4 +1,4 @@
-"""What a detector's evaluation shows: curves, confusions, some pictures with their boxes, and the worst errors."""
+"""Plots and image sheets of a detector's evaluation: curves, confusions, images with boxes, and the worst errors."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,21 +25,21 @@ from vision.report.boxes import ImageWithBoxes, boxes_sheet, context
 from vision.report.confusion import confusion_plot
 from vision.report.precision_recall import confidence_plot, precision_recall_plot
 
-MOST_SHOWN = 12
-"""Pictures on the sheet of what was found."""
-MOST_ERRORS = 12
-"""False positives on the sheet of mistakes, and as many misses."""
+MAX_SHOWN = 12
+"""Images on the sheet of detections."""
+MAX_ERRORS = 12
+"""False positives on the sheet of mistakes; the same number of misses."""
 TILE, ERROR_TILE = 400, 200
-"""Pixels of the longer side of a picture on the two sheets."""
+"""Pixels of the longer side of an image on the two sheets."""
 
-ReadPicture = Callable[[int], UInt8[np.ndarray, "h w 3"]]
-"""Place in the truth -> the picture itself, at the size that the truth states."""
-ReadPictures = Callable[[set[int]], ReadPicture]
-"""Places that will be asked for -> how to."""
+ReadImage = Callable[[int], UInt8[np.ndarray, "h w 3"]]
+"""Index in the truth -> the image, at the size that the truth states."""
+ReadImages = Callable[[set[int]], ReadImage]
+"""Indices of all images that will be read -> the function that reads them."""
 
 
-def read_files(truth: Annotations) -> ReadPicture:
-    """Pictures from their files."""
+def read_files(truth: Annotations) -> ReadImage:
+    """Reads images from their files."""
 
     def read(place: int) -> UInt8[np.ndarray, "h w 3"]:
         picture = truth.images[place]
@@ -52,10 +52,10 @@ def read_files(truth: Annotations) -> ReadPicture:
 def plots(
     truth: Annotations, found: Sequence[ImageDetections], scores: CocoScores, curves: ConfidenceCurves
 ) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
-    """What is drawn of the numbers alone: "confidence", and, where there are boxes, "precision_recall"; "confusion".
+    """Plots of the metrics: "precision_recall" and "confidence" where there are boxes, and "confusion".
 
-    Confusions are those of the detections that are as sure as the best mean F1 demands. Without boxes and such
-    detections there are none.
+    Confusions are those of detections at the confidence of the best mean F1. Without boxes and such detections the
+    plot is left out.
     """
     confidence = float(CONFIDENCES[curves.best])
     precision, recall, f1 = curves.mean
@@ -77,8 +77,8 @@ def _confusion_title(matrix: Int[np.ndarray, "j j"], confidence: float) -> str:
     boxes, right = int(matrix[:-1].sum()), int(np.trace(matrix))
     missed, wrong = int(matrix[:-1, -1].sum()), int(matrix[-1].sum())
     return (
-        f"{right:,} of {boxes:,} boxes found and named right, {missed:,} missed,\n{wrong:,} detections where no box is "
-        f"(confidence ≥ {confidence:.3f}, IoU ≥ {IOU:g})"
+        f"{right:,} of {boxes:,} boxes found with the right class, {missed:,} missed,\n{wrong:,} detections where no "
+        f"box is (confidence ≥ {confidence:.3f}, IoU ≥ {IOU:g})"
     )
 
 
@@ -88,32 +88,32 @@ def sheets(
     matches: Matching,
     *,
     confidence: float,
-    read_pictures: ReadPictures,
+    read_images: ReadImages,
 ) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
-    """What is drawn on pictures: "found", a dozen of them evenly spread over the set; "mistakes", the worst errors.
+    """Image sheets: "found", twelve images evenly spaced over the set; "mistakes", the worst errors.
 
     Args:
-        truth: what is there.
-        found: for each of its pictures.
-        matches: of the two.
-        confidence: less sure detections are not shown.
-        read_pictures: called once, with the places of all that are shown.
+        truth: the annotation.
+        found: detections of each of its images.
+        matches: of detections to true boxes.
+        confidence: detections below it are not shown.
+        read_images: called once, with the indices of all images that are shown.
     """
     count = len(truth.images)
-    chosen = sorted({round(place) for place in np.linspace(0, count - 1, min(count, MOST_SHOWN)).tolist()})
-    false = worst_false_positives(truth, found, matches, confidence=confidence, max_errors=MOST_ERRORS)
-    missed = worst_misses(truth, found, matches, confidence=confidence, max_errors=MOST_ERRORS)
-    read = read_pictures({*chosen, *(each.image for each in (*false, *missed))})
+    chosen = sorted({round(place) for place in np.linspace(0, count - 1, min(count, MAX_SHOWN)).tolist()})
+    false = worst_false_positives(truth, found, matches, confidence=confidence, max_errors=MAX_ERRORS)
+    missed = worst_misses(truth, found, matches, confidence=confidence, max_errors=MAX_ERRORS)
+    read = read_images({*chosen, *(each.image for each in (*false, *missed))})
     shown = [_shown(truth, found, place, confidence, read(place)) for place in chosen]
-    which = f"{len(chosen)} of the {count:,} pictures" if len(chosen) < count else f"all {count:,} pictures"
-    heading = f"{which}, with what was found with a confidence of {confidence:.3f} or more (that of the best F1)"
+    which = f"{len(chosen)} of the {count:,} images" if len(chosen) < count else f"all {count:,} images"
+    heading = f"{which}, with detections of confidence {confidence:.3f} or more (that of the best F1)"
     columns = math.ceil(math.sqrt(len(chosen)))
     wrong = int(np.sum(~matches.right & ~matches.ignored & is_confident(matches.scores, confidence)))
     caught = int(np.sum(matches.right & is_confident(matches.scores, confidence)))
     lost = int(matches.boxes.sum()) - caught
     sections = (
         (
-            _counted(wrong, len(false), "wrong detections", confidence, "surest"),
+            _counted(wrong, len(false), "wrong detections", confidence, "most confident"),
             _false_marks(truth, found, false, read),
         ),
         (
@@ -139,7 +139,7 @@ def _shown(
     confidence: float,
     image: UInt8[np.ndarray, "h w 3"],
 ) -> ImageWithBoxes:
-    """A whole picture, reduced so that many can be held."""
+    """A whole image, reduced to the size of a tile."""
     picture, each = truth.images[place], found[place]
     scale = min(1.0, TILE / max(picture.width, picture.height))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
@@ -158,7 +158,7 @@ def _shown(
 
 
 def _false_marks(
-    truth: Annotations, found: Sequence[ImageDetections], errors: Sequence[FalsePositive], read: ReadPicture
+    truth: Annotations, found: Sequence[ImageDetections], errors: Sequence[FalsePositive], read: ReadImage
 ) -> list[ImageWithBoxes]:
     """Each wrong detection, and the true boxes that it touches."""
     marks = []
@@ -188,15 +188,15 @@ def _false_marks(
 
 def _why_false(truth: Annotations, error: FalsePositive, said: str) -> str:
     if error.nearest < 0:
-        return "nothing is marked there"
+        return "no true box there"
     true = truth.class_names[truth.images[error.image].labels[error.nearest]]
     if error.iou < IOU:
-        return f"ill placed, IoU {error.iou:.2f}" if true == said else f"overlaps {true}, IoU {error.iou:.2f}"
-    return f"found before, IoU {error.iou:.2f}" if true == said else f"is {true}, IoU {error.iou:.2f}"
+        return f"poorly localised, IoU {error.iou:.2f}" if true == said else f"overlaps {true}, IoU {error.iou:.2f}"
+    return f"duplicate, IoU {error.iou:.2f}" if true == said else f"is {true}, IoU {error.iou:.2f}"
 
 
 def _missed_marks(
-    truth: Annotations, found: Sequence[ImageDetections], errors: Sequence[Miss], confidence: float, read: ReadPicture
+    truth: Annotations, found: Sequence[ImageDetections], errors: Sequence[Miss], confidence: float, read: ReadImage
 ) -> list[ImageWithBoxes]:
     """Each missed box, and the detections that touch it."""
     marks = []
@@ -209,7 +209,7 @@ def _missed_marks(
             taken = truth.class_names[each.labels[error.instead]]
             said = f"taken for {taken} {each.scores[error.instead]:.2f}"
         else:
-            said = f"found with {error.score:.2f} only" if error.score > 0 else "no detection fits it"
+            said = f"found at {error.score:.2f} only" if error.score > 0 else "no detection fits it"
         marks.append(
             ImageWithBoxes(
                 image=crop,
@@ -229,10 +229,10 @@ def _missed_marks(
 
 
 def _touching(boxes: Float32[np.ndarray, "n 4"], box: Float32[np.ndarray, " 4"]) -> Bool[np.ndarray, " n"]:
-    """Whether each box has something in common with ``box``."""
+    """Whether each box overlaps ``box``."""
     return np.all((boxes[:, :2] < box[2:]) & (boxes[:, 2:] > box[:2]), axis=1)
 
 
 def _name(truth: Annotations, place: int) -> str:
     file = truth.images[place].file
-    return f"picture {place + 1}" if file is None else file.name
+    return f"image {place + 1}" if file is None else file.name

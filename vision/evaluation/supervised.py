@@ -130,7 +130,7 @@ def restore_files(
                 with Image.open(file) as opened:
                     pixels = square(rgb(ImageOps.exif_transpose(opened)), resolution)
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                lines.append(f"{file}: left out, it cannot be decoded ({' '.join(str(error).split())})")
+                lines.append(f"{file}: skipped, it cannot be decoded ({' '.join(str(error).split())})")
                 continue
             if channels == 1:
                 pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]

@@ -64,7 +64,7 @@ class ReconstructionSet:
 def evaluator(
     compiler: Compiler, model: VaeFunctions, config: BoundConfig, *, bits: bool, preprocessed: str = ""
 ) -> Callable[[Any, ReconstructionSet], Evaluation]:
-    """(variables, test set) -> bounds in nats and bits, rate and distortion, and pictures.
+    """(variables, test set) -> bounds in nats and bits, rate and distortion, and images.
 
     The evidence lower bound is computed with one code an image, the divergence in closed form, over the whole set. All
     draws are functions of the place in the set: the same for every state.
@@ -189,7 +189,7 @@ def interleaved(
 def _walks(
     compiler: Compiler, model: VaeFunctions
 ) -> Callable[[Any, ReconstructionSet, Float[np.ndarray, " z"]], tuple[dict[str, Any], dict[str, Any]]]:
-    """(variables, test set, rate of each dimension) -> pictures and animations of walks through codes.
+    """(variables, test set, rate of each dimension) -> images and animations of walks through codes.
 
     "interpolations" go straight from the code of a test image to that of the next; "traversals" change one dimension of
     the first image's code, also as a animation; "latents" are those of all that is shown, in the plane.

@@ -217,7 +217,7 @@ class DetectorConfig:
     """How detections are selected from the predictions of a network."""
 
     confidence: float = 0.001
-    """Scores below this are no detections; 0.001 for average precision, 0.25 for pictures."""
+    """Scores below this are no detections; 0.001 for average precision, 0.25 for images."""
     iou: float = 0.6
     """Of two boxes that overlap more than this, the less confident one is suppressed."""
     max_detections: int = 300

@@ -38,7 +38,7 @@ class Outputs:
     interruption: Interruption
     profile: Profile
     on_evaluation: Callable[[int, int, Evaluation], None]
-    """(step, images, evaluation): keep pictures, renew curves and report."""
+    """(step, images, evaluation): keep images, renew curves and report."""
 
 
 @dataclass

@@ -102,7 +102,7 @@ class Records:
         self._flush_when_due()
 
     def write_images(self, step: int, images: int, pictures: Mapping[str, UInt8[np.ndarray, "h w c"]]) -> None:
-        """Adds pictures (uint8 in [0, 255], ``c`` 1 or 3) at ``step`` to TensorBoard, as PNG.
+        """Adds images (uint8 in [0, 255], ``c`` 1 or 3) at ``step`` to TensorBoard, as PNG.
 
         Args:
             step: optimisation steps done.
@@ -111,7 +111,7 @@ class Records:
             pictures: by name, such as ``samples``.
 
         Raises:
-            ValueError: when a picture is not uint8 [h w 1|3].
+            ValueError: when an image is not uint8 [h w 1|3].
         """
         if self._events is None:
             return

@@ -84,7 +84,7 @@ class ReplicaRecords:
         self._whole.write_images(step, images, pictures)
 
     def write_replica_images(self, step: int, images: int, evaluations: Sequence[Evaluation]) -> None:
-        """Each replica's pictures."""
+        """Each replica's images."""
         for records, evaluation in zip(self._each, evaluations, strict=True):
             records.write_images(step, images, evaluation.images)
 
