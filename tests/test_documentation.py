@@ -25,7 +25,7 @@ NAMES = {f"experiments.{path.stem}": path.stem for path in EXPERIMENTS}
 
 def commands(path):
     """Every line that starts python, with continued lines joined and comments dropped."""
-    text = path.read_text().replace("\\\n", " ")
+    text = re.sub(r"\\\n\s*", " ", path.read_text())
     found = re.findall(r"^\s*(?:pip install -e \. && )?(python -m [^#\n`]+)", text, re.MULTILINE)
     return [re.split(r"\s{3,}", line.strip())[0] for line in found]
 

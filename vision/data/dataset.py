@@ -1,7 +1,11 @@
-"""Data sets from a few options: the shapes world, a folder of images, or anything that TFDS has prepared."""
+"""Data sets from a few options: the shapes world, a folder of images, or anything that TFDS has prepared.
+
+To add one: a function that opens it, and an entry of :data:`DATA_SETS`.
+"""
 
 import functools
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -23,7 +27,7 @@ class DataConfig:
     """Which data set to use."""
 
     name: str = "cifar10"
-    """"shapes" (rendered, no download), "folder" (images below data.dir), or the name of a TFDS data set."""
+    """A name of DATA_SETS, "shapes" (rendered, no download) or "folder" (images below data.dir), or of TFDS."""
     dir: Path = Path("~/tensorflow_datasets")
     """The folder of images, or where TFDS keeps its data sets; unused by shapes."""
     resolution: int = 32
@@ -42,15 +46,55 @@ class DataConfig:
     """Number of training images of the shapes world."""
 
 
-def named_split(config: DataConfig, split: Split) -> str:
-    """A description of a split, for protocols: "mnist (test)"."""
-    if config.name == "shapes":
-        return f"the shapes world ({split})"
-    if config.name != "folder":
-        return f"{config.name} ({config.test_split if split == 'test' else config.train_split})"
+@dataclass(frozen=True)
+class DataSet:
+    """How a data set is opened and described."""
+
+    open: Callable[[DataConfig, Split, int, int | None], Source]
+    """(config, split, seed, at_least) -> source, see :func:`open_dataset`."""
+    describe: Callable[[DataConfig, Split], str]
+    """(config, split) -> its description, for protocols: "mnist (test)"."""
+
+
+def _open_shapes(config: DataConfig, split: Split, seed: int, at_least: int | None) -> Source:
+    size = config.shapes_count if split == "train" else 2_000
+    return ShapesSource(config=replace(config.shapes, resolution=config.resolution), seed=seed, size=size, split=split)
+
+
+def _open_folder(config: DataConfig, split: Split, seed: int, at_least: int | None) -> Source:
+    apart = config.test_dir is not None
+    root = config.test_dir if config.test_dir is not None and split == "test" else config.dir
+    found = _folder(root.expanduser(), None if at_least else config.resolution, at_least, config.skip_damaged)
+    return found if apart else _part(found, split)
+
+
+def _describe_folder(config: DataConfig, split: Split) -> str:
     if config.test_dir is not None:
         return f"{config.test_dir if split == 'test' else config.dir}"
     return f"{config.dir}, {'every tenth image' if split == 'test' else 'all but every tenth image'}"
+
+
+def _tfds_split(config: DataConfig, split: Split) -> str:
+    return config.test_split if split == "test" else config.train_split
+
+
+_TFDS = DataSet(
+    lambda config, split, seed, at_least: tfds_source(
+        config.name, _tfds_split(config, split), data_dir=config.dir.expanduser()
+    ),
+    lambda config, split: f"{config.name} ({_tfds_split(config, split)})",
+)
+
+DATA_SETS: Mapping[str, DataSet] = {
+    "shapes": DataSet(_open_shapes, lambda config, split: f"the shapes world ({split})"),
+    "folder": DataSet(_open_folder, _describe_folder),
+}
+"""Data sets by name (``--data.name``); any other name is one that TFDS has prepared."""
+
+
+def named_split(config: DataConfig, split: Split) -> str:
+    """A description of a split, for protocols: "mnist (test)"."""
+    return DATA_SETS.get(config.name, _TFDS).describe(config, split)
 
 
 def open_dataset(config: DataConfig, split: Split, *, seed: int = 0, at_least: int | None = None) -> Source:
@@ -66,18 +110,7 @@ def open_dataset(config: DataConfig, split: Split, *, seed: int = 0, at_least: i
 
     Raises ``UserError`` with instructions if the data does not exist.
     """
-    if config.name == "shapes":
-        size = config.shapes_count if split == "train" else 2_000
-        shapes = replace(config.shapes, resolution=config.resolution)
-        return ShapesSource(config=shapes, seed=seed, size=size, split=split)
-    directory = config.dir.expanduser()
-    if config.name == "folder":
-        apart = config.test_dir is not None
-        root = config.test_dir.expanduser() if config.test_dir is not None and split == "test" else directory
-        found = _folder(root, None if at_least else config.resolution, at_least, config.skip_damaged)
-        return found if apart else _part(found, split)
-    name = config.train_split if split == "train" else config.test_split
-    return tfds_source(config.name, name, data_dir=directory)
+    return DATA_SETS.get(config.name, _TFDS).open(config, split, seed, at_least)
 
 
 def load_dataset(config: DataConfig, split: Split, *, seed: int = 0, fields: tuple[str, ...]) -> ArraySource:
