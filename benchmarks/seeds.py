@@ -35,7 +35,7 @@ class Config:
     devices: int = 0
     """Simulated CPU devices for both; 0 leaves them to the program."""
     options: str = ""
-    """Further options of the experiment, for both, as one quoted word: "--model.width 64 --judged 72"."""
+    """Further options of the experiment, for both, as one quoted word: "--model.width 64 --ema 0.99"."""
 
 
 def timed(config: Config, workdir: Path, cache: Path, *arguments: str) -> float:

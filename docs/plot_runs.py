@@ -1,4 +1,4 @@
-"""One number of several runs against the images seen, as pictures in results.md show it.
+"""One number of several runs against the images seen, as plots in results.md show it.
 
 python docs/plot_runs.py out.png --metric eval/top1_accuracy --title CIFAR-10 first=runs/a second=runs/b
 """

@@ -1,4 +1,4 @@
-"""Two numbers of the last evaluation of several runs against each other, as pictures in results.md show them.
+"""Two numbers of the last evaluation of several runs against each other, as plots in results.md show them.
 
 python docs/plot_tradeoff.py out.png --x eval/rate --y eval/distortion "beta 1=runs/a" "beta 4=runs/b"
 """

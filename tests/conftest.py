@@ -3,6 +3,7 @@
 
 import functools
 import os
+import signal
 import sys
 import types
 from pathlib import Path
@@ -19,6 +20,8 @@ for _flag, _value in _FLAGS.items():
     if _flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{_flag}={_value}".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
+# A shell starts jobs of the background with SIGINT ignored, which every process inherits that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vision-jax-tests"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -8,7 +8,7 @@
 #       resumes; any other failure ends the JobSet.
 #   gke.sh render  the same options    print the manifest that create would send
 #   gke.sh status  --name NAME         the JobSet and its pods
-#   gke.sh follow  --name NAME         the log of the first process, as it grows; Ctrl-C only ends the looking
+#   gke.sh follow  --name NAME         the log of the first process, as it grows; Ctrl-C only stops following
 #   gke.sh stop    --name NAME         the command saves and ends; the pods go, the JobSet stays, suspended
 #   gke.sh resume  --name NAME         start the command of a stopped JobSet again
 #   gke.sh delete  --name NAME         delete the JobSet and its pods; results stay in the bucket
@@ -24,16 +24,16 @@
 #   --service-account S      of Kubernetes, which may write to the bucket
 #   --tpu TYPE --topology T  as the node pool's labels gke-tpu-accelerator and gke-tpu-topology
 #   --chips-per-host N       (4)
-#   --slices N               so many node pools of that kind, joined over the network (1)
+#   --slices N               N node pools of that kind, joined over the network (1)
 #   --gpu TYPE               as the node pool's label gke-accelerator
 #   --nodes N                (1)
 #   --gpus-per-node N        (1)
 #   --spot                   only on Spot VMs, which give pods 15 s to save, unless the node pool is configured otherwise
 #   --save-seconds N         how long a pod that is asked to end may take to save (300)
-#   --max-restarts N         start again after so many failures that are no interruptions, too (0)
+#   --max-restarts N         start again after N failures that are no interruptions, too (0)
 #
 # DRY_RUN=1 prints the commands that would be run, shell-quoted, and runs none; create renders the manifest all the same,
-# so that wrong options are told.
+# so that wrong options are reported.
 
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
@@ -91,7 +91,7 @@ render=(python3 "${here}/gke_render.py" "${rendered[@]}")
 # create: send the manifest, unless a JobSet of that name is there.
 create() {
   local manifest line
-  # a wrong option is told before the cluster is asked
+  # a wrong option is reported before the cluster is contacted
   manifest="$("${render[@]}")" || exit $?
   if [[ "${dry}" == yes ]]; then
     execute "${kubectl[@]}" get jobset "${name}" --ignore-not-found --output=name

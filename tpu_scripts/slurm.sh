@@ -9,14 +9,14 @@
 #       Submit a job array of the trials 1 to 12 that the command with --list names, one process with all GPUs of a node
 #       for each: "--index NUMBER" is added to the command. Each trial is continued by itself.
 #   slurm.sh status JOB     what the job does
-#   slurm.sh follow JOB     its log, as it grows; Ctrl-C only ends the looking
+#   slurm.sh follow JOB     its log, as it grows; Ctrl-C only stops following
 #   slurm.sh stop JOB       the command saves, and the job ends without being queued again
 #   slurm.sh cancel JOB     end the job at once: what was computed since the last checkpoint is lost
 # JOB is what submit and array print; one trial of an array is JOB_NUMBER.
 #
 #   --venv FOLDER            the virtual environment that has the project, on a disk that the nodes see
 #   --nodes N                (1)
-#   --gpus-per-node N        (1) and so many processes on each node; in an array, GPUs of a trial
+#   --gpus-per-node N        (1) and processes on each node; in an array, GPUs of a trial
 #   --cpus-per-gpu N         (4)
 #   --time LIMIT             of one job, as sbatch takes it; default: that of the partition
 #   --partition P --account A    as sbatch takes them; default: those of the cluster
@@ -24,7 +24,7 @@
 #   --checkout FOLDER        where the command runs, and runs/ is; default: this checkout
 #   --logs FOLDER            where logs go (CHECKOUT/runs/slurm_logs)
 #   --save-seconds N         so long before the end of its time the command is asked to save (120)
-#   --max-requeues N         give up after so many (100)
+#   --max-requeues N         give up after N requeues (100)
 #   --sbatch-option OPTION   passed to sbatch, such as --mem=200G or --qos=long; may be repeated
 #
 # DRY_RUN=1 prints the commands that would be run, shell-quoted, and runs none.

@@ -26,7 +26,7 @@ code_options=()
 # calls: processes in the background, which outlive Ctrl-C unless they are ended.
 calls=()
 
-# pause SECONDS: sleep so that a signal is answered at once.
+# pause SECONDS: sleep so that a signal is handled at once.
 pause() {
   sleep "$1" &
   calls=("$!")

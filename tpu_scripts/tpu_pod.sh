@@ -13,7 +13,7 @@
 #   tpu_pod.sh setup   --name --zone --bucket      put the code, its environment and the bucket on all workers
 #   tpu_pod.sh launch  --name --zone --bucket -- python -m experiments.X ...     start it in the background
 #   tpu_pod.sh status  --name --zone               what exists, and what the command does on each worker
-#   tpu_pod.sh follow  --name --zone               the log of worker 0, as it grows; Ctrl-C only ends the looking
+#   tpu_pod.sh follow  --name --zone               the log of worker 0, as it grows; Ctrl-C only stops following
 #   tpu_pod.sh fetch   --bucket [--from runs/X] [--to FOLDER] [--without-checkpoints]     copy results here, default: to runs/from-BUCKET
 #   tpu_pod.sh stop    --name --zone               the command saves and ends with 75; the TPU stays, and is billed
 #   tpu_pod.sh delete  --name --zone               delete the TPU; results stay in the bucket
@@ -39,8 +39,8 @@
 # Watching (run)
 #   --poll-seconds N         between two looks (60)
 #   --settle-seconds N       between the end of a command and the second look that tells whether the machine is healthy (90)
-#   --max-restarts N         give up after so many restarts in a row without a new checkpoint (10)
-#   --max-failures N         give up after so many failed calls of gcloud in a row while the TPU exists (30)
+#   --max-restarts N         give up after N restarts in a row without a new checkpoint (10)
+#   --max-failures N         give up after N failed calls of gcloud in a row while the TPU exists (30)
 #   --delete-on-success      delete the TPU when the command has ended with 0
 #   --delete-on-exit         delete the TPU however this ends, also by Ctrl-C
 #

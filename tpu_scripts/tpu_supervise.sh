@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Watching a command on a TPU that may be taken away. Sourced by tpu_pod.sh, whose options it uses.
 #
-# What is told apart, and how:
+# What is distinguished, and how:
 #   the TPU was taken away   the queued resource is no longer ACTIVE, or a node of it is gone: delete, create, go on
 #   it was deleted           the same, but by a user, as the queued resource tells: end
 #   ssh fails                no answer while the queued resource is ACTIVE and its nodes are READY: look again later
@@ -12,7 +12,7 @@
 # Every restart counts against --max-restarts until a new checkpoint appears.
 
 # workers: what the workers say, together: unreachable, running, done, stopped, interrupted, failed, restarted (a host of
-# them), partial (some run the command and some were never told), idle (set up or not, nothing launched).
+# them), partial (some run the command and some never received it), idle (set up or not, nothing launched).
 workers=""
 # culprit, code, step, mark: the worker that failed first and its exit code; the newest checkpoint.
 culprit=""
@@ -24,7 +24,7 @@ running=0
 
 # ask_workers: the state of all workers, in $workers.
 ask_workers() {
-  local tag host state result ended at reached attempt told stopped
+  local tag host state result ended at reached attempt assigned stopped
   local -i count=0 idle=0 ended_well=0 interrupted=0 rebooted=0 stops=0 failures_seen=0 first=0
   culprit="" code=0 step="-" mark="-" other=no running=0
   on_workers "if [ -e tpu_vm_worker.sh ]; then bash tpu_vm_worker.sh state; else echo @worker \$(hostname) empty - - - - - - no; fi"
@@ -33,7 +33,7 @@ ask_workers() {
     return
   fi
   # attempt is read over: the fields have their places
-  while read -r tag host state result ended at reached attempt told stopped; do
+  while read -r tag host state result ended at reached attempt assigned stopped; do
     if [[ "${tag}" != @worker ]]; then
       continue
     fi
@@ -45,7 +45,7 @@ ask_workers() {
     if [[ "${stopped}" == yes ]]; then
       stops=$((stops + 1))
     fi
-    if [[ "${told}" != - && "${told}" != "${digest}" ]]; then
+    if [[ "${assigned}" != - && "${assigned}" != "${digest}" ]]; then
       other=yes
     fi
     case "${state}" in
@@ -96,14 +96,14 @@ ask_workers() {
   fi
 }
 
-# describe_workers: a line for each worker, for people.
+# describe_workers: a readable line for each worker.
 describe_workers() {
-  local tag host state result ended at reached attempt told stopped
+  local tag host state result ended at reached attempt assigned stopped
   if [[ "${workers}" == unreachable ]]; then
     printf 'workers: cannot be reached: %s\n' "${problem}"
     return
   fi
-  while read -r tag host state result ended at reached attempt told stopped; do
+  while read -r tag host state result ended at reached attempt assigned stopped; do
     if [[ "${tag}" == @worker ]]; then
       printf '%s: %s, exit code %s, newest checkpoint %s\n' "${host}" "${state}" "${result}" "${at}"
     fi
@@ -172,7 +172,7 @@ count_failure() {
   if ((failures > max_failures)); then
     fail "$1, ${failures} times in a row; the TPU is ${request}" 1
   fi
-  say "$1: looking again in ${poll_seconds} s"
+  say "$1: checking again in ${poll_seconds} s"
   pause "${poll_seconds}"
 }
 
@@ -213,7 +213,7 @@ begin() {
     if ((starts > max_failures)) || [[ "${machine}" == healthy && "${starts}" -ge "${limit}" ]]; then
       fail "${name} could not be set up or started: ${reason}" 1
     fi
-    say "setting up or starting failed (${reason}): looking again in ${poll_seconds} s"
+    say "setting up or starting failed (${reason}): checking again in ${poll_seconds} s"
     pause "${poll_seconds}"
   fi
 }
@@ -296,7 +296,7 @@ watch() {
       exit 75
       ;;
     failed)
-      say "${culprit} ended with ${code}; looking again in ${settle_seconds} s whether the machine is healthy"
+      say "${culprit} ended with ${code}; checking again in ${settle_seconds} s whether the machine is healthy"
       settle
       if [[ "${settled}" == yes ]]; then
         end_with_failure

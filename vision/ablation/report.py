@@ -120,8 +120,8 @@ def _loss_section(results: Results, name: str, alive: Callable[[], None]) -> str
     figure = figures.curves(results, name)
     if figure is None:
         return ""
-    drawn = _saved_figure(results, f"{re.sub('[^A-Za-z0-9]', '-', name)}-curves", figure, f"{name} over images", alive)
-    return f'<h2>{html.escape(name)}</h2>\n{drawn}\n<p class="note">{_BANDS}</p>'
+    plot = _saved_figure(results, f"{re.sub('[^A-Za-z0-9]', '-', name)}-curves", figure, f"{name} over images", alive)
+    return f'<h2>{html.escape(name)}</h2>\n{plot}\n<p class="note">{_BANDS}</p>'
 
 
 def _numbers(found: Sequence[Row]) -> str:

@@ -176,7 +176,7 @@ class Runner:
                 running.stop_requested = True
                 with contextlib.suppress(ProcessLookupError):
                     running.process.terminate()
-                self._narrator.say(f"{self._number(running.trial)}: told to save and stop")
+                self._narrator.say(f"{self._number(running.trial)}: asked to save and stop")
         if time.monotonic() >= self._next_renewal:
             self._next_renewal = time.monotonic() + min(self._stale / _RENEWALS, _MOST_SECONDS_SILENT)
             for running in self._running:

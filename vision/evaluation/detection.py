@@ -155,7 +155,7 @@ def _numbers(
     )
     scalars, protocol = scores.scalars(), scores.protocol(data, how)
     on = f"on {scores.images:,} images of {data}; {how}"
-    at = f"matched as COCO does at IoU {IOU:g}, at the confidence of the best mean F1 on these pictures"
+    at = f"matched as COCO does at IoU {IOU:g}, at the confidence of the best mean F1 on these images"
     marks = {
         name: float(values[curves.best])
         for name, values in zip(("precision", "recall", "f1"), curves.mean, strict=True)
@@ -252,7 +252,7 @@ def predict_files(
 ) -> Callable[[Any, Sequence[Path], Path], list[str]]:
     """(variables, files, folder) -> one line a file that lists its detections; writes images and results to the folder.
 
-    The folder gets, for each file, an image under the same name with the boxes drawn (JPEG of a JPEG, else PNG), and a
+    The folder gets, for each file, an image under the same name with the boxes marked (JPEG of a JPEG, else PNG), and a
     text file and crops if configured, see `PredictionConfig`; and for all files ``detections.json`` in COCO's result
     format, and ``images.json``, which lists the image and category ids it uses.
     Files of one name get numbers: ``cell``, ``cell-2``. Images are turned upright by their EXIF orientation.

@@ -59,18 +59,18 @@ def plots(
     """
     confidence = float(CONFIDENCES[curves.best])
     precision, recall, f1 = curves.mean
-    pictures = {}
+    plots = {}
     if curves.boxes.any():
-        pictures["precision_recall"] = precision_recall_plot(
+        plots["precision_recall"] = precision_recall_plot(
             scores.precision, RECALLS, scores.class_ap50, truth.class_names
         )
-        pictures["confidence"] = confidence_plot(CONFIDENCES, precision, recall, f1, best=curves.best)
+        plots["confidence"] = confidence_plot(CONFIDENCES, precision, recall, f1, best=curves.best)
     matrix = detection_confusion(truth, found, confidence=confidence)
     if matrix.sum():
-        pictures["confusion"] = confusion_plot(
+        plots["confusion"] = confusion_plot(
             matrix, (*truth.class_names, "background"), title=_confusion_title(matrix, confidence)
         )
-    return pictures
+    return plots
 
 
 def _confusion_title(matrix: Int[np.ndarray, "j j"], confidence: float) -> str:

@@ -38,7 +38,7 @@ class GenerationConfig(FeaturesConfig):
     """Which features, how many images, and the constants of each number."""
 
     samples: int = 5_000
-    """Images that are generated, and test images for the floor, as far as there are so many."""
+    """Images that are generated; as many test images, or all if there are fewer, give the floor."""
     reference: int = 5_000
     """Training images that they are compared with, chosen at random once."""
     batch: int = 250

@@ -192,15 +192,15 @@ def _walks(
     """(variables, test set, rate of each dimension) -> images and animations of walks through codes.
 
     "interpolations" go straight from the code of a test image to that of the next; "traversals" change one dimension of
-    the first image's code, also as a animation; "latents" are those of all that is shown, in the plane.
+    the first image's code, also as an animation; "latents" are those of all that is shown, in the plane.
     """
     assert model.encode is not None
     assert model.decode is not None
     compiled_decode, compiled_encode = compiler.function(model.decode), compiler.function(model.encode)
 
-    def pictures_of(variables: Any, codes: Float[np.ndarray, "n z"]) -> UInt8[np.ndarray, "n h w c"]:
-        spread = compiler.shard_padded(codes.astype(np.float32))
-        return jax.device_get(compiled_decode(variables, spread))[: len(codes)]
+    def images_of(variables: Any, codes: Float[np.ndarray, "n z"]) -> UInt8[np.ndarray, "n h w c"]:
+        padded = compiler.shard_padded(codes.astype(np.float32))
+        return jax.device_get(compiled_decode(variables, padded))[: len(codes)]
 
     def walk(
         variables: Any, test: ReconstructionSet, rate: Float[np.ndarray, " z"]
@@ -210,22 +210,22 @@ def _walks(
         pairs = min(8, len(codes) // 2)
         share = np.linspace(0.0, 1.0, STEPS)[:, None]
         lines = [(1.0 - share) * codes[2 * i] + share * codes[2 * i + 1] for i in range(pairs)]
-        between = pictures_of(variables, np.concatenate(lines))
+        between = images_of(variables, np.concatenate(lines))
         chosen = np.argsort(-rate, kind="stable")[:MAX_DIMENSIONS]
         along = np.repeat(codes[:1], len(chosen) * STEPS, axis=0).reshape(len(chosen), STEPS, -1)
         for row, dimension in enumerate(chosen):
             along[row, :, dimension] = np.linspace(-FURTHEST, FURTHEST, STEPS)
-        traversed = pictures_of(variables, along.reshape(len(chosen) * STEPS, -1))
+        traversed = images_of(variables, along.reshape(len(chosen) * STEPS, -1))
         titles = [f"{dimension}: {rate[dimension]:.2f} nats" for dimension in chosen]
-        pictures = {
+        plots = {
             "interpolations": sample_grid(between, columns=STEPS),
             "traversals": sample_grid(traversed, columns=STEPS, row_titles=titles),
         }
         if "label" in test.first and test.class_names:
             title = f"mean latents of {len(codes):,} images of {test.description}"
-            pictures["latents"] = latent_space_plot(codes, test.first["label"], test.class_names, title=title)
+            plots["latents"] = latent_space_plot(codes, test.first["label"], test.class_names, title=title)
         rows = traversed.reshape(len(chosen), STEPS, *traversed.shape[1:])
         there = [sample_grid(rows[:, step], columns=math.ceil(len(chosen) / 2)) for step in range(STEPS)]
-        return pictures, {"traversals": np.stack([*there, *there[-2:0:-1]])}
+        return plots, {"traversals": np.stack([*there, *there[-2:0:-1]])}
 
     return walk

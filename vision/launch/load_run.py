@@ -85,7 +85,7 @@ def open_run(
       overrides: options of the experiment, ``["--detector.iou", "0.5"]``. Only fields that change how a state is
         evaluated or sampled from, where frozen networks are read from, and the mesh may differ from the stored ones.
       package: where experiments are.
-      report: is told of fields that the run was trained without, since the experiment is younger than it.
+      report: called with the fields that the run was trained without, since the experiment gained them later.
       known: other options, which a message about an unknown one may suggest.
 
     Raises:

@@ -223,8 +223,8 @@ def on_tpu_host(environment: Mapping[str, str]) -> bool:
     """Whether this machine belongs to a Cloud TPU: it has the TPU library and access to TPU chips."""
     if importlib.util.find_spec("libtpu") is None:
         return False
-    told = {"TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID", "TPU_SKIP_MDS_QUERY", "MEGASCALE_COORDINATOR_ADDRESS"}
-    return bool(told & environment.keys()) or _has_tpu_chip()
+    cloud = {"TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID", "TPU_SKIP_MDS_QUERY", "MEGASCALE_COORDINATOR_ADDRESS"}
+    return bool(cloud & environment.keys()) or _has_tpu_chip()
 
 
 def _has_tpu_chip() -> bool:

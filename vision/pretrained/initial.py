@@ -56,10 +56,10 @@ def read_initial_values(
     else:
         tensors, origin = read_state_dict(path), "published weights"
     if path.is_dir() or all(name.split("/")[0] in variables for name in tensors):
-        origin = origin if path.is_dir() else "variables of ours"
+        origin = origin if path.is_dir() else "variables of this project"
         published = tuple(Rule(name, name) for name in named(variables))
     elif not published:
-        raise UserError(f"{path} has none of our names, and there are no published weights of this network to compare")
+        raise UserError(f"{path} has none of this network's names, and there are no published weights of this network to compare")
     placeholders = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
     found, left = from_published(tensors, placeholders, rules=published, ignored=ignored, replaced=replaced)
     values = {name: np.asarray(value) for name, value in named(found).items() if name not in left}

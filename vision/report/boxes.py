@@ -59,7 +59,7 @@ def class_colours(classes: int) -> UInt8[np.ndarray, "{classes} 3"]:
 
 
 def image_with_boxes(marked: ImageWithBoxes, class_names: Sequence[str]) -> UInt8[np.ndarray, "H W 3"]:
-    """The image with its boxes drawn.
+    """The image with its boxes marked.
 
     The image keeps its size, but one with a longer side of less than 320 pixels is enlarged by an integer factor
     (nearest neighbour). Lines and letters scale with the image. A tag is placed above, below or in its box, within the

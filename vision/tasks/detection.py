@@ -37,7 +37,7 @@ class DetectionLossConfig:
     balance: tuple[float, float, float] = (4.0, 1.0, 0.4)
     """Gains of the objectness at strides 8, 16 and 32."""
     ratio: float = 4.0
-    """Anchors match boxes whose sides are less than so many times theirs, and more than the inverse."""
+    """An anchor matches boxes whose sides are less than this multiple of its sides, and more than the inverse."""
     smoothing: float = 0.0
     """Share of a class target that is spread over yes and no (Szegedy et al. 2016)."""
     focal: float = 0.0

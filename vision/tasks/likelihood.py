@@ -21,7 +21,7 @@ class Likelihood(Protocol):
     """p(x|z), given what the decoder says of it."""
 
     def outputs(self, channels: int) -> int:
-        """How many numbers a pixel it takes from the decoder for images of so many channels."""
+        """Outputs of the decoder per pixel, for images of ``channels`` channels."""
         ...
 
     def log_density(self, outputs: Float[Array, "b h w p"], image: Float[Array, "b h w c"]) -> Float[Array, " b"]:

@@ -1,6 +1,6 @@
 """Checkpoints by Orbax: asynchronous, retained by policy, the newest good one restored.
 
-A checkpoint that was damaged on disk is set aside, said aloud, and passed over for the one before. One that is sound
+A checkpoint that was damaged on disk is set aside, reported, and passed over for the one before. One that is sound
 but does not fit the state (another model, another optimizer) is an error: passing over it would lose the run.
 """
 
@@ -116,7 +116,7 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps(), reverse=True)
         check_equal("the checkpoints they see", steps)  # such as hosts that do not share the file system
         damaged: list[int] = []
-        wanted = _layout(abstract)  # outside of the try: a mistake of ours is no damage on disk
+        wanted = _layout(abstract)  # outside of the try: a mistake in this program is no damage on disk
         for step in steps:
             restored, problem = None, "it is damaged for another process"
             try:

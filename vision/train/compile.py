@@ -178,7 +178,7 @@ class Compiler:
     mesh: Mesh
     rules: ShardingRules = ()
     replicas: int = 0
-    """Runs trained as one program: state and batches have a leading axis of so many; 0 for a single run without one."""
+    """Number of runs trained as one program, the leading axis of state and batches; 0 for a single run without one."""
 
     def single_run(self) -> "Compiler":
         """The compiler for one replica by itself, on the same devices."""

@@ -112,7 +112,7 @@ class Intervals:
     keep: int = 2
     """How many of the latest checkpoints are kept."""
     keep_every: int = 0
-    """Also keep one checkpoint every so many images for good; 0 for none."""
+    """Also keep, for good, one checkpoint each time this number of images was trained on; 0 for none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ class Interruption:
     """Catches SIGTERM and SIGINT while it is entered; :meth:`requested` tells whether one came.
 
     With several processes SIGTERM is left to JAX, which tells the others and finds a step that none has passed yet;
-    a handler of ours would silently take the notice away from it. Ctrl-C becomes a SIGTERM then.
+    another handler would silently take the notice away from it. Ctrl-C becomes a SIGTERM then.
 
     A second Ctrl-C acts at once, as Python's own handler does. Works in the main thread only, where Python allows
     signal handlers.

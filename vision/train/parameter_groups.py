@@ -1,6 +1,6 @@
-"""Parameters treated differently by the optimizer: frozen ones, learning rates by depth, decay of weights alone.
+"""Parameters treated differently by the optimizer: frozen ones, learning rates by depth, decay of weights only.
 
-Groups are told apart by the path of a parameter, ``stage_1_block_0/conv_in/kernel``. All of it is plain Optax: what
+Groups are distinguished by the path of a parameter, ``stage_1_block_0/conv_in/kernel``. All of it is plain Optax: what
 comes out wraps an optimizer, or is a mask for one.
 """
 

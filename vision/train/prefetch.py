@@ -18,7 +18,7 @@ def prefetch(
     Args:
         iterator: what to read from; used by the thread only, and closed there if it can be.
         transfer: called in the thread, such as ``jax.device_put`` to a sharding.
-        depth: at least 1; at most so many transferred items wait, besides the one that the consumer has.
+        depth: at least 1; at most this number of transferred items wait, besides the one that the consumer has.
 
     Returns:
         an iterator that starts at once. An exception of ``iterator`` or ``transfer`` is raised where the

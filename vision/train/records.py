@@ -37,7 +37,7 @@ class Records:
 
     Opening at ``resume_step`` makes the history what an uninterrupted run would have at that step: lines of
     later steps, which a killed process wrote after its last checkpoint, are dropped atomically, a last line
-    torn by the kill is repaired, and TensorBoard is told to forget the later steps too. A run that starts at
+    torn by the kill is repaired, and TensorBoard discards the later steps too. A run that starts at
     step 0 has no history, so that all lines go. For this to be exact the caller writes everything of steps up
     to ``s`` and calls `flush` before it saves checkpoint ``s``.
 
@@ -101,14 +101,14 @@ class Records:
                 self._write_event(_event(step=int(step), wall_time=now, summary=scalar(name, x)))
         self._flush_when_due()
 
-    def write_images(self, step: int, images: int, pictures: Mapping[str, UInt8[np.ndarray, "h w c"]]) -> None:
+    def write_images(self, step: int, images: int, grids: Mapping[str, UInt8[np.ndarray, "h w c"]]) -> None:
         """Adds images (uint8 in [0, 255], ``c`` 1 or 3) at ``step`` to TensorBoard, as PNG.
 
         Args:
             step: optimisation steps done.
             images: training images seen; TensorBoard has no place for it beside the step, so that it is not
                 kept.
-            pictures: by name, such as ``samples``.
+            grids: by name, such as ``samples``.
 
         Raises:
             ValueError: when an image is not uint8 [h w 1|3].
@@ -117,7 +117,7 @@ class Records:
             return
         from tensorboardX.summary import image
 
-        for name, picture in pictures.items():
+        for name, grid in grids.items():
             if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] not in (1, 3):
                 raise ValueError(
                     f"Picture {name!r} must be uint8 [h, w, 1 or 3], not {picture.dtype} {list(picture.shape)}."

@@ -79,9 +79,9 @@ class ReplicaRecords:
             }
             records.write_scalars(step, images, own)
 
-    def write_images(self, step: int, images: int, pictures: Mapping[str, UInt8[np.ndarray, "h w c"]]) -> None:
-        """Pictures of the whole."""
-        self._whole.write_images(step, images, pictures)
+    def write_images(self, step: int, images: int, grids: Mapping[str, UInt8[np.ndarray, "h w c"]]) -> None:
+        """Images of all replicas as one run."""
+        self._whole.write_images(step, images, grids)
 
     def write_replica_images(self, step: int, images: int, evaluations: Sequence[Evaluation]) -> None:
         """Each replica's images."""

@@ -57,7 +57,7 @@ def alternate(*steps: Step, split: bool = False) -> Step:
     """One step that plays ``steps`` in turn, each with randomness of its own.
 
     All see the same batch, or, with ``split``, each its own equal share of it (several critic steps on fresh images:
-    ``alternate(critic, critic, generator, split=True)``). ``state.step`` counts rounds. Scalars are united; a name
+    ``alternate(critic, critic, generator, split=True)``). ``state.step`` counts rounds. Scalars are merged; a name
     that occurs twice keeps the value of the later step.
     """
 
