@@ -59,7 +59,9 @@ def read_initial_values(
         origin = origin if path.is_dir() else "variables of this project"
         published = tuple(Rule(name, name) for name in named(variables))
     elif not published:
-        raise UserError(f"{path} has none of this network's names, and there are no published weights of this network to compare")
+        raise UserError(
+            f"{path} has none of this network's names, and there are no published weights of this network to compare"
+        )
     placeholders = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
     found, left = from_published(tensors, placeholders, rules=published, ignored=ignored, replaced=replaced)
     values = {name: np.asarray(value) for name, value in named(found).items() if name not in left}

@@ -1,8 +1,8 @@
 """Objectives of variational autoencoders: bounds on the likelihood of images, and what is traded against them.
 
 The evidence lower bound (Kingma & Welling 2014, eq. 3) of an image is E[log p(x|z)] - KL(q(z|x) || p(z)): the first
-term is how well it is reconstructed (its negative is called distortion here), the second what its latent costs (the rate).
-Training maximises a mixture of them; evaluation reports the bound itself. All numbers are nats of an image.
+term is how well it is reconstructed (its negative is called distortion here), the second what its latent costs (the
+rate). Training maximises a mixture of them; evaluation reports the bound itself. All numbers are nats of an image.
 
 A model here is a Linen module with ``outputs``-valued likelihood parameters: ``model.apply(variables, image, key=...)``
 returns `vision.nn.latent.Inferred`.

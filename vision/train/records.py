@@ -118,11 +118,9 @@ class Records:
         from tensorboardX.summary import image
 
         for name, grid in grids.items():
-            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] not in (1, 3):
-                raise ValueError(
-                    f"Picture {name!r} must be uint8 [h, w, 1 or 3], not {picture.dtype} {list(picture.shape)}."
-                )
-            summary = image(name, picture, dataformats="HWC")
+            if grid.dtype != np.uint8 or grid.ndim != 3 or grid.shape[-1] not in (1, 3):
+                raise ValueError(f"Image {name!r} must be uint8 [h, w, 1 or 3], not {grid.dtype} {list(grid.shape)}.")
+            summary = image(name, grid, dataformats="HWC")
             event = _event(step=int(step), wall_time=time.time(), summary=summary)
             with self._explained():
                 self._write_event(event)
