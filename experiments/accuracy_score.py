@@ -26,11 +26,12 @@ from vision.data.image_data import HostBatch
 from vision.data.labelled import labelled_source
 from vision.data.pipeline import batches
 from vision.data.source import ArraySource, in_memory
-from vision.errors import UserError, at_least_one
+from vision.errors import UserError
 from vision.launch.about import About
 from vision.launch.load_run import load_run
 from vision.launch.run import main
 from vision.pretrained.feature_classifier import FeatureNetworkConfig
+from vision.ranges import PositiveInt
 from vision.recipes.classification import ClassificationRunConfig, classification
 from vision.recipes.classifiers import network
 from vision.recipes.quick_data import RECOGNITION, tiny, tiny_data
@@ -51,10 +52,10 @@ class Config(ClassificationRunConfig):
     intervals: Intervals = Intervals(log=10_000, evaluate=125_000, save=125_000)
     ema: float = 0.998
     images: int = 400_000
-    batch_size: int = 125
+    batch_size: int = 128
     generator: Path | None = None
     """Folder of a run of a class-conditional generator; without one, real images are trained on."""
-    samples: int = 10_000
+    samples: PositiveInt = 10_000
     """Number of images to train on, at least 1."""
 
 
@@ -81,7 +82,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 def build(config: Config) -> Experiment:
     """The recipe of classifiers, with other images to train on."""
-    at_least_one(config, "samples")
     experiment = classification(config, network(config.model))
     images = functools.cache(lambda: training_images(config))
 

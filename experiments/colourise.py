@@ -18,6 +18,7 @@ from vision.data.image_data import image_data
 from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.unet import SHARDING_RULES, UNet, UNetConfig
+from vision.nn.conditioning import check_data_conditions
 from vision.ops.colour import greyscale
 from vision.ops.pixels import to_uint8
 from vision.recipes.preprocessing import scaled
@@ -45,6 +46,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {"half_width": {"model.width": 16}, "no_f
 def build(config: Config) -> Experiment:
     """The recipe of supervised networks, from luma to colours."""
     grey = lambda batch: greyscale(batch["image"])
+    check_data_conditions(config.model, available=())
     return supervised(
         config,
         UNet(config.model),

@@ -39,7 +39,7 @@ class Config(ClassificationRunConfig):
     intervals: Intervals = Intervals(log=10_000, evaluate=125_000, save=125_000)
     ema: float = 0.998
     images: int = 400_000
-    batch_size: int = 125
+    batch_size: int = 128
 
 
 QUICK = Config(

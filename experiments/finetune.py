@@ -1,8 +1,8 @@
 """Fine-tune a ResNet on any folder of images, from any run of this project or from published weights.
 
-A folder a class, every tenth image held out (or ``--data.test-dir``). The head is new where the classes are others;
-AdamW with a short warm-up and a cosine, light augmentation. What to expect of published weights is in Kornblith et al.
-2019, "Do Better ImageNet Models Transfer Better?"; what was measured here is in docs/results.md.
+A folder a class, a tenth of the images held out by name (or ``--data.test-dir``). The head is new where the classes
+are others; AdamW with a short warm-up and a cosine, light augmentation. What to expect of published weights is in
+Kornblith et al. 2019, "Do Better ImageNet Models Transfer Better?"; what was measured here is in docs/results.md.
 
     python -m experiments.finetune --quick                                        shapes world, from random weights
     python -m experiments.finetune --data.dir pets --init-from resnet50.safetensors --model.classes 37

@@ -36,7 +36,7 @@ class Config(ClassificationRunConfig):
     optimizer: OptimizerConfig = OptimizerConfig(lr=0.1, weight_decay=5e-4, warmup=20_000)
     intervals: Intervals = Intervals(log=10_000, evaluate=120_000, save=120_000)
     images: int = 360_000
-    batch_size: int = 100
+    batch_size: int = 128
     ema: float = 0.998
 
 

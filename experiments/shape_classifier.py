@@ -39,6 +39,7 @@ from vision.pretrained.shape_classifier import (
     merge,
     save_shape_classifier,
 )
+from vision.ranges import NonNegativeFloat, Pixels, PositiveInt, Seed
 from vision.train.compile import Compiler
 from vision.train.state import create_state
 from vision.train.step import averaged, gradient, preprocessed, warmed_up
@@ -53,25 +54,25 @@ class Config:
     """File that is written."""
     version: str = "1"
     """Name of the weights; new weights need a new one."""
-    seed: int = 0
+    seed: Seed = 0
     """Of images, initial weights and order."""
-    images: int = 60_000
+    images: PositiveInt = 60_000
     """Images at 32x32; half as many again at the other resolutions."""
-    other_resolutions: tuple[int, ...] = (24, 48, 64)
+    other_resolutions: tuple[Pixels, ...] = (24, 48, 64)
     """Further resolutions of the images, before they are resized to 32x32."""
-    batch_size: int = 128
+    batch_size: PositiveInt = 128
     """Images a step."""
-    steps: int = 3_000
+    steps: PositiveInt = 3_000
     """Optimizer steps."""
-    learning_rate: float = 2e-3
+    learning_rate: NonNegativeFloat = 2e-3
     """Highest learning rate."""
-    weight_decay: float = 0.02
+    weight_decay: NonNegativeFloat = 0.02
     """Decoupled weight decay."""
-    blur: float = 1.0
+    blur: NonNegativeFloat = 1.0
     """Largest standard deviation of the Gaussian blur, in pixels."""
-    noise: float = 0.15
+    noise: NonNegativeFloat = 0.15
     """Largest standard deviation of the noise, where images span [-1, 1]."""
-    held_out: int = 8_192
+    held_out: PositiveInt = 8_192
     """Images of the test split to measure on."""
 
 

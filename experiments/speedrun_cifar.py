@@ -43,7 +43,7 @@ class Config(ClassificationRunConfig):
     flip_tta: bool = True
     ema: float = 0.99
     images: int = 495_000
-    batch_size: int = 500
+    batch_size: int = 512
 
 
 QUICK = Config(

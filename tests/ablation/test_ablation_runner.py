@@ -199,7 +199,7 @@ def test_a_stopped_runner_lets_its_trials_save(prepared, run, number):
     code, said = run(listed, parallel=2)
     assert code == UNFINISHED
     assert signal.getsignal(number) == before
-    assert "trial 2 of 3 (model.width=8, seed 0): told to save and stop" in said
+    assert "trial 2 of 3 (model.width=8, seed 0): asked to save and stop" in said
     assert "trial 2 of 3 (model.width=8, seed 0): stopped and saved" in said
     assert "to go" in said
     assert outcome(listed[1]).ending == "interrupted"

@@ -162,15 +162,15 @@ def test_a_sharded_batch_is_augmented_without_exchange_between_devices():
     ("fields", "message"),
     [
         ({"crop_scale": (0.5, 0.2)}, "the smaller first"),
-        ({"crop_scale": (0.0, 1.0)}, "the smaller first"),
-        ({"crop_ratio": (-1.0, 1.0)}, "the smaller first"),
+        ({"crop_scale": (0.0, 1.0)}, "crop_scale must be more than 0 and at most 1, not 0"),
+        ({"crop_ratio": (-1.0, 1.0)}, "crop_ratio must be more than 0, not -1"),
         ({"pad_crop": 4, "crop_scale": (0.1, 1.0)}, "both crop"),
-        ({"pad_crop": -1}, "pad_crop must not be -1"),
-        ({"operations": 0}, "operations must not be 0"),
-        ({"contrast": -0.1}, r"contrast must not be -0\.1"),
-        ({"magnitude": 11}, "magnitude must be within"),
-        ({"erasing": 1.5}, "magnitude must be within"),
-        ({"hue": 0.6}, "hue at most"),
+        ({"pad_crop": -1}, "pad_crop must be at least 0 .*, not -1"),
+        ({"operations": 0}, "operations must be at least 1 .*, not 0"),
+        ({"contrast": -0.1}, r"contrast must be at least 0, not -0\.1"),
+        ({"magnitude": 11}, "magnitude must be at least 0 and at most 10"),
+        ({"erasing": 1.5}, "erasing must be at least 0 and at most 1"),
+        ({"hue": 0.6}, r"hue must be at least 0 and at most 0\.5"),
     ],
 )
 def test_configurations_that_are_invalid(fields, message):

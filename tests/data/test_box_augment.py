@@ -227,12 +227,12 @@ def test_eight_devices_are_one():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"mosaic": 1.5}, r"mosaic must be within \[0, 1\], got 1\.5"),
-        ({"hue": -0.1}, "hue must be within"),
+        ({"mosaic": 1.5}, r"mosaic must be at least 0 and at most 1, not 1\.5"),
+        ({"hue": -0.1}, "hue must be at least 0"),
         ({"scale": 1.0}, "scale must be at least 0 and less than 1"),
         ({"shear": 45.0}, "shear must be at least 0 and less than 45"),
         ({"perspective": 0.5}, r"perspective must be at least 0 and less than 0\.5"),
-        ({"translate": -0.1}, r"translate must be at least 0, got -0\.1"),
+        ({"translate": -0.1}, r"translate must be at least 0 and at most 1, not -0\.1"),
         ({"pastes": 0}, "pastes must be at least 1"),
         ({"largest_ratio": 0.5}, "largest_ratio must be at least 1"),
     ],

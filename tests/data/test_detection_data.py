@@ -287,7 +287,7 @@ def test_the_data_description(changes, train, test):
 )
 def test_options_that_are_invalid(wrong):
     ((name, value),) = wrong.items()
-    with pytest.raises(UserError, match=f"{name} of detection data is {value}, but must be at least"):
+    with pytest.raises(UserError, match=f"{name} must be at least .*, not {value}"):
         DetectionConfig(**wrong)
 
 

@@ -257,7 +257,11 @@ def test_the_shapes_world_is_labelled_by_colour_and_shape():
             "imagenet2012 (validation), shorter side to 256 (bilinear, antialiased), centre 224x224",
         ),
         ({"name": "shapes"}, "the shapes world (train), 32x32", "the shapes world (test), 32x32"),
-        ({"name": "folder"}, "pets, all but every tenth image, 32x32", "pets, every tenth image, 32x32"),
+        (
+            {"name": "folder"},
+            "pets, all but a tenth of the images, by name, 32x32",
+            "pets, a tenth of the images, by name, 32x32",
+        ),
         ({"name": "folder", "test_dir": Path("val")}, "pets, 32x32", "val, 32x32"),
         (
             {"name": "mnist", "classes": ("3", "8"), "labels_per_class": 10},

@@ -139,7 +139,7 @@ def test_from_a_file_of_our_own(tmp_path, capsys):
     # even where there are published names too
     values = read_initial_values(path, shapes(), published=cifar_resnet_rules(MODEL), ignored=IGNORED)
     assert_same(values, named(tree))
-    assert capsys.readouterr().err == f"starting from variables of ours in {path}\n"
+    assert capsys.readouterr().err == f"starting from variables of this project in {path}\n"
 
 
 def test_from_published_names(tmp_path, capsys):
@@ -151,7 +151,9 @@ def test_from_published_names(tmp_path, capsys):
     values = read_initial_values(path, shapes(), published=rules, ignored=IGNORED)
     assert_same(values, named(tree))
     assert capsys.readouterr().err == f"starting from published weights in {path}\n"
-    with pytest.raises(UserError, match=r"theirs.safetensors has none of our names, and there are no published"):
+    with pytest.raises(
+        UserError, match=r"theirs.safetensors has none of this network.s names, and there are no published"
+    ):
         read_initial_values(path, shapes())
     with pytest.raises(UserError, match=r"1 arrays that belong nowhere here: bn1\.num_batches_tracked"):
         read_initial_values(path, shapes(), published=rules)

@@ -146,7 +146,7 @@ def test_what_cannot_hold_is_refused(clouds):
         linear_probe(features, labels, features[:0], labels[:0], classes=CLASSES)
     with pytest.raises(UserError, match="leaves none of 3 training images"):
         linear_probe(features[:3], np.arange(3), features, labels, classes=CLASSES)
-    with pytest.raises(UserError, match="penalties above 0"):
+    with pytest.raises(UserError, match="penalties must be more than 0"):
         LinearProbeConfig(penalties=(0.0, 1.0))
-    with pytest.raises(UserError, match="between 0 and 1"):
+    with pytest.raises(UserError, match="held_out must be more than 0 and less than 1"):
         LinearProbeConfig(held_out=1.0)

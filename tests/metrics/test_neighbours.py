@@ -134,7 +134,7 @@ def test_what_cannot_hold_is_refused():
         predictions(features, labels, queries, classes=CLASSES, config=few)
     with pytest.raises(UserError, match="no images to classify"):
         accuracy(features, labels, queries[:0], labels[:0], classes=CLASSES, config=few)
-    with pytest.raises(UserError, match="must be positive"):
+    with pytest.raises(UserError, match="temperature must be more than 0"):
         NeighboursConfig(temperature=0.0)
     with pytest.raises(UserError, match="at least 1"):
         NeighboursConfig(neighbours=0)

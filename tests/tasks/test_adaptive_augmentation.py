@@ -38,5 +38,5 @@ def test_signs_are_averaged_over_the_interval():
 
 
 def test_what_cannot_be():
-    with pytest.raises(UserError, match="mean sign within"):
+    with pytest.raises(UserError, match="target must be more than -1 and less than 1, not 1"):
         AdaptiveConfig(target=1.0)

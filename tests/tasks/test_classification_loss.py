@@ -194,7 +194,7 @@ def test_prediction_with_flips_is_the_mean_of_log_probabilities():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"smoothing": 1.0}, r"loss.smoothing is a share within \[0, 1\), not 1.0"),
+        ({"smoothing": 1.0}, "smoothing must be at least 0 and less than 1, not 1"),
         ({"smoothing": -0.1}, r"not -0.1"),
         ({"threshold": 0.2}, "loss.threshold is for the binary loss alone: set --loss.loss binary"),
         ({"threshold": 0.0}, "loss.threshold is for the binary loss"),

@@ -317,9 +317,9 @@ def test_a_prediction_of_another_shape_is_an_error():
     [
         ({"steps": 5}, {"steps": 5}, "5 steps is too short"),
         ({"steps": 100}, {"steps": 101}, "choose 1 to 100"),
-        ({"condition_dropout": 1.5}, {}, "condition_dropout is a probability, not 1.5"),
-        ({"gamma": 0.0}, {}, "gamma is positive, not 0.0"),
-        ({}, {"eta": -0.1}, "eta is between 0 and 1, not -0.1"),
+        ({"condition_dropout": 1.5}, {}, "condition_dropout must be at least 0 and at most 1, not 1.5"),
+        ({"gamma": 0.0}, {}, "gamma must be more than 0, not 0"),
+        ({}, {"eta": -0.1}, "eta must be at least 0 and at most 1, not -0.1"),
         ({"condition_dropout": 0.0}, {"guidance": 2.0}, "trained without conditions too"),
         ({"weighting": "truncated_snr"}, {}, "almost 0 at the last times"),
     ],

@@ -176,5 +176,5 @@ def test_a_bound_needs_scales_that_are_learned():
     "config", [LikelihoodConfig(deviation=0.0), LikelihoodConfig(components=0), LikelihoodConfig(smallest=0.0)]
 )
 def test_mistakes(config):
-    with pytest.raises(UserError, match="are positive, and"):
+    with pytest.raises(UserError, match=r"must be (more than 0|at least 1)"):
         make_likelihood(config)

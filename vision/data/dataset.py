@@ -4,6 +4,7 @@ To add one: a function that opens it, and an entry of :data:`DATA_SETS`.
 """
 
 import functools
+import hashlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from vision.data.source import ArraySource, Source, in_memory
 from vision.data.subset import Subset
 from vision.data.tfds import tfds_source
 from vision.errors import UserError
+from vision.ranges import Pixels, PositiveInt
 
 Split = Literal["train", "test"]
 
@@ -30,19 +32,20 @@ class DataConfig:
     """A name of DATA_SETS, "shapes" (rendered, no download) or "folder" (images below data.dir), or of TFDS."""
     dir: Path = Path("~/tensorflow_datasets")
     """The folder of images, or where TFDS keeps its data sets; unused by shapes."""
-    resolution: int = 32
+    resolution: Pixels = 32
     """Side of the images in pixels; images of a folder are resized and cropped to it."""
     train_split: str = "train"
     """TFDS split to train on."""
     test_split: str = "test"
     """TFDS split to evaluate on."""
     test_dir: Path | None = None
-    """Folders: the folder of images to evaluate on; if not set, every tenth image is held out."""
+    """Folders: the folder of images to evaluate on; if not set, about a tenth of the images is held out, chosen by
+    their names, so that images that are added later never move others between training and test."""
     skip_damaged: bool = False
     """Folders: decode all files first, and leave out and report those that cannot be decoded."""
     shapes: ShapesConfig = ShapesConfig()
     """The shapes world; its resolution is data.resolution."""
-    shapes_count: int = 50_000
+    shapes_count: PositiveInt = 50_000
     """Number of training images of the shapes world."""
 
 
@@ -65,13 +68,13 @@ def _open_folder(config: DataConfig, split: Split, seed: int, at_least: int | No
     apart = config.test_dir is not None
     root = config.test_dir if config.test_dir is not None and split == "test" else config.dir
     found = _folder(root.expanduser(), None if at_least else config.resolution, at_least, config.skip_damaged)
-    return found if apart else _part(found, split)
+    return found if apart else held_out_by_name(found, root.expanduser(), split)
 
 
 def _describe_folder(config: DataConfig, split: Split) -> str:
     if config.test_dir is not None:
         return f"{config.test_dir if split == 'test' else config.dir}"
-    return f"{config.dir}, {'every tenth image' if split == 'test' else 'all but every tenth image'}"
+    return f"{config.dir}, {'a tenth of the images' if split == 'test' else 'all but a tenth of the images'}, by name"
 
 
 def _tfds_split(config: DataConfig, split: Split) -> str:
@@ -162,12 +165,34 @@ def _folder(root: Path, resolution: int | None, shorter_side: int | None, skip_d
     return source
 
 
-def _part(source: Source, split: Split) -> Source:
-    """Every tenth sample, or all others: a split that does not depend on the classes."""
-    held_out = np.arange(len(source)) % 10 == 9
-    if not held_out.any():
+@functools.cache  # each is reported once
+def _report(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def is_held_out(name: str) -> bool:
+    """Whether an image is a test image: one of ten, as a hash of its path below the folder says."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest) % 10 == 0
+
+
+def held_out_by_name(source: FolderSource, root: Path, split: Split) -> Subset:
+    """The images of a split, which is a function of each file's path below ``root`` and of nothing else.
+
+    Classes without an image in either split are reported on stderr.
+
+    Raises:
+      UserError: a split has no image.
+    """
+    test = np.array([is_held_out(file.relative_to(root).as_posix()) for file in source.files], bool)
+    if not test.any() or test.all():
         raise UserError(
-            f"a folder needs at least 10 images, so that one can be held out, but this one has {len(source)}"
+            f"of the {len(test)} images in {root} the names of {'all' if test.any() else 'none'} choose them as test "
+            "images: add images, or set --data.test-dir"
         )
-    indices = np.flatnonzero(held_out if split == "test" else ~held_out)
-    return Subset(source, indices, tuple(source.class_names))
+    for name, part in (("training", ~test), ("test", test)):
+        present = set() if source.labels is None else set(source.labels[part].tolist())
+        missing = [each for index, each in enumerate(source.class_names) if index not in present]
+        if missing:
+            _report(f"of the classes in {root} these have no {name} image: {', '.join(missing)}")
+    return Subset(source, np.flatnonzero(test if split == "test" else ~test), tuple(source.class_names))

@@ -28,6 +28,7 @@ from vision.data.letterbox import Letterbox, letterboxed
 from vision.data.shapes.world import ShapesConfig, ShapesSource
 from vision.data.source import ArraySource, Record, Source, in_memory
 from vision.errors import UserError
+from vision.ranges import NonNegativeInt, Pixels, PositiveInt, check_ranges
 
 # Scenes of the shapes world to evaluate on.
 _SHAPES_TEST = 500
@@ -58,33 +59,25 @@ class DetectionConfig:
     classes: str = "classes.txt"
     """Text: file with one class name per line. VOC also takes its classes from this file if it exists,
     else the sorted names in all of its annotations."""
-    resolution: int = 640
+    resolution: Pixels = 640
     """Size in pixels of the square that images are letterboxed into."""
-    max_boxes: int = 100
+    max_boxes: PositiveInt = 100
     """Maximum number of boxes per image to train on; if there are more, the largest are kept."""
-    overfit_images: int = 0
+    overfit_images: NonNegativeInt = 0
     """Train and evaluate on only the first this many training images, to overfit on purpose. 0 for all."""
     stream: bool = False
     """Decode images during training instead of holding the data set in memory."""
-    workers: int = 0
+    workers: NonNegativeInt = 0
     """Streaming: number of worker processes that decode; 0 for threads of the main process."""
     skip_damaged: bool = False
     """Decode all images first, and leave out and count those that are damaged or differ from their annotated size."""
     shapes: ShapesConfig = ShapesConfig(resolution=640, max_objects=8, min_size=0.1, max_size=0.4)
     """The shapes world; its resolution is that of the data. The shapes are the classes, whatever their colour."""
-    shapes_count: int = 2_000
+    shapes_count: PositiveInt = 2_000
     """Number of training images of the shapes world."""
 
     def __post_init__(self):
-        for field, least in (
-            ("resolution", 1),
-            ("max_boxes", 1),
-            ("overfit_images", 0),
-            ("workers", 0),
-            ("shapes_count", 1),
-        ):
-            if getattr(self, field) < least:
-                raise UserError(f"{field} of detection data is {getattr(self, field)}, but must be at least {least}.")
+        check_ranges(self)
 
 
 def detection_source(config: DetectionConfig, split: Split, *, limit_bytes: int = 2 * 2**30) -> Source:

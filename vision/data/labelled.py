@@ -27,6 +27,7 @@ from vision.data.pipeline import Transform, batches, evaluation_batches
 from vision.data.source import Record, Source
 from vision.data.subset import labels_per_class, of_classes
 from vision.errors import UserError
+from vision.ranges import NonNegativeInt, Pixels, PositiveFraction
 
 FIELDS = ("image", "label")
 
@@ -37,19 +38,19 @@ class LabelledConfig(DataConfig):
 
     classes: tuple[str, ...] = ()
     """Names of the classes to keep, numbered in this order; empty for all."""
-    labels_per_class: int = 0
+    labels_per_class: NonNegativeInt = 0
     """Train on only this many images per class, chosen by the run's seed; smaller sets are subsets of larger ones. 0
     for all."""
     stream: bool = False
     """Decode images during training, with a random resized crop on the host, instead of holding the data set in
     memory."""
-    workers: int = 0
+    workers: NonNegativeInt = 0
     """Streaming: number of worker processes that decode; 0 for threads of the main process."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_scale: tuple[PositiveFraction, PositiveFraction] = (0.08, 1.0)
     """Streaming: smallest and largest share of the area that the crop keeps."""
-    test_resolution: int = 224
+    test_resolution: Pixels = 224
     """Streaming: size in pixels of the images to evaluate on."""
-    test_resize: int = 256
+    test_resize: Pixels = 256
     """Streaming: their shorter side before the centre is cropped."""
 
     @property

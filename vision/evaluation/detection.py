@@ -21,6 +21,7 @@ from vision.evaluation.detection_files import Predicted, summary, unique_stems, 
 from vision.evaluation.detection_images import ReadImage, plots, read_files, sheets
 from vision.metrics.detection.average_precision import CocoScores, ImageDetections, coco_scores
 from vision.metrics.detection.matching import CONFIDENCES, IOU, ConfidenceCurves, confidence_curves, matching
+from vision.ranges import Fraction, PositiveInt
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluate, Evaluation, EvaluatorFactory
 from vision.types import TrainState
@@ -213,11 +214,11 @@ def original(detections: Any, row: int, box: Letterbox) -> ImageDetections:
 class PredictionConfig:
     """How detections in files are selected and written."""
 
-    confidence: float = 0.25
+    confidence: Fraction = 0.25
     """Smallest score of a detection, in [0, 1]."""
-    iou: float = 0.45
+    iou: Fraction = 0.45
     """Threshold of non-maximum suppression, in [0, 1]."""
-    max_detections: int = 300
+    max_detections: PositiveInt = 300
     """Largest number of detections in an image, at least 1."""
     only: tuple[str, ...] = ()
     """Names of the classes to detect; all classes by default."""

@@ -8,17 +8,18 @@ it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
+from annotated_types import Interval
 from jaxtyping import Float, Int
 
 from vision.data.dataset import DataConfig
 from vision.data.image_data import Data
 from vision.data.pipeline import permutation
 from vision.data.source import ArraySource, in_memory
-from vision.errors import UserError, at_least_one
+from vision.errors import UserError
 from vision.evaluation.feature_extractors import FeaturesConfig, load_features
 from vision.evaluation.generator import Generator
 from vision.metrics.generation.classifier_score import classifier_score
@@ -28,6 +29,7 @@ from vision.metrics.generation.kernel_distance import kernel_distance
 from vision.metrics.generation.manifold_overlap import manifold_overlap
 from vision.metrics.generation.moments import moments
 from vision.ops.pixels import to_float
+from vision.ranges import PositiveInt, Seed, check_ranges
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluate, Evaluation, EvaluatorFactory
 from vision.types import TrainState
@@ -37,21 +39,21 @@ from vision.types import TrainState
 class GenerationConfig(FeaturesConfig):
     """Which features, how many images, and the constants of each number."""
 
-    samples: int = 5_000
+    samples: PositiveInt = 5_000
     """Images that are generated; as many test images, or all if there are fewer, give the floor."""
-    reference: int = 5_000
+    reference: PositiveInt = 5_000
     """Training images that they are compared with, chosen at random once."""
-    batch: int = 250
+    batch: PositiveInt = 250
     """Images at a time. Where devices do not divide it, a few more are generated and left out."""
-    neighbours: int = 5
+    neighbours: PositiveInt = 5
     """Precision, recall, density, coverage: the neighbour that the ball around each image reaches to."""
-    subsets: int = 100
+    subsets: PositiveInt = 100
     """Kernel distance: number of pairs of random subsets."""
-    subset_size: int = 1_000
+    subset_size: Annotated[int, Interval(ge=2, le=10**9)] = 1_000
     """Kernel distance: images in each."""
-    splits: int = 10
+    splits: PositiveInt = 10
     """Classifier score: number of parts that the images are divided into."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the noise and of what is chosen: the same for every state."""
 
 
@@ -254,7 +256,7 @@ def _floor_protocol(words: Mapping[str, str], real: RealImages, count: int, samp
 
 def _check(extractor: FeatureExtractor, config: GenerationConfig, real: RealImages) -> None:
     """Raises ``UserError`` unless there are as many images as every number needs."""
-    at_least_one(config, "samples", "reference", "batch", "neighbours", "subsets", "splits")
+    check_ranges(config)
     shape = jax.ShapeDtypeStruct((1, *real.train.arrays["image"].shape[1:]), np.float32)
     features, _ = jax.eval_shape(
         lambda extractor, images: extractor.features_and_probabilities(images), extractor, shape

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, UInt8
 
 from vision.data.image_data import Data
 from vision.data.source import in_memory
-from vision.errors import UserError
 from vision.metrics.generation.bits_per_dimension import bits_per_dimension
+from vision.ranges import NonNegativeInt, PositiveInt
 from vision.report.grid import sample_grid
 from vision.report.latent_space import latent_space_plot
 from vision.tasks.vae import VaeFunctions
@@ -37,14 +37,10 @@ MAX_DIMENSIONS = 12
 class BoundConfig:
     """How the likelihood of the test set is bounded."""
 
-    importance: int = 100
+    importance: NonNegativeInt = 100
     """Latents an image of the importance-weighted bound, not negative; 0 to leave it out."""
-    importance_images: int = 1_000
+    importance_images: PositiveInt = 1_000
     """Number of test images, the first ones, at least 1, that it is computed on."""
-
-    def __post_init__(self):
-        if self.importance < 0 or self.importance_images < 1:
-            raise UserError("bound.importance is not negative, and bound.importance_images at least 1")
 
 
 @dataclass(frozen=True)

@@ -106,13 +106,9 @@ def sample_request(
       masks: the same; grey images, 255 where an image may change, as many as images or one for all.
       seed: of the noise.
 
-    Raises ``UserError`` for a count below 1, an unknown class, or files that do not fit.
+    Raises ``UserError`` for an unknown class, or files that do not fit.
     """
     _sampling(run)
-    if count < 1:
-        raise UserError(f"--count is a positive number of images, not {count}")
-    if seed < 0:
-        raise UserError(f"--seed is not negative, and {seed} is")
     names = run.class_names
     if labels and names is None and run.experiment.class_names is not None:
         names = tuple(run.experiment.class_names())

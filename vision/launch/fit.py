@@ -54,6 +54,8 @@ def fit(
     first_process = is_first()
     say = lambda text: print(text, file=sys.stderr) if first_process else None
     say(f"{name} in {folder}")
+    for notice in experiment.notices:
+        say(f"notice: {notice}")
     environment = work.write_environment(folder) if first_process else {}
     if experiment.class_names is not None:
         names = experiment.class_names()

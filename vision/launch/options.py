@@ -15,6 +15,7 @@ import tyro
 
 from vision.errors import UserError
 from vision.parallel.processes import ProcessOptions
+from vision.ranges import NonNegativeInt, check_ranges
 
 Config = TypeVar("Config")
 
@@ -40,7 +41,7 @@ class RunOptions:
     """The run folder. Default: runs/, the experiment's name, and what differs from the defaults."""
     dry_run: bool = False
     """Print the resolved configuration, every parameter with its sharding, memory and FLOPs, then stop."""
-    seeds: int = 0
+    seeds: NonNegativeInt = 0
     """Train this number of runs as one program, with seeds counted up from the configuration's; 0 for a single run."""
     sweep: tuple[str, ...] = ()
     """Fields that are plain numbers, each followed by its values, as in "optimizer.lr 1e-4,3e-4,1e-3": one run for
@@ -69,7 +70,7 @@ def parse(prog: str, *, default: Config, quick: Config, description: str, argume
     ``--quick`` replaces the defaults by ``quick``, ``--config FILE`` by a stored configuration.
 
     Raises:
-      UserError: for an unknown option, a wrong value, or an unreadable configuration file.
+      UserError: for an unknown option, a wrong value, a number out of its range, or an unreadable configuration file.
       SystemExit: after printing help.
     """
     base = quick if "--quick" in arguments else default
@@ -95,6 +96,8 @@ def parse(prog: str, *, default: Config, quick: Config, description: str, argume
     CommandLine.__annotations__["config"] = Annotated[type(base), tyro.conf.arg(name="")]
     names = [option_of(name) for name in (*flatten(base), *flatten(RunOptions()))]
     parsed = _tyro(CommandLine, prog, description, [*stored, *arguments], CommandLine(config=base), names)
+    check_ranges(parsed.config)
+    check_ranges(parsed.run)
     return Parsed(config=parsed.config, default=start, run=parsed.run)
 
 
@@ -108,10 +111,12 @@ def parse_fields(prog: str, *, base: Config, arguments: Sequence[str], known: Se
       known: other options of the command, which a message about an unknown one may suggest.
 
     Raises:
-      UserError: for an unknown option or a wrong value.
+      UserError: for an unknown option, a wrong value, or a number out of its range.
     """
     names = [option_of(name) for name in flatten(base)]
-    return _tyro(type(base), prog, "", arguments, base, [*known, *names])
+    config = _tyro(type(base), prog, "", arguments, base, [*known, *names])
+    check_ranges(config)
+    return config
 
 
 def config_of(content: Mapping[str, Any], *, origin: Path, default: Config) -> Config:

@@ -14,6 +14,7 @@ import numpy as np
 
 from vision.errors import UserError
 from vision.launch.options import flatten, unknown_name
+from vision.ranges import NonNegativeInt
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluation, Experiment, Replica, Sample
 from vision.train.state import attach_frozen, detach_frozen
@@ -27,7 +28,7 @@ By = Literal["auto", "vmap", "sequential"]
 class ReplicaOptions:
     """Which runs are trained vectorized."""
 
-    seeds: int = 0
+    seeds: NonNegativeInt = 0
     """Number of seeds, counted up from the configuration's own; 0 for a single run."""
     sweep: tuple[tuple[str, tuple[float, ...]], ...] = ()
     """Fields and the numbers they take; of several fields, every combination."""

@@ -35,6 +35,7 @@ from vision.launch.untrained import untrained_run
 from vision.parallel.agreement import is_first
 from vision.parallel.mesh import devices_needed
 from vision.parallel.processes import ProcessOptions, start
+from vision.ranges import PositiveInt, Seed
 from vision.train.experiment import Experiment
 
 
@@ -57,7 +58,7 @@ class PredictOptions(Options):
 class SampleOptions(Options):
     """Options of sample."""
 
-    count: int = 16
+    count: PositiveInt = 16
     """Number of images."""
     labels: tuple[str, ...] = ()
     """Names or numbers of classes, repeated until there are enough. Default: equal numbers of all."""
@@ -67,7 +68,7 @@ class SampleOptions(Options):
     """Files, folders or patterns of images to start from."""
     masks: tuple[str, ...] = ()
     """Grey images, white where --images may change; one for all, or one for each."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the noise."""
     out: Path | None = None
     """Folder for what is written. Default: samples/ in the run folder."""

@@ -7,19 +7,20 @@ is either Gaussian with a small penalty on its divergence (KL) or quantised (VQ)
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from annotated_types import MinLen
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
-from vision.errors import UserError, at_least_one
 from vision.nn.attention import SelfAttention2d
 from vision.nn.latent import gaussian_kl, standard_normal
 from vision.nn.norms import GroupNorm
 from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
 from vision.nn.vector_quantizer import VectorQuantizer
+from vision.ranges import Channels, Decay, Fraction, NoneOrMoreBlocks, Pixels
 
 
 @dataclass(frozen=True)
@@ -28,29 +29,24 @@ class AutoencoderConfig:
 
     bottleneck: Literal["vq", "kl"] = "vq"
     """Latents from a codebook, or Gaussian ones."""
-    codes: int = 512
+    codes: Channels = 512
     """Entries of the codebook."""
-    latent: int = 64
+    latent: Channels = 64
     """Channels of the grid of latents; few for "kl" (4 in the paper)."""
-    decay: float = 0.99
+    decay: Decay = 0.99
     """Decay of the codebook's exponential averages."""
-    dead_below: float = 0.1
+    dead_below: Fraction = 0.1
     """Codes that are used less often per batch, on average, are restarted."""
-    channels: int = 3
+    channels: Channels = 3
     """Channels of the image."""
-    patch: int = 2
+    patch: Pixels = 2
     """Size of the squares of pixels that are first folded into channels."""
-    widths: tuple[int, ...] = (64, 128)
+    widths: Annotated[tuple[Channels, ...], MinLen(1)] = (64, 128)
     """Channels at each resolution; each further one halves the sides."""
-    blocks: int = 2
+    blocks: NoneOrMoreBlocks = 2
     """Residual blocks at each resolution."""
     attention: bool = True
     """Self-attention at the coarsest resolution."""
-
-    def __post_init__(self):
-        at_least_one(self, "codes", "latent", "channels", "patch", "widths", prefix="model.")
-        if not 0.0 <= self.decay < 1.0 or not 0.0 <= self.dead_below <= 1.0 or self.blocks < 0:
-            raise UserError("model.decay is within [0, 1), model.dead_below within [0, 1], model.blocks not negative")
 
     @property
     def factor(self) -> int:

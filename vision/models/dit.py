@@ -26,6 +26,7 @@ from vision.nn.conditioning import check_condition, condition_shapes
 from vision.nn.embeddings import sinusoidal_embedding
 from vision.nn.resample import depth_to_space, space_to_depth
 from vision.nn.token_embedding import TokenEmbedding
+from vision.ranges import Channels, Depth, NoneOrMoreChannels, NoneOrMoreClasses, Pixels
 from vision.types import Condition
 
 
@@ -33,29 +34,29 @@ from vision.types import Condition
 class DiTConfig:
     """The transformer's shape. The defaults are DiT-S for images of 32 x 32 pixels."""
 
-    patch: int = 2
+    patch: Pixels = 2
     """Side of the square of pixels that makes a token."""
-    width: int = 384
+    width: Channels = 384
     """Channels of a token."""
-    depth: int = 12
+    depth: Depth = 12
     """Blocks."""
-    heads: int = 6
+    heads: Depth = 6
     """Attention heads."""
-    expansion: int = 4
+    expansion: Depth = 4
     """Width of a block's dense network, as a multiple of the width."""
-    classes: int = 0
+    classes: NoneOrMoreClasses = 0
     """Number of class labels; 0 for a network without the condition "label". Label ``classes`` means "no label"."""
-    embedding: int = 0
+    embedding: NoneOrMoreChannels = 0
     """Width of the condition "embedding", a vector; 0 for a network without it."""
-    vocabulary: int = 0
+    vocabulary: NoneOrMoreChannels = 0
     """Number of values of a token, padding included; 0 for a network without the condition "tokens"."""
-    tokens: int = 0
+    tokens: NoneOrMoreChannels = 0
     """Length of the condition "tokens", padding included; 0 for a network without it."""
-    condition_channels: int = 0
+    condition_channels: NoneOrMoreChannels = 0
     """Channels of the condition "image", as high and wide as the noisy image; 0 for a network without it."""
-    channels: int = 3
+    channels: Channels = 3
     """Channels of the image."""
-    out_channels: int | None = None
+    out_channels: Channels | None = None
     """Channels of the prediction; None for as many as the image has."""
     remat: bool = False
     """Recompute the inside of blocks in the backward pass: less memory, a third more compute."""

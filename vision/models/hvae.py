@@ -7,44 +7,44 @@ each resolution; in the decoder, each group z_l has a prior p(z_l | z_<l) from t
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from annotated_types import MinLen
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
-from vision.errors import UserError, at_least_one
+from vision.errors import UserError
 from vision.nn.latent import Inferred, gaussian_kl, gaussian_log_density, standard_normal
 from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
+from vision.ranges import Channels, Depth, Pixels
 
 
 @dataclass(frozen=True)
 class HvaeConfig:
     """The architecture of the network."""
 
-    resolution: int = 32
+    resolution: Pixels = 32
     """Size of the images in pixels."""
-    channels: int = 3
+    channels: Channels = 3
     """Channels of the image."""
-    patch: int = 2
+    patch: Pixels = 2
     """Size of the squares of pixels that are first folded into channels."""
-    sides: tuple[int, ...] = (1, 4, 8, 16)
+    sides: Annotated[tuple[Pixels, ...], MinLen(1)] = (1, 4, 8, 16)
     """Sizes of the feature maps with groups, from coarse to fine; each a power of two times the one before, and the
     last one resolution / patch."""
-    groups: tuple[int, ...] = (1, 2, 3, 4)
+    groups: Annotated[tuple[Depth, ...], MinLen(1)] = (1, 2, 3, 4)
     """Groups of the latent at each of them."""
-    width: int = 128
+    width: Channels = 128
     """Channels of all feature maps."""
-    bottleneck: int = 4
+    bottleneck: Channels = 4
     """Factor by which blocks reduce their inner channels."""
-    latent: int = 16
+    latent: Channels = 16
     """Channels of each group."""
 
     def __post_init__(self):
-        at_least_one(
-            self, "resolution", "channels", "patch", "sides", "groups", "bottleneck", "latent", prefix="model."
-        )
         if self.width < self.bottleneck:
             raise UserError(f"model.width must be at least model.bottleneck, {self.bottleneck}, but is {self.width}")
 

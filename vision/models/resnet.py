@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+from annotated_types import MinLen
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
@@ -25,36 +26,37 @@ from vision.nn.initializers import fan_in_uniform, he_fan_out
 from vision.nn.pooling import max_pool_3x3
 from vision.nn.squeeze_excite import SqueezeExcite
 from vision.nn.stochastic_depth import linear_rates, stochastic_depth
+from vision.ranges import Channels, Depth, Fraction, NoneOrMoreClasses
 
 
 @dataclass(frozen=True)
 class ResNetConfig:
     """The architecture of a residual network. The defaults are ResNet-50 for ImageNet."""
 
-    depths: tuple[int, ...] = (3, 4, 6, 3)
+    depths: Annotated[tuple[Depth, ...], MinLen(1)] = (3, 4, 6, 3)
     """Residual blocks of each stage; each stage after the first halves the resolution and doubles the channels."""
     block: Literal["basic", "bottleneck"] = "bottleneck"
     """Two 3x3 convolutions; or 1x1, 3x3, 1x1 with four times as many channels outside as inside."""
-    width: int = 64
+    width: Channels = 64
     """Channels inside the blocks of the first stage, and of the stem."""
     stem: Literal["imagenet", "deep", "cifar"] = "imagenet"
     """7x7 with stride 2 and a 3x3 max pool; three 3x3 in place of the 7x7 (ResNet-D); one 3x3, no pool."""
     shortcut: Literal["projection", "average", "identity"] = "projection"
     """The shortcut of a block that changes the shape: 1x1 convolution with stride; average pool and 1x1 convolution
     (ResNet-D); every other pixel and channels of zeros, without parameters (option A of He et al. 2016)."""
-    groups: int = 1
+    groups: Depth = 1
     """Groups of a bottleneck's 3x3 convolution (ResNeXt)."""
-    group_width: int = 64
+    group_width: Channels = 64
     """Channels of each group at a width of 64: 4 for ResNeXt 32x4d, 128 with one group for wide networks."""
-    squeeze_excite: float = 0.0
+    squeeze_excite: Fraction = 0.0
     """Hidden channels of squeeze-and-excitation as a share of the block's; 0 for none, 1/16 as published."""
-    stochastic_depth: float = 0.0
+    stochastic_depth: Fraction = 0.0
     """Probability of dropping the last residual branch in training; linearly lower for earlier ones."""
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     """Probability of dropping a feature before the head."""
-    classes: int = 1000
+    classes: NoneOrMoreClasses = 1000
     """Number of logits; 0 for no head, and pooled features as the output."""
-    channels: int = 3
+    channels: Channels = 3
     """Channels of the image."""
     zero_init: bool = True
     """Initialise residual branches to zero, by the scale of their last normalisation (Goyal et al. 2017)."""

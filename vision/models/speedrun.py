@@ -14,30 +14,32 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from annotated_types import MinLen
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vision.nn.batch_norm import batch_norm
 from vision.nn.initializers import fan_in_uniform
 from vision.nn.pooling import max_pool_2x2
+from vision.ranges import Channels, NoneOrMoreClasses, PositiveFloat
 
 
 @dataclass(frozen=True)
 class SpeedrunConfig:
     """The architecture of the network. The defaults are Jordan 2024 for CIFAR-10."""
 
-    widths: tuple[int, ...] = (64, 256, 256)
+    widths: Annotated[tuple[Channels, ...], MinLen(1)] = (64, 256, 256)
     """Channels of each block; each halves the resolution."""
-    classes: int = 10
+    classes: NoneOrMoreClasses = 10
     """Number of logits; 0 for no head, and pooled features as the output."""
-    channels: int = 3
+    channels: Channels = 3
     """Channels of the image."""
-    scale: float = 1 / 9
+    scale: PositiveFloat = 1 / 9
     """Factor of the logits."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and convolutions; parameters, statistics and the head stay float32."""

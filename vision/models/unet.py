@@ -15,10 +15,11 @@ concatenated to the noisy one (Saharia et al. 2021, "SR3").
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+from annotated_types import Interval, MinLen
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Num
 
@@ -28,6 +29,7 @@ from vision.nn.embeddings import sinusoidal_embedding
 from vision.nn.norms import GroupNorm
 from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
 from vision.nn.token_embedding import TokenEmbedding
+from vision.ranges import Channels, Depth, Fraction, NoneOrMoreChannels, NoneOrMoreClasses, Pixels
 from vision.types import Condition
 
 
@@ -35,36 +37,36 @@ from vision.types import Condition
 class UNetConfig:
     """The UNet's shape. The defaults are Ho et al. 2020 for CIFAR-10."""
 
-    width: int = 128
+    width: Annotated[int, Interval(ge=4, le=65_536)] = 128
     """Channels at the highest resolution."""
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    multipliers: Annotated[tuple[Depth, ...], MinLen(1)] = (1, 2, 2, 2)
     """Channels of each level as multiples of the width; each level halves the resolution."""
-    blocks: int = 2
+    blocks: Depth = 2
     """Residual blocks a level on the way down; one more on the way up."""
-    attention: tuple[int, ...] = (16,)
+    attention: tuple[Pixels, ...] = (16,)
     """Side lengths of the feature maps that attend to themselves; the narrowest point always does."""
-    heads: int = 1
+    heads: Depth = 1
     """Attention heads."""
-    dropout: float = 0.1
+    dropout: Fraction = 0.1
     """Probability of dropping an activation inside residual blocks."""
-    classes: int = 0
+    classes: NoneOrMoreClasses = 0
     """Number of class labels; 0 for a network without the condition "label". Label ``classes`` means "no label"."""
-    embedding: int = 0
+    embedding: NoneOrMoreChannels = 0
     """Width of the condition "embedding", a vector; 0 for a network without it."""
-    vocabulary: int = 0
+    vocabulary: NoneOrMoreChannels = 0
     """Number of values of a token, padding included; 0 for a network without the condition "tokens"."""
-    tokens: int = 0
+    tokens: NoneOrMoreChannels = 0
     """Length of the condition "tokens", padding included; 0 for a network without it."""
-    condition_channels: int = 0
+    condition_channels: NoneOrMoreChannels = 0
     """Channels of the condition "image", as high and wide as the noisy image; 0 for a network without it."""
     conditioning: Literal["add", "scale_shift"] = "add"
     """How time and class enter a residual block: added to its features, as published, or as a scale and a shift of
     the second normalisation (Dhariwal & Nichol 2021, section 3), which follows labels sooner."""
-    patch: int = 1
+    patch: Pixels = 1
     """Side of the squares of pixels that the stem folds into channels; 1 leaves the image as it is."""
-    channels: int = 3
+    channels: Channels = 3
     """Channels of the image."""
-    out_channels: int | None = None
+    out_channels: Channels | None = None
     """Channels of the prediction; None for as many as the image has."""
     remat: bool = False
     """Recompute the inside of residual blocks in the backward pass: less memory, a third more compute."""

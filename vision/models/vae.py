@@ -8,43 +8,40 @@ reversed architecture. With ``blocks`` 0 and a patch as large as the image it is
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import flax.linen as nn
 import jax.numpy as jnp
+from annotated_types import MinLen
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
-from vision.errors import UserError, at_least_one
 from vision.nn.latent import Inferred, gaussian_kl, gaussian_log_density, standard_normal
 from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
+from vision.ranges import Channels, NoneOrMoreBlocks, Pixels
 
 
 @dataclass(frozen=True)
 class VaeConfig:
     """The architecture of both networks. The defaults are for 32x32 colour images."""
 
-    latent: int = 128
+    latent: Channels = 128
     """Dimensions of the latent."""
-    resolution: int = 32
+    resolution: Pixels = 32
     """Size of the images in pixels."""
-    channels: int = 3
+    channels: Channels = 3
     """Channels of the image."""
-    patch: int = 2
+    patch: Pixels = 2
     """Size of the squares of pixels that are first folded into channels."""
-    widths: tuple[int, ...] = (64, 128)
+    widths: Annotated[tuple[Channels, ...], MinLen(1)] = (64, 128)
     """Channels at each resolution; each further one halves the sides."""
-    blocks: int = 2
+    blocks: NoneOrMoreBlocks = 2
     """Residual blocks at each resolution, in the encoder and in the decoder."""
-    hidden: tuple[int, ...] = (512,)
+    hidden: tuple[Channels, ...] = (512,)
     """Widths of the dense layers between feature maps and latent."""
     zero_output: bool = False
     """Initialise the decoder's last layer to 0. Otherwise it starts as noise that varies between pixels, which training
     removes only for the latents of images and not for those between."""
-
-    def __post_init__(self):
-        at_least_one(self, "latent", "resolution", "channels", "patch", "widths", prefix="model.")
-        if self.blocks < 0 or min(self.hidden, default=1) < 1:
-            raise UserError("model.blocks must not be negative, and model.hidden must be at least 1")
 
     @property
     def coarsest(self) -> int:

@@ -8,11 +8,12 @@ has no paper; its published description is followed: stem of 6x6 with stride 2, 
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Interval, MinLen
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
@@ -21,6 +22,7 @@ from vision.models.resnet import RESNET18, ResNet, ResNetConfig
 from vision.nn.convolution import PointwiseConv
 from vision.nn.csp import ConvNormAct, CSPBlock, Norm, PyramidPool, yolo_norm
 from vision.nn.resample import upsample_nearest
+from vision.ranges import Classes, OpenFraction, PositiveFloat
 
 STRIDES = (8, 16, 32)
 
@@ -32,20 +34,20 @@ ANCHORS = (10, 13, 16, 30, 33, 23, 30, 61, 62, 45, 59, 119, 116, 90, 156, 198, 3
 class YoloConfig:
     """The architecture of a detector. The defaults are the size s for the 80 classes of COCO."""
 
-    depth: float = 0.33
+    depth: Annotated[float, Interval(gt=0.0, le=100.0)] = 0.33
     """Bottlenecks per block, as a multiple of those of the size l."""
-    width: float = 0.50
+    width: Annotated[float, Interval(gt=0.0, le=100.0)] = 0.50
     """Channels, as a multiple of those of the size l; rounded up to a multiple of 8."""
-    classes: int = 80
+    classes: Classes = 80
     """Number of classes."""
-    anchors: tuple[float, ...] = tuple(map(float, ANCHORS))
+    anchors: Annotated[tuple[PositiveFloat, ...], MinLen(1)] = tuple(map(float, ANCHORS))
     """Width and height in pixels of each anchor: first those of stride 8, then equally many of stride 16 and of stride
     32."""
     backbone: Literal["csp_darknet", "resnet"] = "csp_darknet"
     """Where the features of strides 8, 16 and 32 come from."""
     resnet: ResNetConfig = RESNET18
     """The ResNet backbone, which needs a stem of stride 4 ("imagenet" or "deep") and four stages."""
-    prior: float = 0.01
+    prior: OpenFraction = 0.01
     """Initial probability of objectness and classes (Lin et al. 2017, "Focal Loss", section 4.1)."""
     remat: bool = False
     """Recompute the inside of bottlenecks in the backward pass."""
@@ -57,10 +59,6 @@ class YoloConfig:
             raise UserError(
                 f"anchors must be pairs, equally many for each of {len(STRIDES)} strides, not {self.anchors}"
             )
-        if not all(side > 0 for side in self.anchors):
-            raise UserError(f"anchors must have positive sides, not {self.anchors}")
-        if self.classes < 1:
-            raise UserError(f"a detector needs at least one class, not {self.classes}")
 
     @property
     def anchors_per_cell(self) -> int:

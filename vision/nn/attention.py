@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
+from vision.errors import UserError
+
 
 def dot_product_attention(
     query: Float[Array, "b q heads d"], key: Float[Array, "b k heads d"], value: Float[Array, "b k heads v"]
@@ -44,8 +46,10 @@ class SelfAttention2d(nn.Module):
     def __call__(
         self, features: Float[Array, "b h w c"], context: Float[Array, "b n e"] | None = None
     ) -> Float[Array, "b h w c"]:
-        """Attend; ``c`` must be a multiple of ``heads``."""
+        """Attend; raises ``UserError`` unless ``c`` is a multiple of ``heads``."""
         _, height, width, channels = features.shape
+        if channels % self.heads:
+            raise UserError(f"{self.heads} attention heads cannot share {channels} channels equally: choose a divisor")
         project = lambda name, init: nn.Dense(channels, dtype=self.dtype, kernel_init=init, name=name)
         split = lambda x: rearrange(x, "b h w (n d) -> b (h w) n d", n=self.heads)
         hidden = self.norm(name="norm")(features)

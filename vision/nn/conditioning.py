@@ -1,6 +1,6 @@
 """What a network is conditioned on: the conditions that its configuration names, their shapes, and their check."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol, runtime_checkable
 
 from vision.errors import UserError
@@ -35,6 +35,19 @@ class ConditionConfig(Protocol):
     def condition_channels(self) -> int:
         """Channels of "image"."""
         ...
+
+
+def check_data_conditions(config: ConditionConfig, *, available: Collection[str]) -> None:
+    """Raise ``UserError`` where a network is built for a condition that the data of a recipe has not.
+
+    Args:
+      config: of the network.
+      available: the conditions that the data has, such as "label".
+    """
+    fields = {"classes": "label", "embedding": "embedding", "vocabulary": "tokens", "tokens": "tokens"}
+    for field, condition in {**fields, "condition_channels": "image"}.items():
+        if getattr(config, field) and condition not in available:
+            raise UserError(f"model.{field} is for the condition {condition!r}, which this data has not: leave it 0")
 
 
 def condition_shapes(config: ConditionConfig, image_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

@@ -3,13 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
+from annotated_types import Interval
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vision.errors import UserError
+from vision.ranges import NonNegativeInt, PositiveInt
 
 AXES = ("seeds", "data", "fsdp", "tensor")
 
@@ -18,13 +20,13 @@ AXES = ("seeds", "data", "fsdp", "tensor")
 class MeshConfig:
     """Sizes of the mesh axes; their product is the number of devices."""
 
-    seeds: int = 0
+    seeds: NonNegativeInt = 0
     """Groups of devices among which the replicas of --seeds or --sweep are divided; 0 for as many as fit."""
-    data: int = -1
+    data: Annotated[int, Interval(ge=-1, le=1_000_000)] = -1
     """Devices that each take a share of the batch and hold complete parameters; -1 for all remaining devices."""
-    fsdp: int = 1
+    fsdp: PositiveInt = 1
     """Devices that each take a share of the batch and of every large parameter (fully sharded data parallelism)."""
-    tensor: int = 1
+    tensor: PositiveInt = 1
     """Devices that share the channels of a layer (tensor parallelism), by the model's sharding rules."""
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vision.errors import UserError
+from vision.ranges import NonNegativeInt, PositiveInt
 
 Launcher = Literal["auto", "none", "slurm", "openmpi", "kubernetes", "tpu"]
 
@@ -26,11 +27,11 @@ class ProcessOptions:
 
     coordinator: str | None = None
     """HOST:PORT at which process 0 can be reached; any free port."""
-    count: int | None = None
+    count: PositiveInt | None = None
     """The number of processes of the run."""
-    index: int | None = None
+    index: NonNegativeInt | None = None
     """The index of this process, from 0."""
-    timeout: int = 300
+    timeout: PositiveInt = 300
     """Seconds to wait for the others at the start."""
     launcher: Launcher = "auto"
     """The launcher that started the processes and defines count and index; "none" for an independent process inside a

@@ -15,17 +15,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import MinLen
 from flax import struct
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from vision.errors import UserError
+from vision.ranges import Channels, Classes, Depth
 
 KNOWN = ("mnist", "cifar10")
 """The classifiers in this package."""
@@ -35,13 +37,13 @@ KNOWN = ("mnist", "cifar10")
 class FeatureNetworkConfig:
     """The architecture of the network; with the defaults about 122,000 parameters."""
 
-    widths: tuple[int, ...] = (40, 48, 64, 64, 64)
+    widths: Annotated[tuple[Channels, ...], MinLen(1)] = (40, 48, 64, 64, 64)
     """Channels of each convolution; the last are the features."""
-    strides: tuple[int, ...] = (2, 1, 2, 1, 1)
+    strides: Annotated[tuple[Depth, ...], MinLen(1)] = (2, 1, 2, 1, 1)
     """Stride of each convolution."""
-    classes: int = 10
+    classes: Classes = 10
     """Number of logits."""
-    channels: int = 3
+    channels: Channels = 3
     """Channels of the image."""
 
 

@@ -11,13 +11,14 @@ import optax
 from vision.data.augment.differentiable import COLOUR, cutout, differentiable_augment, translation
 from vision.data.dataset import DataConfig
 from vision.data.image_data import image_data
-from vision.errors import UserError, at_least_one
+from vision.errors import UserError
 from vision.evaluation.combine import combine
 from vision.evaluation.generation import GenerationConfig, generation_metrics
 from vision.evaluation.generator import Generator
 from vision.evaluation.generator_images import interpolation_grid, nearest_training_images
 from vision.evaluation.samples import sample_grid_evaluator
 from vision.models.gan.networks import SHARDING_RULES, GanConfig, discriminator, generator
+from vision.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from vision.recipes.assemble import WeightsSource, assemble
 from vision.recipes.preprocessing import scaled
 from vision.recipes.run_config import RunConfig
@@ -47,13 +48,13 @@ AUGMENTATIONS = {"colour": COLOUR, "translation": (translation,), "cutout": (cut
 class PenaltyConfig:
     """Penalties on the discriminator's gradient with respect to images: the factor of each, 0 for none."""
 
-    r1: float = 0.0
+    r1: NonNegativeFloat = 0.0
     """Factor gamma, not negative, of R1, at real images (Mescheder et al. 2018)."""
-    r2: float = 0.0
+    r2: NonNegativeFloat = 0.0
     """Factor gamma, not negative, of R2, at generated images."""
-    wasserstein: float = 0.0
+    wasserstein: NonNegativeFloat = 0.0
     """Factor, not negative, of the penalty of Gulrajani et al. 2017; 10 is theirs."""
-    every: int = 1
+    every: PositiveInt = 1
     """Compute the penalty one time in this many, at least 1, multiplied by as much."""
     lazy: Literal["images", "steps"] = "images"
     """What is left out: all images but each ``every``-th of a batch, or all rounds but each ``every``-th. Either costs
@@ -66,7 +67,7 @@ class AugmentationConfig:
 
     parts: tuple[AugmentationName, ...] = ()
     """Augmentations (Zhao et al. 2020), none by default."""
-    probability: float | None = None
+    probability: Fraction | None = None
     """Of each augmentation of each image, within [0, 1]; where it is adapted, the initial one. None for 1, and 0 where
     adapted."""
     adaptive: bool = False
@@ -87,18 +88,18 @@ class AdversarialConfig(RunConfig):
     generator_optimizer: AdamConfig = AdamConfig(b1=0.5)
     discriminator_optimizer: AdamConfig = AdamConfig(b1=0.5)
     images: int = 32_000_000
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     """Images a step of either player, over all devices, at least 1. With one discriminator step in a round, both
     players see the same images; with more, each step has its own, and a round takes as many times more."""
-    discriminator_steps: int = 1
+    discriminator_steps: PositiveInt = 1
     """Steps of the discriminator for one of the generator, at least 1."""
     ema: float = 0.999
     flip: bool = False
     """Flip half of the training images left to right."""
     metrics: GenerationConfig = GenerationConfig()
-    truncation: float | None = None
+    truncation: PositiveFloat | None = None
     """Largest absolute value in a latent when images are sampled (Brock et al. 2019), positive; None for no bound."""
-    samples: int = 100
+    samples: PositiveInt = 100
     """Images in the grid of each evaluation, at least 1, always of the same latents."""
 
     @property
@@ -204,7 +205,6 @@ def augmentation_of(config: AugmentationConfig) -> Augmentation | None:
 
 def check(config: AdversarialConfig) -> None:
     """Raise ``UserError`` for settings that contradict each other."""
-    at_least_one(config, "discriminator_steps", "samples")
     task.check_truncation(config.truncation)
     if config.data.resolution != config.model.resolution:
         size = config.data.resolution
@@ -212,8 +212,6 @@ def check(config: AdversarialConfig) -> None:
             f"the networks are for images of {config.model.resolution} pixels: set --model.resolution {size}"
         )
     factors = (config.penalty.r1, config.penalty.r2, config.penalty.wasserstein)
-    if min(factors) < 0 or config.penalty.every < 1:
-        raise UserError("factors of penalties are not negative, and penalty.every is at least 1")
     if any(factors) and config.model.discriminator_norm == "batch":
         raise UserError(
             "penalties are of the gradient at one image, and batch normalisation mixes images: set "

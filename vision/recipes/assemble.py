@@ -140,4 +140,5 @@ def assemble(
         dispatch=config.dispatch,
         evaluation_only=(*evaluation_only, "evaluation_batch"),
         batch_shapes=batch_shapes,
+        notices=config.notices(),
     )

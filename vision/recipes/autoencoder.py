@@ -11,13 +11,14 @@ import jax.numpy as jnp
 
 from vision.data.dataset import DataConfig
 from vision.data.image_data import image_data
-from vision.errors import UserError, at_least_one
+from vision.errors import UserError
 from vision.evaluation.autoencoder import reconstruction_metrics
 from vision.models.autoencoder import SHARDING_RULES, Autoencoder, AutoencoderConfig
 from vision.models.gan.dcgan import PatchDiscriminator
 from vision.models.resnet import CIFAR_RESNET18, ResNet, ResNetConfig
 from vision.ops.pixels import to_float, to_uint8
 from vision.pretrained.initial import read_initial_values
+from vision.ranges import Channels, Depth, FiniteFloat, PositiveFloat
 from vision.recipes.assemble import WeightsSource, assemble
 from vision.recipes.preprocessing import scaled
 from vision.recipes.run_config import RunConfig
@@ -37,9 +38,9 @@ class PerceptualConfig:
     """Its shape; the default is that of ``experiments.resnet_cifar``."""
     weights: Path | None = None
     """The folder of a run of it, or a file of variables. The run remembers its content; the path may change."""
-    mean: float = 0.0
+    mean: FiniteFloat = 0.0
     """Subtracted from images in [-1, 1]."""
-    deviation: float = 1.0
+    deviation: PositiveFloat = 1.0
     """What they are then divided by, positive."""
 
 
@@ -51,9 +52,9 @@ class AutoencoderRunConfig(RunConfig):
     data: DataConfig = DataConfig()
     loss: AutoencoderLossConfig = AutoencoderLossConfig()
     perceptual: PerceptualConfig = PerceptualConfig()
-    patch_width: int = 64
+    patch_width: Channels = 64
     """Channels, at least 1, of the first layer of the patch discriminator, used where ``loss.adversarial`` is not 0."""
-    patch_layers: int = 1
+    patch_layers: Depth = 1
     """Its layers with a stride of 2: with one a logit sees 16x16 pixels, with two 34x34."""
     optimizer: OptimizerConfig = OptimizerConfig(
         name="adamw", lr=1e-3, b2=0.99, weight_decay=0.0, warmup=20_000, clip=1.0
@@ -163,7 +164,6 @@ def optimizer_of(config: OptimizerConfig, run: AutoencoderRunConfig) -> Any:
 
 def check(config: AutoencoderRunConfig) -> None:
     """Raise ``UserError`` for settings that contradict each other."""
-    at_least_one(config, "patch_width")
     size = config.data.resolution
     if size % config.model.factor:
         raise UserError(

@@ -19,6 +19,7 @@ from vision.evaluation.classification import classification_metrics, predict_fil
 from vision.inference import Inference
 from vision.ops.pixels import to_float
 from vision.ops.resize import IMAGENET_MEAN, IMAGENET_STD, normalise
+from vision.ranges import Fraction, NonNegativeFloat
 from vision.recipes.assemble import WeightsSource, assemble
 from vision.recipes.classifiers import Classifier
 from vision.recipes.run_config import RunConfig
@@ -35,11 +36,11 @@ from vision.types import Batch, TrainState
 class MixConfig:
     """Mixing of images and labels within a batch."""
 
-    mixup: float = 0.0
+    mixup: NonNegativeFloat = 0.0
     """Parameter of mixup's Beta distribution (Zhang et al. 2018), not negative; 0 for none."""
-    cutmix: float = 0.0
+    cutmix: NonNegativeFloat = 0.0
     """Parameter of CutMix's (Yun et al. 2019), not negative; 0 for none."""
-    probability: float = 1.0
+    probability: Fraction = 1.0
     """Probability, within [0, 1], that an image is mixed at all."""
 
 

@@ -26,6 +26,7 @@ from vision.nn.csp import NORM_EPSILON
 from vision.nn.fusion import fold, folded_norm
 from vision.ops.pixels import to_float
 from vision.parallel.agreement import is_first
+from vision.ranges import Decay, Fraction, NonNegativeFloat, NonNegativeInt, Pixels
 from vision.recipes.assemble import WeightsSource, assemble
 from vision.recipes.quick_data import DETECTION
 from vision.recipes.run_config import RunConfig
@@ -45,19 +46,19 @@ HEAD = (r"^params/detect_\d/",)
 class SgdConfig:
     """SGD with Nesterov momentum; the defaults are the published ones."""
 
-    lr: float = 0.01
+    lr: NonNegativeFloat = 0.01
     """Learning rate after the warm-up, of a sum over the images of a batch."""
-    final: float = 0.01
+    final: Fraction = 0.01
     """Share of it that is left at the end of a linear fall."""
-    momentum: float = 0.937
+    momentum: Decay = 0.937
     """After the warm-up, within [0, 1)."""
-    weight_decay: float = 5e-4
+    weight_decay: NonNegativeFloat = 5e-4
     """Added to the gradient of kernels, for batches of 64; it scales with the batch size."""
-    warmup: int = 350_000
+    warmup: NonNegativeInt = 350_000
     """Images, three epochs as published, over which the learning rate of kernels and scales rises from 0."""
-    warmup_bias: float = 0.1
+    warmup_bias: NonNegativeFloat = 0.1
     """Initial learning rate of biases."""
-    warmup_momentum: float = 0.8
+    warmup_momentum: Decay = 0.8
     """Initial momentum, within [0, 1)."""
     frozen: tuple[str, ...] = ()
     """Regular expressions: parameters in whose path one is found stay as they are ("backbone")."""
@@ -76,7 +77,7 @@ class DetectionRunConfig(RunConfig):
     predict: PredictionConfig = PredictionConfig()
     running_statistics: bool = False
     """Normalise by the running statistics and leave them as they are: fine-tuning on few images."""
-    sizes: tuple[int, ...] = ()
+    sizes: tuple[Pixels, ...] = ()
     """Multi-scale training: image sizes in pixels, one chosen at random every ten steps; none for data.resolution."""
     images: int = 35_000_000
     batch_size: int = 64

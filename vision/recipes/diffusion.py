@@ -13,14 +13,15 @@ from vision.data.dataset import DataConfig
 from vision.data.image_data import image_data
 from vision.diffusion.conditions import label_conditioning
 from vision.diffusion.schedules import make_schedule
-from vision.errors import at_least_one
 from vision.evaluation.combine import combine
 from vision.evaluation.generation import GenerationConfig, generation_metrics
 from vision.evaluation.generator import Generator
 from vision.evaluation.held_out import held_out_loss
 from vision.evaluation.samples import sample_grid_evaluator
+from vision.nn.conditioning import check_data_conditions
 from vision.ops.pixels import to_uint8
 from vision.parallel.sharding import ShardingRules
+from vision.ranges import Decay, PositiveInt
 from vision.recipes.assemble import assemble
 from vision.recipes.preprocessing import scaled
 from vision.recipes.quick_data import GENERATION
@@ -41,18 +42,18 @@ class DiffusionRunConfig(RunConfig):
     sampling: SamplingConfig = SamplingConfig()
     optimizer: AdamConfig = AdamConfig(lr=2e-4, warmup=640_000, clip=1.0)
     images: int = 102_400_000
-    extra_emas: tuple[float, ...] = (0.999,)
+    extra_emas: tuple[Decay, ...] = (0.999,)
     """Decays, within [0, 1), of further averages, whose held-out errors are reported for comparison."""
     flip: bool = True
     """Flip half of the training images left to right."""
-    samples: int = 64
+    samples: PositiveInt = 64
     """Images in the grid of each evaluation, at least 1."""
-    classified: int = 256
+    classified: PositiveInt = 256
     """Shapes world: samples of each evaluation, at least 1, whose class the shape classifier recognises."""
     metrics: GenerationConfig = GenerationConfig(features="none")
     """Distances to real images. They cost ``metrics.samples`` samples at each evaluation: best left to the end, with
     ``python -m vision evaluate RUN --metrics.features auto``."""
-    held_out: int = 2_000
+    held_out: PositiveInt = 2_000
     """Largest number of test images, at least 1, that the held-out error is computed on."""
     evaluation_batch: int = 128
 
@@ -93,9 +94,9 @@ def diffusion(config: Any, model: nn.Module, *, rules: ShardingRules) -> Experim
     Raises:
       UserError: settings that contradict each other.
     """
+    check_data_conditions(config.model, available={"label"})
     conditioning = label_conditioning(config.model.classes)
     check(config.diffusion, config.sampling, conditioning=conditioning)
-    at_least_one(config, "samples", "classified", "held_out")
     data = image_data(config.data, classes=config.model.classes, channels=config.model.channels)
     image_shape = data.sample["image"].shape
 

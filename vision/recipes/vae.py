@@ -11,13 +11,14 @@ from jaxtyping import UInt8
 
 from vision.data.dataset import DataConfig, Split
 from vision.data.image_data import image_data
-from vision.errors import UserError, at_least_one
+from vision.errors import UserError
 from vision.evaluation.combine import combine
 from vision.evaluation.generation import GenerationConfig, generation_metrics
 from vision.evaluation.generator import Generator
 from vision.evaluation.samples import sample_grid_evaluator
 from vision.evaluation.vae import BoundConfig, likelihood_bounds
 from vision.parallel.sharding import ShardingRules
+from vision.ranges import NonNegativeFloat, PositiveInt
 from vision.recipes.assemble import assemble
 from vision.recipes.preprocessing import scaled
 from vision.recipes.run_config import RunConfig
@@ -46,9 +47,9 @@ class VaeRunConfig(RunConfig):
     ema: float = 0.999
     flip: bool = False
     """Flip half of the training images left to right."""
-    temperature: float = 1.0
+    temperature: NonNegativeFloat = 1.0
     """Factor on the deviations of the prior when images are sampled, not negative."""
-    samples: int = 64
+    samples: PositiveInt = 64
     """Images in the grid of each evaluation, at least 1."""
     evaluation_batch: int = 500
 
@@ -135,7 +136,6 @@ def static_binarisation(images: UInt8[np.ndarray, "n h w c"], split: Split) -> U
 def check_settings(config: Any, coarsest: int) -> None:
     """Raise ``UserError`` for settings that contradict each other."""
     check(config.objective)
-    at_least_one(config, "samples")
     size = config.data.resolution
     if size != config.model.resolution:
         raise UserError(f"the model is for images of {config.model.resolution} pixels: set --model.resolution {size}")

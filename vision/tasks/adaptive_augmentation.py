@@ -7,31 +7,28 @@ it is below it falls.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
+from annotated_types import Interval
 from jaxtyping import Array, Float
 
-from vision.errors import UserError
+from vision.ranges import PositiveInt, check_ranges
 
 
 @dataclass(frozen=True)
 class AdaptiveConfig:
     """How the probability follows the logits. The defaults are Karras et al.'s."""
 
-    target: float = 0.6
+    target: Annotated[float, Interval(gt=-1.0, lt=1.0)] = 0.6
     """The mean sign of the real logits that is aimed at."""
-    images: int = 500_000
+    images: PositiveInt = 500_000
     """Images in which the probability can rise from 0 to 1."""
-    interval: int = 4
+    interval: PositiveInt = 4
     """Steps of the discriminator between two moves."""
 
     def __post_init__(self):
-        if not -1.0 < self.target < 1.0 or self.images < 1 or self.interval < 1:
-            raise UserError(
-                "the target of adaptive augmentation is a mean sign within (-1, 1), images and interval at least 1, "
-                f"not {self.target}, {self.images} and {self.interval}"
-            )
+        check_ranges(self)
 
 
 def augmentation_state(probability: float) -> dict[str, Array]:

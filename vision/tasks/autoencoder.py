@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vision.ranges import NonNegativeFloat, NonNegativeInt
 from vision.types import LossFn
 
 Features = Callable[[Any, Array], Sequence[Array]]
@@ -29,14 +30,14 @@ class AutoencoderLossConfig:
 
     pixels: Literal["l1", "l2"] = "l1"
     """Mean absolute or mean squared error of pixels in [-1, 1]."""
-    penalty: float | None = None
+    penalty: NonNegativeFloat | None = None
     """Weight of the bottleneck's penalty; None for 0.25 of the commitment of "vq" (van den Oord et al. 2017) and 1e-6
     of the divergence of "kl" (Rombach et al. 2022), both beside an error in the mean over an image's values."""
-    perceptual: float = 0.0
+    perceptual: NonNegativeFloat = 0.0
     """Weight of the distance in features."""
-    adversarial: float = 0.0
+    adversarial: NonNegativeFloat = 0.0
     """Weight of the discriminator's logit."""
-    adversarial_start: int = 500_000
+    adversarial_start: NonNegativeInt = 500_000
     """Images after which the discriminator is trained and its logit counts: against noise it learns nothing useful."""
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vision.errors import UserError
+from vision.ranges import Decay, FiniteFloat, check_ranges
 from vision.types import LossFn
 
 Classify = Callable[[Mapping[str, Any], Float[Array, "b h w c"]], Float[Array, "b k"]]
@@ -22,9 +23,9 @@ class ClassificationConfig:
 
     loss: Literal["cross_entropy", "binary"] = "cross_entropy"
     """Cross-entropy of the softmax, or the mean of a binary cross-entropy for each class."""
-    smoothing: float = 0.0
+    smoothing: Decay = 0.0
     """Share of each target that is spread evenly over all classes (Szegedy et al. 2016, section 7)."""
-    threshold: float = -1.0
+    threshold: FiniteFloat = -1.0
     """Binary loss: targets above this count as 1, others as 0, so that both classes of a mixed image are fully there
     (Wightman et al. 2021 use 0.2); a negative number leaves targets as they are."""
     running_statistics: bool = False
@@ -34,8 +35,7 @@ class ClassificationConfig:
 
 def check(config: ClassificationConfig) -> None:
     """Raise ``UserError`` where a value is out of range or has no effect; traced numbers pass."""
-    if isinstance(config.smoothing, float) and not 0.0 <= config.smoothing < 1.0:
-        raise UserError(f"loss.smoothing is a share within [0, 1), not {config.smoothing}")
+    check_ranges(config)
     if config.threshold >= 0.0 and config.loss != "binary":
         raise UserError("loss.threshold is for the binary loss alone: set --loss.loss binary")
 

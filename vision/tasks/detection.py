@@ -4,19 +4,22 @@ What the raw predictions mean, and the loss, follow the published description of
 2020), objectness by a binary cross-entropy whose target is the IoU of what is predicted, classes by one each.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 from jaxtyping import Array, Bool, Float, Int
 
 from vision.models.yolo import STRIDES, YoloConfig
 from vision.ops.boxes import ciou, iou
 from vision.ops.resize import resize
 from vision.ops.suppression import non_maximum_suppression
+from vision.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from vision.tasks.anchor_assignment import Assignment, assign
 from vision.types import LossFn
 
@@ -28,21 +31,21 @@ Raw = Sequence[Float[Array, "b _ _ a _"]]
 class DetectionLossConfig:
     """The loss; the defaults are the published ones."""
 
-    box: float = 0.05
+    box: NonNegativeFloat = 0.05
     """Gain of the boxes' loss."""
-    objectness: float = 1.0
+    objectness: NonNegativeFloat = 1.0
     """Gain of the objectness, for images of 640x640; it goes with the area."""
-    classes: float = 0.5
+    classes: NonNegativeFloat = 0.5
     """Gain of the classes, for 80 of them; it goes with their number."""
-    balance: tuple[float, float, float] = (4.0, 1.0, 0.4)
+    balance: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (4.0, 1.0, 0.4)
     """Gains of the objectness at strides 8, 16 and 32."""
-    ratio: float = 4.0
+    ratio: Annotated[float, Interval(ge=1.0, lt=math.inf)] = 4.0
     """An anchor matches boxes whose sides are less than this multiple of its sides, and more than the inverse."""
-    smoothing: float = 0.0
+    smoothing: Fraction = 0.0
     """Share of a class target that is spread over yes and no (Szegedy et al. 2016)."""
-    focal: float = 0.0
+    focal: NonNegativeFloat = 0.0
     """Exponent of the focal loss for objectness and classes (Lin et al. 2017); 0 for none, 1.5 is usual here."""
-    focal_alpha: float = 0.25
+    focal_alpha: Fraction = 0.25
     """The focal loss's weight of positives."""
 
 
@@ -216,19 +219,19 @@ def detection_loss(
 class DetectorConfig:
     """How detections are selected from the predictions of a network."""
 
-    confidence: float = 0.001
+    confidence: Fraction = 0.001
     """Scores below this are no detections; 0.001 for average precision, 0.25 for images."""
-    iou: float = 0.6
+    iou: Fraction = 0.6
     """Of two boxes that overlap more than this, the less confident one is suppressed."""
-    max_detections: int = 300
+    max_detections: PositiveInt = 300
     """Largest number of detections in an image."""
-    candidates: int = 2000
+    candidates: PositiveInt = 2000
     """Number of the most confident boxes that take part in suppression; a box with two likely classes is two."""
     agnostic: bool = False
     """Whether boxes of different classes suppress each other too."""
     flip_tta: bool = False
     """Test-time augmentation: add the detections of the image flipped left to right."""
-    scales: tuple[float, ...] = ()
+    scales: tuple[PositiveFloat, ...] = ()
     """Test-time augmentation: add those of the image resized by these positive factors, to multiples of 32."""
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 from jaxtyping import Array, Float, Int, Key, Num
 
 from vision.diffusion import samplers
@@ -16,6 +17,7 @@ from vision.diffusion.parameterization import Prediction, Weighting, diffuse, lo
 from vision.diffusion.process import Process
 from vision.diffusion.schedules import NoiseSchedule, ScheduleName, make_schedule, sampling_times
 from vision.errors import UserError
+from vision.ranges import Fraction, NonNegativeFloat, PositiveFloat, check_ranges
 from vision.types import Batch, Condition, LossFn, Params, Sampler
 
 Variables = Mapping[str, Params]
@@ -39,15 +41,15 @@ class DiffusionConfig:
 
     schedule: ScheduleName = "linear"
     """Noise schedule."""
-    steps: int = 1000
+    steps: Annotated[int, Interval(ge=1, le=1_000_000)] = 1000
     """Number of diffusion times T."""
     prediction: Prediction = "epsilon"
     """What the network predicts."""
     weighting: Weighting = "simple"
     """Weight of each diffusion time in the loss."""
-    gamma: float = 5.0
+    gamma: PositiveFloat = 5.0
     """Cap on the signal-to-noise ratio of the weightings by it."""
-    condition_dropout: float = 0.1
+    condition_dropout: Fraction = 0.1
     """Share of samples trained without their conditions, for classifier-free guidance. Unused without conditions."""
 
 
@@ -57,11 +59,11 @@ class SamplingConfig:
 
     method: Literal["ddim", "ancestral"] = "ddim"
     """Sampler."""
-    steps: int = 50
+    steps: Annotated[int, Interval(ge=1, le=1_000_000)] = 50
     """Network evaluations an image (two with guidance)."""
-    eta: float = 0.0
+    eta: Fraction = 0.0
     """Noise of DDIM: 0 is deterministic, 1 ancestral. Unused by the ancestral sampler."""
-    guidance: float = 1.0
+    guidance: NonNegativeFloat = 1.0
     """Classifier-free guidance scale: 1 is none. Unused without conditions."""
     variance: Literal["posterior", "beta"] = "posterior"
     """Variance of the ancestral sampler's steps. Unused by DDIM."""
@@ -71,12 +73,10 @@ class SamplingConfig:
 
 def check(config: DiffusionConfig, sampling: SamplingConfig, *, conditioning: Conditioning) -> None:
     """Raise ``UserError`` where these cannot go together or a value is out of range."""
+    check_ranges(config)
+    check_ranges(sampling)
     make_schedule(config.schedule, config.steps)
     sampling_times(config.steps, sampling.steps)
-    if not 0.0 <= config.condition_dropout <= 1.0:
-        raise UserError(f"diffusion.condition_dropout is a probability, not {config.condition_dropout}")
-    if not 0.0 <= sampling.eta <= 1.0:
-        raise UserError(f"sampling.eta is between 0 and 1, not {sampling.eta}")
     if conditioning and sampling.guidance != 1.0 and config.condition_dropout == 0.0:
         raise UserError(
             "sampling.guidance needs a network that was trained without conditions too: set "
@@ -87,8 +87,6 @@ def check(config: DiffusionConfig, sampling: SamplingConfig, *, conditioning: Co
             "diffusion.weighting truncated_snr divides by the signal-to-noise ratio for epsilon, which is almost 0 at "
             "the last times: predict x0 or v, or weight by simple or min_snr"
         )
-    if config.gamma <= 0:
-        raise UserError(f"diffusion.gamma is positive, not {config.gamma}")
 
 
 def diffusion_loss(

@@ -14,6 +14,7 @@ from einops import rearrange
 from jaxtyping import Array, Float, Key
 
 from vision.errors import UserError
+from vision.ranges import Depth, PositiveFloat, check_ranges
 
 
 @runtime_checkable
@@ -193,11 +194,11 @@ class LikelihoodConfig:
 
     kind: Literal["bernoulli", "gaussian", "gaussian_learned", "logistic_mixture"] = "logistic_mixture"
     """Black or white pixels; normal with one deviation for all, or with one for each that the decoder gives; 8-bit."""
-    deviation: float = 0.1
+    deviation: PositiveFloat = 0.1
     """Of ``gaussian``, for pixels in [-1, 1]."""
-    components: int = 10
+    components: Depth = 10
     """Of ``logistic_mixture``."""
-    smallest: float | None = None
+    smallest: PositiveFloat | None = None
     """Bound from below on scales and deviations that are learned, for pixels in [-1, 1]; None for exp(-7) of logistics
     and half a grey level of deviations. Where areas are flat but for the last bits, as in drawings, more of it makes
     the rest count."""
@@ -205,10 +206,7 @@ class LikelihoodConfig:
 
 def make_likelihood(config: LikelihoodConfig) -> Likelihood:
     """The likelihood of a configuration. Raises ``UserError`` for a deviation or a number that cannot be."""
-    if config.deviation <= 0.0 or config.components < 1 or (config.smallest is not None and config.smallest <= 0.0):
-        raise UserError(
-            "likelihood.deviation and likelihood.smallest are positive, and likelihood.components at least 1"
-        )
+    check_ranges(config)
     if config.smallest is not None and config.kind in ("bernoulli", "gaussian"):
         raise UserError(f"likelihood.kind {config.kind} has no scales that are learned: leave likelihood.smallest out")
     if config.kind == "bernoulli":

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from vision.errors import UserError
 from vision.ops.pixels import to_float, to_uint8
+from vision.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, check_ranges
 from vision.tasks.likelihood import Likelihood
 from vision.types import Condition, LossFn, Sampler
 
@@ -28,28 +29,25 @@ from vision.types import Condition, LossFn, Sampler
 class ObjectiveConfig:
     """What is minimised: distortion + beta * rate, with its variations."""
 
-    beta: float = 1.0
+    beta: NonNegativeFloat = 1.0
     """Weight of the rate (Higgins et al. 2017); 1 is the evidence lower bound."""
-    warmup: int = 0
+    warmup: NonNegativeInt = 0
     """Images over which the weight of the rate rises from 0 to ``beta`` (Sonderby et al. 2016)."""
-    free_bits: float = 0.0
+    free_bits: NonNegativeFloat = 0.0
     """Nats that each dimension or group of the code may cost, in the mean over a batch, without being pushed (Kingma et
     al. 2016, appendix C.8)."""
-    capacity: float = 0.0
+    capacity: NonNegativeFloat = 0.0
     """Nats that the whole code is asked to cost: beta * |rate - capacity| in place of the rate (Burgess et al. 2018,
     eq. 8); 0 for none."""
-    capacity_images: int = 1_000_000
+    capacity_images: PositiveInt = 1_000_000
     """Images over which that capacity rises from 0."""
-    importance: int = 1
+    importance: PositiveInt = 1
     """Codes a training image: with more than 1, the importance-weighted bound is maximised (Burda et al. 2016)."""
 
 
 def check(config: ObjectiveConfig) -> None:
     """Raises ``UserError`` for an objective that contradicts itself."""
-    if config.beta < 0.0 or config.free_bits < 0.0 or config.capacity < 0.0 or config.warmup < 0:
-        raise UserError("objective.beta, warmup, free_bits and capacity are not negative")
-    if config.importance < 1:
-        raise UserError(f"objective.importance is at least 1 code for each image, not {config.importance}")
+    check_ranges(config)
     plain = config.beta == 1.0 and not (config.warmup or config.free_bits or config.capacity)
     if config.importance > 1 and not plain:
         raise UserError(
@@ -60,8 +58,6 @@ def check(config: ObjectiveConfig) -> None:
             "objective.capacity says what the code may cost all along, so that objective.free_bits and "
             "objective.warmup have no part in it: choose one"
         )
-    if config.capacity_images < 1:
-        raise UserError(f"objective.capacity_images is at least 1, not {config.capacity_images}")
 
 
 def rate_penalty(

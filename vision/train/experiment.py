@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key, UInt8
 from vision.inference import Inference
 from vision.parallel.mesh import MeshConfig
 from vision.parallel.sharding import ShardingRules
+from vision.ranges import NonNegativeInt, PositiveInt
 from vision.train.compile import Compiler
 from vision.types import SampleRequest, Samples, Step, TrainState
 
@@ -103,15 +104,15 @@ EvaluatorFactory = Callable[[Compiler], Evaluate]
 class Intervals:
     """When things happen, counted in images so that runs of different batch sizes compare like with like."""
 
-    log: int = 50_000
+    log: PositiveInt = 50_000
     """Images between two lines of metrics."""
-    evaluate: int = 1_000_000
+    evaluate: PositiveInt = 1_000_000
     """Images between two evaluations."""
-    save: int = 500_000
+    save: PositiveInt = 500_000
     """Images between two checkpoints; one is also saved at the end and on interruption."""
-    keep: int = 2
+    keep: PositiveInt = 2
     """How many of the latest checkpoints are kept."""
-    keep_every: int = 0
+    keep_every: NonNegativeInt = 0
     """Also keep, for good, one checkpoint each time this number of images was trained on; 0 for none."""
 
 
@@ -154,6 +155,8 @@ class Experiment:
     evaluation_only: tuple[str, ...] = ()
     """Prefixes of configuration fields that change how a state is sampled from or evaluated, not the state itself: they
     may differ from the run's own when one samples from it or evaluates it."""
+    notices: tuple[str, ...] = ()
+    """Settings that are possible and probably not meant, one sentence each; reported when the run starts."""
     replicas: tuple[Replica, ...] = ()
     """The runs that this experiment trains as one program, see ``launch/replicas.py``; empty for a single run. States
     and batches have a leading axis of replicas then; ``batch``, ``batch_size`` and ``images`` are of each."""

@@ -8,6 +8,7 @@ import jax
 import optax
 
 from vision.errors import UserError
+from vision.ranges import Decay, NonNegativeFloat, NonNegativeInt, PositiveFraction
 from vision.train.parameter_groups import frozen, layerwise, weights_alone
 
 ScheduleName = Literal["cosine", "linear", "constant"]
@@ -17,17 +18,17 @@ ScheduleName = Literal["cosine", "linear", "constant"]
 class AdamConfig:
     """Adam (Kingma & Ba 2015) and its schedule, for recipes that use nothing else."""
 
-    lr: float = 2e-4
+    lr: NonNegativeFloat = 2e-4
     """Peak learning rate, not negative."""
-    b1: float = 0.9
+    b1: Decay = 0.9
     """Decay of the first moment, within [0, 1)."""
-    b2: float = 0.999
+    b2: Decay = 0.999
     """Decay of the second moment, within [0, 1)."""
-    warmup: int = 0
+    warmup: NonNegativeInt = 0
     """Images over which the learning rate rises from 0."""
     schedule: ScheduleName = "constant"
     """How the learning rate falls to 0 until the end of the budget."""
-    clip: float = 0.0
+    clip: NonNegativeFloat = 0.0
     """Largest norm of the gradient; 0 for none."""
 
 
@@ -38,23 +39,23 @@ class OptimizerConfig:
     name: Literal["sgd", "adamw", "lamb", "muon"] = "sgd"
     """SGD with Nesterov momentum; AdamW (Loshchilov & Hutter 2019); LAMB (You et al. 2020); or Muon (Jordan et al.
     2024), which is for kernels, with AdamW for vectors."""
-    lr: float = 0.1
+    lr: NonNegativeFloat = 0.1
     """Peak learning rate."""
-    momentum: float = 0.9
+    momentum: Decay = 0.9
     """Of SGD and Muon."""
-    b2: float = 0.999
+    b2: Decay = 0.999
     """Decay of the second moment, of AdamW, of LAMB, and of Muon's AdamW."""
-    weight_decay: float = 5e-4
+    weight_decay: NonNegativeFloat = 5e-4
     """Added to the gradient for SGD; decoupled and scaled with the learning rate for the others."""
     decay_vectors: bool = False
-    """Let weight decay act on biases and scales of normalisation too."""
-    warmup: int = 0
+    """Let weight decay, and with it LAMB's trust ratio, act on biases and scales of normalisation too."""
+    warmup: NonNegativeInt = 0
     """Images over which the learning rate rises from 0."""
     schedule: ScheduleName = "cosine"
     """How the learning rate falls to 0 until the end of the budget."""
-    clip: float = 0.0
+    clip: NonNegativeFloat = 0.0
     """Largest norm of the gradient; 0 for none."""
-    layer_decay: float = 1.0
+    layer_decay: PositiveFraction = 1.0
     """Factor on the learning rate for every layer away from the head."""
     frozen: tuple[str, ...] = ()
     """Regular expressions: parameters in whose path one is found stay as they are ("stem|stage_[12]")."""
@@ -98,13 +99,9 @@ def make_optimizer(
       layers: number of layers.
 
     Raises:
-      UserError: a number is out of range, or, when its state is made, a pattern of ``frozen`` is found nowhere.
+      UserError: ``layer_decay`` is for a network with layers, or, when its state is made, a pattern of ``frozen`` is
+        found nowhere.
     """
-    # a number that is swept over replicas is traced here, and was checked when each replica was built with its own
-    plain = {name: getattr(config, name) for name in ("lr", "weight_decay", "clip", "warmup")}
-    for name, value in plain.items():
-        if isinstance(value, int | float) and value < 0:
-            raise UserError(f"optimizer.{name} must not be negative, but is {value}")
     if config.layer_decay != 1.0 and layers == 1:
         raise UserError(
             "optimizer.layer_decay is for networks with layers to tell apart, which this one has not: leave it 1"
@@ -118,13 +115,36 @@ def make_optimizer(
     elif config.name == "adamw":
         optimizer = optax.adamw(rate, b2=config.b2, weight_decay=decay, mask=mask)
     elif config.name == "lamb":
-        optimizer = optax.lamb(rate, b2=config.b2, weight_decay=decay, mask=mask)
+        optimizer = lamb(rate, b2=config.b2, weight_decay=decay, mask=mask)
     else:
         optimizer = muon(
             rate, momentum=config.momentum, b2=config.b2, weight_decay=decay, decay_vectors=config.decay_vectors
         )
     by_layer = [layerwise(config.layer_decay, layer_of, layers - 1)] if config.layer_decay != 1.0 else []
     return frozen(optax.chain(clipped(config.clip), optimizer, *by_layer), config.frozen)
+
+
+def lamb(
+    rate: optax.Schedule, *, b2: float, weight_decay: float, mask: Callable[[Any], Any] | None
+) -> optax.GradientTransformation:
+    """LAMB (You et al. 2020, algorithm 2) with the trust ratio where the decay is, as timm has it.
+
+    A vector that starts at zero, such as a bias or the last scale of a residual block, would hardly move with a ratio
+    of its own: |w| / |update| is then almost 0 after the first step, and grows by the learning rate's share a step.
+
+    Args:
+      rate: step -> learning rate.
+      b2: decay of the second moment.
+      weight_decay: added to Adam's direction, before the ratio.
+      mask: parameters -> which of them have decay and ratio; None for all.
+    """
+    ratio = optax.scale_by_trust_ratio()  # 1 where a norm is 0
+    return optax.chain(
+        optax.scale_by_adam(b2=b2, eps=1e-6),
+        optax.add_decayed_weights(weight_decay, mask=mask),
+        ratio if mask is None else optax.masked(ratio, mask),
+        optax.scale_by_learning_rate(rate),
+    )
 
 
 def muon(

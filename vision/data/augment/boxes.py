@@ -6,11 +6,14 @@ key, on its index in the batch, on itself and on the three others of its mosaic;
 sample of the next group that is pasted or mixed in. Shapes are static.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 from jaxtyping import Array, Key
 
 from vision.data.augment.box_mixing import copy_paste, mixup_with_boxes
@@ -19,6 +22,7 @@ from vision.data.augment.hsv import hsv_jitter
 from vision.data.augment.mosaic import extents, gathered, group_size, meeting_points, mosaic, mosaic_boxes
 from vision.data.augment.projective import random_motions
 from vision.errors import UserError
+from vision.ranges import Decay, Fraction, NonNegativeFloat, PositiveInt, check_ranges
 
 
 @dataclass(frozen=True)
@@ -29,54 +33,45 @@ class BoxAugmentConfig:
         UserError: invalid values.
     """
 
-    mosaic: float = 1.0
+    mosaic: Fraction = 1.0
     """Probability that a sample becomes a mosaic with three others."""
-    mixup: float = 0.0
+    mixup: Fraction = 0.0
     """Probability that a sample is mixed with another one, in about equal parts."""
-    copy_paste: float = 0.0
+    copy_paste: Fraction = 0.0
     """Probability that boxes of another sample are pasted into a sample."""
-    pastes: int = 8
+    pastes: PositiveInt = 8
     """Maximum number of pasted boxes."""
-    degrees: float = 0.0
+    degrees: Annotated[float, Interval(ge=0.0, le=180.0)] = 0.0
     """Largest rotation in either direction, in degrees."""
-    translate: float = 0.1
+    translate: Fraction = 0.1
     """Largest translation along both axes in either direction, as a share of the side."""
-    scale: float = 0.5
+    scale: Decay = 0.5
     """The scale factor is sampled uniformly from [1 - scale, 1 + scale]; below 1."""
-    shear: float = 0.0
+    shear: Annotated[float, Interval(ge=0.0, lt=45.0)] = 0.0
     """Largest angle of the shears along both axes, in degrees; below 45."""
-    perspective: float = 0.0
+    perspective: Annotated[float, Interval(ge=0.0, lt=0.5)] = 0.0
     """Largest relative change of the distance to the camera at one image side from the centre, along both axes. Below
     0.5, so that no corner of a mosaic is behind the horizon. It is the usual coefficient per pixel times the image's
     side."""
-    hue: float = 0.015
+    hue: Fraction = 0.015
     """The hue is multiplied by a factor within [1 - hue, 1 + hue]."""
-    saturation: float = 0.7
+    saturation: Fraction = 0.7
     """Likewise for the saturation."""
-    value: float = 0.4
+    value: Fraction = 0.4
     """Likewise for the value."""
-    flip: float = 0.5
+    flip: Fraction = 0.5
     """Probability of a horizontal flip."""
-    flip_vertical: float = 0.0
+    flip_vertical: Fraction = 0.0
     """Probability of a vertical flip."""
-    least_side: float = 2.0
+    least_side: NonNegativeFloat = 2.0
     """A box is dropped if its visible part is narrower or lower, in pixels."""
-    least_area: float = 0.1
+    least_area: Fraction = 0.1
     """A box is dropped if less than this share of its area is visible."""
-    largest_ratio: float = 100.0
+    largest_ratio: Annotated[float, Interval(ge=1.0, lt=math.inf)] = 100.0
     """A box is dropped if the ratio of the longer to the shorter side of its visible part is larger."""
 
     def __post_init__(self):
-        shares = ("mosaic", "mixup", "copy_paste", "hue", "saturation", "value", "flip", "flip_vertical", "least_area")
-        for name in shares:
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} must be within [0, 1], got {getattr(self, name)}.")
-        for name, bound in {"scale": 1, "shear": 45, "perspective": 0.5}.items():
-            if not 0 <= getattr(self, name) < bound:
-                raise UserError(f"{name} must be at least 0 and less than {bound}, got {getattr(self, name)}.")
-        for name, least in {"degrees": 0, "translate": 0, "least_side": 0, "pastes": 1, "largest_ratio": 1}.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        check_ranges(self)
 
     @property
     def separable(self) -> bool:

@@ -7,10 +7,11 @@ in `vision.data.augment.mixing`). Shapes are static. `augment` composes what a c
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge, Interval
 from jaxtyping import Array, Float, Int, Key
 
 from vision.data.augment.colour import colour_jitter
@@ -19,6 +20,15 @@ from vision.data.augment.erase import ErasingFill, cutout, random_erasing
 from vision.data.augment.policy import randaugment, trivialaugment
 from vision.errors import UserError
 from vision.ops.geometry import Interpolation
+from vision.ranges import (
+    Depth,
+    Fraction,
+    NoneOrMoreChannels,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveFraction,
+    check_ranges,
+)
 
 
 @dataclass(frozen=True)
@@ -31,59 +41,50 @@ class AugmentConfig:
 
     flip: bool = False
     """Flip images horizontally with probability 0.5."""
-    pad_crop: int = 0
+    pad_crop: NoneOrMoreChannels = 0
     """Pad by this many pixels and crop the original size at random; 4 is usual for CIFAR."""
     pad_mode: PadMode = "zeros"
     """What to pad with: mid-grey ("zeros"), the image's reflection, or its border repeated ("edge")."""
-    crop_scale: tuple[float, float] = (1.0, 1.0)
+    crop_scale: tuple[PositiveFraction, PositiveFraction] = (1.0, 1.0)
     """Smallest and largest share of the area that a random resized crop keeps; (0.08, 1) is usual for ImageNet."""
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
     """Smallest and largest ratio of width to height of that crop."""
     policy: Literal["none", "randaugment", "trivialaugment"] = "none"
     """Random operations: RandAugment (Cubuk et al. 2020) or TrivialAugment (Müller & Hutter 2021)."""
-    operations: int = 2
+    operations: Depth = 2
     """RandAugment: how many operations, one after the other."""
-    magnitude: float = 9.0
+    magnitude: Annotated[float, Interval(ge=0.0, le=10.0)] = 9.0
     """RandAugment: how strong they are, 0 to 10."""
-    magnitude_std: float = 0.0
+    magnitude_std: Annotated[float, Ge(0.0)] = 0.0
     """RandAugment: deviation of the magnitude from operation to operation; infinity samples it uniformly from 0 to
     10."""
     interpolation: Interpolation = "bilinear"
     """How the policies resample rotated, sheared and translated images."""
-    brightness: float = 0.0
+    brightness: NonNegativeFloat = 0.0
     """Colour jitter: the largest deviation of the brightness factor from 1."""
-    contrast: float = 0.0
+    contrast: NonNegativeFloat = 0.0
     """Likewise for contrast."""
-    saturation: float = 0.0
+    saturation: NonNegativeFloat = 0.0
     """Likewise for saturation."""
-    hue: float = 0.0
+    hue: Annotated[float, Interval(ge=0.0, le=0.5)] = 0.0
     """Colour jitter: the largest shift of the hue, as a fraction of the colour circle, at most 0.5."""
-    erasing: float = 0.0
+    erasing: Fraction = 0.0
     """Probability of random erasing (Zhong et al. 2020); 0.25 is usual for ImageNet."""
     erasing_fill: ErasingFill = "random"
     """What random erasing fills in: random values for each pixel, or mid-grey ("zeros")."""
-    cutout: int = 0
+    cutout: NoneOrMoreChannels = 0
     """Size of the square that cutout erases (DeVries & Taylor 2017), in pixels; the paper's is 16 for CIFAR-10."""
 
     def __post_init__(self):
+        check_ranges(self)
         low, high = self.crop_scale
-        if not 0 < low <= high <= 1 or not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+        if low > high or self.crop_ratio[0] > self.crop_ratio[1]:
             raise UserError(
-                f"crop_scale must be two shares of the area within (0, 1] and crop_ratio two positive ratios, each the "
-                f"smaller first, got {self.crop_scale} and {self.crop_ratio}."
+                f"crop_scale and crop_ratio are two numbers each, the smaller first, not {self.crop_scale} and "
+                f"{self.crop_ratio}"
             )
         if self.pad_crop and low < 1:
             raise UserError("pad_crop and crop_scale both crop: set pad_crop to 0 or crop_scale to (1, 1).")
-        whole = {"pad_crop": self.pad_crop, "cutout": self.cutout, "operations": self.operations - 1}
-        strengths = {name: getattr(self, name) for name in ("brightness", "contrast", "saturation", "hue")}
-        for name, value in {**whole, **strengths, "magnitude_std": self.magnitude_std}.items():
-            if value < 0:
-                raise UserError(f"{name} must not be {getattr(self, name)}: it is too small.")
-        if not 0 <= self.magnitude <= 10 or not 0 <= self.erasing <= 1 or self.hue > 0.5:
-            raise UserError(
-                f"magnitude must be within [0, 10], erasing within [0, 1] and hue at most 0.5, got {self.magnitude}, "
-                f"{self.erasing} and {self.hue}."
-            )
 
 
 def augment(images: Float[Array, "b h w c"], config: AugmentConfig, *, key: Key[Array, ""]) -> Float[Array, "b h w c"]:

@@ -11,15 +11,17 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Annotated, get_args
 
 import numpy as np
+from annotated_types import Interval
 from jaxtyping import Bool, Float, Int, UInt8, UInt64
 
 from vision.data.shapes.backgrounds import BACKGROUNDS, background, smooth
 from vision.data.shapes.counter_random import Split, sample_keys, uniform
 from vision.data.shapes.outlines import OUTLINES, coverage
 from vision.errors import UserError
+from vision.ranges import Depth, Fraction, Pixels, PositiveFraction
 
 SHAPES: tuple[str, ...] = tuple(outline.name for outline in OUTLINES)
 
@@ -44,32 +46,32 @@ _CANDIDATES = 24
 class ShapesConfig:
     """The appearance of scenes. Raises `UserError` for invalid values."""
 
-    resolution: int = 32
+    resolution: Pixels = 32
     """Height and width of the images in pixels."""
-    min_objects: int = 1
+    min_objects: Depth = 1
     """Least number of objects in a scene."""
-    max_objects: int = 1
+    max_objects: Depth = 1
     """Largest number of objects in a scene; the number is uniform between the two."""
     shapes: tuple[str, ...] = SHAPES
     """The shapes in use; their order numbers them."""
     colours: tuple[str, ...] = COLOURS
     """The colours in use; their order numbers them."""
-    min_size: float = 0.33
+    min_size: PositiveFraction = 0.33
     """Least diameter of the disc around an object, as a fraction of the image's side."""
-    max_size: float = 0.75
+    max_size: PositiveFraction = 0.75
     """Largest diameter of that disc. Sizes are uniform between the two, but shrink in crowded scenes."""
-    max_rotation: float = 180.0
+    max_rotation: Annotated[float, Interval(ge=0.0, le=180.0)] = 180.0
     """Largest rotation of an object in degrees, in either direction; shapes that would change their name rotate
     less."""
-    min_visible: float = 0.6
+    min_visible: Fraction = 0.6
     """At least this fraction of every object's pixels is visible; nearer objects may hide the others."""
     backgrounds: tuple[str, ...] = BACKGROUNDS
     """The kinds of background in use, equally often."""
-    dark_share: float = 0.25
+    dark_share: Fraction = 0.25
     """Fraction of scenes whose background is dark."""
-    shade_jitter: float = 0.08
+    shade_jitter: Fraction = 0.08
     """An object's colour is made darker or lighter by up to this fraction."""
-    relief: float = 1.0
+    relief: Fraction = 1.0
     """Strength of the objects' shading, darker rim and shadow, from 0 (flat colours) to 1."""
 
     def __post_init__(self):

@@ -16,36 +16,36 @@ take 8 n d bytes.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import scipy.optimize
+from annotated_types import MinLen
 from jaxtyping import Array, Float, Int
 
 from vision.errors import UserError
+from vision.ranges import OpenFraction, PositiveFloat, PositiveInt, Seed, check_ranges
 
 
 @dataclass(frozen=True)
 class LinearProbeConfig:
     """How a probe is fitted. Raises `UserError` for invalid values."""
 
-    penalties: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    penalties: Annotated[tuple[PositiveFloat, ...], MinLen(1)] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     """The grid of penalties; the one with the highest held-out accuracy is chosen, among equals that with the lowest
     held-out cross-entropy. With a single penalty nothing is held out."""
-    held_out: float = 0.2
+    held_out: OpenFraction = 0.2
     """Share of the training images of each class on which the penalty is chosen."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the choice of held-out images."""
-    iterations: int = 1000
+    iterations: PositiveInt = 1000
     """Maximum number of iterations of L-BFGS for each penalty."""
-    tolerance: float = 1e-6
+    tolerance: PositiveFloat = 1e-6
     """L-BFGS ends when no entry of the gradient is larger. The objective is then at most |gradient|^2 / (2 penalty)
     above its minimum, since it is strongly convex."""
 
     def __post_init__(self):
-        if not self.penalties or min(self.penalties) <= 0:
-            raise UserError(f"a linear probe needs penalties above 0, not {self.penalties}")
-        if not 0 < self.held_out < 1:
-            raise UserError(f"held_out is {self.held_out}, but a part lies between 0 and 1")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,28 +18,24 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from vision.errors import UserError
+from vision.ranges import PositiveFloat, PositiveInt, check_ranges
 
 
 @dataclass(frozen=True)
 class NeighboursConfig:
     """How neighbours vote. The defaults are those of Wu et al. 2018. Raises `UserError` for invalid values."""
 
-    neighbours: int = 200
+    neighbours: PositiveInt = 200
     """How many neighbours vote, k."""
-    temperature: float | None = 0.07
+    temperature: PositiveFloat | None = 0.07
     """T in the weights exp(s / T); None gives every neighbour one vote."""
-    block: int = 16_384
+    block: PositiveInt = 16_384
     """Training images compared at a time; affects only memory."""
-    batch_size: int = 256
+    batch_size: PositiveInt = 256
     """Queries compared at a time; affects only memory."""
 
     def __post_init__(self):
-        if self.neighbours < 1 or self.block < 1 or self.batch_size < 1:
-            raise UserError(f"neighbours, block and batch_size must be at least 1, not {self}")
-        if self.temperature is not None and not self.temperature > 0:
-            raise UserError(
-                f"the temperature of neighbours is {self.temperature}, but it must be positive, or None for equal votes"
-            )
+        check_ranges(self)
 
 
 def normalised(features: Float[Array, "*n d"]) -> Float[Array, "*n d"]:

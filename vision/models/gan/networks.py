@@ -12,10 +12,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from vision.errors import UserError, at_least_one
+from vision.errors import UserError
 from vision.models.gan.dcgan import DcganDiscriminator, DcganGenerator, Normalisation, halvings
 from vision.models.gan.r3gan import R3ganDiscriminator, R3ganGenerator
 from vision.models.gan.sngan import SnganDiscriminator, SnganGenerator
+from vision.ranges import Channels, Depth, NoneOrMoreClasses, Pixels
 
 
 @dataclass(frozen=True)
@@ -24,21 +25,21 @@ class GanConfig:
 
     architecture: Literal["dcgan", "sngan", "r3gan"] = "sngan"
     """Radford et al. 2016, Miyato et al. 2018, or Huang et al. 2024."""
-    resolution: int = 32
+    resolution: Pixels = 32
     """Size of the images; it is halved while it is even and at least 4 after halving."""
-    channels: int = 3
+    channels: Channels = 3
     """Channels of the images."""
-    classes: int = 0
+    classes: NoneOrMoreClasses = 0
     """Number of classes; 0 for networks without labels."""
-    latent: int = 128
+    latent: Channels = 128
     """Dimensions of the latent."""
-    generator_width: int = 256
+    generator_width: Channels = 256
     """Channels of the generator: of all layers, or, of ``dcgan``, before the last doubling."""
-    discriminator_width: int = 128
+    discriminator_width: Channels = 128
     """Channels of the discriminator: of all layers, or, of ``dcgan``, after the first halving."""
     discriminator_norm: Normalisation = "spectral"
     """Normalisation in the discriminator: ``batch`` (Radford et al.), ``spectral`` (Miyato et al.) or ``none``."""
-    blocks: int = 2
+    blocks: Depth = 2
     """Residual blocks per resolution, of ``r3gan``."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and matrix products; parameters and normalisation statistics stay float32."""
@@ -51,9 +52,6 @@ class GanConfig:
             )
         if halvings(self.resolution) < 1:
             raise UserError(f"model.resolution must be even and at least 8, not {self.resolution}")
-        at_least_one(self, "channels", "latent", "generator_width", "discriminator_width", "blocks", prefix="model.")
-        if self.classes < 0:
-            raise UserError(f"model.classes must not be negative, but is {self.classes}")
         if self.architecture == "r3gan" and (self.generator_width % 8 or self.discriminator_width % 8):
             raise UserError(
                 "the architecture r3gan has groups of 16 channels in layers of twice the width: make "
