@@ -5,13 +5,26 @@ To add one: a model file, a case in :func:`network`, and its configurations in :
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import flax.linen as nn
 import jax
 
-from vision.models.resnet import CIFAR_RESNET18, RESNET50, ResNet, ResNetConfig
+from vision.models import convnext, vit
+from vision.models.convnext import ConvNeXt, ConvNeXtConfig
+from vision.models.resnet import (
+    CIFAR_RESNET18,
+    RESNET18,
+    RESNET34,
+    RESNET50,
+    RESNET101,
+    RESNET152,
+    RESNEXT50_32X4D,
+    WIDE_RESNET50_2,
+    ResNet,
+    ResNetConfig,
+)
 from vision.models.resnet import SHARDING_RULES as RESNET_RULES
 from vision.models.resnet import layer_of as resnet_layer_of
 from vision.models.resnet import layers as resnet_layers
@@ -19,18 +32,36 @@ from vision.models.speedrun import SHARDING_RULES as SPEEDRUN_RULES
 from vision.models.speedrun import SpeedrunConfig, SpeedrunNet, whitening_kernel
 from vision.models.speedrun import layer_of as speedrun_layer_of
 from vision.models.speedrun import layers as speedrun_layers
+from vision.models.vit import ViT, ViTConfig
 from vision.parallel.sharding import ShardingRules
+from vision.pretrained.convnext import convnext_rules
 from vision.pretrained.feature_classifier import FeatureNetwork, FeatureNetworkConfig, feature_layer_of
 from vision.pretrained.resnet import HEAD, IGNORED, cifar_resnet_rules, resnet_rules
 from vision.pretrained.rules import WeightRules
+from vision.pretrained.vit import vit_rules
 
-ClassifierConfig = ResNetConfig | SpeedrunConfig | FeatureNetworkConfig
+ClassifierConfig = ResNetConfig | ConvNeXtConfig | ViTConfig | SpeedrunConfig | FeatureNetworkConfig
 """Configurations of classifiers: each has ``classes`` and ``channels``."""
 
 CLASSIFIERS: Mapping[str, ClassifierConfig] = {
     "resnet18_cifar": CIFAR_RESNET18,
+    "resnet18": RESNET18,
+    "resnet34": RESNET34,
     "resnet50": RESNET50,
-    "resnet101": replace(RESNET50, depths=(3, 4, 23, 3)),
+    "resnet101": RESNET101,
+    "resnet152": RESNET152,
+    "resnext50_32x4d": RESNEXT50_32X4D,
+    "wide_resnet50_2": WIDE_RESNET50_2,
+    "convnext_tiny": convnext.CONVNEXT_TINY,
+    "convnext_small": convnext.CONVNEXT_SMALL,
+    "convnext_base": convnext.CONVNEXT_BASE,
+    "convnext_large": convnext.CONVNEXT_LARGE,
+    "convnext_xlarge": convnext.CONVNEXT_XLARGE,
+    "vit_ti16": vit.VIT_TI16,
+    "vit_s16": vit.VIT_S16,
+    "vit_b16": vit.VIT_B16,
+    "vit_b32": vit.VIT_B32,
+    "vit_l16": vit.VIT_L16,
     "speedrun": SpeedrunConfig(),
     "feature_classifier": FeatureNetworkConfig(),
 }
@@ -71,6 +102,12 @@ def network(config: ClassifierConfig) -> Classifier:
             published = cifar_resnet_rules(config) if config.stem == "cifar" else resnet_rules(config)
             layer_of = functools.partial(resnet_layer_of, config)
             return Classifier(ResNet(config), RESNET_RULES, layer_of, resnet_layers(config), published, IGNORED)
+        case ConvNeXtConfig():
+            layer_of, layers = functools.partial(convnext.layer_of, config), convnext.layers(config)
+            return Classifier(ConvNeXt(config), convnext.SHARDING_RULES, layer_of, layers, convnext_rules(config))
+        case ViTConfig():
+            layer_of, layers = functools.partial(vit.layer_of, config), vit.layers(config)
+            return Classifier(ViT(config), vit.SHARDING_RULES, layer_of, layers, vit_rules(config))
         case SpeedrunConfig():
             whitening = lambda images: {"constants/whitening": whitening_kernel(images)}
             layer_of = functools.partial(speedrun_layer_of, config)
