@@ -40,6 +40,8 @@ PositiveFraction: TypeAlias = Annotated[float, Interval(gt=0.0, le=1.0)]
 OpenFraction: TypeAlias = Annotated[float, Interval(gt=0.0, lt=1.0)]
 Decay: TypeAlias = Annotated[float, Interval(ge=0.0, lt=1.0)]
 """Decay of an exponential average."""
+DropRate: TypeAlias = Annotated[float, Interval(ge=0.0, lt=1.0)]
+"""Probability of dropping a feature or a branch in training."""
 PositiveFloat: TypeAlias = Annotated[float, Interval(gt=0.0, lt=math.inf)]
 NonNegativeFloat: TypeAlias = Annotated[float, Interval(ge=0.0, lt=math.inf)]
 FiniteFloat: TypeAlias = Annotated[float, Interval(gt=-math.inf, lt=math.inf)]
@@ -69,12 +71,13 @@ class Number:
             yield f"{self.name} must have at least {max(each.min_length for each in self.lengths)} number(s)"
         for value in self.value if many else (self.value,):
             if isinstance(value, int | float) and not isinstance(value, bool) and not self._holds(value):
-                yield f"{self.name} must be {self.range()}, not {value:g}"
+                yield f"{self.name} must be {self._range(value)}, not {value:g}"
 
-    def range(self) -> str:
-        """The range in words: "at least 0 and less than 1"."""
+    def _range(self, value: float) -> str:
+        """The range in words, "at least 0 and less than 1", without the bounds that no sensible value comes near."""
         text = lambda bound: f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
-        words = [f"{word} {text(bound)}" for word, bound in self._bounds() if not math.isinf(bound)]
+        near = max(abs(value), 2**32) if math.isfinite(value) else 2**32
+        words = [f"{word} {text(bound)}" for word, bound in self._bounds() if abs(bound) <= near]
         return " and ".join(words) or "a finite number"
 
     def _bounds(self) -> Iterator[tuple[str, float]]:

@@ -6,33 +6,35 @@ The normalisations and the layout equal those of the published weights (``vision
 import re
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+from annotated_types import MinLen
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from vision.errors import UserError
 from vision.nn.stochastic_depth import stochastic_depth
+from vision.ranges import Channels, Depth, DropRate, NoneOrMoreClasses, PositiveFloat
 
 
 @dataclass(frozen=True)
 class ConvNeXtConfig:
     """The architecture of a ConvNeXt. The defaults are ConvNeXt-T for ImageNet."""
 
-    depths: tuple[int, ...] = (3, 3, 9, 3)
+    depths: Annotated[tuple[Depth, ...], MinLen(1)] = (3, 3, 9, 3)
     """Blocks of each stage, at least 1; each stage after the first halves the resolution."""
-    widths: tuple[int, ...] = (96, 192, 384, 768)
+    widths: Annotated[tuple[Channels, ...], MinLen(1)] = (96, 192, 384, 768)
     """Channels of each stage, at least 1; as many as there are stages."""
-    layer_scale: float = 1e-6
+    layer_scale: PositiveFloat = 1e-6
     """Initial scale of each channel of a residual branch (Touvron et al. 2021, "CaiT"), above 0."""
-    stochastic_depth: float = 0.0
+    stochastic_depth: DropRate = 0.0
     """Probability, in [0, 1), of dropping the last residual branch in training; linearly lower for earlier ones, 0 for
     the first."""
-    classes: int = 1000
+    classes: NoneOrMoreClasses = 1000
     """Number of logits, not negative; 0 for no head, and pooled features as the output."""
-    channels: int = 3
+    channels: Channels = 3
     """Channels of the image, at least 1."""
     remat: bool = False
     """Recompute the inside of blocks in the backward pass: less memory, a third more compute."""

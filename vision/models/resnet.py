@@ -26,7 +26,7 @@ from vision.nn.initializers import fan_in_uniform, he_fan_out
 from vision.nn.pooling import max_pool_3x3
 from vision.nn.squeeze_excite import SqueezeExcite
 from vision.nn.stochastic_depth import linear_rates, stochastic_depth
-from vision.ranges import Channels, Depth, Fraction, NoneOrMoreClasses
+from vision.ranges import Channels, Depth, DropRate, Fraction, NoneOrMoreClasses
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class ResNetConfig:
     """Channels of each group at a width of 64: 4 for ResNeXt 32x4d, 128 with one group for wide networks."""
     squeeze_excite: Fraction = 0.0
     """Hidden channels of squeeze-and-excitation as a share of the block's; 0 for none, 1/16 as published."""
-    stochastic_depth: Fraction = 0.0
+    stochastic_depth: DropRate = 0.0
     """Probability of dropping the last residual branch in training; linearly lower for earlier ones."""
-    dropout: Fraction = 0.0
+    dropout: DropRate = 0.0
     """Probability of dropping a feature before the head."""
     classes: NoneOrMoreClasses = 1000
     """Number of logits; 0 for no head, and pooled features as the output."""

@@ -29,7 +29,7 @@ from vision.nn.embeddings import sinusoidal_embedding
 from vision.nn.norms import GroupNorm
 from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
 from vision.nn.token_embedding import TokenEmbedding
-from vision.ranges import Channels, Depth, Fraction, NoneOrMoreChannels, NoneOrMoreClasses, Pixels
+from vision.ranges import Channels, Depth, DropRate, NoneOrMoreChannels, NoneOrMoreClasses, Pixels
 from vision.types import Condition
 
 
@@ -47,7 +47,7 @@ class UNetConfig:
     """Side lengths of the feature maps that attend to themselves; the narrowest point always does."""
     heads: Depth = 1
     """Attention heads."""
-    dropout: Fraction = 0.1
+    dropout: DropRate = 0.1
     """Probability of dropping an activation inside residual blocks."""
     classes: NoneOrMoreClasses = 0
     """Number of class labels; 0 for a network without the condition "label". Label ``classes`` means "no label"."""

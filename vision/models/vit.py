@@ -18,30 +18,31 @@ from jaxtyping import Array, Float
 from vision.errors import UserError
 from vision.nn.attention import dot_product_attention
 from vision.nn.stochastic_depth import stochastic_depth
+from vision.ranges import Channels, Depth, DropRate, NoneOrMoreClasses, Pixels
 
 
 @dataclass(frozen=True)
 class ViTConfig:
     """The transformer's shape. The defaults are ViT-S/16 for ImageNet."""
 
-    patch: int = 16
+    patch: Pixels = 16
     """Side of the square of pixels that makes a token, at least 1."""
-    width: int = 384
+    width: Channels = 384
     """Channels of a token, a multiple of the heads."""
-    depth: int = 12
+    depth: Depth = 12
     """Blocks, at least 1."""
-    heads: int = 6
+    heads: Depth = 6
     """Attention heads, at least 1."""
-    expansion: int = 4
+    expansion: Depth = 4
     """Width of a block's dense network, as a multiple of the width; at least 1."""
-    dropout: float = 0.0
+    dropout: DropRate = 0.0
     """Probability, in [0, 1), of dropping a feature: of the embedded tokens and after each dense layer of a block."""
-    stochastic_depth: float = 0.0
+    stochastic_depth: DropRate = 0.0
     """Probability, in [0, 1), of dropping the last block's residual branches in training; linearly lower for earlier
     ones, 0 for the first."""
-    classes: int = 1000
+    classes: NoneOrMoreClasses = 1000
     """Number of logits, not negative; 0 for no head, and the class token as the output."""
-    channels: int = 3
+    channels: Channels = 3
     """Channels of the image, at least 1."""
     remat: bool = False
     """Recompute the inside of blocks in the backward pass: less memory, a third more compute."""
