@@ -55,6 +55,6 @@ def test_mistakes_are_one_line(generator, tmp_path, capsys):
     assert score(tmp_path / "a", "--generator", str(tmp_path)) == 2
     assert "is no run folder" in capsys.readouterr().err
     assert score(tmp_path / "b", "--samples", "0") == 2
-    assert "samples is at least 1, not 0" in capsys.readouterr().err
+    assert "samples must be at least 1, not 0" in capsys.readouterr().err
     with pytest.raises(UserError, match="generates images of 'blue circle', which the data does not know"):
         accuracy_score.sampled_from(generator, 4, ("red circle", "red star", "blue star"))

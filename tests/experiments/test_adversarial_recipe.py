@@ -75,14 +75,17 @@ def test_a_round_has_a_batch_for_each_step_or_one_for_both():
             "--augmentation.parts cutout --augmentation.following.target 0.5",
             "belongs to --augmentation.adaptive, which is",
         ),
-        ("--augmentation.parts cutout --augmentation.probability 2", "probability is between 0 and 1, not 2.0"),
+        (
+            "--augmentation.parts cutout --augmentation.probability 2",
+            "augmentation.probability must be at least 0 and at most 1, not 2",
+        ),
         ("--loss wasserstein --model.discriminator-norm none", "needs a discriminator with a bounded gradient"),
         ("--loss wasserstein --model.discriminator-norm batch", "needs a discriminator with a bounded gradient"),
         ("--penalty.r1 1 --model.discriminator-norm batch", "batch normalisation mixes images"),
-        ("--model.classes -1", "model.classes must not be negative, but is -1"),
+        ("--model.classes -1", "model.classes must be at least 0 and at most 1,000,000, not -1"),
         ("--model.architecture r3gan --model.discriminator-norm none --model.generator-width 12", "multiples of 8"),
         ("--model.resolution 64", "the networks are for images of 64 pixels: set --model.resolution 32"),
-        ("--batch-size 0", "batch_size is at least 1, not 0"),
+        ("--batch-size 0", "batch_size must be at least 1, not 0"),
     ],
 )
 def test_mistakes_are_one_line(options, words, tmp_path, capsys):

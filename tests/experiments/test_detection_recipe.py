@@ -140,8 +140,8 @@ def test_anchors_are_fitted(capsys):
         (["--model.classes", 4], "the data has 3 classes and the model 4: set --model.classes 3"),
         (["--sizes", 32, 48], "a detector takes image sizes that are multiples of 32, not 48"),
         (["--sizes", 32, 64, "--dispatch", 2], "steps of one dispatch have one image size"),
-        (["--batch-size", 0], "batch_size is at least 1, not 0"),
-        (["--ema", 1.0], "ema is a decay within [0, 1), not 1.0"),
+        (["--batch-size", 0], "batch_size must be at least 1, not 0"),
+        (["--ema", 1.0], "ema must be at least 0 and less than 1, not 1"),
         (["--data.name", "coco", "--data.dir", "nowhere"], "nowhere"),
     ],
 )

@@ -153,7 +153,7 @@ def test_replicas_are_evaluated_and_sampled_from(command, tmp_path, capsys):
         (["--sweep", "optimizer.lr", "1e-3,x"], "numbers separated by commas, not '1e-3,x'"),
         (["--sweep", "optimizer.lr", "1e-3,1e-3"], "a number twice"),
         (["--sweep", "optimizer.lr", "1", "optimizer.lr", "2"], "a field twice"),
-        (["--seeds", "-1"], "--seeds is a positive number"),
+        (["--seeds", "-1"], "seeds must be at least 0, not -1"),
         (["--seeds", "3", "--mesh.seeds", "2"], "3 runs cannot be divided among mesh.seeds=2"),
     ],
 )

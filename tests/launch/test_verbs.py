@@ -170,7 +170,7 @@ def test_an_experiment_without_training(verb, weights, tmp_path):
         (["evaluate", "RUN", "--init-from", "x"], "--init-from is part of what the run in"),
         (["evaluate", "RUN", "--quick"], "there is no option --quick"),
         (["sample", "RUN", "--cuont", "2"], "there is no option --cuont: did you mean --count"),
-        (["sample", "RUN", "--count", "0"], "count must be at least 1 and at most 1,000,000,000,000, not 0"),
+        (["sample", "RUN", "--count", "0"], "count must be at least 1, not 0"),
         (["sample", "RUN", "--count", "many"], "many"),
         (["sample", "RUN", "--seed", "-1"], "seed must be at least 0"),
         (["sample", "RUN", "--labels", "rde"], "there is no class rde: did you mean red?"),

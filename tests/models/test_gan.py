@@ -14,6 +14,7 @@ from vision.models.gan.dcgan import PatchDiscriminator, halvings
 from vision.models.gan.networks import SHARDING_RULES, GanConfig, discriminator, generator
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.parallel.sharding import path_name, shardings
+from vision.ranges import check_ranges
 
 DCGAN = GanConfig("dcgan", 64, latent=100, generator_width=128, discriminator_width=128, discriminator_norm="batch")
 RESIDUAL = GanConfig()
@@ -201,5 +202,5 @@ def test_what_cannot_go_together():
         GanConfig("r3gan")
     with pytest.raises(UserError, match="even and at least 8, not 7"):
         GanConfig(resolution=7)
-    with pytest.raises(UserError, match=r"model.latent is at least 1, not 0"):
-        GanConfig(latent=0)
+    with pytest.raises(UserError, match=r"latent must be at least 1"):
+        check_ranges(GanConfig(latent=0))

@@ -14,6 +14,7 @@ from vision.models.resnet import RESNET18
 from vision.models.yolo import SHARDING_RULES, YOLO_L, YOLO_M, YOLO_N, YOLO_S, YOLO_X, Yolo, YoloConfig, scaled_anchors
 from vision.nn.fusion import fold, folded_norm
 from vision.parallel.sharding import path_name
+from vision.ranges import check_ranges
 
 TINY = YoloConfig(depth=0.33, width=0.125, classes=2)
 COUNTS = {1_872_157: YOLO_N, 7_235_389: YOLO_S, 21_190_557: YOLO_M, 46_563_709: YOLO_L, 86_749_405: YOLO_X}
@@ -137,13 +138,13 @@ def test_sharding_rules_name_parameters():
     ("change", "words"),
     [
         ({"anchors": (1.0, 1.0)}, "anchors must be pairs, equally many for each of 3 strides"),
-        ({"anchors": (0.0, 1.0) * 3}, "anchors must have positive sides"),
-        ({"classes": 0}, "a detector needs at least one class, not 0"),
+        ({"anchors": (0.0, 1.0) * 3}, "anchors must be more than 0, not 0"),
+        ({"classes": 0}, "classes must be at least 1 "),
     ],
 )
 def test_shapes_that_cannot_be(change, words):
     with pytest.raises(UserError, match=words):
-        replace(TINY, **change)
+        check_ranges(replace(TINY, **change))
 
 
 def test_images_and_backbones_that_do_not_fit():

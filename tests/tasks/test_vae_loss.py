@@ -168,7 +168,7 @@ def test_free_bits_leave_cheap_dimensions_alone():
         ({"importance": 2, "beta": 4.0}, "as it is"),
         ({"capacity": 1.0, "free_bits": 1.0}, "choose one"),
         ({"capacity": 1.0, "warmup": 100}, "choose one"),
-        ({"capacity": 1.0, "capacity_images": 0}, "capacity_images must be at least 1 .*, not 0"),
+        ({"capacity": 1.0, "capacity_images": 0}, "capacity_images must be at least 1, not 0"),
     ],
 )
 def test_objectives_that_contradict_themselves(fields, words):
