@@ -27,6 +27,8 @@ def published_array(name, shape):
         array = 0.2 * spread
     elif name.endswith("running_var"):
         array = 1.0 + 0.5 * spread
+    elif name.endswith(("layer_scale", "gamma")):
+        array = 0.5 + 0.25 * spread
     elif len(shape) > 1:
         # uniform with the variance 2 / fan in
         array = spread * np.sqrt(6.0 / math.prod(shape[1:]))

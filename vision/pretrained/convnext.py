@@ -1,4 +1,7 @@
-"""The names of published ConvNeXts: torchvision's and timm's."""
+"""The names of published ConvNeXts: torchvision's, timm's, and those of the authors' own files.
+
+All expect images normalised by ``IMAGENET_MEAN`` and ``IMAGENET_STD`` (``vision.ops.resize.normalise``).
+"""
 
 from vision.models.convnext import ConvNeXtConfig
 from vision.pretrained.rules import CONV, Layout, Rule, dense_rules
@@ -16,8 +19,8 @@ def _norm(published: str, ours: str) -> tuple[Rule, ...]:
 
 
 def convnext_rules(config: ConvNeXtConfig) -> tuple[Rule, ...]:
-    """The names of torchvision, which are those that are written, and those of timm."""
-    return (*torchvision_rules(config), *timm_rules(config))
+    """The names of torchvision, which are those that are written, of timm, and of the authors' files."""
+    return (*torchvision_rules(config), *timm_rules(config), *facebook_rules(config))
 
 
 def torchvision_rules(config: ConvNeXtConfig) -> tuple[Rule, ...]:
@@ -54,3 +57,21 @@ def timm_rules(config: ConvNeXtConfig) -> tuple[Rule, ...]:
         ]
     stem = (*_conv("stem.0", "stem_conv"), *_norm("stem.1", "stem_norm"))
     return (*stem, *stages, *_norm("head.norm", "norm"), *dense_rules("head.fc", "head"))
+
+
+def facebook_rules(config: ConvNeXtConfig) -> tuple[Rule, ...]:
+    """The names of the files that Liu et al. published."""
+    stages = []
+    for stage in range(1, len(config.depths) + 1):
+        theirs, ours = f"stages.{stage - 1}.{{block}}", f"stage_{stage}_block_{{block}}"
+        stages += [
+            *_norm(f"downsample_layers.{stage - 1}.0", f"stage_{stage}_down_norm"),
+            *_conv(f"downsample_layers.{stage - 1}.1", f"stage_{stage}_down_conv"),
+            *_conv(f"{theirs}.dwconv", f"{ours}/depthwise"),
+            *_norm(f"{theirs}.norm", f"{ours}/norm"),
+            *dense_rules(f"{theirs}.pwconv1", f"{ours}/dense_in"),
+            *dense_rules(f"{theirs}.pwconv2", f"{ours}/dense_out"),
+            Rule(f"{theirs}.gamma", f"params/{ours}/layer_scale"),
+        ]
+    stem = (*_conv("downsample_layers.0.0", "stem_conv"), *_norm("downsample_layers.0.1", "stem_norm"))
+    return (*stem, *stages, *_norm("norm", "norm"), *dense_rules("head", "head"))
