@@ -141,7 +141,7 @@ def test_numbers_and_pictures_are_those_of_all_detections_at_once(which, request
         for name, value in zip(("precision", "recall", "f1"), curves.mean, strict=True):
             assert made.scalars[name] == value[curves.best]
         assert made.scalars["best_confidence"] == confidence
-        for name, (precision, ap50) in scores.per_class.items():
+        for name, precision, ap50 in scores.per_class:
             assert made.scalars.get(f"class_average_precision/{name}", np.nan) == pytest.approx(precision, nan_ok=True)
             assert made.scalars.get(f"class_ap50/{name}", np.nan) == pytest.approx(ap50, nan_ok=True)
         assert made.protocol.keys() == made.scalars.keys()

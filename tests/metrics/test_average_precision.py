@@ -148,11 +148,12 @@ def test_numbers_are_those_of_the_protocol(seed):
     for label, name in enumerate(NAMES):
         curves = [slow_curve(truth, found, label, threshold=t, area=ALL, most=100) for t in THRESHOLDS]
         assert [curve is None for curve in curves] == [label == 3] * 10  # of the last class there are no boxes
+        assert scores.per_class[label][0] == name
         expected = np.nan if label == 3 else np.mean([curve[0] for curve in curves])
-        assert scores.per_class[name][0] == pytest.approx(expected, rel=1e-9, nan_ok=True)
+        assert scores.per_class[label][1] == pytest.approx(expected, rel=1e-9, nan_ok=True)
         row = np.full(101, np.nan) if label == 3 else curves[0][0]
         np.testing.assert_allclose(scores.precision[label], row, rtol=1e-9)
-        assert scores.per_class[name][1] == pytest.approx(row.mean(), rel=1e-9, nan_ok=True)
+        assert scores.per_class[label][2] == pytest.approx(row.mean(), rel=1e-9, nan_ok=True)
     np.testing.assert_allclose(RECALLS, np.arange(101) / 100, atol=1e-15)
 
 
@@ -211,6 +212,15 @@ def test_a_hand_counted_case():
     np.testing.assert_allclose(scores.precision[0], [1] * 34 + [2 / 3] * 33 + [0] * 34)
 
 
+def test_classes_of_one_name_keep_their_own_numbers():
+    truth = annotations([picture([[0, 0, 40, 40], [50, 50, 90, 90]], [0, 1])])
+    truth = replace(truth, class_names=("cat", "cat", *truth.class_names[2:]))
+    scores = coco_scores(truth, [detections([[0, 0, 40, 40]], [0.9], [0])])
+    (first, _, ap50), (second, _, none) = scores.per_class[:2]
+    assert (first, second) == ("cat", "cat")
+    assert (ap50, none) == (pytest.approx(1), 0)
+
+
 def test_what_is_undefined_is_nan_and_left_out():
     truth = annotations([picture([[0, 0, 40, 40]], [1]), picture(image_id=2)])
     scores = coco_scores(truth, [detections(), detections()])
@@ -220,7 +230,9 @@ def test_what_is_undefined_is_nan_and_left_out():
     assert np.isnan([scores.ap_small, scores.ap_large, scores.ar_small, *scores.class_ap50[[0, 2, 3]]]).all()
     protocol = scores.protocol("toys", "at most 300 detections")
     assert protocol.keys() == scores.scalars().keys()
-    assert protocol["ap50"].endswith("AP@.50, 100 detections, on 2 images of toys, 4 classes; at most 300 detections")
+    assert protocol["ap50"].endswith(
+        "AP@.50, 100 detections, on 2 images of toys, the 1 of 4 classes that have boxes; at most 300 detections"
+    )
     nothing = coco_scores(annotations([picture()]), [detections([[0, 0, 9, 9]], [0.5], [0])])
     assert nothing.scalars() == nothing.protocol("toys", "") == {}
 

@@ -142,6 +142,13 @@ def test_top_5_of_five_classes_is_left_out():
     assert "on 7 images of toys, 7 classes" in many.protocol("toys")["top5_accuracy"]
 
 
+def test_means_over_classes_state_how_many():
+    some = compute(_evaluated(np.eye(CLASSES, dtype=np.float32)[[0, 1, 2]], np.array([0, 1, 3])))
+    assert some.macro_accuracy == pytest.approx(2 / 3)
+    assert "mean over the 3 of 7 classes that have images" in some.protocol("toys")["macro_accuracy"]
+    assert "mean F1 over the 4 classes that are a label or a prediction" in some.protocol("toys")["macro_f1"]
+
+
 def test_replicas_are_evaluated_separately():
     generator = np.random.default_rng(1)
     logits = jnp.asarray(generator.normal(size=(3, BATCH, CLASSES)), jnp.float32)

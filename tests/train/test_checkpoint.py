@@ -1,6 +1,7 @@
 import errno
 import gc
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -296,6 +297,33 @@ def test_read_only_never_writes(copy):
     with Checkpoints(folder.parent / "none", read_only=True) as checkpoints:
         assert checkpoints.restore(abstract, report=never) is None
     assert not (folder.parent / "none").exists()
+
+
+@pytest.mark.parametrize("read", ["restore", "arrays"])
+def test_a_checkpoint_that_is_just_being_replaced_is_no_damage(copy, tmp_path, monkeypatch, read):
+    """The run that is looked at saves step 3 and deletes step 1, file by file, after step 1 was found."""
+    folder, found, abstract = copy
+    shutil.rmtree(folder / "2")
+    (folder / "3").rename(tmp_path / "3")
+    found_steps, deletions = Checkpoints._steps, []
+
+    def replaced_after_the_first(self):
+        steps = found_steps(self)
+        if not deletions:
+            (tmp_path / "3").rename(folder / "3")
+            for path in [path for path in (folder / "1").rglob("*") if path.is_file()]:
+                path.unlink()
+            deletions.append(threading.Timer(0.5, shutil.rmtree, [folder / "1"]))
+            deletions[0].start()
+        return steps
+
+    monkeypatch.setattr(Checkpoints, "_steps", replaced_after_the_first)
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        if read == "restore":
+            assert_same(bits(checkpoints.restore(abstract, report=never)), found[3])
+        else:
+            np.testing.assert_array_equal(checkpoints.arrays()["step"], 3)
+    deletions[0].join()
 
 
 def test_what_a_killed_save_left_is_cleaned_up(copy):

@@ -171,6 +171,15 @@ def test_other_processes_write_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_names_that_differ_in_any_character_are_different_tags(tmp_path):
+    names = [f"eval/class_accuracy/{name}" for name in ("a b", "a_b", "a+b", "á_b", "/a_b", "a,b")]
+    with Records(tmp_path, 0, True) as records:
+        records.write_scalars(1, 4, {name: float(number) for number, name in enumerate(names)})
+        records.write_images(1, 4, {name: np.zeros((4, 4, 3), np.uint8) for name in names})
+    tags = [event.summary.value[0].tag for event in _events(tmp_path)]
+    assert tags == [*names, *names]
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_arrive_as_they_are(tmp_path, channels):

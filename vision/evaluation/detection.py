@@ -161,11 +161,12 @@ def _numbers(
         name: float(values[curves.best])
         for name, values in zip(("precision", "recall", "f1"), curves.mean, strict=True)
     }
-    words = {name: f"mean of {name} over the classes that have boxes, {at}, {on}" for name in marks}
+    boxed = int((~np.isnan(scores.class_ap50)).sum())
+    words = {name: f"mean of {name} over the {boxed} classes that have boxes, {at}, {on}" for name in marks}
     marks["best_confidence"] = float(CONFIDENCES[curves.best])
     words["best_confidence"] = f"where the mean F1 over classes is best, of 0, 0.001, ..., 1, {on}"
     if len(scores.class_names) <= MAX_CLASSES:
-        for name, (precision, ap50) in scores.per_class.items():
+        for name, precision, ap50 in scores.per_class:
             marks |= {f"class_average_precision/{name}": precision, f"class_ap50/{name}": ap50}
             words[f"class_average_precision/{name}"] = f"COCO's AP@[.50:.95] of {name}, {on}"
             words[f"class_ap50/{name}"] = f"COCO's AP@.50 of {name}, {on}"

@@ -5,6 +5,7 @@ but does not fit the state (another model, another optimizer) is an error: passi
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,12 +114,11 @@ class Checkpoints:
         Raises:
           UserError: if a sound checkpoint does not fit ``abstract``, or all that exist are damaged.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        check_equal("the checkpoints they see", steps)  # such as hosts that do not share the file system
         damaged: list[int] = []
         wanted = _layout(abstract)  # outside of the try: a mistake in this program is no damage on disk
-        for step in steps:
-            restored, problem = None, "it is damaged for another process"
+        steps = self._steps()
+        while steps:
+            step, restored, problem = steps.pop(0), None, "it is damaged for another process"
             try:
                 self._check_fits(step, wanted)
                 restored = self._manager.restore(
@@ -131,15 +131,30 @@ class Checkpoints:
             if all_of(restored is not None) and restored is not None:
                 self._set_aside(damaged)
                 return restored[ITEM]
-            report(f"checkpoint {self.folder / str(step)} is damaged and passed over: {problem}")
             damaged.append(step)
-        if steps:
+            if self._replaced(step):
+                steps = [each for each in self._steps() if each not in damaged]
+            else:
+                report(f"checkpoint {self.folder / str(step)} is damaged and passed over: {problem}")
+        if damaged:
             raise UserError(
-                f"all {len(steps)} checkpoints in {self.folder} are damaged; nothing was changed: "
+                f"all {len(damaged)} checkpoints in {self.folder} are damaged; nothing was changed: "
                 "start afresh in another work directory with --workdir, or bring back a copy",
                 code=4,
             )
         return None
+
+    def _steps(self) -> list[int]:
+        """The steps of all checkpoints, the newest first, listed anew where another process may be writing."""
+        if self._read_only:
+            self._manager.reload()
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        check_equal("the checkpoints they see", steps)  # such as hosts that do not share the file system
+        return steps
+
+    def _replaced(self, step: int) -> bool:
+        """Whether the run that is being looked at is just deleting this checkpoint, for a newer one."""
+        return self._read_only and not all_of(not _disappears(self.folder / str(step)))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays of the newest checkpoint by path ("params/head/kernel"), on the host, whatever state it is of.
@@ -148,18 +163,23 @@ class Checkpoints:
 
         Raises ``UserError`` when there is none, or it cannot be read.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            raise UserError(f"{self.folder} has no checkpoint yet: wait for the run to save one")
-        try:
-            metadata = self._manager.item_metadata(step)[ITEM]
-            shapes = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_first_device()),
-                metadata.tree if hasattr(metadata, "tree") else metadata,
-            )
-            found = self._manager.restore(step, args=ocp.args.Composite(**{ITEM: ocp.args.StandardRestore(shapes)}))
-        except Exception as error:  # as in restore
-            raise UserError(f"checkpoint {self.folder / str(step)} cannot be read: {_first_line(error)}") from error
+        found: Any = None
+        while found is None:
+            steps = self._steps()
+            if not steps:
+                raise UserError(f"{self.folder} has no checkpoint yet: wait for the run to save one")
+            step = steps[0]
+            try:
+                metadata = self._manager.item_metadata(step)[ITEM]
+                shapes = jax.tree.map(
+                    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_first_device()),
+                    metadata.tree if hasattr(metadata, "tree") else metadata,
+                )
+                found = self._manager.restore(step, args=ocp.args.Composite(**{ITEM: ocp.args.StandardRestore(shapes)}))
+            except Exception as error:  # as in restore
+                if not self._replaced(step):
+                    problem = _first_line(error)
+                    raise UserError(f"checkpoint {self.folder / str(step)} cannot be read: {problem}") from error
         is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         leaves = jax.tree_util.tree_leaves_with_path(found[ITEM])
         return {path_name(p): np.asarray(jax.random.key_data(x) if is_key(x) else x) for p, x in leaves}
@@ -195,6 +215,14 @@ class Checkpoints:
             f"({len(differing)} such arrays): use the code and options that wrote it, or another --workdir",
             code=4,
         )
+
+
+def _disappears(folder: Path, *, seconds: float = 2.0) -> bool:
+    """Whether a folder is gone, or will be soon: its files are deleted one after another."""
+    until = time.monotonic() + seconds
+    while folder.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    return not folder.exists()
 
 
 def _first_device() -> jax.sharding.Sharding:

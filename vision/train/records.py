@@ -98,7 +98,7 @@ class Records:
             _append(self._metrics, (json.dumps(line, allow_nan=False) + "\n").encode())
             # TensorBoard cannot draw what is not finite, and its writer would warn of every one
             for name, x in ((name, x) for name, x in values.items() if math.isfinite(x)):
-                self._write_event(_event(step=int(step), wall_time=now, summary=scalar(name, x)))
+                self._write_event(_event(step=int(step), wall_time=now, summary=_tagged(scalar(name, x), name)))
         self._flush_when_due()
 
     def write_images(self, step: int, images: int, grids: Mapping[str, UInt8[np.ndarray, "h w c"]]) -> None:
@@ -120,7 +120,7 @@ class Records:
         for name, grid in grids.items():
             if grid.dtype != np.uint8 or grid.ndim != 3 or grid.shape[-1] not in (1, 3):
                 raise ValueError(f"Image {name!r} must be uint8 [h, w, 1 or 3], not {grid.dtype} {list(grid.shape)}.")
-            summary = image(name, grid, dataformats="HWC")
+            summary = _tagged(image(name, grid, dataformats="HWC"), name)
             event = _event(step=int(step), wall_time=time.time(), summary=summary)
             with self._explained():
                 self._write_event(event)
@@ -256,6 +256,12 @@ def _event(**fields: Any) -> Any:
     from tensorboardX.proto import event_pb2
 
     return event_pb2.Event(**fields)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _tagged(summary: Any, name: str) -> Any:
+    """A summary under its own name: the library puts "_" for many characters, and two classes would share a tag."""
+    summary.value[0].tag = name
+    return summary
 
 
 def _append(file: BinaryIO, line: bytes) -> None:

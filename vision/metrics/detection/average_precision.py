@@ -147,10 +147,10 @@ class CocoScores:
     """How many images were evaluated."""
 
     @property
-    def per_class(self) -> dict[str, tuple[float, float]]:
-        """(AP@[.50:.95], AP50) by name."""
-        columns = (self.class_average_precision.tolist(), self.class_ap50.tolist())
-        return dict(zip(self.class_names, zip(*columns, strict=True), strict=True))
+    def per_class(self) -> tuple[tuple[str, float, float], ...]:
+        """(name, AP@[.50:.95], AP50) of each class; names need not differ."""
+        columns = (self.class_names, self.class_average_precision.tolist(), self.class_ap50.tolist())
+        return tuple(zip(*columns, strict=True))
 
     def scalars(self) -> dict[str, float]:
         """The twelve numbers for the record, without those that are undefined."""
@@ -164,7 +164,10 @@ class CocoScores:
           data: on which images.
           how: how detections were chosen: confidence, IoU of non-maximum suppression and maximum number.
         """
-        on = f"on {self.images:,} images of {data}, {len(self.class_names)} classes; {how}"
+        classes = len(self.class_names)
+        boxed = classes - int(np.isnan(self.class_ap50).sum())
+        of = f"{classes} classes" if boxed == classes else f"the {boxed} of {classes} classes that have boxes"
+        on = f"on {self.images:,} images of {data}, {of}; {how}"
         by = "COCO's (pycocotools, boxes)"
         return {name: f"{by} {words}, {on}" for name, words in _STATISTICS.items() if name in self.scalars()}
 

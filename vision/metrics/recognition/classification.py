@@ -59,7 +59,9 @@ class Classification:
     macro_accuracy: float
     """Mean of ``class_accuracy`` over the classes that have images."""
     macro_f1: float
-    """Mean F1 over the classes that are the label or the prediction of any image."""
+    """Mean F1 over the ``scored`` classes."""
+    scored: int
+    """How many classes are the label or the prediction of any image."""
     class_accuracy: Float[np.ndarray, " k"]
     """Fraction of the images of each class for which it is predicted; nan for a class without images."""
     confusion: Int[np.ndarray, "k k"]
@@ -73,13 +75,16 @@ class Classification:
 
     def protocol(self, data: str) -> dict[str, str]:
         """A description of how each scalar was computed; ``data`` describes the images."""
-        on = f"on {self.count:,} images of {data}, {len(self.class_accuracy)} classes"
+        classes = len(self.class_accuracy)
+        present = classes - int(np.isnan(self.class_accuracy).sum())
+        on = f"on {self.count:,} images of {data}, {classes} classes"
+        of = f"the {present} classes" if present == classes else f"the {present} of {classes} classes that have images"
         wording = {
             "top1_accuracy": f"label has the largest logit, or is the first class of those that have, {on}",
             "top5_accuracy": f"label is among the 5 largest logits, of equal ones the first classes, {on}",
             "cross_entropy": f"mean -log p(label) in nats, {on}",
-            "macro_accuracy": f"mean over classes of the fraction predicted right, {on}",
-            "macro_f1": f"mean F1 over classes that are a label or a prediction, {on}",
+            "macro_accuracy": f"mean over {of} of the fraction predicted right, {on}",
+            "macro_f1": f"mean F1 over the {self.scored} classes that are a label or a prediction, {on}",
         }
         return {name: wording[name] for name in self.scalars()}
 
@@ -181,6 +186,7 @@ def compute(sums: ClassificationSums) -> Classification:
         cross_entropy=float(running_sum.value(sums.nats)) / count,
         macro_accuracy=float(np.mean(class_accuracy[truths > 0])),
         macro_f1=float(np.mean(f1)),
+        scored=len(f1),
         class_accuracy=class_accuracy,
         confusion=confusion,
     )
