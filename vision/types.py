@@ -29,6 +29,16 @@ Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
 """Step -> value."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """The identity of a split of a data set, wherever it lies (``vision.data.content``)."""
+
+    count: int
+    """Images."""
+    sha256: str
+    """Of what names them, in hexadecimal."""
+
+
 class TrainState(struct.PyTreeNode):
     """All that a run is, and all that a checkpoint holds. Frozen networks (``vision.launch.frozen``) are no part of it.
 

@@ -16,7 +16,12 @@ from vision.metrics.generation.frechet import frechet_distance
 from vision.metrics.generation.kernel_distance import kernel_distance
 from vision.metrics.generation.moments import moments
 from vision.parallel.mesh import MeshConfig, make_mesh
-from vision.pretrained.feature_classifier import FeatureClassifier, FeatureNetwork, FeatureNetworkConfig
+from vision.pretrained.feature_classifier import (
+    FeatureClassifier,
+    FeatureNetwork,
+    FeatureNetworkConfig,
+    load_feature_classifier,
+)
 from vision.train.compile import Compiler
 
 NAMES = ("dark", "light", "slope")
@@ -181,22 +186,36 @@ def test_without_classes_and_with_few_test_images(judge, one_device):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"samples": 5, "subset_size": 4}, "a covariance of 5 features by greys_v0: at least 6 generated images"),
+        (
+            {"samples": 5, "subset_size": 4},
+            "by greys_v0, a covariance of 5 features needs 6 images at least, and there are 5 generated",
+        ),
         (
             {"subset_size": 121},
-            "on subsets of 121 by greys_v0: at least 121 generated images .samples. are needed, but there are 120",
+            r"kernel distances on subsets of 121 \(subset_size\) need 121 images at least, and there are 120 generated "
+            r"images \(samples\)$",
         ),
         (
             {"reference": 140, "samples": 140, "subset_size": 131},
-            "at least 131 images of greys .test. are needed, but there are 130",
+            r"131 images at least, and there are 130 images of greys \(test\)",
         ),
-        ({"reference": 301}, "301 training images are the reference, but greys .train. has only 300"),
+        (
+            {"samples": 3, "subset_size": 4, "neighbours": 7, "splits": 9, "reference": 301},
+            "covariance .* subsets of 4 .* neighbour 7 .* 9 parts .*; 301 training images are the reference",
+        ),
+        ({"reference": 301}, "301 training images are the reference, and greys .train. has only 300"),
         ({"batch": 0}, "batch must be at least 1, not 0"),
     ],
 )
 def test_refuses_too_few_images(judge, one_device, changed, message):
     with pytest.raises(UserError, match=message):
         evaluator(Compiler(one_device), judge, GENERATOR, dataclasses.replace(CONFIG, **changed), REAL)
+
+
+def test_refuses_images_that_the_extractor_does_not_take(one_device):
+    grey = dataclasses.replace(REAL, train=ArraySource({"image": np.zeros((300, 8, 8, 1), np.uint8)}))
+    with pytest.raises(UserError, match=r"cifar10.* does not take images of 8x8x1: choose another feature extractor"):
+        evaluator(Compiler(one_device), load_feature_classifier("cifar10"), GENERATOR, CONFIG, grey)
 
 
 def test_refuses_classes_that_the_judge_does_not_know(judge, one_device):

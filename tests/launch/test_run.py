@@ -192,6 +192,68 @@ def test_an_evaluation_that_was_killed_is_made_up_for(command, hooks, tmp_path):
     )
 
 
+@pytest.mark.parametrize("at", ["save_images", "write_atomically", "Page._save_curves", "Page._render"])
+def test_a_kill_between_the_record_of_an_evaluation_and_its_page_loses_nothing(command, tmp_path, monkeypatch, at):
+    from vision.launch import page
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_):
+        raise Killed
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert command("--workdir", whole, "--intervals.evaluate", 8 * SIZE)[0] == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(f"{page.__name__}.{at}", die)
+        with pytest.raises(Killed):
+            command("--workdir", parts, "--intervals.evaluate", 8 * SIZE)
+    assert "eval/distance" in lines(parts)[-1]
+    assert not (parts / "report.html").exists()
+    code, said = command("--workdir", parts, "--intervals.evaluate", 8 * SIZE)
+    assert code == 0, said
+    assert lines(parts) == lines(whole)
+    parts_of = lambda run: {p.relative_to(run) for p in tree(run) if p.parent.name != "tensorboard" and p.suffix}
+    assert parts_of(parts) == parts_of(whole)
+    for name in ("curves.png", "report.html", "evaluation.json", "samples/line-0000000064.png"):
+        assert (parts / name).exists(), name
+    assert "largest" in (parts / "report.html").read_text()
+
+
+@pytest.mark.parametrize("lost", ["report.html", "curves.png", "evaluation.json", "samples/line-0000000064.png"])
+def test_what_is_missing_of_a_finished_run_is_made_again(command, hooks, tmp_path, lost):
+    run, looked = tmp_path / "run", []
+    command("--workdir", run)
+    before = tree(run)
+    (run / lost).unlink()
+    hooks.at_evaluation = looked.append
+    code, said = command("--workdir", run)
+    assert code == 0, said
+    after = tree(run)
+    assert after.keys() - before.keys() == {p for p in after if p.parent.name == "tensorboard"} - before.keys()
+    assert after[run / lost][:100] == before[run / lost][:100]
+    assert after[run / "metrics.jsonl"] == before[run / "metrics.jsonl"]
+    # evaluated once more only where that is needed
+    assert looked == ([] if lost in ("report.html", "curves.png") else [8])
+
+
+def test_a_start_that_failed_does_not_keep_the_corrected_command_out(command, hooks, tmp_path):
+    run = tmp_path / "run"
+
+    def missing(step):
+        raise UserError("there is no data")
+
+    hooks.at_batch = missing
+    assert command("--workdir", run)[0] == 2
+    hooks.at_batch = lambda step: None
+    code, said = command("--workdir", run, "--optimizer.lr", 0.1)
+    assert code == 0, said
+    assert json.loads((run / "config.json").read_text())["config"]["optimizer"] == {"lr": 0.1}
+    assert len((run / "starts.jsonl").read_text().splitlines()) == 1
+    code, said = command("--workdir", run, "--optimizer.lr", 0.2)
+    assert (code, "optimizer.lr is 0.1 there and 0.2 here" in said) == (2, True)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(command, hooks, tmp_path, monkeypatch):
     run = tmp_path / "run"
     build = make_build(hooks)

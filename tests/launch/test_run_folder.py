@@ -72,6 +72,7 @@ def test_a_folder_is_claimed_once_at_a_time_and_again_later(tmp_path):
 )
 def test_a_folder_of_another_run_is_left_as_it_is(tmp_path, name, config, words):
     os.close(claim(tmp_path / "run", "x", Config()))
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1}\n')
     before = (tmp_path / "run" / "config.json").read_bytes()
     for _ in range(2):  # the lock is let go after the refusal, too
         with pytest.raises(UserError) as error:
@@ -79,6 +80,36 @@ def test_a_folder_of_another_run_is_left_as_it_is(tmp_path, name, config, words)
         assert words in str(error.value)
     assert (tmp_path / "run" / "config.json").read_bytes() == before
     os.close(claim(tmp_path / "run", "x", Config()))
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_folder_is_taken_over_until_its_run_has_begun(tmp_path, begun):
+    os.close(claim(tmp_path, "x", Config()))
+    (tmp_path / "frozen.json").write_text("{}")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / "metrics.jsonl").touch()
+    if begun:
+        (tmp_path / "checkpoints" / "2").mkdir()
+        with pytest.raises(UserError, match="belongs to the experiment x, not y"):
+            claim(tmp_path, "y", Config())
+        assert (tmp_path / "frozen.json").exists()
+    else:
+        os.close(claim(tmp_path, "y", Config()))
+        assert not (tmp_path / "frozen.json").exists()
+        check_same(tmp_path, "y", Config())
+
+
+def test_of_a_path_the_default_folder_names_the_last_part():
+    @dataclass(frozen=True)
+    class WithPath:
+        dir: Path | None = None
+
+    folders = [
+        default_workdir("x", quick=False, config=WithPath(Path(path)), default=WithPath()).name
+        for path in ("/data/flowers", "/scratch/job-3/flowers", "flowers")
+    ]
+    assert folders == ["dir=flowers"] * 3
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vision.data.content import content_of
 from vision.data.dataset import (
     DataConfig,
     Split,
@@ -24,6 +25,7 @@ from vision.data.dataset import (
 )
 from vision.data.pipeline import batches, evaluation_batches
 from vision.data.source import ArraySource, Source
+from vision.types import Content
 
 HostBatch = Mapping[str, np.ndarray]
 
@@ -55,6 +57,8 @@ class Data:
     """A split in words, for protocols: "cifar10 (test), 32x32"."""
     class_names: Callable[[], tuple[str, ...]]
     """Reads the names of the classes; empty for data without labels."""
+    content: Callable[[Split], Content]
+    """The identity of a split, wherever it lies."""
 
     def batch(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of a global batch."""
@@ -117,4 +121,5 @@ def image_data(
         test_batches=lambda size: evaluation_batches(chosen("test"), batch_size=size, **process_share()),
         description=lambda split: f"{named_split(config, split)}, {side}x{side}",
         class_names=lambda: tuple(open_dataset(config, "train").class_names),
+        content=lambda split: content_of(open_dataset(config, split)),
     )

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vision.data import crop
+from vision.data.content import content_of
 from vision.data.dataset import (
     DataConfig,
     Split,
@@ -71,13 +72,11 @@ def labelled_source(config: LabelledConfig, split: Split, *, seed: int) -> Sourc
       UserError: the data does not exist, has no classes, or not enough labels of a class; the class folders of test and
         training images differ; or the sizes of streamed test images are invalid.
     """
-    at_least = None
     if config.stream:
         crop.resize_centre_crop(
             config.test_resolution, resize=config.test_resize
         )  # so that invalid sizes are reported before training
-        at_least = max(config.test_resize, config.resolution)
-    source = open_dataset(config, split, at_least=at_least)
+    source = _unread(config, split)
     if not source.class_names:
         raise UserError(f"the data set {config.name} in {config.dir} has no classes to learn")
     if config.name == "folder" and split == "test" and not config.classes:
@@ -89,6 +88,11 @@ def labelled_source(config: LabelledConfig, split: Split, *, seed: int) -> Sourc
     if config.labels_per_class and split == "train":
         source = labels_per_class(source, config.labels_per_class, seed=seed)
     return source
+
+
+def _unread(config: LabelledConfig, split: Split) -> Source:
+    """All images of a split, read when they are asked for; streamed ones at about their original size."""
+    return open_dataset(config, split, at_least=max(config.test_resize, config.resolution) if config.stream else None)
 
 
 def training_batches(
@@ -175,6 +179,7 @@ def labelled_data(config: LabelledConfig, *, classes: int, channels: int, seed: 
         ),
         description=functools.partial(description, config),
         class_names=lambda: tuple(opened("test", own_seed).class_names),
+        content=lambda split: content_of(_unread(config, split)),
     )
 
 

@@ -80,7 +80,7 @@ def tfds_source(
         raw = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     except Exception as error:
         raise UserError(f"Split {split!r} of {name} in {directory} cannot be opened: {_line(error)}") from error
-    return _TfdsSource(
+    return TfdsSource(
         raw,
         files,
         features,
@@ -92,12 +92,13 @@ def tfds_source(
     )
 
 
-class _TfdsSource:
+class TfdsSource:
     """One opened split; array_record opens the files themselves when they are first read."""
 
     def __init__(self, raw, files, features, *, images, skip, image_key, label_key, reopen):
         self._raw = raw
         self._files = [file for file, _ in files]
+        self._counts = [count for _, count in files]
         self._ends = list(itertools.accumulate(count for _, count in files))
         self._features = features
         self._specs = features.get_tensor_info()
@@ -112,6 +113,10 @@ class _TfdsSource:
 
     def __len__(self) -> int:
         return self._ends[-1]
+
+    def shards(self) -> list[tuple[str, int]]:
+        """Names of the files, and how many samples of each belong to the split."""
+        return [(file.name, count) for file, count in zip(self._files, self._counts, strict=True)]
 
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):

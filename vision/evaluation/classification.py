@@ -64,6 +64,7 @@ def evaluator(
         probabilities = jax.nn.softmax(logits)
         return sums, (jnp.argmax(logits, -1), jnp.max(probabilities, -1))
 
+    jax.eval_shape(lambda: classification.init(classes))  # refuses too few classes
     compiled = compiler.function(update)
 
     def evaluate(variables: Any, test: ClassificationSet) -> Evaluation:

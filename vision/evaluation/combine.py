@@ -22,7 +22,7 @@ def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
 
 
 def combine(*factories: EvaluatorFactory) -> EvaluatorFactory:
-    """Evaluators as one; each compiles what it needs when the first evaluation is due."""
+    """Evaluators as one."""
 
     def factory(compiler: Compiler) -> Evaluate:
         evaluators = [make(compiler) for make in factories]

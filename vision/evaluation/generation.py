@@ -6,6 +6,7 @@ trained on better than others; that is part of the floor too, and a generator th
 it.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
@@ -137,7 +138,7 @@ def evaluator(
     class, as the extractor recognises it, is the one requested; it needs labels and an extractor whose classes have
     names.
 
-    The features of real images are computed at once, so that a state costs only its own.
+    The features of real images are computed with those of the first state, and kept.
 
     Args:
       compiler: of the mesh.
@@ -152,7 +153,7 @@ def evaluator(
     _check(extractor, config, real)
     chosen = [_chosen(real.train, config.reference, config.seed), _chosen(real.test, config.samples, config.seed)]
     train_classes, test_classes = (_classes(extractor, source) for source in chosen)
-    held = compiler.replicate(extractor)
+    held = functools.cache(lambda: compiler.replicate(extractor))
     size = compiler.rounded_up(config.batch)
     of_images = compiler.function(lambda extractor, images: extractor.features_and_probabilities(to_float(images)))
     of_samples = compiler.function(
@@ -173,18 +174,23 @@ def evaluator(
         features, probabilities = (np.concatenate(each) for each in zip(*found, strict=True))
         return _Extracted(features, probabilities, labels)
 
-    train, test = (
-        in_parts({"image": source.arrays["image"]}, len(source), labels, lambda part, _: of_images(held, part["image"]))
-        for source, labels in zip(chosen, (train_classes, test_classes), strict=True)
-    )
-    reference = train.features
-    floor = _numbers(reference, test, config)
+    @functools.cache
+    def of_real() -> tuple[np.ndarray, dict[str, float]]:
+        """(features of the reference, the floor)."""
+        train, test = (
+            in_parts(
+                {"image": source.arrays["image"]}, len(source), labels, lambda part, _: of_images(held(), part["image"])
+            )
+            for source, labels in zip(chosen, (train_classes, test_classes), strict=True)
+        )
+        return train.features, _numbers(train.features, test, config)
+
     labels = chosen[0].arrays.get("label") if generator.classes else None
     condition = {} if labels is None else {"label": np.resize(labels, config.samples).astype(np.int32)}
     requested = None if train_classes is None else np.resize(train_classes, config.samples)
     index = compiler.shard_padded(np.arange(size, dtype=np.int32))
-    words = _protocol(extractor, config, real, reference=len(reference))
-    floors = _floor_protocol(words, real, len(test.features), config.samples)
+    words = _protocol(extractor, config, real, reference=len(chosen[0]))
+    floors = _floor_protocol(words, real, len(chosen[1]), config.samples)
     named = lambda numbers, end="": {f"{extractor.name}_{name}{end}": value for name, value in numbers.items()}
 
     def evaluate(variables: Any) -> Evaluation:
@@ -193,8 +199,9 @@ def evaluator(
             condition,
             config.samples,
             requested,
-            lambda part, number: of_samples(held, variables, part, index, key_of(number)),
+            lambda part, number: of_samples(held(), variables, part, index, key_of(number)),
         )
+        reference, floor = of_real()
         numbers = _numbers(reference, generated, config)
         scalars = {**named(numbers), **named(floor, "_floor")}
         protocol = {**named({name: words[name] for name in numbers}), **named(floors, "_floor")}
@@ -257,33 +264,41 @@ def _floor_protocol(words: Mapping[str, str], real: RealImages, count: int, samp
 def _check(extractor: FeatureExtractor, config: GenerationConfig, real: RealImages) -> None:
     """Raises ``UserError`` unless there are as many images as every number needs."""
     check_ranges(config)
-    shape = jax.ShapeDtypeStruct((1, *real.train.arrays["image"].shape[1:]), np.float32)
-    features, _ = jax.eval_shape(
-        lambda extractor, images: extractor.features_and_probabilities(images), extractor, shape
-    )
+    side = real.train.arrays["image"].shape[1:]
+    shape = jax.ShapeDtypeStruct((1, *side), np.float32)
+    try:
+        features, _ = jax.eval_shape(
+            lambda extractor, images: extractor.features_and_probabilities(images), extractor, shape
+        )
+    except Exception as error:  # Flax and JAX raise what their layers raise
+        raise UserError(
+            f"{extractor.name} does not take images of {'x'.join(map(str, side))}: choose another feature extractor "
+            "with --metrics.features, or none"
+        ) from error
     size = features.shape[1]
     needs = {
-        f"a covariance of {size} features": size + 1,
-        f"kernel distances on subsets of {config.subset_size:,}": max(config.subset_size, 2),
-        f"balls to neighbour {config.neighbours}": config.neighbours + 1,
-        f"scores of {config.splits} parts": config.splits,
+        f"a covariance of {size:,} features": size + 1,
+        f"kernel distances on subsets of {config.subset_size:,} (subset_size)": config.subset_size,
+        f"balls to neighbour {config.neighbours} (neighbours)": config.neighbours + 1,
+        f"scores of {config.splits} parts (splits)": config.splits,
     }
-    if config.reference > len(real.train):
-        raise UserError(
-            f"{config.reference:,} training images are the reference, but {real.train_description} has only "
-            f"{len(real.train):,}: set reference to less"
-        )
     counts = {
         "generated images (samples)": config.samples,
         "training images (reference)": config.reference,
         f"images of {real.test_description}": len(real.test),
     }
-    for what, least in needs.items():
-        for whose, count in counts.items():
-            if count < least:
-                raise UserError(
-                    f"{what} by {extractor.name}: at least {least:,} {whose} are needed, but there are {count:,}"
-                )
+    fewest = min(counts.values())
+    problems = []
+    if missing := [f"{what} need{'s' * what.startswith('a ')} {n:,}" for what, n in needs.items() if n > fewest]:
+        short = [f"{count:,} {whose}" for whose, count in counts.items() if count < max(needs.values())]
+        problems.append(f"by {extractor.name}, {', '.join(missing)} images at least, and there are {', '.join(short)}")
+    if config.reference > len(real.train):
+        problems.append(
+            f"{config.reference:,} training images are the reference, and {real.train_description} has only "
+            f"{len(real.train):,}: set reference to less"
+        )
+    if problems:
+        raise UserError("; ".join(problems))
 
 
 def _chosen(source: ArraySource, count: int, seed: int) -> ArraySource:

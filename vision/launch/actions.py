@@ -14,9 +14,10 @@ from vision.errors import UserError
 from vision.launch.export import write_export
 from vision.launch.export_onnx import write_onnx
 from vision.launch.files import files_of
+from vision.launch.inputs import check_data
 from vision.launch.load_run import LoadedRun
 from vision.launch.options import unknown_name
-from vision.parallel.agreement import is_first
+from vision.parallel.agreement import first_alone, is_first
 from vision.report.grid import sample_grid, save_png
 from vision.train.compile import Compiler
 from vision.train.experiment import Sample
@@ -25,7 +26,13 @@ from vision.types import SampleRequest
 
 
 def evaluate(run: LoadedRun) -> list[str]:
-    """The numbers of the experiment's evaluation, a line each with its protocol."""
+    """The numbers of the experiment's evaluation, a line each with its protocol.
+
+    Raises ``UserError`` where the data has another place than the run's and is not the same.
+    """
+    if run.folder is not None:
+        folder = run.folder
+        first_alone(lambda: check_data(folder, run.config, run.experiment.contents()))
     evaluation = run.experiment.evaluation(run.compiler)(run.state)
     return [
         f"{name} {value:.6g}  ({evaluation.protocol.get(name, 'no protocol stated')})"

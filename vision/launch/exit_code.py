@@ -10,7 +10,8 @@ import jax
 from vision.errors import UserError
 from vision.launch.options import command_line
 from vision.parallel.agreement import is_first
-from vision.train.interruption import EXIT_CODE, Interrupted
+from vision.stopping import EXIT_CODE
+from vision.train.interruption import Interrupted
 
 
 def exit_code(action: Callable[[], object]) -> int:

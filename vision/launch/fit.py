@@ -14,6 +14,7 @@ import numpy as np
 from vision.launch import run_folder as work
 from vision.launch.devices import abstract_state
 from vision.launch.frozen import load_frozen
+from vision.launch.inputs import keep_inputs
 from vision.launch.options import Parsed
 from vision.launch.page import Page
 from vision.parallel.agreement import first_alone, from_first, is_first
@@ -68,16 +69,21 @@ def fit(
             Checkpoints(folder / "checkpoints", keep=intervals.keep, keep_every_steps=steps_of(intervals.keep_every))
         )
         state = checkpoints.restore(abstract_state(experiment, compiler), report=say)
+        first = steps_taken(state) if state is not None else 0
         frozen = load_frozen(experiment.frozen, folder, compiler, begun=state is not None)
+        known = [part.option for part in experiment.frozen.values()]
+        first_alone(
+            lambda: keep_inputs(
+                folder, parsed.config, elsewhere=known, contents=experiment.contents(), step=first, report=say
+            )
+        )
         first_alone(after_check)
         if state is None:
             initial = experiment.initial_values() if experiment.initial_values is not None else None
             state = compiler.init(experiment.init, key=jax.random.key(experiment.seed), initial=initial)
-        first = steps_taken(state)
         if first:
             say(f"resuming after step {first} ({first * experiment.batch_size:,} images)")
         records = stack.enter_context(open_records(experiment, folder, first, write=first_process))
-        evaluated = bool(from_first(np.asarray(first_process and first in evaluated_steps(folder), np.int32)))
         progress = Progress(
             experiment.total_steps * experiment.batch_size * runs,
             first * experiment.batch_size * runs,
@@ -85,6 +91,9 @@ def fit(
         )
         stack.callback(progress.close)
         page = Page(name, folder, parsed, description, environment, experiment)
+        recorded = first_process and first in evaluated_steps(folder)
+        evaluated = recorded and page.is_complete(first)
+        recorded, evaluated = map(bool, from_first(np.asarray([recorded, evaluated], np.int32)))
         step = compiler.step(
             experiment.step,
             experiment.init,
@@ -92,13 +101,16 @@ def fit(
             shapes=experiment.batch_shapes,
             frozen=frozen,
         )
-        evaluate = lazily(lambda: experiment.evaluation(compiler))
+        evaluation = functools.cache(lambda: experiment.evaluation(compiler))
+        if first < experiment.total_steps or not evaluated:
+            evaluation()  # raises for impossible settings and missing files before the first step
         state = train(
             state,
             experiment,
             step=step,
             compiler=compiler,
-            evaluate=lambda state: evaluate(attach_frozen(state, frozen)),
+            evaluate=lambda state: evaluation()(attach_frozen(state, frozen)),
+            recorded=recorded,
             evaluated=evaluated,
             outputs=Outputs(
                 checkpoints,
@@ -110,7 +122,7 @@ def fit(
             ),
         )
     if first_process:
-        page.finish(steps_taken(state), steps_taken(state) * experiment.batch_size)
+        page.finish()
         final = page.summary()
         print(f"finished: {', '.join(f'{k} {v}' for k, v in final.items())}\nreport: {folder / 'report.html'}")
 
@@ -120,12 +132,6 @@ def open_records(experiment: Experiment, folder: Path, first: int, *, write: boo
     if experiment.replicas:
         return ReplicaRecords(folder, first, write, replicas=experiment.replicas)
     return Records(folder, first, write)
-
-
-def lazily(make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
-    """The function that ``make`` returns, which is called once, when it is first needed: evaluation compiles then."""
-    once = functools.cache(make)
-    return lambda *arguments: once()(*arguments)
 
 
 def evaluated_steps(folder: Path) -> frozenset[int]:

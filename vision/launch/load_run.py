@@ -10,6 +10,7 @@ from vision.errors import UserError
 from vision.launch.devices import abstract_state, compiler_of
 from vision.launch.experiment_module import PACKAGE, ExperimentModule, experiment_paths, find_experiment
 from vision.launch.frozen import load_frozen
+from vision.launch.inputs import DATA, paths_of
 from vision.launch.options import changes, config_of, flatten, option_of, parse_fields, unknown_name
 from vision.launch.replicas import ReplicaOptions, vectorized
 from vision.launch.run_folder import CONFIG, flat, read_config
@@ -83,7 +84,7 @@ def open_run(
     Args:
       folder: the run folder.
       overrides: options of the experiment, ``["--detector.iou", "0.5"]``. Only fields that change how a state is
-        evaluated or sampled from, where frozen networks are read from, and the mesh may differ from the stored ones.
+        evaluated or sampled from, where data and frozen networks are read from, and the mesh may differ.
       package: where experiments are.
       report: called with the fields that the run was trained without, since the experiment gained them later.
       known: other options, which a message about an unknown one may suggest.
@@ -113,6 +114,7 @@ def open_run(
     changed = parse_fields(f"python -m {module.module}", base=config, arguments=overrides, known=known)
     experiment = _built(module, changed, stored.replicas, unfitting if not overrides else "")
     places = [part.option for part in experiment.frozen.values()]
+    places += [name for name in paths_of(changed) if name.startswith(DATA)]
     allowed = (*experiment.evaluation_only, MESH)
     refused = [name for name in changes(changed, config) if not name.startswith(allowed) and name not in places]
     if refused:

@@ -10,6 +10,7 @@ from vision.launch.describe import describe, simulate_devices
 from vision.launch.devices import compiler_of, use_compilation_cache
 from vision.launch.exit_code import exit_code
 from vision.launch.fit import fit
+from vision.launch.inputs import paths_of
 from vision.launch.options import HELP, Parsed, nested, parse
 from vision.launch.replicas import ReplicaOptions, parse_sweep, vectorized
 from vision.launch.short_help import short_help
@@ -72,7 +73,8 @@ def run(name: str, parsed: Parsed[Any], build: Callable[[Any], Experiment], desc
     )
     check_equal("what they were started with", (folder, nested(config), replicas))
     locks: list[int] = []
-    first_alone(lambda: locks.append(work.claim(folder, name, config, replicas=replicas.stored(), places=places)))
+    paths = list(paths_of(config))
+    first_alone(lambda: locks.append(work.claim(folder, name, config, replicas=replicas.stored(), places=paths)))
     try:
         fit(
             name,

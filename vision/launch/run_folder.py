@@ -25,6 +25,9 @@ BOOKKEEPING = ("mesh.", "intervals.")
 
 CONFIG = "config.json"
 
+# Of a run that did not reach its first step, besides config.json.
+LEFT_BY_A_FAILED_START = ("frozen.json", "inputs.json", "class_names.json", "environment.json", "starts.jsonl")
+
 # All that a run leaves which is killed before it has written config.json.
 LEFT_BY_A_KILL = (".lock", ".config.json.tmp")
 
@@ -35,10 +38,11 @@ def identity(
     """The changes that make it another experiment.
 
     Fields that start with one of ``free`` do not, nor do ``places``: fields that say where frozen networks are read
-    from, which are known by their content (``vision.launch.frozen``).
+    from, which are known by their content (``vision.launch.frozen``). Of other paths the last part counts, since what
+    is there is known by its content, too (``vision.launch.inputs``).
     """
     return {
-        name: value
+        name: value.name if isinstance(value, Path) else value
         for name, value in changes(config, default).items()
         if not name.startswith(free) and name not in places
     }
@@ -75,10 +79,13 @@ def claim(
       name: the experiment.
       config: its configuration.
       replicas: the runs that are trained as one program, as config.json keeps them; none for a single run.
-      places: fields that say where frozen networks are read from, which may differ from those there. The file keeps
-        the old ones until :func:`write_config`, when the networks are known to be the same.
+      places: fields that say where something is read from, which may differ from those there. The file keeps
+        the old ones until :func:`write_config`, when the content is known to be the same.
 
     Returns the lock's file descriptor, which holds until the process ends.
+
+    A run that failed or was killed before it saved or recorded anything leaves nothing to protect: its folder is taken
+    over by any other.
 
     Raises ``UserError`` when another configuration or experiment lives there (naming what differs), when it is no
     run folder but has files in it, when another process is writing to it, or when it cannot be written.
@@ -99,14 +106,29 @@ def claim(
             f"another process is training in {workdir}: wait for it, stop it, or choose another --workdir"
         ) from error
     try:
-        if path.exists():
+        if path.exists() and (read_config(workdir) and has_begun(workdir)):
             check_same(workdir, name, config, replicas=replicas, places=places)
-        if not places or not path.exists():
+        else:
+            for left in LEFT_BY_A_FAILED_START:
+                (workdir / left).unlink(missing_ok=True)
             write_config(workdir, name, config, replicas=replicas)
     except BaseException:
         os.close(lock)
         raise
     return lock
+
+
+def newest_checkpoint(workdir: Path) -> int | None:
+    """The step of the newest checkpoint in a run folder; None where there is none."""
+    folder = workdir / "checkpoints"
+    steps = [int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()] if folder.is_dir() else []
+    return max(steps, default=None)
+
+
+def has_begun(workdir: Path) -> bool:
+    """Whether the run in a folder has saved or recorded anything."""
+    records = workdir / "metrics.jsonl"
+    return newest_checkpoint(workdir) is not None or (records.exists() and records.stat().st_size > 0)
 
 
 def write_config(workdir: Path, name: str, config: Any, *, replicas: Mapping[str, Any] | None = None) -> None:

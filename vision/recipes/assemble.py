@@ -131,6 +131,7 @@ def assemble(
         prediction=prediction,
         inference=inference,
         class_names=data.class_names if labelled else None,
+        contents=lambda: {split: data.content(split) for split in ("train", "test")},
         initial_values=initial_values if config.init_from is not None or statistics is not None else None,
         frozen=frozen or {},
         rules=rules,

@@ -13,6 +13,7 @@ import optax
 
 from vision.data.annotations.anchors import anchor_report
 from vision.data.augment.boxes import BoxAugmentConfig, box_augment
+from vision.data.content import content_of
 from vision.data.dataset import Split, check_classes
 from vision.data.detection import DetectionConfig, box_sizes, description, detection_source, ground_truth
 from vision.data.image_data import Data, HostBatch, process_share
@@ -244,6 +245,7 @@ def detection_data(config: DetectionRunConfig) -> Data:
         test_batches=test_batches,
         description=functools.partial(description, config.data),
         class_names=lambda: tuple(source("test").class_names),
+        content=lambda split: content_of(detection_source(replace(config.data, stream=True), split)),
     )
 
 

@@ -14,7 +14,7 @@ from vision.parallel.mesh import MeshConfig
 from vision.parallel.sharding import ShardingRules
 from vision.ranges import NonNegativeInt, PositiveInt
 from vision.train.compile import Compiler
-from vision.types import SampleRequest, Samples, Step, TrainState
+from vision.types import Content, SampleRequest, Samples, Step, TrainState
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ PredictFiles = Callable[[TrainState, Sequence[Path], Path], list[str]]
 Evaluate = Callable[[TrainState], Evaluation]
 Sample = Callable[[TrainState, SampleRequest], Samples]
 EvaluatorFactory = Callable[[Compiler], Evaluate]
-"""Compiles what an evaluation needs; called once a run, before the first evaluation."""
+"""Checks settings, data and weights of an evaluation, and raises ``UserError`` for what is impossible; called once a
+run, before the first step. What takes long is computed with the first evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ class Experiment:
     """Budget: the run ends with the first dispatch that reaches it."""
     seed: int
     evaluation: EvaluatorFactory
-    """Compiles what evaluating needs, for any state of the run."""
+    """Makes the evaluation, for any state of the run."""
     sampling: Callable[[Compiler], Sample] | None = None
     """Compiles (state, request) -> samples, for experiments that generate."""
     prediction: Callable[[Compiler, Sequence[str]], PredictFiles] | None = None
@@ -139,6 +140,8 @@ class Experiment:
     """State -> the function of images that ``python -m vision export`` writes to a file."""
     class_names: Callable[[], Sequence[str]] | None = None
     """Reads the names of the data's classes, where there are classes to tell apart; kept in the work directory."""
+    contents: Callable[[], Mapping[str, Content]] = dict
+    """Reads what the splits of the data consist of, which is kept with the run; {} where there is no data."""
     initial_values: Callable[[], Mapping[str, np.ndarray]] | None = None
     """What a fresh run starts from in place of random variables, by path: weights from a file, statistics of the data.
     Called once, on the host of every process, and not when a run is resumed or described."""

@@ -7,8 +7,7 @@ from typing import Any
 
 import jax
 
-EXIT_CODE = 75
-"""EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again."""
+from vision.stopping import stop
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
@@ -29,8 +28,8 @@ class Interruption:
     With several processes SIGTERM is left to JAX, which tells the others and finds a step that none has passed yet;
     another handler would silently take the notice away from it. Ctrl-C becomes a SIGTERM then.
 
-    A second Ctrl-C acts at once, as Python's own handler does. Works in the main thread only, where Python allows
-    signal handlers.
+    A second Ctrl-C ends the process at once, as a kill would, also while a checkpoint is written. Works in the main
+    thread only, where Python allows signal handlers.
     """
 
     def __init__(self):
@@ -62,7 +61,7 @@ class Interruption:
     def _catch(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self._caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            stop("stopped at once; the same command continues from the last checkpoint", 130)
         self._caught = True
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -90,6 +90,7 @@ def train(
     compiler: Compiler,
     evaluate: Callable[[TrainState], Evaluation],
     evaluated: bool,
+    recorded: bool = False,
     outputs: Outputs,
 ) -> TrainState:
     """Run from ``state`` to the experiment's budget.
@@ -100,8 +101,9 @@ def train(
       step: the compiled step, of ``experiment.dispatch`` training steps.
       compiler: places batches on devices.
       evaluate: state -> evaluation.
-      evaluated: whether an evaluation of ``state`` is on record already. A run that was killed between a checkpoint
-        and its evaluation makes up for it.
+      evaluated: whether an evaluation of ``state`` is complete already: on record, with its images. A run that was
+        killed between a checkpoint and the end of its evaluation makes up for it.
+      recorded: whether its numbers are on record.
       outputs: checkpoints, records, progress, interruption, profile.
 
     Returns:
@@ -121,14 +123,15 @@ def train(
     def due(interval: int, before: int, now: int) -> bool:
         return now >= total or crosses(interval, before * size, now * size)
 
-    def look(now: int) -> None:
+    def look(now: int, *, record: bool = True) -> None:
         since = time.monotonic()
         evaluation = evaluate(step.merged(state))
         named = {f"eval/{name}": value for name, value in evaluation.scalars.items()}
-        outputs.records.write_scalars(now, now * size, named)
-        outputs.records.write_images(now, now * size, evaluation.images)
-        if isinstance(outputs.records, ReplicaRecords):
-            outputs.records.write_replica_images(now, now * size, evaluation.replicas)
+        if record:
+            outputs.records.write_scalars(now, now * size, named)
+            outputs.records.write_images(now, now * size, evaluation.images)
+            if isinstance(outputs.records, ReplicaRecords):
+                outputs.records.write_replica_images(now, now * size, evaluation.replicas)
         outputs.progress.log(now * size * runs, combined(named, replicas))
         outputs.on_evaluation(now, now * size, evaluation)
         clock.add("evaluation", since)
@@ -158,7 +161,7 @@ def train(
             outputs.records.write_scalars(now, now * size, named_times(spent))
 
     if taken > 0 and not evaluated and due(every.evaluate, taken - experiment.dispatch, taken):
-        look(taken)
+        look(taken, record=not recorded)
     if taken >= total:
         return step.merged(state)
     with _open_batches(experiment, compiler, taken) as batches, jax.transfer_guard("disallow"):
