@@ -10,7 +10,9 @@ VISION = sorted((ROOT / "vision").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
 # Modules that every package may import; they import only each other.
-FOUNDATION = {f"vision.{name}" for name in ("errors", "types", "inference", "ranges", "atomic", "units", "stopping")}
+FOUNDATION = {
+    f"vision.{name}" for name in ("errors", "types", "inference", "ranges", "atomic", "units", "stopping", "home")
+}
 # What each package may import of this project, besides itself and the foundation.
 ALLOWED = {
     "vision.ops": set(),

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -413,6 +414,15 @@ def test_a_full_disk_is_one_line(command, hooks, tmp_path, monkeypatch):
     code, said = command("--workdir", tmp_path / "run")
     assert code == 4
     assert "is full at report.html: free some space and run the same command again" in said
+    assert "Traceback" not in said
+
+
+def test_a_run_folder_that_is_deleted_meanwhile_is_one_line(command, hooks, tmp_path):
+    run = tmp_path / "run"
+    hooks.at_batch = lambda step: step == 5 and shutil.rmtree(run, ignore_errors=True)
+    code, said = command("--workdir", run)
+    assert code == 4
+    assert f"error: the run folder {run} was deleted or unmounted while the run was writing to it" in said
     assert "Traceback" not in said
 
 

@@ -27,6 +27,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vision.errors import UserError
+from vision.home import expanded
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
@@ -92,7 +93,7 @@ def prepare(data_dir: str | Path, *, url: str = URL, sha256: str = SHA256) -> Pa
         UserError: the archive cannot be downloaded, has a different checksum, or is incomplete; or the directory cannot
             be written.
     """
-    root = Path(data_dir).expanduser().absolute()
+    root = expanded(data_dir).absolute()
     prepared = root / Cifar10.name / str(Cifar10.VERSION)
     if (prepared / "dataset_info.json").is_file():
         return prepared

@@ -19,6 +19,7 @@ from vision.data.source import ArraySource, Source, in_memory
 from vision.data.subset import Subset
 from vision.data.tfds import tfds_source
 from vision.errors import UserError
+from vision.home import expanded
 from vision.ranges import Pixels, PositiveInt
 
 Split = Literal["train", "test"]
@@ -67,8 +68,8 @@ def _open_shapes(config: DataConfig, split: Split, seed: int, at_least: int | No
 def _open_folder(config: DataConfig, split: Split, seed: int, at_least: int | None) -> Source:
     apart = config.test_dir is not None
     root = config.test_dir if config.test_dir is not None and split == "test" else config.dir
-    found = _folder(root.expanduser(), None if at_least else config.resolution, at_least, config.skip_damaged)
-    return found if apart else held_out_by_name(found, root.expanduser(), split)
+    found = _folder(expanded(root), None if at_least else config.resolution, at_least, config.skip_damaged)
+    return found if apart else held_out_by_name(found, expanded(root), split)
 
 
 def _describe_folder(config: DataConfig, split: Split) -> str:
@@ -83,7 +84,7 @@ def _tfds_split(config: DataConfig, split: Split) -> str:
 
 _TFDS = DataSet(
     lambda config, split, seed, at_least: tfds_source(
-        config.name, _tfds_split(config, split), data_dir=config.dir.expanduser()
+        config.name, _tfds_split(config, split), data_dir=expanded(config.dir)
     ),
     lambda config, split: f"{config.name} ({_tfds_split(config, split)})",
 )

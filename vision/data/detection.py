@@ -28,6 +28,7 @@ from vision.data.letterbox import Letterbox, letterboxed
 from vision.data.shapes.world import ShapesConfig, ShapesSource
 from vision.data.source import ArraySource, Record, Source, in_memory
 from vision.errors import UserError
+from vision.home import expanded
 from vision.ranges import NonNegativeInt, Pixels, PositiveInt, check_ranges
 
 # Scenes of the shapes world to evaluate on.
@@ -227,7 +228,7 @@ def _ground_truth(config: DetectionConfig, split: Split) -> Annotations:
 
 
 def _read(config: DetectionConfig, split: Split) -> Annotations:
-    folder, training = config.dir.expanduser(), split == "train"
+    folder, training = expanded(config.dir), split == "train"
     rules = CleaningRules(first=config.overfit_images, skip_damaged=config.skip_damaged)
     images = folder / (config.train_images if training else config.test_images)
     classes = folder / config.classes

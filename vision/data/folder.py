@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from vision.data.source import Record
 from vision.errors import UserError
+from vision.home import expanded
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"})
 """Suffixes of image files, in lower case; other files are ignored."""
@@ -45,7 +46,7 @@ def folder_source(
         UserError: the folder does not exist, has no images, a class without images, or images both with and without a
             class; the resolution or shorter side is invalid; and when a sample is read, the image cannot be decoded.
     """
-    root = Path(path).expanduser()
+    root = expanded(path)
     if resolution is not None and resolution < 1:
         raise UserError(f"The resolution of images must be at least 1 pixel, got {resolution}.")
     if shorter_side is not None and (resolution is not None or shorter_side < 1):

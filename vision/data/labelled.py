@@ -28,6 +28,7 @@ from vision.data.pipeline import Transform, batches, evaluation_batches
 from vision.data.source import Record, Source
 from vision.data.subset import labels_per_class, of_classes
 from vision.errors import UserError
+from vision.home import expanded
 from vision.ranges import NonNegativeInt, Pixels, PositiveFraction
 
 FIELDS = ("image", "label")
@@ -185,7 +186,7 @@ def labelled_data(config: LabelledConfig, *, classes: int, channels: int, seed: 
 
 def _check_folders(config: LabelledConfig, found: tuple[str, ...]) -> None:
     """Raise ``UserError`` if the classes of the test folder differ from those of an existing training folder."""
-    root = config.dir.expanduser()
+    root = expanded(config.dir)
     if config.test_dir is None or not root.is_dir():
         return
     known = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")))

@@ -23,6 +23,7 @@ from PIL import Image
 
 from vision.data.source import Record, Source
 from vision.errors import UserError
+from vision.home import expanded
 
 # The parts of a split, as in "train[:80%]+test": the name is the text before a bracket.
 _SPLIT_NAME = re.compile(r"\s*([^\[\]+]+)")
@@ -60,7 +61,7 @@ def tfds_source(
     import tensorflow_datasets as tfds
 
     logging.getLogger("absl").addFilter(_is_worth_showing)
-    directory = _prepared_directory(name, Path(data_dir).expanduser())
+    directory = _prepared_directory(name, expanded(data_dir))
     try:
         builder: Any = tfds.builder_from_directory(directory)
     except Exception as error:

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from vision.errors import UserError
+from vision.home import expanded
 from vision.launch.export import write_export
 from vision.launch.export_onnx import write_onnx
 from vision.launch.files import files_of
@@ -64,7 +65,7 @@ def export(run: LoadedRun, file: Path) -> str:
     if run.experiment.inference is None or run.experiment.replicas:
         why = "is a run of several replicas" if run.experiment.replicas else "has no function of images"
         raise UserError(f"{run.name} {why}, so that there is nothing to export")
-    file = file.expanduser()
+    file = expanded(file)
     if file.is_dir():
         raise UserError(f"{file} is a folder: name the file to write, such as {file / 'model.stablehlo'}")
     inference = run.experiment.inference(jax.device_get(run.state))

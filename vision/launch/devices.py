@@ -1,10 +1,8 @@
 """From an experiment to the devices: its compiler, the shapes and shardings of its state, the cache of programs."""
 
-import os
-from pathlib import Path
-
 import jax
 
+from vision.home import cache_folder
 from vision.parallel.mesh import make_mesh
 from vision.train.compile import Compiler
 from vision.train.experiment import Experiment
@@ -34,5 +32,4 @@ def abstract_state(experiment: Experiment, compiler: Compiler) -> TrainState:
 def use_compilation_cache() -> None:
     """Keep compiled programs between runs, unless JAX is configured to already: a resumed run starts at once."""
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vision-jax"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder("vision-jax")))

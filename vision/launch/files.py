@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vision.errors import UserError
+from vision.home import expanded
 
 
 def files_of(patterns: Sequence[str]) -> list[Path]:
@@ -14,7 +15,7 @@ def files_of(patterns: Sequence[str]) -> list[Path]:
     """
     found: list[Path] = []
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = expanded(pattern)
         # a name may have brackets, which a pattern would read as a set of letters
         named = [path] if path.exists() else map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - absolute too
         files: list[Path] = []

@@ -4,13 +4,14 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from vision.errors import UserError
 from vision.launch import run_folder as work
 from vision.launch.devices import abstract_state
 from vision.launch.frozen import load_frozen
@@ -63,7 +64,7 @@ def fit(
         first_alone(lambda: keep_class_names(folder, names))
     steps_of = lambda images: max(1, images // experiment.batch_size) if images else 0
     intervals, runs = experiment.intervals, max(len(experiment.replicas), 1)
-    with contextlib.ExitStack() as stack:
+    with _unless_deleted(folder), contextlib.ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
         checkpoints = stack.enter_context(
             Checkpoints(folder / "checkpoints", keep=intervals.keep, keep_every_steps=steps_of(intervals.keep_every))
@@ -125,6 +126,21 @@ def fit(
         page.finish()
         final = page.summary()
         print(f"finished: {', '.join(f'{k} {v}' for k, v in final.items())}\nreport: {folder / 'report.html'}")
+
+
+@contextlib.contextmanager
+def _unless_deleted(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong in a run folder that somebody has deleted into one sentence."""
+    try:
+        yield
+    except Exception as error:  # of any type: Orbax's threads raise what they find missing
+        if (folder / work.CONFIG).exists():
+            raise
+        raise UserError(
+            f"the run folder {folder} was deleted or unmounted while the run was writing to it: bring it back, and run "
+            "the same command again, which otherwise starts from the beginning",
+            code=4,
+        ) from error
 
 
 def open_records(experiment: Experiment, folder: Path, first: int, *, write: bool) -> Records | ReplicaRecords:

@@ -17,6 +17,7 @@ import numpy as np
 
 from vision.atomic import write_atomically
 from vision.errors import UserError
+from vision.home import expanded
 from vision.launch.options import option_of
 from vision.parallel.agreement import check_equal, first_alone
 from vision.parallel.sharding import path_name
@@ -125,7 +126,7 @@ def frozen_shapes(parts: Mapping[str, FrozenPart], compiler: Compiler) -> dict[s
 
 
 def _read(name: str, part: FrozenPart, before: FrozenRecord | None, folder: Path | None) -> Any:
-    if not part.path.expanduser().exists():
+    if not expanded(part.path).exists():
         if before is None:
             raise UserError(f"there is no {part.path}, where {option_of(part.option)} says that the {_called(name)} is")
         moved = "" if before.path == str(part.path) else f" and is not in {part.path}"

@@ -15,6 +15,7 @@ from typing import Any
 
 from vision.atomic import write_atomically
 from vision.errors import UserError
+from vision.home import expanded
 from vision.launch.options import flatten, option_of
 from vision.launch.run_folder import CONFIG, flat, newest_checkpoint, read_config
 from vision.types import Content
@@ -143,7 +144,7 @@ def file_hash(path: Path, option: str) -> str:
 
     Raises ``UserError`` where there is none.
     """
-    path = path.expanduser()
+    path = expanded(path)
     if path.is_dir():
         run = path.parent if path.name == "checkpoints" else path
         path = run / CONFIG

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vision.errors import UserError
+from vision.home import expanded
 from vision.launch.devices import abstract_state, compiler_of
 from vision.launch.experiment_module import PACKAGE, ExperimentModule, experiment_paths, find_experiment
 from vision.launch.frozen import load_frozen
@@ -93,7 +94,7 @@ def open_run(
       UserError: there is no run, no such experiment, its configuration has other fields now, or an override is not
         allowed.
     """
-    folder = folder.expanduser()
+    folder = expanded(folder)
     if not (folder / CONFIG).exists():
         what = "is no run folder: it has no config.json" if folder.is_dir() else "is no run folder: there is none"
         raise UserError(f"{folder} {what}. Train first, or name the folder of a run")

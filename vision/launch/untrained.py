@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 
 from vision.errors import UserError
+from vision.home import expanded
 from vision.launch.devices import compiler_of
 from vision.launch.experiment_module import PACKAGE, find_experiment
 from vision.launch.frozen import load_frozen
@@ -49,7 +50,7 @@ def untrained_run(name: str, arguments: Sequence[str], *, package: str = PACKAGE
     state = compiler.init(experiment.init, key=jax.random.key(experiment.seed), initial=values)
     if experiment.prediction is not None or experiment.inference is not None:
         _check_complete(state, list(values), start_from)
-    start_from = start_from.expanduser()
+    start_from = expanded(start_from)
     of_run = start_from.parent if start_from.name == "checkpoints" else start_from
     frozen = load_frozen(experiment.frozen, None, compiler, begun=False, read_only=True)
     return LoadedRun(

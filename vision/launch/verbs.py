@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vision.errors import UserError
+from vision.home import expanded
 from vision.launch import actions
 from vision.launch.describe import describe, simulate_devices
 from vision.launch.devices import compiler_of, use_compilation_cache
@@ -105,7 +106,7 @@ class Call:
 
     def is_name(self) -> bool:
         """Whether ``run`` is the name of an experiment and not a run folder."""
-        folder = Path(self.run).expanduser()
+        folder = expanded(self.run)
         return not (folder / CONFIG).exists() and self.run in experiment_paths(self.package)
 
 
@@ -256,7 +257,7 @@ def _main(arguments: Sequence[str], package: str) -> None:
     )
     if call.is_name() and not verb.takes_name:
         raise UserError(f"{name} is of trained runs: name the folder of a run of {call.run}")
-    if not call.is_name() and verb.takes_name and not Path(call.run).expanduser().is_dir():
+    if not call.is_name() and verb.takes_name and not expanded(call.run).is_dir():
         near = unknown_name("run folder or experiment", call.run, list(experiment_paths(package)), "train first")
         raise UserError(near)
     verb.act(call)

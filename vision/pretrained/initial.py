@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from vision.errors import UserError
+from vision.home import expanded
 from vision.parallel.agreement import is_first
 from vision.pretrained.rules import Rule, WeightRules, from_published, named
 from vision.pretrained.state_dict import read_state_dict
@@ -48,7 +49,7 @@ def read_initial_values(
     Raises:
       UserError: the path cannot be read, or its contents do not fit this network.
     """
-    path = path.expanduser()
+    path = expanded(path)
     if not path.exists():
         raise UserError(f"there is no {path} to start from: --init-from takes a file of weights or a work directory")
     if path.is_dir():

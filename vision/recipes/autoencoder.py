@@ -13,6 +13,7 @@ from vision.data.dataset import DataConfig
 from vision.data.image_data import image_data
 from vision.errors import UserError
 from vision.evaluation.autoencoder import reconstruction_metrics
+from vision.home import expanded
 from vision.models.autoencoder import SHARDING_RULES, Autoencoder, AutoencoderConfig
 from vision.models.gan.dcgan import PatchDiscriminator
 from vision.models.resnet import CIFAR_RESNET18, ResNet, ResNetConfig
@@ -150,7 +151,7 @@ def variables(
 def perceptual_part(config: AutoencoderRunConfig, network: nn.Module, image: tuple[int, ...]) -> dict[str, FrozenPart]:
     """The perceptual network, whose weights are no part of the run."""
     assert config.perceptual.weights is not None
-    path = config.perceptual.weights.expanduser()
+    path = expanded(config.perceptual.weights)
     zeros = jax.ShapeDtypeStruct((1, *image), jnp.float32)
     shapes = jax.eval_shape(lambda key, x: network.init(key, x, train=False), jax.random.key(0), zeros)
     load = lambda: with_values(shapes, read_initial_values(path, shapes))

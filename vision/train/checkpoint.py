@@ -5,6 +5,7 @@ but does not fit the state (another model, another optimizer) is an error: passi
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -53,8 +54,10 @@ class Checkpoints:
           keep_every_steps: also keep the first at or after every multiple of this; 0 for none.
           read_only: never write, clean up or delete: for looking at a run that may be in progress.
         """
-        # Orbax tells every phase of every save at info and warns of its own defaults: not news to our users.
-        absl_logging.set_verbosity(absl_logging.ERROR)
+        # Orbax logs every phase of every save, and each array that could not be written with a traceback of its own.
+        # What fails is raised here, too.
+        absl_logging.set_verbosity(absl_logging.FATAL)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         self.folder = folder.absolute()
         policies: list[Any] = [ocp.checkpoint_managers.LatestN(keep)]
         if keep_every_steps:
