@@ -49,6 +49,8 @@ class RunOptions:
     replicas_by: Literal["auto", "vmap", "sequential"] = "auto"
     """How the runs of --seeds and --sweep that share a device are computed: vectorized, or one after another. By
     default what is fastest on the backend; changes rounding, nothing else."""
+    extend: Path | None = None
+    """Start from the end of this finished run, which had the same recipe and a smaller budget (--images)."""
     profile: bool = False
     """Write a trace of a few steps to profile/ in the run folder."""
     processes: ProcessOptions = ProcessOptions()

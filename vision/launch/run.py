@@ -9,10 +9,12 @@ from vision.launch import run_folder as work
 from vision.launch.describe import describe, simulate_devices
 from vision.launch.devices import compiler_of, use_compilation_cache
 from vision.launch.exit_code import exit_code
+from vision.launch.extend import check_extends, extend
 from vision.launch.fit import fit
 from vision.launch.inputs import paths_of
 from vision.launch.options import HELP, Parsed, nested, parse
 from vision.launch.replicas import ReplicaOptions, parse_sweep, vectorized
+from vision.launch.run_folder import newest_checkpoint
 from vision.launch.short_help import short_help
 from vision.parallel.agreement import check_equal, first_alone
 from vision.parallel.mesh import devices_needed
@@ -60,7 +62,8 @@ def run(name: str, parsed: Parsed[Any], build: Callable[[Any], Experiment], desc
     config, options = parsed.config, parsed.run
     use_compilation_cache()
     replicas = ReplicaOptions(options.seeds, parse_sweep(options.sweep), options.replicas_by)
-    experiment = vectorized(build, config, replicas) if replicas else build(config)
+    built = (lambda config: vectorized(build, config, replicas)) if replicas else build
+    experiment = built(config)
     if options.dry_run:
         simulate_devices(devices_needed(experiment.mesh))
         print(describe(experiment, compiler_of(experiment), config=config, default=parsed.default))
@@ -76,6 +79,10 @@ def run(name: str, parsed: Parsed[Any], build: Callable[[Any], Experiment], desc
     paths = list(paths_of(config))
     first_alone(lambda: locks.append(work.claim(folder, name, config, replicas=replicas.stored(), places=paths)))
     try:
+        if (source := options.extend) is not None and newest_checkpoint(folder) is None:
+            stored = replicas.stored()
+            step = check_extends(source, name, config, replicas=stored, build=built, compiler=compiler)
+            first_alone(lambda: extend(source, folder, step))
         fit(
             name,
             experiment,

@@ -13,7 +13,7 @@ class RunConfig:
     """A run: how long, on what, from where. Experiments add their model, data, loss and optimizer."""
 
     images: PositiveInt = 10_000_000
-    """Budget of training images, at least 1. A finished run is not lengthened: another budget is another run."""
+    """Budget of training images, at least 1. Another budget is another run; --extend starts it from a finished one."""
     batch_size: PositiveInt = 128
     """Images a step, over all devices, at least 1."""
     microbatches: PositiveInt = 1
