@@ -143,9 +143,10 @@ def archive(structure: bytes, storages: Mapping[str, bytes], compression: int = 
     """A file as torch.save writes it."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as file:
-        file.writestr("archive/data.pkl", structure)
-        for key, raw in storages.items():
-            file.writestr(f"archive/data/{key}", raw)
+        content = {"archive/data.pkl": structure, **{f"archive/data/{key}": raw for key, raw in storages.items()}}
+        for name, raw in content.items():
+            # of a fixed date, so that a seed gives the same bytes
+            file.writestr(zipfile.ZipInfo(name), raw, compression)
     return buffer.getvalue()
 
 
