@@ -94,11 +94,16 @@ def table(*entries):
 SOUND = ("w", tensor())
 FOUR = {"k": np.arange(4, dtype="<f4").tobytes()}
 NESTED = b"]q\x01" + b"0h\x01h\x01\x86q\x01" * 60  # a pair of twice the pair before
+TUPLES = NESTED.replace(b"]", b")")  # whose hash takes 2**60 steps
 PAIRS = b"(" + b"".join(unicode(str(i)) + b"K\x01\x86" for i in range(20_000)) + b"lq\x01"
 TUPLE = b"(" + b"N" * 20_000 + b"tq\x01"
 CALLS = b"q\x02" + b"0h\x02h\x01\x85R" * 500 + b"."
 LISTS = b"]" * 100_000 + b"a" * 99_999
 TABLES = (b"}" + unicode("model")) * 100_000 + b"}" + b"s" * 100_000
+
+_CALLED = tensor(shape=(1,) * 64, strides=(1,) * 64, name="_rebuild_tensor").partition(b"_rebuild_tensor\n")
+MANY = b"\x80\x02" + _CALLED[0] + _CALLED[1] + b"q\x01" + _CALLED[2][:-1] + b"q\x02"
+MANY += b"h\x01h\x02R0" * 120_000 + b"."
 
 PICKLES = {
     "memo index of 2**30": (b"\x80\x02}r\xff\xff\xff\x3f.", "holds no state dict"),
@@ -118,8 +123,8 @@ PICKLES = {
     ),
     "integer of many digits": (b"\x80\x02L" + b"9" * 10**6 + b"L\n.", "is damaged"),
     "pairs of pairs": (table(("x", NESTED), SOUND), "x of 2 entries are not tensors"),
-    "pairs of pairs as a key": (b"\x80\x02}(" + NESTED + b"K\x01u.", "a key of type tuple"),
-    "pairs of pairs as a set": (b"\x80\x04(" + NESTED + b"\x91.", "the opcode FROZENSET"),
+    "pairs of pairs as a key": (b"\x80\x02}(" + TUPLES + b"K\x01u.", "a key of type tuple"),
+    "pairs of pairs as a set": (b"\x80\x04(" + TUPLES + b"\x91.", "the opcode FROZENSET"),
     "pairs of pairs as a storage": (b"\x80\x02" + NESTED + b"Q.", "an unknown kind of storage"),
     "pairs of pairs as a size": (table(("w", tensor().replace(b"K\x04\x85", NESTED))), "is damaged"),
     "keys whose hashes collide": (
@@ -145,7 +150,7 @@ PICKLES = {
         b"\x80\x02" + TUPLE + b"ctorch._utils\n_rebuild_parameter\nh\x01R.",
         "not callable like",
     ),
-    "more opcodes than are read": (b"\x80\x02(" + b"N" * 1_000_001 + b"l.", "more than 1,000,000 opcodes"),
+    "more opcodes than are read": (b"\x80\x02(" + b"N" * 2_000_001 + b"l.", "more than 2,000,000 opcodes"),
     "marks": (b"\x80\x02" + b"(" * 300_000 + b".", "is damaged"),
     "names that are numbers": (
         b"\x80\x02}(K\x01" + tensor() + b"K\x02" + tensor() + b"u.",
@@ -177,6 +182,7 @@ PICKLES = {
     ),
     "nothing of size 2**62": (table(("w", tensor(shape=(0, 2**62, 2**62), strides=(1, 1, 1)))), "is damaged"),
     "71 dimensions": (table(("w", tensor(shape=(1,) * 71, strides=(1,) * 71))), "71 sizes and 71 strides"),
+    "very many tensors of 64 dimensions": (MANY, "opcodes"),
     "no tensor, but a number": (table(("w", b"K\x01")), "holds no state dict"),
 }
 

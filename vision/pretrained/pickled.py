@@ -24,7 +24,7 @@ import numpy as np
 
 from vision.errors import UserError, on_one_line
 from vision.pretrained import plain_pickle
-from vision.pretrained.plain_pickle import MOST_BYTES, checked_key
+from vision.pretrained.plain_pickle import MOST_BYTES, MOST_OPCODES, checked_key
 
 _DTYPES = {
     "FloatStorage": np.dtype(np.float32),
@@ -47,6 +47,8 @@ _MOST_DIRECTORY = 1 << 24
 """Bytes of a zip archive's directory; each storage has about 80."""
 _MOST_EXPANDED = 1 << 24
 """Values that all tensors of a file together may have beyond those of their storages."""
+_MOST_OF_HEAD = 1000
+"""Opcodes of each of the first pickles of the format before PyTorch 1.6, which have about 20."""
 _MOST_DIMENSIONS = 64
 """Of a numpy array."""
 
@@ -85,9 +87,9 @@ class _Structure:
             **{f"torch.{name}": _StorageType(name) for name in _DTYPES},
         }
 
-    def load(self, stream: io.BytesIO) -> Any:
-        """The value of the pickle at the position of ``stream``."""
-        return plain_pickle.load(stream, named=self._named, persistent=self._storage)
+    def load(self, stream: io.BytesIO, *, most: int = MOST_OPCODES) -> Any:
+        """The value of the pickle at the position of ``stream``, which may have ``most`` opcodes."""
+        return plain_pickle.load(stream, named=self._named, persistent=self._storage, most=most)
 
     def _named(self, module: str, name: str) -> Any:
         found = self._names.get(f"{module}.{name}")
@@ -174,7 +176,7 @@ def read_pickled(path: Path) -> Any:
             with path.open("rb") as file:
                 return _read_legacy(file, path)
         with _DirectoryReader(path.open("rb", buffering=0)) as file, zipfile.ZipFile(file) as archive:
-            file.most = sys.maxsize
+            file.most = sys.maxsize - 1
             return _read(archive, path)
     except UserError:
         raise
@@ -194,8 +196,8 @@ class _DirectoryReader(io.BufferedReader):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """At most ``size`` bytes."""
-        everything = size is None or size < 0
-        found = super().read(min(self.most + 1, sys.maxsize) if everything else min(size, self.most + 1))
+        wanted = sys.maxsize if size is None or size < 0 else size
+        found = super().read(min(wanted, self.most + 1))
         if len(found) > self.most:
             raise zipfile.BadZipFile(f"a directory of more than {_MOST_DIRECTORY:,} bytes")
         return found
@@ -270,7 +272,7 @@ def _read_legacy(file: BinaryIO, path: Path) -> Any:
             raise pickle.UnpicklingError("a storage of two sizes or types")
 
     first = _Structure(path, declare)
-    _, version, machine = (first.load(stream) for _ in range(3))
+    _, version, machine = (first.load(stream, most=_MOST_OF_HEAD) for _ in range(3))
     if version != _LEGACY_VERSION:
         shown = version if isinstance(version, int) and abs(version) < 2**64 else f"a {type(version).__name__}"
         raise UserError(f"{path} is of version {shown} of PyTorch's old format, not {_LEGACY_VERSION}: save it again")

@@ -16,11 +16,12 @@ from typing import Any
 
 MOST_BYTES = 1 << 25
 """Longest sequence of pickles."""
-MOST_OPCODES = 1_000_000
-"""Opcodes of one pickle; each tensor of a state dict has about 30."""
+MOST_OPCODES = 2_000_000
+"""Opcodes of one pickle, and more for each call. A tensor of a state dict has about 33, so that 40,000 are read."""
 
 _MOST_BITS = 2048
 _MOST_ARGUMENTS = 32
+_CALL = 8  # what a call takes of the opcodes, since it takes longer than one
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY: Mapping[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
 _LITERALS = frozenset(
@@ -32,14 +33,21 @@ _LITERALS = frozenset(
 )
 
 
-def load(stream: io.BytesIO, *, named: Callable[[str, str], Any], persistent: Callable[[Any], Any]) -> Any:
+def load(
+    stream: io.BytesIO,
+    *,
+    named: Callable[[str, str], Any],
+    persistent: Callable[[Any], Any],
+    most: int = MOST_OPCODES,
+) -> Any:
     """The value of the pickle at the position of ``stream``, which afterwards is at its end.
 
     Args:
       stream: at most ``MOST_BYTES``.
-      named: (module, name) -> what stands for it; where the pickle calls it, it must be callable. What it returns for a
-        call is charged by its length, so that copies of one large container cannot add up.
+      named: (module, name) -> what stands for it; where the pickle calls it, it must be callable. The lengths of what a
+        call is given count as opcodes, so that copies of one large container cannot add up.
       persistent: an object from outside of the pickle by its description.
+      most: opcodes that the pickle may have.
 
     Returns:
       Containers, numbers, strings, bytes, None, and what ``named`` and ``persistent`` return. The same container may
@@ -51,8 +59,8 @@ def load(stream: io.BytesIO, *, named: Callable[[str, str], Any], persistent: Ca
     """
     machine = _Machine(named, persistent)
     for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-        if number + machine.charged > MOST_OPCODES:
-            raise pickle.UnpicklingError(f"a pickle of more than {MOST_OPCODES:,} opcodes")
+        if number + machine.charged > most:
+            raise pickle.UnpicklingError(f"a pickle of more than {most:,} opcodes")
         if opcode.name == "STOP":
             break
         machine.do(opcode.name, argument)
@@ -169,9 +177,8 @@ class _Machine:
         arguments, function = self.stack.pop(), self.stack.pop()
         if not callable(function) or not isinstance(arguments, tuple) or len(arguments) > _MOST_ARGUMENTS:
             raise pickle.UnpicklingError(f"a call of a {type(function).__name__}, which is not callable like this")
-        made = function(*arguments)
-        self.charged += len(made) if isinstance(made, dict | list | tuple) else 0
-        self.stack.append(made)
+        self.charged += _CALL + sum(len(each) for each in arguments if isinstance(each, tuple | list))
+        self.stack.append(function(*arguments))
 
     def _build(self) -> None:
         self.stack.pop()
