@@ -154,7 +154,7 @@ PICKLES = {
     "marks": (b"\x80\x02" + b"(" * 300_000 + b".", "is damaged"),
     "names that are numbers": (
         b"\x80\x02}(K\x01" + tensor() + b"K\x02" + tensor() + b"u.",
-        "named by a int",
+        "named by a value of type int",
     ),
     "a name of two lines": (table(("a\nerror: b", tensor())), r"that cannot be printed: a\\nerror: b"),
     "a long name": (table(("a" * 10**6, tensor())), "has 1000000 characters"),

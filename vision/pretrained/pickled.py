@@ -24,7 +24,7 @@ import numpy as np
 
 from vision.errors import UserError, on_one_line
 from vision.pretrained import plain_pickle
-from vision.pretrained.plain_pickle import MOST_BYTES, MOST_OPCODES, checked_key
+from vision.pretrained.plain_pickle import MOST_BYTES, MOST_OPCODES, TooLarge, checked_key
 
 _DTYPES = {
     "FloatStorage": np.dtype(np.float32),
@@ -127,9 +127,7 @@ class _Structure:
             raise pickle.UnpicklingError(f"a tensor reaches beyond its storage of {storage.count} values")
         self._expanded += max(values - storage.count, 0)
         if self._expanded > _MOST_EXPANDED:
-            raise pickle.UnpicklingError(
-                f"tensors that repeat the values of their storages to more than {_MOST_EXPANDED:,} values"
-            )
+            raise TooLarge(f"tensors that repeat the values of their storages to more than {_MOST_EXPANDED:,} values")
         array = self._content(storage)
         if array is None:
             return None
@@ -180,6 +178,8 @@ def read_pickled(path: Path) -> Any:
             return _read(archive, path)
     except UserError:
         raise
+    except TooLarge as error:
+        raise UserError(f"{path} was not read: it has {error}; save only its tensors with PyTorch") from error
     except MemoryError:
         raise UserError(f"{path} does not fit into memory: use a machine with more") from None
     # For damaged files zipfile and pickletools raise nearly every built-in exception

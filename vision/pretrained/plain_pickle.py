@@ -17,7 +17,7 @@ from typing import Any
 MOST_BYTES = 1 << 25
 """Longest sequence of pickles."""
 MOST_OPCODES = 2_000_000
-"""Opcodes of one pickle, and more for each call. A tensor of a state dict has about 33, so that 40,000 are read."""
+"""Opcodes of one pickle, with what is added for calls. A tensor of a state dict takes about 60."""
 
 _MOST_BITS = 2048
 _MOST_ARGUMENTS = 32
@@ -31,6 +31,10 @@ _LITERALS = frozenset(
         r"(BIN)?INT[12]?|LONG[14]?|(BIN)?FLOAT|(SHORT_)?(BIN)?(STRING|UNICODE|BYTES)8?|BYTEARRAY8", code.name
     )
 )
+
+
+class TooLarge(pickle.UnpicklingError):
+    """More than is read, which may be honest."""
 
 
 def load(
@@ -54,13 +58,13 @@ def load(
       be in several places, also in itself. Attributes of objects are left out.
 
     Raises:
-      pickle.UnpicklingError: if the pickle needs anything else, or is too large; for damage also nearly any other
-        exception.
+      TooLarge: if there are more opcodes.
+      pickle.UnpicklingError: if the pickle needs anything else; for damage also nearly any other exception.
     """
     machine = _Machine(named, persistent)
     for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         if number + machine.charged > most:
-            raise pickle.UnpicklingError(f"a pickle of more than {most:,} opcodes")
+            raise TooLarge(f"a pickle of more than {most:,} opcodes")
         if opcode.name == "STOP":
             break
         machine.do(opcode.name, argument)

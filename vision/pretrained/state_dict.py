@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,8 @@ def read_weights(path: str | os.PathLike[str]) -> PublishedWeights:
     for name in weights.tensors:
         if not isinstance(name, str):
             raise UserError(
-                f"{path} holds no state dict: it has entries that are named by a {type(name).__name__} in place of a "
-                "string; save model.state_dict() with PyTorch"
+                f"{path} holds no state dict: it has entries named by a value of type {type(name).__name__} in "
+                "place of a string; save model.state_dict() with PyTorch"
             )
         if len(name) > _LONGEST_NAME or not name.isprintable():
             raise UserError(
@@ -125,7 +125,7 @@ def _read_safetensors(path: Path, header: int) -> StateDict:
         ) from error
 
 
-def _array(read: Any, name: str, dtype: str, shape: tuple[int, ...], path: Path) -> np.ndarray:
+def _array(read: Callable[[int], bytes], name: str, dtype: str, shape: tuple[int, ...], path: Path) -> np.ndarray:
     """The next array of a safetensors file."""
     if dtype not in _DTYPES:
         raise UserError(
@@ -205,18 +205,20 @@ def _unwrapped(value: Any, path: Path) -> PublishedWeights:
     return PublishedWeights(dict(inside), averaged)
 
 
-def _found(value: Any, entries: tuple[str, ...], seen: set[int]) -> tuple[Mapping[Any, Any], tuple[str, ...]] | None:
+def _found(
+    value: Any, entries: tuple[str, ...], seen: set[tuple[int, int]]
+) -> tuple[Mapping[Any, Any], tuple[str, ...]] | None:
     """The preferred table of tensors in a checkpoint, and the entries that lead to it; None if there is none."""
+    # An average's entry may hold only its settings, as numbers
+    least = 1 if entries and entries[-1] in AVERAGED else 0
     # a table may contain itself
-    if not isinstance(value, Mapping) or id(value) in seen or len(entries) > _MOST_NESTED:
+    if not isinstance(value, Mapping) or (id(value), least) in seen or len(entries) > _MOST_NESTED:
         return None
-    seen.add(id(value))
+    seen.add((id(value), least))
     for entry in (*AVERAGED, *NEWEST):
         found = _found(value.get(entry), (*entries, entry), seen)
         if found is not None:
             return found
-    # An average's entry may hold only its settings, as numbers
-    least = 1 if entries and entries[-1] in AVERAGED else 0
     tensors = any(isinstance(each, np.ndarray) and each.ndim >= least for each in value.values())
     return (value, entries) if tensors else None
 
