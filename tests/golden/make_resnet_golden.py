@@ -43,15 +43,16 @@ class CifarBlock(torch.nn.Module):
         return F.relu(branch + past)
 
 
-class CifarResNet20(torch.nn.Module):
-    """He et al. 2016, section 4.2, under the names that are usual."""
+class CifarResNet(torch.nn.Module):
+    """The 6n + 2 layers of He et al. 2016, section 4.2, under the names that are usual."""
 
-    def __init__(self):
+    def __init__(self, depth):
         super().__init__()
         self.conv1 = torch.nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = torch.nn.BatchNorm2d(16)
         blocks = lambda inputs, outputs, stride: torch.nn.Sequential(
-            CifarBlock(inputs, outputs, stride), CifarBlock(outputs, outputs, 1), CifarBlock(outputs, outputs, 1)
+            CifarBlock(inputs, outputs, stride),
+            *(CifarBlock(outputs, outputs, 1) for _ in range((depth - 2) // 6 - 1)),
         )
         self.layer1, self.layer2, self.layer3 = blocks(16, 16, 1), blocks(16, 32, 2), blocks(32, 64, 2)
         self.linear = torch.nn.Linear(64, 10)
@@ -88,7 +89,7 @@ np.savez(
     resnet18=logits(torchvision.models.resnet18(num_classes=10), 65, 49),
     resnet50=logits(torchvision.models.resnet50(num_classes=10), 65, 49),
     variants=logits(variants, 65, 49),
-    cifar_resnet20=logits(CifarResNet20(), 32, 32),
+    **{f"cifar_resnet{depth}": logits(CifarResNet(depth), 32, 32) for depth in (20, 32, 44, 56, 110)},
 )
 
 base = torch.arange(24, dtype=torch.float32).reshape(4, 6) / 4

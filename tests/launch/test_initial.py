@@ -19,7 +19,7 @@ from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.pretrained.initial import read_initial_values
 from vision.pretrained.resnet import IGNORED, cifar_resnet_rules
 from vision.pretrained.rules import named, to_published
-from vision.pretrained.state_dict import write_state_dict
+from vision.pretrained.state_dict import PublishedWeights, write_state_dict
 from vision.pretrained.variables import write_variables
 from vision.train.checkpoint import Checkpoints
 from vision.train.class_names import class_names
@@ -156,6 +156,47 @@ def test_from_published_names(tmp_path, capsys):
     ):
         read_initial_values(path, shapes())
     with pytest.raises(UserError, match=r"1 arrays that belong nowhere here: bn1\.num_batches_tracked"):
+        read_initial_values(path, shapes(), published=rules)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "module.", "model.", "backbone."])
+def test_a_prefix_of_all_published_names_is_left_out_and_it_is_said(tmp_path, capsys, prefix):
+    tree, path, rules = filled(shapes()), tmp_path / "theirs.safetensors", cifar_resnet_rules(MODEL)
+    tensors = {f"{prefix}{name}": array for name, array in to_published(tree, rules=rules).items()}
+    write_state_dict(path, {**tensors, f"{prefix}bn1.num_batches_tracked": np.array(3)})
+    assert_same(read_initial_values(path, shapes(), published=rules, ignored=IGNORED), named(tree))
+    said = capsys.readouterr().err
+    assert said == f"starting from published weights in {path}; the prefix {prefix} of all names is left out\n"
+    # of another network, the message has the names without it
+    with pytest.raises(UserError, match=r"nothing sets: .*stage_1_block_1/"):
+        read_initial_values(path, shapes(replace(MODEL, depths=(2,))), published=rules, ignored=IGNORED)
+
+
+def test_averages_of_published_weights_are_said(tmp_path, capsys, monkeypatch):
+    tree, path, rules = filled(shapes()), tmp_path / "theirs.pth", cifar_resnet_rules(MODEL)
+    path.touch()
+    weights = PublishedWeights(to_published(tree, rules=rules), "state_dict_ema")
+    monkeypatch.setattr("vision.pretrained.initial.read_weights", lambda path: weights)
+    assert_same(read_initial_values(path, shapes(), published=rules), named(tree))
+    assert capsys.readouterr().err == f"starting from the averages state_dict_ema of published weights in {path}\n"
+
+
+@pytest.mark.parametrize("kind", ["run", "ours", "published"])
+def test_numbers_that_are_not_finite_are_refused(tmp_path, kind):
+    tree, path, rules = filled(shapes()), tmp_path / "file.safetensors", cifar_resnet_rules(MODEL)
+    tree["params"]["stem_conv"]["kernel"][0, 0] = np.nan
+    if kind == "run":
+        path = tmp_path / "run"
+        statistics = {"batch_stats": tree["batch_stats"]}
+        made = {"optimizer": optax.sgd(0.1), "key": jax.random.key(0), "model_state": statistics, "ema": {"ema": None}}
+        with Checkpoints(path / "checkpoints") as checkpoints:
+            checkpoints.save(jax.tree.map(jnp.asarray, create_state(params=tree["params"], **made)), 3)
+    elif kind == "ours":
+        write_variables(path, tree)
+    else:
+        write_state_dict(path, to_published(tree, rules=rules))
+    name = "conv1.weight" if kind == "published" else "params/stem_conv/kernel"
+    with pytest.raises(UserError, match=rf"1 arrays have numbers that are not finite: {name} \(24 of 216 values\)"):
         read_initial_values(path, shapes(), published=rules)
 
 

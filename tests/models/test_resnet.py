@@ -22,6 +22,7 @@ from vision.models.resnet import (
 )
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.parallel.sharding import shardings
+from vision.recipes.classifiers import CLASSIFIERS
 
 BASIC = ResNetConfig(depths=(1, 1), block="basic", width=8, stem="cifar", classes=3)
 EVERYTHING = ResNetConfig(
@@ -93,17 +94,18 @@ def test_published_sizes(name):
     assert _count(getattr(resnet, name)) == PUBLISHED[name]
 
 
-@pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.73)])
-def test_sizes_of_cifar_networks(depth, millions):
-    """To the last parameter, as the layers add up; rounded, as in table 6 of He et al. 2016 (1.7 M for the last)."""
+@pytest.mark.parametrize(
+    ("depth", "parameters"), [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018), (110, 1_727_962)]
+)
+def test_sizes_of_cifar_networks(depth, parameters):
+    """As the layers add up, which rounded are 0.27, 0.46, 0.66, 0.85 and 1.7 million in table 6 of He et al. 2016."""
     n = (depth - 2) // 6
     conv = lambda inputs, outputs: 9 * inputs * outputs + 2 * outputs
     total = conv(3, 16) + 2 * n * conv(16, 16)
     total += conv(16, 32) + (2 * n - 1) * conv(32, 32) + conv(32, 64) + (2 * n - 1) * conv(64, 64)
     total += 64 * 10 + 10
-    assert _count(cifar_resnet(depth)) == total
-    assert round(total / 1e6, 2) == millions
-    assert depth != 20 or total == 269_722
+    assert _count(cifar_resnet(depth)) == total == parameters
+    assert CLASSIFIERS[f"resnet{depth}"] == cifar_resnet(depth)
 
 
 @pytest.mark.parametrize("depth", [2, 18, 21])
@@ -337,7 +339,7 @@ def test_sharding_rules_hold(tensor):
     """For every parameter of the published networks; rules are strict."""
     mesh = make_mesh(MeshConfig(tensor=tensor))
     configs = [getattr(resnet, name) for name in PUBLISHED if name not in ("RESNET34", "RESNET101", "RESNET152")]
-    for config in (*configs, cifar_resnet(20)):
+    for config in (*configs, cifar_resnet(20), cifar_resnet(110)):
         placed = shardings(_shapes(config, side=64), mesh=mesh, rules=SHARDING_RULES)
         first = placed["params"]["stage_1_block_0"]
         assert first["conv_in"]["kernel"].spec[-1] == first["conv_out"]["kernel"].spec[-1] == "tensor"

@@ -42,7 +42,7 @@ FOUR = np.arange(4, dtype="<f4").tobytes()
 def test_what_pytorch_wrote():
     found = read_pickled(GOLDEN / "tensors.pth")
     assert found["epoch"] == 3
-    assert found["shape"] == [4, 6]
+    assert found["shape"] == (4, 6)
     tensors = found["model"]["state_dict"]
     base = np.arange(24, dtype=np.float32).reshape(4, 6) / 4
     expected = {
@@ -169,7 +169,6 @@ def test_files_cut_short_or_changed(tmp_path):
         ({"readme.txt": b"no weights"}, "a zip archive without PyTorch's data.pkl"),
         ({"a/data.pkl": pickle.dumps({}), "a/byteorder": b"big"}, "big-endian"),
         ({"a/data.pkl": b"\x80\x02}q"}, "is damaged"),
-        ({"a/data.pkl": b"\x80\x02]q\x00h\x00a."}, "is damaged .*RecursionError"),
     ],
 )
 def test_other_archives(tmp_path, names, problem):
@@ -190,5 +189,5 @@ def test_containers_stay(tmp_path):
     value = OrderedDict(a=[1, 2.5, "x", None], b={"c": (True,)})
     assert read_pickled(archive(tmp_path / "plain.pth", pickle.dumps(value, protocol=2))) == {
         "a": [1, 2.5, "x", None],
-        "b": {"c": [True]},
+        "b": {"c": (True,)},
     }

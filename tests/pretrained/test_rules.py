@@ -18,6 +18,7 @@ from vision.pretrained.rules import (
     from_published,
     named,
     renamed,
+    surplus_prefix,
     to_published,
 )
 
@@ -133,6 +134,39 @@ def test_other_kinds_of_numbers_and_doubled_names(published):
             TARGET,
             rules=(*RULES, *dense_rules("linear", "head")),
         )
+
+
+@pytest.mark.parametrize(
+    ("number", "dtype"), [(np.nan, np.float32), (-np.inf, np.float16), (np.inf, jnp.bfloat16), (1e300, np.float64)]
+)
+def test_numbers_that_are_not_finite(published, number, dtype):
+    """Also those that are too large for the variable."""
+    weight = published["layer1.0.conv.weight"].astype(dtype)
+    weight[1, 0, 0, :] = number
+    with pytest.raises(
+        UserError, match=r"1 arrays have numbers that are not finite: layer1\.0\.conv\.weight \(2 of 120 values\);"
+    ):
+        from_published({**published, "layer1.0.conv.weight": weight}, TARGET, rules=RULES)
+    unused = {**published, "counter": np.array(np.nan)}
+    from_published(unused, TARGET, rules=RULES, ignored=("^counter$",))
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "_orig_mod.", "module.", "model.", "backbone.", "module._orig_mod.", "_orig_mod.module.model."]
+)
+def test_prefixes_that_are_surplus(published, prefix):
+    named_so = {f"{prefix}{name}": array for name, array in published.items()}
+    of = lambda names: surplus_prefix(dict.fromkeys(names), TARGET, rules=RULES, ignored=("^counter$", "other"))
+    assert of(named_so) == of([*named_so, "counter"]) == prefix
+    # one name of another network is for from_published to refuse
+    assert of([*named_so, f"{prefix}fd.weight"]) == prefix
+    if prefix:
+        # but names that do not all have it are not touched, nor those that are right with it
+        assert of([*named_so, "fc.weight"]) == ""
+        rules = [Rule(f"{prefix}{rule.published}", rule.ours) for rule in RULES]
+        assert surplus_prefix(named_so, TARGET, rules=rules) == ""
+    assert surplus_prefix({}, TARGET, rules=RULES) == ""
+    assert of(["module.model.something"]) == ""
 
 
 def test_ignored_names_need_no_rule(published):

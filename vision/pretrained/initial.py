@@ -1,7 +1,8 @@
 """``--init-from``: initial values of a new run in place of random ones.
 
-A file of published weights (safetensors, or a PyTorch state dict), a file of this project's variables, or the work
-directory of another run, whose averaged variables are used. A run that already has a checkpoint continues from that.
+A file of published weights (safetensors, the index of several, or a PyTorch state dict), a file of this project's
+variables, or the work directory of another run. Where there are averaged weights, they are used. A run that already has
+a checkpoint continues from that.
 """
 
 import re
@@ -16,8 +17,8 @@ import numpy as np
 from vision.errors import UserError
 from vision.home import expanded
 from vision.parallel.agreement import is_first
-from vision.pretrained.rules import Rule, WeightRules, from_published, named
-from vision.pretrained.state_dict import read_state_dict
+from vision.pretrained.rules import Rule, WeightRules, from_published, named, surplus_prefix
+from vision.pretrained.state_dict import read_weights
 from vision.train.checkpoint import Checkpoints
 from vision.train.class_names import class_names as class_names_of
 
@@ -47,7 +48,7 @@ def read_initial_values(
       average: the name of the averages to use if the run has them; None uses the trained variables.
 
     Raises:
-      UserError: the path cannot be read, or its contents do not fit this network.
+      UserError: the path cannot be read, or its contents do not fit this network or are not finite.
     """
     path = expanded(path)
     if not path.exists():
@@ -55,7 +56,10 @@ def read_initial_values(
     if path.is_dir():
         tensors, origin = _of_run(path, average)
     else:
-        tensors, origin = read_state_dict(path), "published weights"
+        weights = read_weights(path)
+        tensors = weights.tensors
+        origin = f"the averages {weights.averaged} of published weights" if weights.averaged else "published weights"
+    prefix = ""
     if path.is_dir() or all(name.split("/")[0] in variables for name in tensors):
         origin = origin if path.is_dir() else "variables of this project"
         published = tuple(Rule(name, name) for name in named(variables))
@@ -63,13 +67,17 @@ def read_initial_values(
         raise UserError(
             f"{path} has none of this network's names, and there are no published weights of this network to compare"
         )
+    else:
+        prefix = surplus_prefix(tensors, variables, rules=published, ignored=ignored)
+        tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
     placeholders = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
     found, left = from_published(tensors, placeholders, rules=published, ignored=ignored, replaced=replaced)
     values = {name: np.asarray(value) for name, value in named(found).items() if name not in left}
     before = class_names_of(path.parent if path.name == "checkpoints" else path) if path.is_dir() else None
     others = None not in (before, class_names) and before != tuple(class_names or ())
     chosen = [name for name in values if others and any(re.search(expression, name) for expression in replaced)]
-    kept = f"; {', '.join(left)} stay random, since there are no matching values" if left else ""
+    kept = f"; the prefix {prefix} of all names is left out" if prefix else ""
+    kept += f"; {', '.join(left)} stay random, since there are no matching values" if left else ""
     kept += f"; {', '.join(chosen)} stay random, since the classes differ" if chosen else ""
     if is_first():
         print(f"starting from {origin} in {path}{kept}", file=sys.stderr)

@@ -6,26 +6,31 @@ weights of those years: a magic number, the version 1001, a description of the m
 the storages; then for each storage the number of its values, in eight bytes, and the raw values.
 
 A pickle can call any function. This reader accepts only the few names that describe tensors as views of storages, with
-an offset, a shape and strides, and rejects files with any other.
+an offset, a shape and strides, and rejects files with any other. What a file declares is held against what it has
+before anything is read, so that a small file takes neither much memory nor much time (``plain_pickle.py``).
 """
 
-import collections
+import io
+import math
 import pickle
+import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
-from vision.errors import UserError
+from vision.errors import UserError, on_one_line
+from vision.pretrained import plain_pickle
+from vision.pretrained.plain_pickle import MOST_BYTES, MOST_OPCODES, TooLarge, checked_key
 
 _DTYPES = {
     "FloatStorage": np.dtype(np.float32),
     "DoubleStorage": np.dtype(np.float64),
     "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": np.dtype(jnp.bfloat16),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
     "LongStorage": np.dtype(np.int64),
     "IntStorage": np.dtype(np.int32),
     "ShortStorage": np.dtype(np.int16),
@@ -38,7 +43,16 @@ _LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 _LEGACY_VERSION = 1001
 
 
-# Named tuples, because a pickle can change the attributes of other objects after they have been checked.
+_MOST_DIRECTORY = 1 << 24
+"""Bytes of a zip archive's directory; each storage has about 80."""
+_MOST_EXPANDED = 1 << 24
+"""Values that all tensors of a file together may have beyond those of their storages."""
+_MOST_OF_HEAD = 1000
+"""Opcodes of each of the first pickles of the format before PyTorch 1.6, which have about 20."""
+_MOST_DIMENSIONS = 64
+"""Of a numpy array."""
+
+
 class _StorageType(NamedTuple):
     """Stands for a class such as ``torch.FloatStorage``; cannot be called."""
 
@@ -46,88 +60,107 @@ class _StorageType(NamedTuple):
 
 
 class _Storage(NamedTuple):
-    """A named run of ``count`` values in the archive."""
+    """A named run of ``count`` values in the file."""
 
     key: str
     dtype: np.dtype
     count: int
 
 
-class _Tensor(NamedTuple):
-    """A view of a storage, in values: a tensor before its storage is read."""
-
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+Content = Callable[[_Storage], np.ndarray | None]
+"""The values of a storage; None while the structure is read for the first time, before its storages."""
 
 
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    sizes = (offset, *shape, *strides)
-    if not isinstance(storage, _Storage) or not all(isinstance(n, int) and n >= 0 for n in sizes):
-        raise pickle.UnpicklingError("a tensor without a storage, or with a negative size")
-    if len(shape) != len(strides):
-        raise pickle.UnpicklingError(f"a tensor with {len(shape)} sizes and {len(strides)} strides")
-    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    if 0 not in shape and last >= storage.count:
-        raise pickle.UnpicklingError(f"a tensor reaches beyond its storage of {storage.count} values")
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+class _Structure:
+    """What the names in a pickle stand for: tensors as views of the arrays that ``content`` gives."""
 
+    def __init__(self, path: Path, content: Content):
+        self._path, self._content = path, content
+        self._expanded = 0
+        self._names: Mapping[str, Any] = {
+            "collections.OrderedDict": _table,
+            "torch.Size": _size,
+            "torch._utils._rebuild_tensor": self._tensor,
+            "torch._utils._rebuild_tensor_v2": self._tensor,
+            "torch._utils._rebuild_parameter": _parameter,
+            "torch._utils._rebuild_parameter_with_state": _parameter,
+            **{f"torch.{name}": _StorageType(name) for name in _DTYPES},
+        }
 
-def _rebuild_parameter(data: Any, *_: Any) -> Any:
-    return data
+    def load(self, stream: io.BytesIO, *, most: int = MOST_OPCODES) -> Any:
+        """The value of the pickle at the position of ``stream``, which may have ``most`` opcodes."""
+        return plain_pickle.load(stream, named=self._named, persistent=self._storage, most=most)
 
-
-_GLOBALS: Mapping[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch", "Size"): tuple,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-    **{("torch", name): _StorageType(name) for name in _DTYPES},
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Builds plain containers and descriptions of tensors, and nothing else."""
-
-    def __init__(self, file: Any, path: Path):
-        super().__init__(file)
-        self._path = path
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        found = _GLOBALS.get((module_name, global_name))
+    def _named(self, module: str, name: str) -> Any:
+        found = self._names.get(f"{module}.{name}")
         if found is None:
             raise UserError(
-                f"{self._path} was not read: it uses {module_name}.{global_name}, which is not part of a state "
-                "dict. If you trust the file, save only its tensors with PyTorch, preferably as safetensors"
+                f"{self._path} was not read: it uses {on_one_line(f'{module}.{name}', 80)}, which is not part of a "
+                "state dict. If you trust the file, save only its tensors with PyTorch, preferably as safetensors"
             )
         return found
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def _storage(self, pid: Any) -> _Storage:
         match pid:
-            case ("storage", _StorageType(name), str(key), _, int(count)) if count >= 0:
+            # the sixth part, of files before PyTorch 1.6, was for views of storages
+            case ("storage", _StorageType(name), str(key), _, int(count), *rest) if count >= 0 and rest in ([], [None]):
                 return _Storage(key, _DTYPES[name], count)
-        raise pickle.UnpicklingError(f"an unknown kind of storage, {str(pid)[:80]}")
+        raise pickle.UnpicklingError("an unknown kind of storage")
+
+    def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> np.ndarray | None:
+        if (
+            not isinstance(storage, _Storage)
+            or not isinstance(shape, tuple | list)
+            or not isinstance(strides, tuple | list)
+        ):
+            raise pickle.UnpicklingError("a tensor without a storage, a shape or strides")
+        if len(shape) != len(strides) or len(shape) > _MOST_DIMENSIONS:
+            raise pickle.UnpicklingError(
+                f"a tensor with {len(shape)} sizes and {len(strides)} strides, where both must be equal and at most "
+                f"{_MOST_DIMENSIONS}"
+            )
+        if not all(isinstance(n, int) and 0 <= n < 2**63 for n in (offset, *shape, *strides)):
+            raise pickle.UnpicklingError("a tensor with a negative size, or one that is not a number")
+        last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+        values = math.prod(shape)
+        if values > 0 and last >= storage.count:
+            raise pickle.UnpicklingError(f"a tensor reaches beyond its storage of {storage.count} values")
+        self._expanded += max(values - storage.count, 0)
+        if self._expanded > _MOST_EXPANDED:
+            raise TooLarge(f"tensors that repeat the values of their storages to more than {_MOST_EXPANDED:,} values")
+        array = self._content(storage)
+        if array is None:
+            return None
+        steps = tuple(
+            stride * storage.dtype.itemsize if size > 1 else 0 for size, stride in zip(shape, strides, strict=True)
+        )
+        return np.lib.stride_tricks.as_strided(array[offset:], shape, steps, writeable=False)
 
 
-class _LegacyUnpickler(_Unpickler):
-    """A reader that also records the storages; their description here has an unused sixth part."""
+def _table(pairs: Any = ()) -> dict[Any, Any]:
+    """An ordered dictionary, which Python 2 wrote with its entries and Python 3 without."""
+    if not isinstance(pairs, tuple | list) or not all(
+        isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs
+    ):
+        raise pickle.UnpicklingError("a table of anything but pairs")
+    return {checked_key(key): value for key, value in pairs}
 
-    def __init__(self, file: Any, path: Path):
-        super().__init__(file, path)
-        self.storages: dict[str, _Storage] = {}
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        old = isinstance(pid, tuple) and len(pid) == 6 and pid[5] is None
-        storage = super().persistent_load(pid[:5] if old else pid)
-        return self.storages.setdefault(storage.key, storage)
+def _size(sizes: Any = ()) -> tuple[Any, ...]:
+    if not isinstance(sizes, tuple | list):
+        raise pickle.UnpicklingError("a size without numbers")
+    return tuple(sizes)
+
+
+def _parameter(data: Any, *_: Any) -> Any:
+    return data
 
 
 def read_pickled(path: Path) -> Any:
     """Read a file of ``torch.save``: plain containers, numbers and strings, with tensors as numpy arrays.
 
     Arrays are read-only views: tensors that shared a storage share it here, expanded ones are not copied. bfloat16 is
-    JAX's dtype of that name.
+    the dtype of ml_dtypes, which JAX uses.
 
     Raises:
       UserError: if the file is not a checkpoint, is damaged or incomplete, or contains anything but tensors and
@@ -140,14 +173,34 @@ def read_pickled(path: Path) -> Any:
         if legacy:
             with path.open("rb") as file:
                 return _read_legacy(file, path)
-        with zipfile.ZipFile(path) as archive:
+        with _DirectoryReader(path.open("rb", buffering=0)) as file, zipfile.ZipFile(file) as archive:
+            file.most = sys.maxsize - 1
             return _read(archive, path)
     except UserError:
         raise
-    # For damaged files zipfile and pickle raise nearly every built-in exception
+    except TooLarge as error:
+        raise UserError(f"{path} was not read: it has {error}; save only its tensors with PyTorch") from error
+    except MemoryError:
+        raise UserError(f"{path} does not fit into memory: use a machine with more") from None
+    # For damaged files zipfile and pickletools raise nearly every built-in exception
     except Exception as error:
         what = "is damaged or was not fully downloaded" if legacy or start[:2] == b"PK" else "is no PyTorch checkpoint"
-        raise UserError(f"{path} {what} ({type(error).__name__}: {error}): fetch it again") from error
+        reason = on_one_line(f"{type(error).__name__}: {error}")
+        raise UserError(f"{path} {what} ({reason}): fetch it again") from error
+
+
+class _DirectoryReader(io.BufferedReader):
+    """A file that refuses to read more than ``most`` bytes at once: zipfile reads the whole directory when it opens."""
+
+    most = _MOST_DIRECTORY
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most ``size`` bytes."""
+        wanted = sys.maxsize if size is None or size < 0 else size
+        found = super().read(min(wanted, self.most + 1))
+        if len(found) > self.most:
+            raise zipfile.BadZipFile(f"a directory of more than {_MOST_DIRECTORY:,} bytes")
+        return found
 
 
 def _read(archive: zipfile.ZipFile, path: Path) -> Any:
@@ -157,61 +210,99 @@ def _read(archive: zipfile.ZipFile, path: Path) -> Any:
             f"{path} is a zip archive without PyTorch's data.pkl: choose a file that torch.save has written"
         )
     folder = pickles[0].removesuffix("data.pkl")
-    if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
+    entries = _Entries(archive, folder, path)
+    if f"{folder}byteorder" in archive.namelist() and entries.read("byteorder") != b"little":
         raise UserError(f"{path} was written on a big-endian machine: load it there and save it as safetensors")
-    with archive.open(pickles[0]) as file:
-        structure = _Unpickler(file, path).load()
-    return _with_arrays(structure, _Storages(archive, f"{folder}data/", path))
+    structure = entries.read("data.pkl")
+    return _Structure(path, entries.storage).load(io.BytesIO(structure))
+
+
+class _Entries:
+    """The entries of an archive, of which no more is read than the file has."""
+
+    def __init__(self, archive: zipfile.ZipFile, folder: str, path: Path):
+        self._archive, self._folder, self._path = archive, folder, path
+        self._storages: dict[_Storage, np.ndarray] = {}
+        self._left = path.stat().st_size
+
+    def read(self, key: str, size: int | None = None) -> bytes:
+        """The first ``size`` bytes of an entry, or all, which are then at most those of a pickle."""
+        name = f"{self._folder}{key}"
+        where = on_one_line(name, 80)
+        try:
+            entry = self._archive.getinfo(name)
+        except KeyError:
+            raise UserError(f"{self._path} is incomplete: it has no {where}: fetch it again") from None
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise UserError(
+                f"{self._path} was not read: {where} is compressed, unlike what torch.save writes: save it again"
+            )
+        if size is None:
+            size = entry.file_size
+            if size > MOST_BYTES:
+                raise UserError(
+                    f"{self._path} was not read: {where} has {size:,} bytes, where at most {MOST_BYTES:,} are read: "
+                    "save only tensors with PyTorch"
+                )
+        # Entries that share bytes could multiply the file
+        self._left -= size
+        if self._left < 0 or entry.file_size < size:
+            raise UserError(f"{self._path} is damaged: {where} has {entry.file_size} bytes, not {size}: fetch it again")
+        with self._archive.open(entry) as file:
+            raw = file.read(size)
+        if len(raw) < size:
+            raise UserError(f"{self._path} is damaged: {where} has {len(raw)} bytes, not {size}: fetch it again")
+        return raw
+
+    def storage(self, storage: _Storage) -> np.ndarray:
+        """The values of a storage, which is read once."""
+        if storage not in self._storages:
+            raw = self.read(f"data/{storage.key}", storage.count * storage.dtype.itemsize)
+            self._storages[storage] = np.frombuffer(raw, storage.dtype, storage.count)
+        return self._storages[storage]
 
 
 def _read_legacy(file: BinaryIO, path: Path) -> Any:
-    _, version, machine = (_Unpickler(file, path).load() for _ in range(3))
+    """The structure is read twice, since the storages, which come after it, are of the sizes and types that it has."""
+    stream = io.BytesIO(file.read(MOST_BYTES))
+    declared: dict[str, _Storage] = {}
+
+    def declare(storage: _Storage) -> None:
+        if declared.setdefault(storage.key, storage) != storage:
+            raise pickle.UnpicklingError("a storage of two sizes or types")
+
+    first = _Structure(path, declare)
+    _, version, machine = (first.load(stream, most=_MOST_OF_HEAD) for _ in range(3))
     if version != _LEGACY_VERSION:
-        raise UserError(f"{path} is of version {version} of PyTorch's old format, not {_LEGACY_VERSION}: save it again")
+        shown = version if isinstance(version, int) and abs(version) < 2**64 else f"a {type(version).__name__}"
+        raise UserError(f"{path} is of version {shown} of PyTorch's old format, not {_LEGACY_VERSION}: save it again")
     if not machine["little_endian"]:
         raise UserError(f"{path} was written on a big-endian machine: load it there and save it as safetensors")
-    reader = _LegacyUnpickler(file, path)
-    structure = reader.load()
+    start = stream.tell()
+    first.load(stream)
+    keys = first.load(stream)
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise pickle.UnpicklingError("no list of the names of the storages")
+    file.seek(stream.tell())
+    storages = _legacy_storages(file, keys, declared, path.stat().st_size)
+    stream.seek(start)
+    return _Structure(path, storages.__getitem__).load(stream)
+
+
+def _legacy_storages(
+    file: BinaryIO, keys: Sequence[str], declared: dict[str, _Storage], size: int
+) -> dict[_Storage, np.ndarray]:
+    """The storages at the position of the file, in the order of ``keys``."""
     storages = {}
-    for key in _Unpickler(file, path).load():
-        storage = reader.storages.pop(key)
+    for key in keys:
+        storage = declared.pop(key)
         count = int.from_bytes(file.read(8), "little")
         if count != storage.count:
             raise ValueError(f"storage {key} has {count} values, not {storage.count}")
-        storages[storage] = np.frombuffer(file.read(count * storage.dtype.itemsize), storage.dtype, count)
-    if reader.storages:
-        raise ValueError(f"storage {next(iter(reader.storages))} is missing")
-    return _with_arrays(structure, storages)
-
-
-class _Storages(dict[_Storage, np.ndarray]):
-    """The storages of an archive, each read on first access."""
-
-    def __init__(self, archive: zipfile.ZipFile, folder: str, path: Path):
-        super().__init__()
-        self._archive, self._folder, self._path = archive, folder, path
-
-    def __missing__(self, storage: _Storage) -> np.ndarray:
-        name = f"{self._folder}{storage.key}"
-        try:
-            raw = self._archive.read(name)
-        except KeyError:
-            raise UserError(f"{self._path} is incomplete: it has no {name}: fetch it again") from None
-        size = storage.count * storage.dtype.itemsize
-        if len(raw) < size:
-            raise UserError(f"{self._path} is damaged: {name} has {len(raw)} bytes, not {size}: fetch it again")
-        self[storage] = np.frombuffer(raw, storage.dtype, storage.count)
-        return self[storage]
-
-
-def _with_arrays(value: Any, storages: Mapping[_Storage, np.ndarray]) -> Any:
-    """The same containers with arrays in place of tensors."""
-    match value:
-        case _Tensor(storage, offset, shape, strides):
-            steps = tuple(stride * storage.dtype.itemsize for stride in strides)
-            return np.lib.stride_tricks.as_strided(storages[storage][offset:], shape, steps, writeable=False)
-        case dict():
-            return {key: _with_arrays(item, storages) for key, item in value.items()}
-        case list() | tuple():
-            return [_with_arrays(item, storages) for item in value]
-    return value
+        length = count * storage.dtype.itemsize
+        if length > size - file.tell():
+            raise ValueError(f"storage {key} of {length} bytes is cut off")
+        storages[storage] = np.frombuffer(file.read(length), storage.dtype, count)
+    if declared:
+        raise ValueError(f"storage {next(iter(declared))} is missing")
+    return storages

@@ -95,6 +95,38 @@ def named(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
+PREFIXES = ("_orig_mod.", "module.", "model.", "backbone.")
+"""What compiling, data-parallel training and a network around the network put before every name."""
+
+_MOST_PREFIXES = 4
+
+
+def surplus_prefix(tensors: Mapping[str, Any], target: Any, *, rules: WeightRules, ignored: Sequence[str] = ()) -> str:
+    """What precedes every name of ``tensors``, put together of `PREFIXES`, without which most are those of ``target``.
+
+    It is empty where the names are right as they are. Arguments as for :func:`from_published`.
+    """
+    wanted = named(target)
+    names = [name for name in tensors if not any(re.search(expression, name) for expression in ignored)]
+    known = lambda prefix: sum(_place(name.removeprefix(prefix), rules)[0] in wanted for name in names)
+    prefix = best = ""
+    most = known(prefix)
+    for _ in range(_MOST_PREFIXES):
+        longer = [prefix + each for each in PREFIXES if all(name.startswith(prefix + each) for name in names)]
+        if most == len(names) or not longer:
+            break
+        prefix = longer[0]
+        if known(prefix) > most:
+            best, most = prefix, known(prefix)
+    return best
+
+
+def _place(name: str, rules: WeightRules) -> tuple[str | None, Layout]:
+    """The path of the variable that a published name is of, by the first rule that matches, and the layout."""
+    matches = ((renamed(name, pattern=rule.published, template=rule.ours), rule.layout) for rule in rules)
+    return next((match for match in matches if match[0] is not None), (None, SAME))
+
+
 def from_published(
     tensors: Mapping[str, np.ndarray],
     target: Any,
@@ -118,8 +150,8 @@ def from_published(
       order. The caller should report these, and must have given arrays for them.
 
     Raises:
-      UserError: if a published array is not used, a variable is not set or set twice, or a shape or a kind of number
-        differs.
+      UserError: if a published array is not used, a variable is not set or set twice, a shape or a kind of number
+        differs, or numbers are not finite.
     """
     wanted = named(target)
     sources: dict[str, tuple[str, Layout]] = {}
@@ -127,8 +159,7 @@ def from_published(
     for name in tensors:
         if any(re.search(expression, name) for expression in ignored):
             continue
-        matches = ((renamed(name, pattern=rule.published, template=rule.ours), rule.layout) for rule in rules)
-        path, layout = next((match for match in matches if match[0] is not None), (None, SAME))
+        path, layout = _place(name, rules)
         if path is None or path not in wanted:
             unused.append(name)
         elif path in sources:
@@ -136,12 +167,15 @@ def from_published(
         else:
             sources[path] = (name, layout)
 
-    values, left, unset, misfits = {}, [], [], []
+    values, left, unset, misfits, broken = {}, [], [], [], []
     for path, leaf in wanted.items():
         name, layout = sources.get(path, (None, SAME))
         problem = _misfit(name, tensors[name], path, leaf, layout) if name is not None else None
         if name is not None and problem is None:
-            values[path] = layout.to_ours(tensors[name]).astype(leaf.dtype)
+            with np.errstate(over="ignore"):  # what overflows is not finite
+                values[path] = layout.to_ours(tensors[name]).astype(leaf.dtype)
+            if count := values[path].size - np.count_nonzero(np.isfinite(values[path])):
+                broken.append(f"{name} ({count:,} of {values[path].size:,} values)")
         elif any(re.search(expression, path) for expression in replaced):
             values[path] = leaf
             left.append(path)
@@ -159,6 +193,11 @@ def from_published(
     if sentences:
         raise UserError(
             f"these weights are not of this network, or the configuration is different: {'; '.join(sentences)}"
+        )
+    if broken:
+        raise UserError(
+            f"these weights cannot be used: {len(broken)} arrays have numbers that are not finite: {some(broken)}; "
+            "choose those of before the training diverged"
         )
     leaves = [values[path] for path in wanted]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(target), leaves), tuple(left)

@@ -24,6 +24,7 @@ from vision.models.resnet import (
     WIDE_RESNET50_2,
     ResNet,
     ResNetConfig,
+    cifar_resnet,
 )
 from vision.models.resnet import SHARDING_RULES as RESNET_RULES
 from vision.models.resnet import layer_of as resnet_layer_of
@@ -45,6 +46,7 @@ ClassifierConfig = ResNetConfig | ConvNeXtConfig | ViTConfig | SpeedrunConfig | 
 
 CLASSIFIERS: Mapping[str, ClassifierConfig] = {
     "resnet18_cifar": CIFAR_RESNET18,
+    **{f"resnet{depth}": cifar_resnet(depth) for depth in (20, 32, 44, 56, 110)},
     "resnet18": RESNET18,
     "resnet34": RESNET34,
     "resnet50": RESNET50,
