@@ -24,11 +24,12 @@ from vision.data.annotations.cleaning import (
 from vision.data.annotations.coco import read_coco
 from vision.data.annotations.voc import read_voc
 from vision.data.dataset import Split
+from vision.data.image_file import MAX_PIXELS
 from vision.data.letterbox import Letterbox, letterboxed
 from vision.data.shapes.world import ShapesConfig, ShapesSource
 from vision.data.source import ArraySource, Record, Source, in_memory
 from vision.errors import UserError
-from vision.ranges import NonNegativeInt, Pixels, PositiveInt, check_ranges
+from vision.ranges import ImageArea, NonNegativeInt, Pixels, PositiveInt, check_ranges
 
 # Scenes of the shapes world to evaluate on.
 _SHAPES_TEST = 500
@@ -71,6 +72,8 @@ class DetectionConfig:
     """Streaming: number of worker processes that decode; 0 for threads of the main process."""
     skip_damaged: bool = False
     """Decode all images first, and leave out and count those that are damaged or differ from their annotated size."""
+    max_pixels: ImageArea = MAX_PIXELS
+    """Largest width times height of an image; decoding takes up to 24 bytes of memory for each pixel."""
     shapes: ShapesConfig = ShapesConfig(resolution=640, max_objects=8, min_size=0.1, max_size=0.4)
     """The shapes world; its resolution is that of the data. The shapes are the classes, whatever their colour."""
     shapes_count: PositiveInt = 2_000
@@ -166,7 +169,8 @@ class AnnotatedSource:
         annotated = self.annotations.images[index]
         if annotated.file is None:
             raise ValueError(f"image {index} is rendered and has no file")
-        image = open_image(annotated.file, (annotated.width, annotated.height))
+        size = annotated.width, annotated.height
+        image = open_image(annotated.file, size, max_pixels=self.annotations.max_pixels)
         box = Letterbox(annotated.width, annotated.height, self.resolution)
         trainable = ~annotated.crowd
         boxes = padded_boxes(box.to_square(annotated.boxes[trainable]), annotated.labels[trainable], self.max_boxes)
@@ -228,7 +232,7 @@ def _ground_truth(config: DetectionConfig, split: Split) -> Annotations:
 
 def _read(config: DetectionConfig, split: Split) -> Annotations:
     folder, training = config.dir.expanduser(), split == "train"
-    rules = CleaningRules(first=config.overfit_images, skip_damaged=config.skip_damaged)
+    rules = CleaningRules(first=config.overfit_images, skip_damaged=config.skip_damaged, max_pixels=config.max_pixels)
     images = folder / (config.train_images if training else config.test_images)
     classes = folder / config.classes
     match config.name:

@@ -186,7 +186,7 @@ def detection(config: DetectionRunConfig) -> Experiment:
         labelled=True,
         weights=WeightsSource(replaced=HEAD),
         rules=SHARDING_RULES,
-        evaluation_only=("detector.", "predict.", "data.test_"),
+        evaluation_only=("detector.", "predict.", "data.test_", "data.max_pixels"),
         batch_shapes=max(len(set(config.sizes)), 1),
     )
 
@@ -291,6 +291,7 @@ def prediction(config: DetectionRunConfig, compiler: Compiler, class_names: Sequ
         config.predict,
         class_names=class_names,
         resolution=config.data.resolution,
+        max_pixels=config.data.max_pixels,
     )
     return lambda state, files, folder: predict(averages(state), files, folder)
 
