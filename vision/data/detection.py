@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32
 
-from vision.data.annotations.box_text import class_list, read_box_text
+from vision.data.annotations.box_text import class_list, label_folder_of, read_box_text
 from vision.data.annotations.cleaning import (
     AnnotatedImage,
     Annotations,
@@ -224,6 +224,11 @@ def _ground_truth(config: DetectionConfig, split: Split) -> Annotations:
     annotations = (
         _scenes(_world(config, split), stream=config.stream) if config.name == "shapes" else _read(config, split)
     )
+    if not annotations.counts.boxes:
+        raise UserError(
+            f"None of the {annotations.counts.images} images of the {split} split has a box to "
+            f"{'train' if split == 'train' else 'evaluate'} on: {_where_boxes_are_missing(config, split)}."
+        )
     if split == "test":
         return annotations
     beyond = sum(max(0, int((~each.crowd).sum()) - config.max_boxes) for each in annotations.images)
@@ -244,6 +249,22 @@ def _read(config: DetectionConfig, split: Split) -> Annotations:
             return read_voc(folder, listed, class_names=names, rules=rules)
         case _:
             return read_box_text(images, classes, rules=rules)
+
+
+def _where_boxes_are_missing(config: DetectionConfig, split: Split) -> str:
+    """The likely cause."""
+    folder, training = config.dir.expanduser(), split == "train"
+    match config.name:
+        case "coco":
+            path = folder / (config.train_json if training else config.test_json)
+            return f"{path} has no annotations, or of crowds alone; annotations of a test set are often kept back"
+        case "voc":
+            return f"the XML files in {folder / 'Annotations'} have no objects, or difficult ones alone"
+        case "text":
+            images = folder / (config.train_images if training else config.test_images)
+            return f"the label files in {label_folder_of(images)} are empty"
+        case _:
+            return "the scenes have no objects"
 
 
 def _world(config: DetectionConfig, split: Split) -> ShapesSource:

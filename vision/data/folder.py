@@ -20,7 +20,7 @@ from PIL import Image
 from vision.data.class_names import check_name
 from vision.data.grey_levels import rgb
 from vision.data.image_file import MAX_PIXELS, SUFFIXES, ImageError, opened, upright
-from vision.data.listing import Listing, files_below, kinds
+from vision.data.listing import Listing, entries, files_below, kinds
 from vision.data.source import Record
 from vision.errors import UserError
 
@@ -70,9 +70,9 @@ def folder_source(
         )
     if not root.is_dir():
         raise UserError(f"There is no folder {root} to read images from.")
-    entries = _entries(root)
-    plain = [entry for entry in entries if _is_image(entry)]
-    folders = [entry for entry in entries if entry.is_dir()]
+    inside = entries(root)
+    plain = [entry for entry in inside if _is_image(entry)]
+    folders = [entry for entry in inside if entry.is_dir()]
     if labelled is False:
         return FolderSource(image_files(root), None, (), resolution, shorter_side, max_pixels)
     if plain and folders:
@@ -81,7 +81,7 @@ def folder_source(
             "every image into the folder of its class, or read them all without classes."
         )
     used = {*plain, *folders}
-    others = tuple(entry for entry in entries if entry not in used)
+    others = tuple(entry for entry in inside if entry not in used)
     if not plain and not folders:
         found = f"; it has {kinds(others)}" if others else ""
         raise UserError(f"{root} has no images ({', '.join(sorted(SUFFIXES))}) and no folders of classes{found}.")
@@ -235,14 +235,6 @@ def square(image: Image.Image, resolution: int) -> UInt8[np.ndarray, "{resolutio
     if size != image.size:
         image = image.resize(size, Image.Resampling.LANCZOS)
     return np.asarray(image.crop((left, top, left + resolution, top + resolution)))
-
-
-def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, sorted, but names that start with a dot."""
-    try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"The folder {folder} cannot be read: {error.strerror or error}.") from error
 
 
 def _is_image(entry: Path) -> bool:

@@ -93,6 +93,18 @@ def files_below(folder: Path, suffixes: Collection[str]) -> Listing:
     return Listing(tuple(sorted(found)), tuple(sorted(ignored)), tuple(sorted(circular)))
 
 
+def entries(folder: Path) -> list[Path]:
+    """What is directly in a folder, sorted, but names that start with a dot.
+
+    Raises:
+        UserError: it cannot be listed.
+    """
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be read: {error.strerror or error}.") from error
+
+
 def _identity(folder: Path) -> tuple[int, int]:
     try:
         status = folder.stat()

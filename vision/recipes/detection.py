@@ -202,6 +202,8 @@ def detection_data(config: DetectionRunConfig) -> Data:
 
     @functools.cache
     def source(split: Split) -> Source:
+        if split == "train" and config.data.name != "shapes":
+            ground_truth(config.data, "test")  # without boxes it is refused before training
         opened = detection_source(config.data, split)
         check_classes(opened, config.model.classes)
         if is_first():

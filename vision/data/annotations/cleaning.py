@@ -29,6 +29,7 @@ from PIL import ExifTags, Image
 
 from vision.data.grey_levels import rgb
 from vision.data.image_file import MAX_PIXELS, ImageError, opened, upright
+from vision.data.listing import entries
 from vision.errors import UserError
 
 MIN_SIDE = 0.5
@@ -371,7 +372,7 @@ def _present(files: Iterable[Path]) -> list[bool]:
     for file in files:
         folder = file.parent
         if folder not in listed:
-            listed[folder] = frozenset(each.name for each in folder.iterdir()) if folder.is_dir() else frozenset()
+            listed[folder] = frozenset(each.name for each in entries(folder)) if folder.is_dir() else frozenset()
         found.append(file.name in listed[folder])
     return found
 
