@@ -77,8 +77,8 @@ def write_image(
 ) -> None:
     """Writes the image with its boxes: STEM.jpg of a JPEG, else STEM.png.
 
-    With ``crops`` also crops/CLASS/STEM-1 (see `folder_names`) and so on, the most confident first; with ``text`` also STEM.txt, see
-    `text_lines`.
+    With ``crops`` also crops/CLASS/STEM-1 and so on, the most confident first, see `folder_names`; with ``text`` also
+    STEM.txt, see `text_lines`.
 
     Args:
       folder: exists already.
