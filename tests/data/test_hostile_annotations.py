@@ -143,7 +143,6 @@ def test_corners_that_are_not_finite_are_counted(coco):
 
 POLYGONS = [[10, 10, 60, 10, 10, 70.5], [4, 20, 8, 20, 8, 22]]
 MASK = {"size": [30, 40], "counts": [60, 5, 25, 5, 1105]}  # two columns of five pixels
-TEXT = {"size": [30, 40], "counts": "l15i05Pk0"}
 
 
 @pytest.mark.parametrize(
