@@ -50,6 +50,7 @@ def build(config: Config) -> Experiment:
     return supervised(
         config,
         UNet(config.model),
+        max_pixels=config.data.max_pixels,
         network=lambda model, batch, *, train: model(grey(batch), jnp.zeros(len(batch["image"])), {}, train=train),
         data=image_data(config.data, classes=0, channels=3),
         preprocess=scaled(flip=config.flip),

@@ -34,7 +34,9 @@ ALLOWED = {
         *("vision.evaluation", "vision.data", "vision.metrics", "vision.ops", "vision.report", "vision.tasks"),
         *("vision.models", "vision.nn", "vision.diffusion", "vision.train", "vision.pretrained", "vision.parallel"),
     },
-    "vision.launch": {"vision.train", "vision.parallel", "vision.pretrained", "vision.report"},
+    "vision.launch": {
+        *("vision.train", "vision.parallel", "vision.pretrained", "vision.report", "vision.data.image_file"),
+    },
     "vision.__main__": {"vision.launch"},
     "vision.ablation": {"vision.launch", "vision.train.records", "vision.parallel.processes", "vision.report"},
 }

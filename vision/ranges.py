@@ -24,6 +24,8 @@ PositiveInt: TypeAlias = Annotated[int, Interval(ge=1, le=10**12)]
 NonNegativeInt: TypeAlias = Annotated[int, Interval(ge=0, le=10**12)]
 Pixels: TypeAlias = Annotated[int, Interval(ge=1, le=16_384)]
 """Height and width of an image."""
+ImageArea: TypeAlias = Annotated[int, Interval(ge=1, le=2**32)]
+"""Width times height of an image file, in pixels."""
 Channels: TypeAlias = Annotated[int, Interval(ge=1, le=65_536)]
 """Channels of images and features."""
 NoneOrMoreChannels: TypeAlias = Annotated[int, Interval(ge=0, le=65_536)]

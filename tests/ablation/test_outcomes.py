@@ -144,6 +144,17 @@ def test_images_seen_needs_the_end_of_the_file_only(tmp_path):
     assert images_seen(trial, tmp_path) == 999
 
 
+@pytest.mark.parametrize(
+    "line", ["5", "null", '{"images": Infinity}', '{"images": [1]}', '{"images": "x"}', "[" * 9999]
+)
+def test_images_seen_passes_over_lines_of_other_types(tmp_path, line):
+    trial = make_trial()
+    write_metrics(tmp_path, trial, [{"images": 7}])
+    with (trial.workdir(tmp_path) / "metrics.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    assert images_seen(trial, tmp_path) == 7
+
+
 def test_the_end_of_a_log_as_a_terminal_shows_it(tmp_path):
     log = tmp_path / "log"
     log.write_bytes(b"old\n" + b"10%\r20%\r30%\n\x1b[31mred\x1b[0m\n\nword \xff\r\n")

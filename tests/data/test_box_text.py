@@ -130,7 +130,7 @@ def test_files_that_are_not_text(root, read):
     [
         ("\n \n", "is empty; it needs one name per line"),
         ("cat\n\ndog\n", "has an empty line 2"),
-        ("cat\ndog\ncat\n", "has 'cat' twice, again on line 3"),
+        ("cat\ndog\u2028emu\n", r"names, line 2 has a class name with the character U\+2028"),
     ],
 )
 def test_malformed_lists_of_classes(tmp_path, text, message):
@@ -139,12 +139,17 @@ def test_malformed_lists_of_classes(tmp_path, text, message):
         class_list(tmp_path / "names")
 
 
+def test_two_classes_of_one_name_get_two_names(tmp_path):
+    (tmp_path / "names").write_text("cat\ndog\ncat\ncat (id 3)\ncat\n")
+    assert class_list(tmp_path / "names") == ("cat", "dog", "cat (id 2)", "cat (id 3)", "cat (id 4)")
+
+
 def test_files_that_are_not_there(root, read):
     for file in (root / "labels" / "train").iterdir():
         file.unlink()
     with pytest.raises(UserError, match=r"None of the 3 images .* has a label file in .*labels/train, such as b.txt"):
         read()
-    with pytest.raises(UserError, match=r"gone.txt cannot be read as text: .*No such file"):
+    with pytest.raises(UserError, match=r"gone.txt cannot be read: No such file"):
         read_box_text(root / "images" / "train", root / "gone.txt")
     with pytest.raises(UserError, match=r"There is no folder .*nowhere"):
         read_box_text(root / "nowhere", root / "classes.txt")

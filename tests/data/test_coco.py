@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from vision.data.annotations.cleaning import CleaningRules
-from vision.data.annotations.coco import read_coco
+from vision.data.annotations.coco import read_coco, read_coco_numbers
 from vision.errors import UserError
 
 
@@ -84,10 +84,16 @@ def test_rules_are_applied(write):
     assert len(read_coco(*write(some), rules=CleaningRules(first=1)).images) == 1
 
 
-def test_two_categories_may_have_one_name(write):
+def test_two_categories_of_one_name_get_two_names(write, capsys):
     some = content()
     some["categories"][1]["name"] = "dog"
-    assert read_coco(*write(some)).class_names == ("dog", "dog", "toothbrush")
+    path, images = write(some)
+    assert read_coco(path, images).class_names == ("dog", "dog (id 18)", "toothbrush")
+    assert capsys.readouterr().err == (
+        f"{path} has several classes of one name; the later ones are called dog (id 18).\n"
+    )
+    numbers = read_coco_numbers(path)
+    assert (numbers.category("dog"), numbers.category("dog (id 18)")) == (7, 18)
 
 
 def _without(kind, key):
@@ -114,21 +120,20 @@ def _with(kind, **changes):
         ({**content(), "images": []}, "has no images"),
         (_without("images", "id"), r"images\[0\] of .*set.json has no 'id', only 'file_name', 'width'"),
         (_without("images", "file_name"), r"images\[0\] .* has no 'file_name'"),
-        (_without("images", "height"), r"images\[0\] .* has no 'height'"),
         (_without("categories", "name"), r"categories\[0\] .* has no 'name'"),
         (_without("annotations", "image_id"), r"annotations\[0\] .* has no 'image_id'"),
         (_without("annotations", "category_id"), r"annotations\[0\] .* has no 'category_id'"),
         (_without("annotations", "bbox"), r"annotations\[0\] .* has no 'bbox'"),
         (_with("images", id="20"), r"images\[0\] .* has 'id' '20', which is not an integer"),
         (_with("images", id=10), "has two images of the id 10"),
-        (_with("images", width=0), "has a width of 0"),
-        (_with("images", height=None), "has 'height' None, which is not an integer"),
+        (_with("images", width=-2), r"images\[0\] .* has a width of -2, which is not a size"),
+        (_with("images", height="30"), "has 'height' '30', which is not an integer"),
         (_with("images", file_name=3), "file_name that is not text: 3"),
         (_with("categories", id=7), "has two categories of the id 7"),
         (_with("annotations", bbox=[1, 2, 3]), r"annotations\[0\] .* bbox that is not four numbers: \[1, 2, 3\]"),
         (_with("annotations", bbox=[1, 2, 3, "4"]), "bbox that is not four numbers"),
         (_with("annotations", bbox=None), "bbox that is not four numbers: None"),
-        (_with("annotations", area="9"), "an area that is not a number: '9'"),
+        (_with("annotations", area="9"), "an area that is not a number of square pixels: '9'"),
         (
             {**content(), "annotations": [{"image_id": 1, "category_id": 7, "bbox": [0, 0, 1, 1]}]},
             r"None of the 1 annotations .* has the image_id 1, and images have ids such as 20",

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from vision.data.folder import check_images, folder_source, rgb, square
+from vision.data.folder import check_images, folder_source, square
+from vision.data.grey_levels import rgb
 from vision.data.pipeline import evaluation_batches
 from vision.errors import UserError
 
@@ -160,7 +161,7 @@ def test_it_feeds_the_pipeline(tmp_path):
 def test_unusable_folders_are_named(tmp_path):
     with pytest.raises(UserError, match=r"There is no folder .*absent to read images from"):
         folder_source(tmp_path / "absent", resolution=4)
-    with pytest.raises(UserError, match=r"has no images \(\.avif, .*\) and no folders of classes"):
+    with pytest.raises(UserError, match=r"has no images \(\.apng, .*\) and no folders of classes"):
         folder_source(tmp_path, resolution=4)
     with pytest.raises(UserError, match="has no images at any depth"):
         folder_source(tmp_path, resolution=4, labelled=False)

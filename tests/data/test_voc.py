@@ -120,7 +120,7 @@ def test_files_that_are_not_there(write, tmp_path):
     with pytest.raises(UserError, match=r"The split .*val.txt cannot be read: .*No such file"):
         read_voc(tmp_path, "val")
     split(tmp_path, "a", "z")
-    with pytest.raises(UserError, match=r"train.txt, line 2 names 'z', but there is no z.xml in Annotations"):
+    with pytest.raises(UserError, match=r"train.txt, line 2 names 'z', which has no XML file in Annotations"):
         read_voc(tmp_path, "train")
     split(tmp_path, "a", "a")
     with pytest.raises(UserError, match="names 'a' twice"):

@@ -19,7 +19,7 @@ from vision.data.shapes.world import ShapesConfig
 from vision.errors import UserError
 from vision.evaluation import detection as evaluation
 from vision.evaluation.detection import DetectionSet, PredictionConfig
-from vision.evaluation.detection_files import unique_stems
+from vision.evaluation.detection_files import folder_names, unique_stems
 from vision.evaluation.detection_images import sheets
 from vision.metrics.detection.average_precision import ImageDetections, coco_scores
 from vision.metrics.detection.matching import CONFIDENCES, confidence_curves, matching
@@ -362,6 +362,9 @@ def test_results_that_cannot_be_numbered(files, images, names, words, tmp_path, 
 
 def test_names_of_what_is_written(tmp_path):
     names = ("a.jpg", "b.jpg", "A.png", "other/a.jpg", "a-2.jpg", ".hidden")
+    assert folder_names(["a/b", "a b", "a:b", "A_B", "..", "", "x" * 99, "x" * 98]) == [
+        *("a_b", "a b", "a_b-2", "A_B-3", "__", "_", "x" * 60, "x" * 60 + "-2"),
+    ]
     assert unique_stems([tmp_path / name for name in names]) == ["a", "b", "A-2", "a-3", "a-2-2", ".hidden"]
 
 

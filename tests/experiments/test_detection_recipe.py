@@ -44,6 +44,22 @@ def run(*options):
     )
 
 
+def test_a_test_split_without_boxes_is_refused_before_training(tmp_path, capsys):
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        Image.new("RGB", (40, 30)).save(tmp_path / "images" / split / "a.png")
+        (tmp_path / "labels" / split / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n" if split == "train" else "")
+    (tmp_path / "classes.txt").write_text("cat\n")
+    text = ["--data.name", "text", "--data.train-images", "images/train", "--data.test-images", "images/val"]
+    options = ["--data.dir", tmp_path, "--data.resolution", "32", "--model.classes", "1", "--workdir", tmp_path / "run"]
+    assert run("--quick", *text, *options, "--images", "16", "--batch-size", "8") == 2
+    said = capsys.readouterr()
+    assert "None of the 1 images of the test split has a box to evaluate on: the label files in " in said.err
+    assert "labels/val are empty" in said.err
+    assert "average_precision" not in said.out + said.err
+
+
 def test_the_optimizer_is_that_of_a_loop():
     """Sutskever et al. 2013 with the warm-up of the published recipe, against plain numpy."""
     config = SgdConfig(

@@ -139,7 +139,8 @@ def images_seen(trial: Trial, folder: Path) -> int:
     except FileNotFoundError:
         return 0
     for line in reversed(lines):
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # a line truncated at either end
+        # a line truncated at either end, or one that is not what a run writes
+        with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return int(json.loads(line)["images"])
     return 0
 

@@ -5,7 +5,6 @@ To add one: a function that opens it, and an entry of :data:`DATA_SETS`.
 
 import functools
 import hashlib
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +13,15 @@ from typing import Literal
 import numpy as np
 
 from vision.data.folder import FolderSource, check_images, folder_source
+from vision.data.image_file import MAX_PIXELS
+from vision.data.notices import notice
 from vision.data.shapes.world import ShapesConfig, ShapesSource
 from vision.data.source import ArraySource, Source, in_memory
 from vision.data.subset import Subset
 from vision.data.tfds import tfds_source
 from vision.errors import UserError
 from vision.home import expanded
-from vision.ranges import Pixels, PositiveInt
+from vision.ranges import ImageArea, Pixels, PositiveInt
 
 Split = Literal["train", "test"]
 
@@ -44,6 +45,8 @@ class DataConfig:
     their names, so that images that are added later never move others between training and test."""
     skip_damaged: bool = False
     """Folders: decode all files first, and leave out and report those that cannot be decoded."""
+    max_pixels: ImageArea = MAX_PIXELS
+    """Files: largest width times height of an image; decoding takes up to 24 bytes of memory for each pixel."""
     shapes: ShapesConfig = ShapesConfig()
     """The shapes world; its resolution is data.resolution."""
     shapes_count: PositiveInt = 50_000
@@ -68,7 +71,8 @@ def _open_shapes(config: DataConfig, split: Split, seed: int, at_least: int | No
 def _open_folder(config: DataConfig, split: Split, seed: int, at_least: int | None) -> Source:
     apart = config.test_dir is not None
     root = config.test_dir if config.test_dir is not None and split == "test" else config.dir
-    found = _folder(expanded(root), None if at_least else config.resolution, at_least, config.skip_damaged)
+    resolution = None if at_least else config.resolution
+    found = _folder(expanded(root), resolution, at_least, config.skip_damaged, config.max_pixels)
     return found if apart else held_out_by_name(found, expanded(root), split)
 
 
@@ -84,7 +88,7 @@ def _tfds_split(config: DataConfig, split: Split) -> str:
 
 _TFDS = DataSet(
     lambda config, split, seed, at_least: tfds_source(
-        config.name, _tfds_split(config, split), data_dir=expanded(config.dir)
+        config.name, _tfds_split(config, split), data_dir=expanded(config.dir), max_pixels=config.max_pixels
     ),
     lambda config, split: f"{config.name} ({_tfds_split(config, split)})",
 )
@@ -157,18 +161,15 @@ def check_channels(source: Source, channels: int) -> None:
 
 
 @functools.cache  # both splits are parts of one folder, whose files need to be listed only once
-def _folder(root: Path, resolution: int | None, shorter_side: int | None, skip_damaged: bool) -> FolderSource:
-    source = folder_source(root, resolution=resolution, shorter_side=shorter_side)
+def _folder(
+    root: Path, resolution: int | None, shorter_side: int | None, skip_damaged: bool, max_pixels: int
+) -> FolderSource:
+    source = folder_source(root, resolution=resolution, shorter_side=shorter_side, max_pixels=max_pixels)
     if skip_damaged:
         source, report = check_images(source)
         if report.damaged:
-            print(report, file=sys.stderr)
+            notice(str(report))
     return source
-
-
-@functools.cache  # each is reported once
-def _report(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def is_held_out(name: str) -> bool:
@@ -195,5 +196,5 @@ def held_out_by_name(source: FolderSource, root: Path, split: Split) -> Subset:
         present = set() if source.labels is None else set(source.labels[part].tolist())
         missing = [each for index, each in enumerate(source.class_names) if index not in present]
         if missing:
-            _report(f"of the classes in {root} these have no {name} image: {', '.join(missing)}")
+            notice(f"of the classes in {root} these have no {name} image: {', '.join(missing)}")
     return Subset(source, np.flatnonzero(test if split == "test" else ~test), tuple(source.class_names))

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32
 
-from vision.data.annotations.box_text import class_list, read_box_text
+from vision.data.annotations.box_text import class_list, label_folder_of, read_box_text
 from vision.data.annotations.cleaning import (
     AnnotatedImage,
     Annotations,
@@ -24,12 +24,13 @@ from vision.data.annotations.cleaning import (
 from vision.data.annotations.coco import read_coco
 from vision.data.annotations.voc import read_voc
 from vision.data.dataset import Split
+from vision.data.image_file import MAX_PIXELS
 from vision.data.letterbox import Letterbox, letterboxed
 from vision.data.shapes.world import ShapesConfig, ShapesSource
 from vision.data.source import ArraySource, Record, Source, in_memory
 from vision.errors import UserError
 from vision.home import expanded
-from vision.ranges import NonNegativeInt, Pixels, PositiveInt, check_ranges
+from vision.ranges import ImageArea, NonNegativeInt, Pixels, PositiveInt, check_ranges
 
 # Scenes of the shapes world to evaluate on.
 _SHAPES_TEST = 500
@@ -72,6 +73,8 @@ class DetectionConfig:
     """Streaming: number of worker processes that decode; 0 for threads of the main process."""
     skip_damaged: bool = False
     """Decode all images first, and leave out and count those that are damaged or differ from their annotated size."""
+    max_pixels: ImageArea = MAX_PIXELS
+    """Largest width times height of an image; decoding takes up to 24 bytes of memory for each pixel."""
     shapes: ShapesConfig = ShapesConfig(resolution=640, max_objects=8, min_size=0.1, max_size=0.4)
     """The shapes world; its resolution is that of the data. The shapes are the classes, whatever their colour."""
     shapes_count: PositiveInt = 2_000
@@ -167,7 +170,8 @@ class AnnotatedSource:
         annotated = self.annotations.images[index]
         if annotated.file is None:
             raise ValueError(f"image {index} is rendered and has no file")
-        image = open_image(annotated.file, (annotated.width, annotated.height))
+        size = annotated.width, annotated.height
+        image = open_image(annotated.file, size, max_pixels=self.annotations.max_pixels)
         box = Letterbox(annotated.width, annotated.height, self.resolution)
         trainable = ~annotated.crowd
         boxes = padded_boxes(box.to_square(annotated.boxes[trainable]), annotated.labels[trainable], self.max_boxes)
@@ -221,6 +225,11 @@ def _ground_truth(config: DetectionConfig, split: Split) -> Annotations:
     annotations = (
         _scenes(_world(config, split), stream=config.stream) if config.name == "shapes" else _read(config, split)
     )
+    if not annotations.counts.boxes:
+        raise UserError(
+            f"None of the {annotations.counts.images} images of the {split} split has a box to "
+            f"{'train' if split == 'train' else 'evaluate'} on: {_where_boxes_are_missing(config, split)}."
+        )
     if split == "test":
         return annotations
     beyond = sum(max(0, int((~each.crowd).sum()) - config.max_boxes) for each in annotations.images)
@@ -229,7 +238,7 @@ def _ground_truth(config: DetectionConfig, split: Split) -> Annotations:
 
 def _read(config: DetectionConfig, split: Split) -> Annotations:
     folder, training = expanded(config.dir), split == "train"
-    rules = CleaningRules(first=config.overfit_images, skip_damaged=config.skip_damaged)
+    rules = CleaningRules(first=config.overfit_images, skip_damaged=config.skip_damaged, max_pixels=config.max_pixels)
     images = folder / (config.train_images if training else config.test_images)
     classes = folder / config.classes
     match config.name:
@@ -241,6 +250,22 @@ def _read(config: DetectionConfig, split: Split) -> Annotations:
             return read_voc(folder, listed, class_names=names, rules=rules)
         case _:
             return read_box_text(images, classes, rules=rules)
+
+
+def _where_boxes_are_missing(config: DetectionConfig, split: Split) -> str:
+    """The likely cause."""
+    folder, training = expanded(config.dir), split == "train"
+    match config.name:
+        case "coco":
+            path = folder / (config.train_json if training else config.test_json)
+            return f"{path} has no annotations, or of crowds alone; annotations of a test set are often kept back"
+        case "voc":
+            return f"the XML files in {folder / 'Annotations'} have no objects, or difficult ones alone"
+        case "text":
+            images = folder / (config.train_images if training else config.test_images)
+            return f"the label files in {label_folder_of(images)} are empty"
+        case _:
+            return "the scenes have no objects"
 
 
 def _world(config: DetectionConfig, split: Split) -> ShapesSource:

@@ -7,44 +7,58 @@ unless `check_images` has left it out before.
 """
 
 import os
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
+from vision.data.class_names import check_name
+from vision.data.grey_levels import rgb
+from vision.data.image_file import MAX_PIXELS, SUFFIXES, ImageError, opened, upright
+from vision.data.listing import Listing, entries, files_below, kinds
 from vision.data.source import Record
 from vision.errors import UserError
 from vision.home import expanded
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"})
-"""Suffixes of image files, in lower case; other files are ignored."""
+# Pixels of a resized image from which only what is left of it after the crop is made.
+_LARGE = 2**25
 
 
 def folder_source(
-    path: str | Path, *, resolution: int | None, labelled: bool | None = None, shorter_side: int | None = None
+    path: str | Path,
+    *,
+    resolution: int | None,
+    labelled: bool | None = None,
+    shorter_side: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> "FolderSource":
     """The images of ``path``, sorted by class and file name.
 
     Args:
         path: a folder of images, or of sub-folders whose names are the classes, with images at any depth. Names that
-            start with a dot are ignored.
+            start with a dot are ignored; other files that are not images are counted on stderr. Linked folders are
+            followed, see `vision.data.listing`.
         resolution: height and width of every image, in pixels; None keeps the original sizes.
         labelled: True requires classes, False takes all images at any depth without classes, None takes classes if
             there are sub-folders and none if images are directly in the folder.
         shorter_side: with a resolution of None, the number of pixels of the shorter side that is enough. A JPEG of two,
             four or eight times this size is decoded at a half, a quarter or an eighth, which is faster; see
             `FolderSource.shorter_side`. None always decodes the full size.
+        max_pixels: limit of an image's width times height, see `vision.data.image_file.opened`.
 
     Returns:
         a source of "image" uint8 [h w 3], where h and w are ``resolution`` or the original size, and, with classes,
         "label" int32 [].
 
     Raises:
-        UserError: the folder does not exist, has no images, a class without images, or images both with and without a
-            class; the resolution or shorter side is invalid; and when a sample is read, the image cannot be decoded.
+        UserError: the folder does not exist, has no images, a class without images or with a name that cannot be
+            printed, or images both with and without a class; the resolution or shorter side is invalid; and when a
+            sample is read, the image cannot be decoded or has more than ``max_pixels``.
     """
     root = expanded(path)
     if resolution is not None and resolution < 1:
@@ -57,35 +71,58 @@ def folder_source(
         )
     if not root.is_dir():
         raise UserError(f"There is no folder {root} to read images from.")
-    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    plain = [entry for entry in entries if _is_image(entry)]
-    folders = [entry for entry in entries if entry.is_dir()]
+    inside = entries(root)
+    plain = [entry for entry in inside if _is_image(entry)]
+    folders = [entry for entry in inside if entry.is_dir()]
     if labelled is False:
-        images = _images_below(root)
-        if not images:
-            raise UserError(f"{root} has no images at any depth ({', '.join(sorted(SUFFIXES))}).")
-        return FolderSource(tuple(images), None, (), resolution, shorter_side)
+        return FolderSource(image_files(root), None, (), resolution, shorter_side, max_pixels)
     if plain and folders:
         raise UserError(
             f"{root} has both images ({plain[0].name}, ...) and sub-folders ({folders[0].name}, ...): put "
             "every image into the folder of its class, or read them all without classes."
         )
+    used = {*plain, *folders}
+    others = tuple(entry for entry in inside if entry not in used)
     if not plain and not folders:
-        raise UserError(f"{root} has no images ({', '.join(sorted(SUFFIXES))}) and no folders of classes.")
+        found = f"; it has {kinds(others)}" if others else ""
+        raise UserError(f"{root} has no images ({', '.join(sorted(SUFFIXES))}) and no folders of classes{found}.")
     if plain and labelled:
         raise UserError(f"{root} has images without classes: put every image into the folder of its class.")
     if plain:
-        return FolderSource(tuple(plain), None, (), resolution, shorter_side)
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, folder in enumerate(folders):
-        images = _images_below(folder)
-        if not images:
-            raise UserError(f"The class folder {folder} has no images; add some or remove it.")
-        files += images
-        labels += [label] * len(images)
-    names = tuple(folder.name for folder in folders)
-    return FolderSource(tuple(files), np.array(labels, np.int32), names, resolution, shorter_side)
+        Listing(tuple(plain), others, ()).report(root, "images")
+        return FolderSource(tuple(plain), None, (), resolution, shorter_side, max_pixels)
+    listings = [files_below(folder, SUFFIXES) for folder in folders]
+    for folder, listing in zip(folders, listings, strict=True):
+        check_name(folder.name, f"The class folder {str(folder)!r}")
+        if not listing.files:
+            found = f" (it has {kinds(listing.ignored)})" if listing.ignored else ""
+            raise UserError(f"The class folder {folder} has no images; add some or remove it{found}.")
+    files = tuple(file for listing in listings for file in listing.files)
+    labels = np.repeat(np.arange(len(folders), dtype=np.int32), [len(listing.files) for listing in listings])
+    ignored = tuple(file for listing in listings for file in listing.ignored)
+    circular = tuple(link for listing in listings for link in listing.circular)
+    Listing(files, (*others, *ignored), circular).report(root, "images")
+    return FolderSource(files, labels, tuple(folder.name for folder in folders), resolution, shorter_side, max_pixels)
+
+
+def image_files(folder: Path, *, known: Collection[str] = ()) -> tuple[Path, ...]:
+    """All images at any depth below a folder, sorted; what else is there, is reported.
+
+    Args:
+        folder: linked folders in it are followed.
+        known: suffixes of files that are not worth a report.
+
+    Raises:
+        UserError: the folder does not exist or has no images.
+    """
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder} to read images from.")
+    listing = files_below(folder, SUFFIXES)
+    if not listing.files:
+        found = f"; it has {kinds(listing.ignored)}" if listing.ignored else ""
+        raise UserError(f"{folder} has no images at any depth ({', '.join(sorted(SUFFIXES))}){found}.")
+    listing.report(folder, "images", known=known)
+    return listing.files
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,23 +142,22 @@ class FolderSource:
     JPEG's cosine transform and is a little sharper than an area average. For a photograph of 512x600 pixels, a half and
     a quarter differ from a full decoding resized bilinearly by 2.4 levels (PSNR 35 dB); after a further resize by 0.6,
     by 0.8 and 1.0 levels (44 and 43 dB)."""
+    max_pixels: int = MAX_PIXELS
+    """Limit of an image's width times height as stored."""
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Record:
         file = self.files[index]
-        try:
-            with Image.open(file) as image:
-                if self.resolution is not None:
-                    record = {"image": square(image, self.resolution)}
-                else:
-                    if self.shorter_side is not None:
-                        # Only for JPEG: the largest reduction that leaves both sides at least this long
-                        image.draft(None, (self.shorter_side, self.shorter_side))
-                    record = {"image": np.asarray(rgb(ImageOps.exif_transpose(image)))}
-        except _DAMAGE as error:
-            raise UserError(f"{file} cannot be decoded ({_reason(error)}); repair or remove it.") from error
+        with opened(file, max_pixels=self.max_pixels) as image:
+            if self.resolution is not None:
+                record = {"image": square(upright(image), self.resolution)}
+            else:
+                if self.shorter_side is not None:
+                    # Only for JPEG: the largest reduction that leaves both sides at least this long
+                    image.draft(None, (self.shorter_side, self.shorter_side))
+                record = {"image": np.asarray(upright(image))}
         if self.labels is not None:
             record["label"] = self.labels[index]
         return record
@@ -164,7 +200,7 @@ def check_images(source: FolderSource) -> tuple[FolderSource, DamageReport]:
         UserError: none of the images can be decoded.
     """
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        reasons = list(pool.map(_damage, source.files))
+        reasons = list(pool.map(partial(_damage, max_pixels=source.max_pixels), source.files))
     damaged = tuple((file, reason) for file, reason in zip(source.files, reasons, strict=True) if reason is not None)
     good = [index for index, reason in enumerate(reasons) if reason is None]
     if not good:
@@ -176,55 +212,31 @@ def check_images(source: FolderSource) -> tuple[FolderSource, DamageReport]:
     return kept, DamageReport(len(reasons), damaged, emptied)
 
 
-# What Pillow raises for files that it cannot decode.
-_DAMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-
-
-def _damage(file: Path) -> str | None:
+def _damage(file: Path, max_pixels: int) -> str | None:
     """Why a file cannot be decoded, or None."""
     try:
-        with Image.open(file) as image:
-            rgb(ImageOps.exif_transpose(image))
-    except _DAMAGE as error:
-        return _reason(error)
+        with opened(file, max_pixels=max_pixels) as image:
+            upright(image)
+    except ImageError as error:
+        return error.reason
     return None
 
 
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def square(image: Image.Image, resolution: int) -> UInt8[np.ndarray, "{resolution} {resolution} 3"]:
-    """The image after EXIF rotation, in RGB, with its shorter side resized to ``resolution`` and its centre cropped."""
-    colour = rgb(ImageOps.exif_transpose(image))
-    width, height = colour.size
+    """An upright image in RGB, its shorter side resized to ``resolution`` and its centre cropped."""
+    image = rgb(image)
+    width, height = image.size
     scale = resolution / min(width, height)
     size = (max(resolution, round(width * scale)), max(resolution, round(height * scale)))
-    if size != colour.size:
-        colour = colour.resize(size, Image.Resampling.LANCZOS)
     left, top = (size[0] - resolution) // 2, (size[1] - resolution) // 2
-    return np.asarray(colour.crop((left, top, left + resolution, top + resolution)))
-
-
-def rgb(image: Image.Image) -> Image.Image:
-    """Any of Pillow's modes in 8-bit RGB: 16-bit grey by its upper byte, transparency on white."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # Pillow's conversion clips at 255, which would make a 16-bit image white.
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
-        image = Image.fromarray(grey.astype(np.uint8))
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if size[0] * size[1] > _LARGE:  # a line of pixels, which would become enormous before the crop
+        x, y = width / size[0], height / size[1]
+        box = (left * x, top * y, min(width, (left + resolution) * x), min(height, (top + resolution) * y))
+        return np.asarray(image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box))
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    return np.asarray(image.crop((left, top, left + resolution, top + resolution)))
 
 
 def _is_image(entry: Path) -> bool:
     return entry.suffix.lower() in SUFFIXES and entry.is_file()
-
-
-def _images_below(folder: Path) -> list[Path]:
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [path for name in names if not name.startswith(".") and _is_image(path := Path(parent, name))]
-    return sorted(found)

@@ -22,7 +22,8 @@ from vision.data.dataset import (
     named_split,
     open_dataset,
 )
-from vision.data.folder import rgb, square
+from vision.data.folder import square
+from vision.data.grey_levels import rgb
 from vision.data.image_data import Data, HostBatch, process_share
 from vision.data.pipeline import Transform, batches, evaluation_batches
 from vision.data.source import Record, Source
@@ -120,7 +121,7 @@ def labelled_evaluation_batches(
 
 
 def fitted(image: Image.Image, config: LabelledConfig) -> UInt8[np.ndarray, "h w 3"]:
-    """An image of any size and mode, prepared as for evaluation: RGB, of size ``config.test_side``."""
+    """An upright image of any size and mode, prepared as for evaluation: RGB, of size ``config.test_side``."""
     if not config.stream:
         return square(image, config.resolution)
     transform = crop.resize_centre_crop(config.test_resolution, resize=config.test_resize)

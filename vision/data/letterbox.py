@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
-from vision.data.folder import rgb
+from vision.data.grey_levels import rgb
 from vision.errors import UserError
 
 PAD = 114

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from vision.data.image_file import MAX_PIXELS, opened
 from vision.data.source import Record, Source
 from vision.errors import UserError
 from vision.home import expanded
@@ -39,6 +39,7 @@ def tfds_source(
     data_dir: str | Path,
     image_key: str = "image",
     label_key: str | None = "label",
+    max_pixels: int = MAX_PIXELS,
 ) -> Source:
     """The samples of one split of a prepared TFDS data set.
 
@@ -52,6 +53,7 @@ def tfds_source(
         data_dir: the TFDS root directory, or the prepared directory itself.
         image_key: the feature to take as "image"; it must be an 8-bit one.
         label_key: the feature to take as "label"; None for a set without labels.
+        max_pixels: limit of an image's width times height, see `vision.data.image_file.opened`.
 
     Raises:
         UserError: the data set, split, feature or a file does not exist; a file is truncated; the data set is not in
@@ -89,14 +91,23 @@ def tfds_source(
         skip=tfds.decode.SkipDecoding,
         image_key=image_key,
         label_key=label_key,
-        reopen=functools.partial(tfds_source, name, split, data_dir=data_dir, image_key=image_key, label_key=label_key),
+        max_pixels=max_pixels,
+        reopen=functools.partial(
+            tfds_source,
+            name,
+            split,
+            data_dir=data_dir,
+            image_key=image_key,
+            label_key=label_key,
+            max_pixels=max_pixels,
+        ),
     )
 
 
 class TfdsSource:
     """One opened split; array_record opens the files themselves when they are first read."""
 
-    def __init__(self, raw, files, features, *, images, skip, image_key, label_key, reopen):
+    def __init__(self, raw, files, features, *, images, skip, image_key, label_key, max_pixels, reopen):
         self._raw = raw
         self._files = [file for file, _ in files]
         self._counts = [count for _, count in files]
@@ -107,6 +118,7 @@ class TfdsSource:
         self._decoders = {key: skip() for key in images}
         self._image_key = image_key
         self._label_key = label_key
+        self._max_pixels = max_pixels
         self._reopen = reopen
         # Only a ClassLabel has names.
         names = getattr(features[label_key], "names", None) if label_key is not None else None
@@ -135,7 +147,7 @@ class TfdsSource:
     def _record(self, encoded: bytes) -> Record:
         example = self._features.deserialize_example_np(encoded, decoders=self._decoders)
         for key, mode in self._images.items():
-            example[key] = _decoded(example[key], mode)
+            example[key] = _decoded(example[key], mode, self._max_pixels)
         record = {"image": example.pop(self._image_key)}
         if self._label_key is not None:
             record["label"] = np.asarray(example.pop(self._label_key), np.int32)
@@ -147,8 +159,8 @@ class TfdsSource:
         return self._reopen, ()
 
 
-def _decoded(encoded: bytes, mode: str) -> np.ndarray:
-    with Image.open(io.BytesIO(encoded)) as image:
+def _decoded(encoded: bytes, mode: str, max_pixels: int) -> np.ndarray:
+    with opened(io.BytesIO(encoded), max_pixels=max_pixels, name="its image") as image:
         pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 

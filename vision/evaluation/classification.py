@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
-from vision.data.folder import rgb
 from vision.data.image_data import Data
+from vision.data.image_file import MAX_PIXELS, ImageError, opened, upright
 from vision.errors import UserError
 from vision.metrics.recognition import calibration, classification
 from vision.report.confusion import confusion_plot
@@ -167,6 +167,7 @@ def predict_files(
     channels: int,
     batch_size: int = 64,
     max_classes: int = 5,
+    max_pixels: int = MAX_PIXELS,
 ) -> Callable[[Any, Sequence[Path], Path], list[str]]:
     """(variables, files, folder) -> a line a file with its likeliest classes; writes the sheet ``predictions.png``.
 
@@ -180,21 +181,22 @@ def predict_files(
       channels: of the model's images: 3, or 1 for grey.
       batch_size: images at a time; no more are in memory, but small ones of those on the sheet.
       max_classes: largest number of classes in a line.
+      max_pixels: limit of an image's width times height.
     """
     compiled = compiler.function(lambda variables, images: jax.nn.softmax(classify(variables, images)))
 
-    def opened(file: Path) -> tuple[np.ndarray, np.ndarray] | str:
+    def prepared(file: Path) -> tuple[np.ndarray, np.ndarray] | str:
         """The image as the model gets it, and small for the sheet; or why it cannot be decoded."""
         try:
-            with Image.open(file) as image:
-                upright = rgb(ImageOps.exif_transpose(image))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return " ".join(str(error).split()) or type(error).__name__
-        pixels = fitted(upright)
-        upright.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+            with opened(file, max_pixels=max_pixels) as image:
+                colour = upright(image)
+        except ImageError as error:
+            return error.reason
+        pixels = fitted(colour)
+        colour.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
         if channels == 1:
             pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
-        return pixels, np.asarray(upright)
+        return pixels, np.asarray(colour)
 
     def likeliest(variables: Any, images: list[np.ndarray]) -> list[list[tuple[str, float]]]:
         """The first classes of each image; the batch is filled up, so that one program does for all."""
@@ -211,7 +213,7 @@ def predict_files(
         seen = 0
         for start in range(0, len(files), batch_size):
             part = files[start : start + batch_size]
-            found = [opened(file) for file in part]
+            found = [prepared(file) for file in part]
             guesses = iter(likeliest(variables, [each[0] for each in found if not isinstance(each, str)]))
             for file, each in zip(part, found, strict=True):
                 if isinstance(each, str):

@@ -9,12 +9,12 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 from jaxtyping import Array, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from vision.data.annotations.cleaning import Annotations
 from vision.data.annotations.coco import read_coco_numbers
-from vision.data.folder import rgb
 from vision.data.image_data import Data
+from vision.data.image_file import MAX_PIXELS, ImageError, opened, upright
 from vision.data.letterbox import Letterbox, letterboxed
 from vision.errors import UserError
 from vision.evaluation.detection_files import Predicted, summary, unique_stems, write_image, write_results
@@ -251,6 +251,7 @@ def predict_files(
     class_names: Sequence[str],
     resolution: int,
     batch_size: int = 8,
+    max_pixels: int = MAX_PIXELS,
 ) -> Callable[[Any, Sequence[Path], Path], list[str]]:
     """(variables, files, folder) -> one line a file that lists its detections; writes images and results to the folder.
 
@@ -269,6 +270,7 @@ def predict_files(
       class_names: one for each class.
       resolution: side of the squares that files are letterboxed into, each at its own size.
       batch_size: images at a time; no more are in memory.
+      max_pixels: limit of an image's width times height.
     """
     compiled = compiler.function(detect)
 
@@ -291,9 +293,9 @@ def predict_files(
             numbers.check(files, class_names)
         for start in range(0, len(files), batch_size):
             part = files[start : start + batch_size]
-            opened = [_opened(file) for file in part]
-            everything = iter(found_in(variables, [each for each in opened if not isinstance(each, str)]))
-            for file, stem, each in zip(part, stems[start : start + batch_size], opened, strict=True):
+            images = [_opened(file, max_pixels) for file in part]
+            everything = iter(found_in(variables, [each for each in images if not isinstance(each, str)]))
+            for file, stem, each in zip(part, stems[start : start + batch_size], images, strict=True):
                 if isinstance(each, str):
                     lines.append(f"{file}: skipped, it cannot be decoded ({each})")
                     continue
@@ -313,10 +315,10 @@ def predict_files(
     return predict
 
 
-def _opened(file: Path) -> Image.Image | str:
+def _opened(file: Path, max_pixels: int) -> Image.Image | str:
     """The image, upright and in RGB; or why it cannot be decoded."""
     try:
-        with Image.open(file) as image:
-            return rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        with opened(file, max_pixels=max_pixels) as image:
+            return upright(image)
+    except ImageError as error:
+        return error.reason

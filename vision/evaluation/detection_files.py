@@ -16,6 +16,8 @@ from vision.metrics.detection.average_precision import ImageDetections
 from vision.report.boxes import ImageWithBoxes, image_with_boxes
 
 _JPEG = frozenset({".jpg", ".jpeg"})
+# Characters of a folder's name, of at most four bytes each.
+_LONGEST_FOLDER = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,20 +35,28 @@ class Predicted:
 
 
 def unique_stems(files: Sequence[Path]) -> list[str]:
-    """A name for what is written of each file: its own without suffix, with a number where another has it already.
+    """A name for what is written of each file: its own without suffix, with a number where another has it already."""
+    return _unique([file.stem for file in files])
 
-    Names that differ in upper and lower case alone are the same to some disks, and here.
-    """
+
+def folder_names(class_names: Sequence[str]) -> list[str]:
+    """A name for the folder of each class: what a folder may be called, with a number where another has it already."""
+    named = [re.sub(r"[^\w -]", "_", name)[:_LONGEST_FOLDER].strip() or "_" for name in class_names]
+    return _unique(named)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Names that differ in upper and lower case alone are the same to some disks, and here."""
     taken: set[str] = set()
-    stems = []
-    for file in files:
-        stem, number = file.stem, 1
-        while stem.casefold() in taken:
+    found = []
+    for name in names:
+        own, number = name, 1
+        while own.casefold() in taken:
             number += 1
-            stem = f"{file.stem}-{number}"
-        taken.add(stem.casefold())
-        stems.append(stem)
-    return stems
+            own = f"{name}-{number}"
+        taken.add(own.casefold())
+        found.append(own)
+    return found
 
 
 def summary(found: ImageDetections, class_names: Sequence[str]) -> str:
@@ -67,8 +77,8 @@ def write_image(
 ) -> None:
     """Writes the image with its boxes: STEM.jpg of a JPEG, else STEM.png.
 
-    With ``crops`` also crops/CLASS/STEM-1 and so on, the most confident first; with ``text`` also STEM.txt, see
-    `text_lines`.
+    With ``crops`` also crops/CLASS/STEM-1 and so on, the most confident first, see `folder_names`; with ``text`` also
+    STEM.txt, see `text_lines`.
 
     Args:
       folder: exists already.
@@ -96,11 +106,11 @@ def write_image(
         write_atomically(folder / f"{stem}.txt", "".join(f"{line}\n" for line in text_lines(one)).encode())
     if not crops:
         return
+    folders = folder_names(class_names)
     for number, place in enumerate(order.tolist(), start=1):
         x0, y0 = np.floor(found.boxes[place, :2]).astype(int)
         x1, y1 = np.ceil(found.boxes[place, 2:]).astype(int)
-        # a class may have any name, a folder may not
-        name = re.sub(r"[^\w -]", "_", class_names[int(found.labels[place])]).strip() or "_"
+        name = folders[int(found.labels[place])]
         (folder / "crops" / name).mkdir(parents=True, exist_ok=True)
         _save(folder / "crops" / name / f"{stem}-{number}{suffix}", pixels[y0:y1, x0:x1], jpeg)
 

@@ -44,7 +44,7 @@ def read_files(truth: Annotations) -> ReadImage:
     def read(place: int) -> UInt8[np.ndarray, "h w 3"]:
         picture = truth.images[place]
         assert picture.file is not None
-        return np.asarray(open_image(picture.file, (picture.width, picture.height)))
+        return np.asarray(open_image(picture.file, (picture.width, picture.height), max_pixels=truth.max_pixels))
 
     return read
 

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
-from vision.data.folder import rgb, square
+from vision.data.folder import square
 from vision.data.image_data import Data
+from vision.data.image_file import MAX_PIXELS, ImageError, opened, upright
 from vision.data.source import in_memory
 from vision.errors import UserError
 from vision.ops.pixels import to_float
@@ -112,11 +113,18 @@ def side_by_side(images: Mapping[str, UInt8[np.ndarray, "n h w c"]]) -> UInt8[np
 
 
 def restore_files(
-    compiler: Compiler, apply: Apply, images: Images, *, resolution: int, channels: int
+    compiler: Compiler,
+    apply: Apply,
+    images: Images,
+    *,
+    resolution: int,
+    channels: int,
+    max_pixels: int = MAX_PIXELS,
 ) -> Callable[[Any, Sequence[Path], Path], list[str]]:
     """(variables, files, folder) -> a line a file; writes what the network makes of each, for images to images.
 
-    Files are cropped to a square of ``resolution`` pixels. Those that cannot be decoded are left out and named.
+    Files are cropped to a square of ``resolution`` pixels. Those that cannot be decoded, or have more than
+    ``max_pixels``, are left out and named.
     Raises ``UserError`` where none can be decoded.
     """
     compiled = compiler.function(
@@ -127,10 +135,10 @@ def restore_files(
         lines, written = [], 0
         for file in files:
             try:
-                with Image.open(file) as opened:
-                    pixels = square(rgb(ImageOps.exif_transpose(opened)), resolution)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                lines.append(f"{file}: skipped, it cannot be decoded ({' '.join(str(error).split())})")
+                with opened(file, max_pixels=max_pixels) as image:
+                    pixels = square(upright(image), resolution)
+            except ImageError as error:
+                lines.append(f"{file}: skipped, it cannot be decoded ({error.reason})")
                 continue
             if channels == 1:
                 pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]

@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
 
+from vision.data.image_file import opened
 from vision.errors import UserError
 from vision.home import expanded
 from vision.launch.export import write_export
@@ -171,9 +171,6 @@ def _label(run: LoadedRun, label: str, names: Sequence[str] | None) -> int:
 
 
 def _read_image(path: Path, mode: str) -> UInt8[np.ndarray, "h w c"]:
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert(mode))
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise UserError(f"{path} cannot be decoded as an image ({error})") from error
+    with opened(path) as image:
+        pixels = np.asarray(image.convert(mode))
     return pixels if pixels.ndim == 3 else pixels[..., None]

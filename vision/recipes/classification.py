@@ -114,7 +114,7 @@ def classification(config: Any, network: Classifier) -> Experiment:
         weights=WeightsSource(published=network.published, ignored=network.ignored, replaced=network.replaced),
         statistics=functools.partial(statistics, config, network, data) if network.statistics is not None else None,
         rules=network.rules,
-        evaluation_only=("flip_tta", "data.test_"),
+        evaluation_only=("flip_tta", "data.test_", "data.max_pixels"),
     )
 
 
@@ -129,7 +129,14 @@ def prediction(
     """Predictions for files by the averaged variables."""
     fit = functools.partial(fitted, config=config.data)
     channels = config.model.channels
-    predict = predict_files(compiler, logits, fitted=fit, class_names=class_names, channels=channels)
+    predict = predict_files(
+        compiler,
+        logits,
+        fitted=fit,
+        class_names=class_names,
+        channels=channels,
+        max_pixels=config.data.max_pixels,
+    )
     return lambda state, files, folder: predict(averages(state), files, folder)
 
 

@@ -187,7 +187,7 @@ def detection(config: DetectionRunConfig) -> Experiment:
         labelled=True,
         weights=WeightsSource(replaced=HEAD),
         rules=SHARDING_RULES,
-        evaluation_only=("detector.", "predict.", "data.test_"),
+        evaluation_only=("detector.", "predict.", "data.test_", "data.max_pixels"),
         batch_shapes=max(len(set(config.sizes)), 1),
     )
 
@@ -203,6 +203,8 @@ def detection_data(config: DetectionRunConfig) -> Data:
 
     @functools.cache
     def source(split: Split) -> Source:
+        if split == "train" and config.data.name != "shapes":
+            ground_truth(config.data, "test")  # without boxes it is refused before training
         opened = detection_source(config.data, split)
         check_classes(opened, config.model.classes)
         if is_first():
@@ -293,6 +295,7 @@ def prediction(config: DetectionRunConfig, compiler: Compiler, class_names: Sequ
         config.predict,
         class_names=class_names,
         resolution=config.data.resolution,
+        max_pixels=config.data.max_pixels,
     )
     return lambda state, files, folder: predict(averages(state), files, folder)
 

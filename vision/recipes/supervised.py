@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Key
 
 from vision.data.dataset import DataConfig
 from vision.data.image_data import Data
+from vision.data.image_file import MAX_PIXELS
 from vision.evaluation.supervised import Images, Metric, restore_files, supervised_metrics
 from vision.metrics.reconstruction.signal_to_noise import peak_signal_to_noise
 from vision.parallel.sharding import ShardingRules
@@ -96,6 +97,7 @@ def supervised(
     network: Network = on_image,
     preprocess: Preprocess | None = None,
     rules: ShardingRules = (),
+    max_pixels: int = MAX_PIXELS,
 ) -> Experiment:
     """The experiment.
 
@@ -110,6 +112,7 @@ def supervised(
       network: how the model is called on a batch.
       preprocess: what happens to a batch inside the training step; by default images are scaled to [-1, 1].
       rules: sharding rules.
+      max_pixels: of files to predict, limit of an image's width times height.
     """
 
     def apply(variables: Any, batch: Batch) -> Array:
@@ -128,7 +131,7 @@ def supervised(
         del class_names
         assert images is not None
         height, _, channels = data.sample["image"].shape
-        restore = restore_files(compiler, apply, images, resolution=height, channels=channels)
+        restore = restore_files(compiler, apply, images, resolution=height, channels=channels, max_pixels=max_pixels)
         return lambda state, files, folder: restore(averages(state), files, folder)
 
     return assemble(
@@ -143,6 +146,7 @@ def supervised(
         ),
         prediction=prediction if images is not None else None,
         rules=rules,
+        evaluation_only=("data.max_pixels",),
     )
 
 

@@ -2,17 +2,24 @@
 
 The class is an index into a list, from 0; centre, width and height are fractions of the image's width and height. It is
 the format of Darknet (Redmon & Farhadi 2018) and of later YOLO versions. Label files have the names of the images with
-".txt", in the same folder or in a sibling folder: images/train/a.jpg and labels/train/a.txt. An image without a label
-file has no boxes. Sizes are read from the headers of the images, after EXIF rotation.
+".txt", in capitals or not, in the same folder or in a sibling folder: images/train/a.jpg and labels/train/a.txt. An
+image without a label file has no boxes. Sizes are read from the headers of the images, after EXIF rotation.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from vision.data.annotations.cleaning import DEFAULT_RULES, Annotations, CleaningRules, RawAnnotation, collect
-from vision.data.folder import folder_source
+from vision.data.annotations.fields import shown, text_lines
+from vision.data.class_names import check_name, unique_names
+from vision.data.folder import image_files
+from vision.data.image_file import SUFFIXES
+from vision.data.listing import files_below
 from vision.errors import UserError
+
+_SUFFIX = ".txt"
 
 
 def read_box_text(
@@ -32,28 +39,28 @@ def read_box_text(
 
     Raises:
         UserError: a folder or the list of classes does not exist; the folder has no images; none of them has a label
-            file; a line is malformed (with its file and number); and as for `collect`.
+            file; a line is malformed (with its file and number); classes are numbered from 1; and as for `collect`.
     """
     classes = class_list(classes_file)
-    images = folder_source(image_folder, resolution=None, labelled=False).files
     labels = label_folder_of(image_folder) if label_folder is None else label_folder
     if not labels.is_dir():
         raise UserError(f"There is no folder {labels} of label files for the images in {image_folder}.")
-    files = {path.relative_to(labels).with_suffix("") for path in labels.rglob("*.txt") if _is_label(path, labels)}
-    if classes_file.is_relative_to(labels):
-        files.discard(classes_file.relative_to(labels).with_suffix(""))
+    images = image_files(image_folder, known={_SUFFIX} if labels == image_folder else ())
+    files = _label_files(labels, classes_file)
     names = [file.relative_to(image_folder).with_suffix("") for file in images]
-    if not files.intersection(names):
+    if not files.keys() & set(names):
         raise UserError(
             f"None of the {len(images)} images in {image_folder} has a label file in {labels}, such as "
             f"{names[0]}.txt for {images[0].name}."
         )
+    lines = {name: _lines(files[name]) for name in names if name in files}
+    _check_first(lines.values(), len(classes), labels, classes_file)
     stated = []
     for number, (file, name) in enumerate(zip(images, names, strict=True), start=1):
-        boxes, numbers = _lines(labels / f"{name}.txt") if name in files else ([], [])
+        boxes, numbers = lines.get(name, ([], []))
         stated.append(_raw_annotation(file, number, boxes, numbers, len(classes)))
     # A label file without an image means that the image is missing.
-    for number, name in enumerate(sorted(files.difference(names)), start=len(stated) + 1):
+    for number, name in enumerate(sorted(files.keys() - set(names)), start=len(stated) + 1):
         stated.append(_raw_annotation(image_folder / name, number, [], [], len(classes)))
     return collect(
         stated, class_names=classes, category_ids=tuple(range(len(classes))), folder=image_folder, rules=rules
@@ -74,52 +81,83 @@ def label_folder_of(image_folder: Path) -> Path:
 
 
 def class_list(path: Path) -> tuple[str, ...]:
-    """Names of classes from a text file, one per line: the first is class 0.
+    """Names of classes from a text file, one per line: the first is class 0; the second of a name gets its number.
 
     Raises:
-        UserError: the file cannot be read, is empty, has an empty line between names, or has a name twice.
+        UserError: the file cannot be read, is empty, has an empty line between names, or a name that cannot be printed.
     """
-    names = [line.strip() for line in _text(path).rstrip().splitlines()]
+    names = [line.strip() for line in text_lines(path, "The list of classes")]
+    while names and not names[-1]:
+        names.pop()
     if not names:
         raise UserError(f"The list of classes {path} is empty; it needs one name per line.")
     for number, name in enumerate(names, start=1):
         if not name:
             raise UserError(f"The list of classes {path} has an empty line {number}, which would be a class.")
-        if name in names[: number - 1]:
-            raise UserError(f"The list of classes {path} has {name!r} twice, again on line {number}.")
-    return tuple(names)
+        check_name(name, f"{path}, line {number}")
+    return unique_names(names, range(len(names)), str(path))
 
 
-def _is_label(path: Path, folder: Path) -> bool:
-    return not any(part.startswith(".") for part in path.relative_to(folder).parts)
+# Class numbers from 0, and corners as fractions.
+_Lines = tuple[list[list[float]], list[int]]
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text: {error}.") from error
+def _label_files(folder: Path, classes_file: Path) -> dict[Path, Path]:
+    """Label files by their path in the folder without suffix."""
+    listing = files_below(folder, {_SUFFIX})
+    listing.report(folder, "labels", known=SUFFIXES)
+    found: dict[Path, Path] = {}
+    for file in listing.files:
+        name = file.relative_to(folder).with_suffix("")
+        if file == classes_file:
+            continue
+        if name in found:
+            raise UserError(f"{found[name]} and {file} are labels of the same image: remove one of them.")
+        found[name] = file
+    return found
 
 
-def _lines(path: Path) -> tuple[list[list[float]], list[int]]:
+def _check_first(lines: Iterable[_Lines], classes: int, folder: Path, classes_file: Path) -> None:
+    """Refuse labels that are numbered from 1, which would name every class wrongly but the last, which is unknown."""
+    numbers = {number for _, each in lines for number in each}
+    if numbers and min(numbers) >= 1 and max(numbers) == classes:
+        raise UserError(
+            f"The labels in {folder} go from 1 to {classes} where 0 to {classes - 1} are expected: subtract 1 from the "
+            f"class of each line, or give {classes_file} a first line for class 0."
+        )
+
+
+def _lines(path: Path) -> _Lines:
     """Corners as fractions, and classes, of a label file."""
     boxes: list[list[float]] = []
     numbers: list[int] = []
-    for place, line in enumerate(_text(path).splitlines(), start=1):
+    for place, line in enumerate(text_lines(path, "The label file"), start=1):
         words = line.split()
         if not words:
             continue
         try:
-            number = int(words[0])
+            if "_" in line:  # which Python reads as nothing
+                raise ValueError
+            number = _class_number(words[0])
             x, y, width, height = map(float, words[1:])
         except ValueError as error:
             raise UserError(
-                f"{path}, line {place} is {line.strip()!r}, but a line must be 'class cx cy w h': an integer and 4 "
-                "numbers."
+                f"{path}, line {place} is {shown(line.strip())}, but a line must be 'class cx cy w h': an integer and "
+                "4 numbers."
             ) from error
         numbers.append(number)
         boxes.append([x - width / 2, y - height / 2, x + width / 2, y + height / 2])
     return boxes, numbers
+
+
+def _class_number(word: str) -> int:
+    """An integer, or a float that is whole. Raises ``ValueError`` for anything else."""
+    try:
+        return int(word)
+    except ValueError:
+        if not float(word).is_integer():
+            raise
+        return int(float(word))
 
 
 def _raw_annotation(
@@ -131,7 +169,7 @@ def _raw_annotation(
         size=None,
         boxes=np.array(boxes, np.float64).reshape(-1, 4),
         labels=np.array([each if 0 <= each < classes else -1 for each in numbers], np.int32),
-        unknown=tuple(f"class {each}" for each in numbers if not 0 <= each < classes),
+        unknown=tuple(f"class {shown(each)}" for each in numbers if not 0 <= each < classes),
         crowd=np.zeros(len(boxes), bool),
         normalised=True,
     )

@@ -25,9 +25,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, Int32
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
-from vision.data.folder import rgb
+from vision.data.grey_levels import rgb
+from vision.data.image_file import MAX_PIXELS, ImageError, opened, upright
+from vision.data.listing import entries
 from vision.errors import UserError
 
 MIN_SIDE = 0.5
@@ -37,8 +39,6 @@ ROUNDING_TOLERANCE = 0.02
 
 # How many examples are named with a count.
 _EXAMPLES = 3
-# What Pillow raises for files that it cannot decode.
-_DAMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 # Values of EXIF's orientation that rotate an image by 90 degrees.
 _QUARTER_TURNS = (5, 6, 7, 8)
 
@@ -154,6 +154,8 @@ class Annotations:
     """The annotation's number for label i (COCO's category id), for writing results."""
     counts: Counts
     """Statistics of reading and cleaning, to be printed once."""
+    max_pixels: int = MAX_PIXELS
+    """Limit of an image's width times height, for opening the files."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -189,6 +191,8 @@ class CleaningRules:
     skip_damaged: bool = False
     """Decode every image once, by a few threads, and leave out damaged ones; otherwise the first damaged image stops
     the run."""
+    max_pixels: int = MAX_PIXELS
+    """Limit of an image's width times height, see `vision.data.image_file.opened`."""
 
 
 DEFAULT_RULES = CleaningRules()
@@ -231,7 +235,7 @@ def collect(
         )
     there = [item for item, found in zip(stated, present, strict=True) if found]
     chosen = there[: rules.first] if rules.first else there
-    sizes, damaged = _sizes(chosen, rules.skip_damaged)
+    sizes, damaged = _sizes(chosen, rules)
     tally = _Tally()
     annotated = tuple(
         _ruled(item, size, tally) for item, size in zip(chosen, sizes, strict=True) if not isinstance(size, str)
@@ -259,7 +263,7 @@ def collect(
             f"classes, {counts.not_finite} not finite, {counts.without_area} without area inside their image. "
             "Check the unit and the order of their coordinates."
         )
-    return Annotations(annotated, class_names, category_ids, counts)
+    return Annotations(annotated, class_names, category_ids, counts, rules.max_pixels)
 
 
 def rendered_annotations(annotated: tuple[AnnotatedImage, ...], class_names: tuple[str, ...]) -> Annotations:
@@ -268,18 +272,18 @@ def rendered_annotations(annotated: tuple[AnnotatedImage, ...], class_names: tup
     return Annotations(annotated, class_names, ids, _contents(annotated, class_names))
 
 
-def open_image(file: Path, size: tuple[int, int]) -> Image.Image:
+def open_image(file: Path, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image in RGB, of (width, height) ``size``: after EXIF rotation, or as stored if only that fits.
 
     Some tools annotate the rotated image, others the stored one; the size in the annotation tells which.
 
     Raises:
-        UserError: it cannot be decoded, or has a different size.
+        UserError: it cannot be decoded, has more than ``max_pixels``, or has a different size.
     """
     try:
-        return _decoded(file, size)
-    except _DAMAGE as error:
-        raise UserError(_unusable(file, _reason(error))) from error
+        return _decoded(file, size, max_pixels)
+    except ImageError as error:
+        raise UserError(_unusable(file, error.reason)) from error
 
 
 @dataclass
@@ -368,17 +372,17 @@ def _present(files: Iterable[Path]) -> list[bool]:
     for file in files:
         folder = file.parent
         if folder not in listed:
-            listed[folder] = frozenset(each.name for each in folder.iterdir()) if folder.is_dir() else frozenset()
+            listed[folder] = frozenset(each.name for each in entries(folder)) if folder.is_dir() else frozenset()
         found.append(file.name in listed[folder])
     return found
 
 
-def _sizes(items: Sequence[RawAnnotation], skip_damaged: bool) -> tuple[list[tuple[int, int] | str], list[str]]:
+def _sizes(items: Sequence[RawAnnotation], rules: CleaningRules) -> tuple[list[tuple[int, int] | str], list[str]]:
     """The size of each image or why it is damaged, and descriptions of the damaged; decodes if ``skip_damaged``."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        sizes = list(pool.map(partial(_size, decode=skip_damaged), items))
+        sizes = list(pool.map(partial(_size, rules=rules), items))
     found = [(item.file, size) for item, size in zip(items, sizes, strict=True) if isinstance(size, str)]
-    if found and not skip_damaged:
+    if found and not rules.skip_damaged:
         raise UserError(_unusable(*found[0]))
     damaged = [f"{file.name}: {reason}" for file, reason in found]
     if len(damaged) == len(items):
@@ -386,40 +390,41 @@ def _sizes(items: Sequence[RawAnnotation], skip_damaged: bool) -> tuple[list[tup
     return sizes, damaged
 
 
-def _size(item: RawAnnotation, decode: bool) -> tuple[int, int] | str:
+def _size(item: RawAnnotation, rules: CleaningRules) -> tuple[int, int] | str:
     """The annotated size, or that of the header after EXIF rotation; or why the image is damaged."""
     try:
-        size = item.size or _header_size(item.file)
-        if decode:
-            _decoded(item.file, size)
-    except _DAMAGE as error:
-        return _reason(error)
+        size = item.size or _header_size(item.file, rules.max_pixels)
+        if rules.skip_damaged:
+            _decoded(item.file, size, rules.max_pixels)
+    except ImageError as error:
+        return error.reason
     return size
 
 
-def _header_size(file: Path) -> tuple[int, int]:
-    with Image.open(file) as image:
-        width, height = image.size
-        turned = image.getexif().get(ExifTags.Base.Orientation) in _QUARTER_TURNS
+def _header_size(file: Path, max_pixels: int) -> tuple[int, int]:
+    with opened(file, max_pixels=max_pixels) as image:
+        return _upright_size(image)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    turned = image.getexif().get(ExifTags.Base.Orientation) in _QUARTER_TURNS
     return (height, width) if turned else (width, height)
 
 
-def _decoded(file: Path, size: tuple[int, int]) -> Image.Image:
-    with Image.open(file) as image:
-        upright = ImageOps.exif_transpose(image)
-        for each in (upright, image):
-            if each.size == size:
-                return rgb(each)
-    had, stated = (f"{width}x{height}" for width, height in (upright.size, size))
-    raise ValueError(f"it has {had} pixels, but its annotation says {stated}")
+def _decoded(file: Path, size: tuple[int, int], max_pixels: int) -> Image.Image:
+    with opened(file, max_pixels=max_pixels) as image:
+        image.load()  # some files have the orientation after the pixels
+        had = _upright_size(image)
+        if had == size:
+            return upright(image)
+        if image.size == size:
+            return rgb(image)
+        raise ValueError(f"it has {had[0]}x{had[1]} pixels, but its annotation says {size[0]}x{size[1]}")
 
 
 def _unusable(file: Path, reason: str) -> str:
     return f"{file} cannot be used ({reason}); repair or remove it, or leave such files out with skip_damaged."
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _number(count: int, one: str, more: str) -> str:

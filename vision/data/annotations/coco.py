@@ -6,45 +6,63 @@ Category ids have gaps and start at 1: labels are their ranks in ascending order
 """
 
 import json
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from vision.data.annotations.cleaning import DEFAULT_RULES, Annotations, CleaningRules, RawAnnotation, collect
+from vision.data.annotations.fields import LARGEST, Entry, finite, real, shown
+from vision.data.annotations.segmentation import Corners, box_of_segmentation
+from vision.data.class_names import check_name, unique_names
+from vision.data.notices import notice
 from vision.errors import UserError
+
+# Bytes that file systems allow for a name, and for a path.
+_LONGEST_NAME, _LONGEST_PATH = 255, 2000
 
 
 def read_coco(json_path: Path, image_folder: Path, *, rules: CleaningRules = DEFAULT_RULES) -> Annotations:
     """The images and boxes of a COCO file, cleaned by `vision.data.annotations.cleaning`.
 
     Args:
-        json_path: with "images" (each "id", "file_name", "width", "height"), "annotations" (each "image_id",
-            "category_id", "bbox", and optionally "area" and "iscrowd") and "categories" (each "id", "name").
-        image_folder: what "file_name" is relative to.
+        json_path: with "images" (each "id", "file_name", and optionally "width" and "height"), "annotations" (each
+            "image_id", "category_id", "bbox" or "segmentation", and optionally "area" and "iscrowd") and "categories"
+            (each "id", "name"). A size that is missing, 0 or -1 is read from the image. Without a box, it is that of
+            the polygons or the mask. The second category of a name is called "person (id 7)".
+        image_folder: what "file_name" is relative to; no name leads out of it.
         rules: options of reading and cleaning.
 
     Returns:
         images in the order of "images", each with its boxes in the order of "annotations"; ``category_ids`` are COCO's.
 
     Raises:
-        UserError: the file or folder does not exist; it is not JSON, lacks a key, or has a value of the wrong type; an
+        UserError: the file or folder does not exist; it is not JSON, lacks a key, or has a value of the wrong type or
+            out of its range (with the entry); an
             id of an image or a category is duplicated; no annotation refers to a listed image; and as for `collect`.
     """
     if not image_folder.is_dir():
         raise UserError(f"There is no folder {image_folder} of images for {json_path}.")
     content = _content(json_path)
-    images, entries, categories = (_list(content, key, json_path) for key in ("images", "annotations", "categories"))
+    listed, entries, categories = (_entries(content, key, json_path) for key in ("images", "annotations", "categories"))
     names = _categories(categories, json_path)
-    ids = tuple(sorted(names))
-    boxes = _boxes(images, json_path)
+    images = _images(listed, json_path)
+    boxes: dict[int, list[_Box]] = {number: [] for number in images}
     orphans = _distribute(entries, boxes, json_path)
-    labels = {category: label for label, category in enumerate(ids)}
-    stated = [_raw_annotation(image, boxes[image["id"]], labels, image_folder, json_path) for image in images]
-    class_names = tuple(names[category] for category in ids)
-    return collect(stated, class_names=class_names, category_ids=ids, folder=image_folder, orphans=orphans, rules=rules)
+    labels = {category: label for label, category in enumerate(names)}
+    stated = [_raw_annotation(number, image, boxes[number], labels, image_folder) for number, image in images.items()]
+    return collect(
+        stated,
+        class_names=tuple(names.values()),
+        category_ids=tuple(names),
+        folder=image_folder,
+        orphans=orphans,
+        rules=rules,
+    )
 
 
 @dataclass(frozen=True)
@@ -86,23 +104,28 @@ def read_coco_numbers(json_path: Path) -> CocoNumbers:
     """The ids in a COCO file, which may be without annotations, as those of test sets are.
 
     Raises:
-        UserError: as for `read_coco` about images and categories, and if two images or two classes have the same name.
+        UserError: as for `read_coco` about images and categories, and if two images have the same name.
     """
     content = _content(json_path)
-    images, categories = (_list(content, key, json_path) for key in ("images", "categories"))
-    names = _categories(categories, json_path)
-    _boxes(images, json_path)
-    files = {Path(image["file_name"]).name: int(image["id"]) for image in images}
-    by_name = {name: category for category, name in names.items()}
-    if len(files) < len(images) or len(by_name) < len(names):
-        raise UserError(
-            f"{json_path} has two images or two categories of the same name, so that names do not identify them."
-        )
+    listed, categories = (_entries(content, key, json_path) for key in ("images", "categories"))
+    by_name = {name: category for category, name in _categories(categories, json_path).items()}
+    images = _images(listed, json_path)
+    files = {PurePosixPath(image.name).name: number for number, image in images.items()}
+    if len(files) < len(images):
+        raise UserError(f"{json_path} has two images of the same name, so that names do not identify them.")
     return CocoNumbers(json_path, files, by_name)
 
 
 # (category id, corners, area or NaN, crowd)
-_Box = tuple[int, tuple[float, float, float, float], float, bool]
+_Box = tuple[int, Corners, float, bool]
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An entry of "images" after its checks."""
+
+    name: str
+    size: tuple[int, int] | None
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -112,6 +135,8 @@ def _content(path: Path) -> dict[str, Any]:
         raise UserError(f"The annotation {path} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:  # of JSON or of its characters
         raise UserError(f"The annotation {path} is not JSON: {error}.") from error
+    except RecursionError as error:
+        raise UserError(f"The annotation {path} is not COCO's format: its lists are nested too deeply.") from error
     if not isinstance(content, dict):
         raise UserError(
             f"The annotation {path} is a JSON {type(content).__name__}, but COCO's format is an object with images, "
@@ -120,98 +145,117 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _list(content: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+def _entries(content: dict[str, Any], key: str, path: Path) -> list[Entry]:
     if key not in content:
-        raise UserError(f"The annotation {path} has no {key!r}, only {', '.join(map(repr, content)) or 'nothing'}.")
+        raise UserError(f"The annotation {path} has no {key!r}, only {', '.join(map(shown, content)) or 'nothing'}.")
     value = content[key]
     if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
         raise UserError(f"In the annotation {path}, {key!r} is not a list of objects.")
-    return value
+    return [Entry(each, key, place, path) for place, each in enumerate(value)]
 
 
-def _categories(categories: list[dict[str, Any]], path: Path) -> dict[int, str]:
+def _categories(entries: Sequence[Entry], path: Path) -> dict[int, str]:
+    """Names by id, in ascending order of ids; each name once."""
     names: dict[int, str] = {}
-    for place, each in enumerate(categories):
-        category = _integer(each, "id", "categories", place, path)
+    for entry in entries:
+        category = entry.integer("id")
         if category in names:
             raise UserError(f"The annotation {path} has two categories of the id {category}.")
-        names[category] = str(_value(each, "name", "categories", place, path))
+        names[category] = entry.text("name")
+        check_name(names[category], f"{entry.kind}[{entry.place}] of {path}")
     if not names:
         raise UserError(f"The annotation {path} has no categories, so there are no classes to learn.")
-    return names
+    ids = sorted(names)
+    return dict(zip(ids, unique_names([names[each] for each in ids], ids, str(path)), strict=True))
 
 
-def _boxes(images: list[dict[str, Any]], path: Path) -> dict[int, list[_Box]]:
-    """An empty list of boxes for every image; checks the entries of images."""
-    boxes: dict[int, list[_Box]] = {}
-    for place, image in enumerate(images):
-        number = _integer(image, "id", "images", place, path)
-        if number in boxes:
+def _images(entries: Sequence[Entry], path: Path) -> dict[int, _Image]:
+    """Images by id, in the order of the file."""
+    images: dict[int, _Image] = {}
+    for entry in entries:
+        number = entry.integer("id")
+        if number in images:
             raise UserError(f"The annotation {path} has two images of the id {number}.")
-        if not isinstance(_value(image, "file_name", "images", place, path), str):
-            raise UserError(f"images[{place}] of {path} has a file_name that is not text: {image['file_name']!r}.")
-        for side in ("width", "height"):
-            if _integer(image, side, "images", place, path) < 1:
-                raise UserError(f"images[{place}] of {path} has a {side} of {image[side]}, which is not a size.")
-        boxes[number] = []
-    if not boxes:
+        width, height = entry.side("width"), entry.side("height")
+        size = None if width is None or height is None else (width, height)
+        images[number] = _Image(_file_name(entry), size)
+    if not images:
         raise UserError(f"The annotation {path} has no images.")
-    return boxes
+    return images
 
 
-def _distribute(entries: list[dict[str, Any]], boxes: dict[int, list[_Box]], path: Path) -> int:
+def _file_name(entry: Entry) -> str:
+    """A path below the folder of images."""
+    name = entry.text("file_name")
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise entry.refused(f"the file_name {shown(name)}, which is not inside the folder of images")
+    try:
+        longest = max(len(os.fsencode(part)) for part in path.parts)
+    except UnicodeEncodeError:
+        longest = 0
+    if not 0 < longest <= _LONGEST_NAME or len(name) > _LONGEST_PATH or "\0" in name:
+        raise entry.refused(f"the file_name {shown(name)}, which no file can have")
+    return name
+
+
+def _distribute(entries: Sequence[Entry], boxes: Mapping[int, list[_Box]], path: Path) -> int:
     """Append every annotation to the boxes of its image; returns how many belong to no image."""
-    orphans = 0
-    for place, entry in enumerate(entries):
-        image = _integer(entry, "image_id", "annotations", place, path)
-        category = _integer(entry, "category_id", "annotations", place, path)
-        box = _value(entry, "bbox", "annotations", place, path)
-        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-            raise UserError(f"annotations[{place}] of {path} has a bbox that is not four numbers: {box!r}.")
-        area = entry.get("area")
-        if area is not None and not _is_number(area):
-            raise UserError(f"annotations[{place}] of {path} has an area that is not a number: {area!r}.")
-        if image not in boxes:
+    orphans, repeated = 0, 0
+    ids: set[int] = set()
+    for entry in entries:
+        if entry.fields.get("id") is not None:
+            number = entry.integer("id")
+            repeated += number in ids
+            ids.add(number)
+        image, category = entry.integer("image_id"), entry.integer("category_id")
+        found = (category, _corners(entry), _area(entry), entry.flag("iscrowd"))
+        if image in boxes:
+            boxes[image].append(found)
+        else:
             orphans += 1
-            continue
-        x, y, width, height = box
-        corners = (x, y, x + width, y + height)
-        boxes[image].append((category, corners, np.nan if area is None else area, bool(entry.get("iscrowd"))))
     if entries and orphans == len(entries):
         raise UserError(
             f"None of the {orphans} annotations of {path} refers to one of its images: annotations[0] has the "
-            f"image_id {entries[0]['image_id']}, and images have ids such as {next(iter(boxes))}."
+            f"image_id {shown(entries[0].fields['image_id'])}, and images have ids such as {next(iter(boxes))}."
         )
+    if repeated:
+        notice(f"{path} has {repeated} annotations with the id of an earlier one; each is read, since no id is used.")
     return orphans
 
 
+def _corners(entry: Entry) -> Corners:
+    """Of the box, or of the segmentation where there is no box."""
+    if not entry.fields.get("bbox") and entry.fields.get("segmentation"):
+        return box_of_segmentation(entry)
+    box = entry.value("bbox")
+    numbers = [real(each) for each in box] if isinstance(box, list) else []
+    x, y, width, height = numbers if len(numbers) == 4 else [None] * 4
+    if x is None or y is None or width is None or height is None:
+        raise entry.refused(f"a bbox that is not four numbers: {shown(box)}")
+    return x, y, x + width, y + height
+
+
+def _area(entry: Entry) -> float:
+    area = entry.fields.get("area")
+    if area is None:
+        return math.nan
+    number = finite(area)
+    if number is None or not 0 <= number <= LARGEST:
+        raise entry.refused(f"an area that is not a number of square pixels: {shown(area)}")
+    return number
+
+
 def _raw_annotation(
-    image: dict[str, Any], boxes: list[_Box], labels: dict[int, int], folder: Path, path: Path
+    number: int, image: _Image, boxes: Sequence[_Box], labels: Mapping[int, int], folder: Path
 ) -> RawAnnotation:
     return RawAnnotation(
-        file=folder / image["file_name"],
-        image_id=image["id"],
-        size=(image["width"], image["height"]),
+        file=folder / image.name,
+        image_id=number,
+        size=image.size,
         boxes=np.array([corners for _, corners, _, _ in boxes], np.float64).reshape(-1, 4),
         labels=np.array([labels.get(category, -1) for category, *_ in boxes], np.int32),
         unknown=tuple(f"category {category}" for category, *_ in boxes if category not in labels),
         crowd=np.array([crowd for *_, crowd in boxes], bool),
         area=np.array([area for _, _, area, _ in boxes], np.float64),
     )
-
-
-def _value(entry: dict[str, Any], key: str, kind: str, place: int, path: Path) -> Any:
-    if key not in entry:
-        raise UserError(f"{kind}[{place}] of {path} has no {key!r}, only {', '.join(map(repr, entry)) or 'nothing'}.")
-    return entry[key]
-
-
-def _integer(entry: dict[str, Any], key: str, kind: str, place: int, path: Path) -> int:
-    value = _value(entry, key, kind, place, path)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise UserError(f"{kind}[{place}] of {path} has {key!r} {value!r}, which is not an integer.")
-    return value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -9,13 +9,18 @@ detected. This is VOC's protocol, with one difference: in COCO's evaluation seve
 the overlap with it is taken relative to the detection.
 """
 
+from collections.abc import Container
 from pathlib import Path
 from xml.etree import ElementTree
+from xml.parsers import expat
 
 import numpy as np
 
 from vision.data.annotations.cleaning import DEFAULT_RULES, Annotations, CleaningRules, RawAnnotation, collect
-from vision.data.folder import SUFFIXES
+from vision.data.annotations.fields import file_bytes, shown, text_lines
+from vision.data.class_names import check_name
+from vision.data.image_file import SUFFIXES
+from vision.data.listing import entries
 from vision.errors import UserError
 
 
@@ -42,15 +47,15 @@ def read_voc(
     for each in (annotations, images):
         if not each.is_dir():
             raise UserError(f"There is no folder {each}; VOC has images in JPEGImages and XML in Annotations.")
-    every = sorted(file.stem for file in annotations.glob("*.xml") if not file.name.startswith("."))
+    every = {file.stem: file for file in entries(annotations) if file.suffix.lower() == ".xml"}
     if not every:
         raise UserError(f"There are no XML files in {annotations}.")
-    names = every if split is None else _split(folder / "ImageSets" / "Main" / f"{split}.txt", set(every))
-    parsed = {name: _objects(annotations / f"{name}.xml") for name in (names if class_names else every)}
+    names = list(every) if split is None else _split(folder / "ImageSets" / "Main" / f"{split}.txt", every)
+    parsed = {name: _objects(every[name]) for name in (names if class_names else every)}
     classes = class_names or tuple(sorted({written for _, objects in parsed.values() for written, _, _ in objects}))
     if not classes:
         raise UserError(f"No XML file in {annotations} has an object, so there are no classes.")
-    files = {file.stem: file for file in sorted(images.iterdir()) if file.suffix.lower() in SUFFIXES}
+    files = {file.stem: file for file in entries(images) if file.suffix.lower() in SUFFIXES}
     labels = {name: label for label, name in enumerate(classes)}
     stated = [
         _raw_annotation(files.get(name, images / f"{name}.jpg"), number, *parsed[name], labels)
@@ -64,18 +69,14 @@ def read_voc(
 _Object = tuple[str, tuple[float, float, float, float], bool]
 
 
-def _split(path: Path, known: set[str]) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The split {path} cannot be read: {error}.") from error
+def _split(path: Path, known: Container[str]) -> list[str]:
     names: list[str] = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text_lines(path, "The split"), start=1):
         name = line.strip()
         if not name:
             continue
         if name not in known:
-            raise UserError(f"{path}, line {number} names {name!r}, but there is no {name}.xml in Annotations.")
+            raise UserError(f"{path}, line {number} names {shown(name)}, which has no XML file in Annotations.")
         names.append(name)
     if not names:
         raise UserError(f"The split {path} lists no images.")
@@ -87,10 +88,7 @@ def _split(path: Path, known: set[str]) -> list[str]:
 
 def _objects(path: Path) -> tuple[tuple[int, int] | None, list[_Object]]:
     """The size, if there is one, and the objects of an XML file."""
-    try:
-        root = ElementTree.parse(path).getroot()
-    except (OSError, ElementTree.ParseError, ValueError) as error:
-        raise UserError(f"The annotation {path} cannot be read as XML: {error}.") from error
+    root = _tree(path)
     width, height = (_number(_text(root, f"size/{side}", "0", path), "size", path) for side in ("width", "height"))
     # Some tools write zeros; "nan" fails the comparison too.
     size = (int(width), int(height)) if 1 <= width < 2**31 and 1 <= height < 2**31 else None
@@ -98,13 +96,39 @@ def _objects(path: Path) -> tuple[tuple[int, int] | None, list[_Object]]:
     for number, element in enumerate(root.findall("object"), start=1):
         where = f"object {number}"
         name = _text(element, "name", None, path, where)
+        check_name(name, f"{where} of the annotation {path}")
+        difficult = _text(element, "difficult", "0", path)
+        if difficult not in ("0", "1"):
+            raise UserError(f"{where} of the annotation {path} has difficult {shown(difficult)}, neither 0 nor 1.")
         # The box is a child of the object; parts of a person have separate boxes, deeper in the tree.
         xmin, ymin, xmax, ymax = (
             _number(_text(element, f"bndbox/{side}", None, path, where), where, path)
             for side in ("xmin", "ymin", "xmax", "ymax")
         )
-        objects.append((name, (xmin - 1, ymin - 1, xmax, ymax), _text(element, "difficult", "0", path) == "1"))
+        objects.append((name, (xmin - 1, ymin - 1, xmax, ymax), difficult == "1"))
     return size, objects
+
+
+def _tree(path: Path) -> ElementTree.Element:
+    """The root of an XML file without entities, whose expansion has no bound."""
+    content = file_bytes(path, "The annotation")
+    builder = ElementTree.TreeBuilder()
+    reader = expat.ParserCreate()
+    reader.buffer_text = True
+    reader.StartElementHandler = builder.start
+    reader.EndElementHandler = builder.end
+    reader.CharacterDataHandler = builder.data
+
+    def refuse(name: str, *_: object) -> None:
+        raise UserError(f"The annotation {path} declares the entity {shown(name)}, which VOC's format has none of.")
+
+    reader.EntityDeclHandler = refuse
+    try:
+        reader.Parse(content, True)
+        return builder.close()
+    # an encoding that is unknown is a LookupError, one of several bytes a ValueError
+    except (expat.ExpatError, LookupError, ValueError, AssertionError) as error:
+        raise UserError(f"The annotation {path} cannot be read as XML: {error}.") from error
 
 
 def _text(element: ElementTree.Element, path: str, default: str | None, file: Path, where: str = "") -> str:
@@ -116,9 +140,11 @@ def _text(element: ElementTree.Element, path: str, default: str | None, file: Pa
 
 def _number(text: str, where: str, file: Path) -> float:
     try:
+        if "_" in text:  # which Python reads as nothing
+            raise ValueError
         return float(text)
     except ValueError as error:
-        raise UserError(f"{where} of the annotation {file} has {text!r} instead of a number of pixels.") from error
+        raise UserError(f"{where} of the annotation {file} has {shown(text)} instead of a number of pixels.") from error
 
 
 def _raw_annotation(
