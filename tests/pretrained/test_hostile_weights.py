@@ -222,6 +222,13 @@ def test_names_of_older_and_newer_files(tmp_path, legacy):
     np.testing.assert_array_equal(found["parameter"], np.float32([0, 1, 2, 3]), strict=True)
 
 
+def test_a_storage_without_a_tensor_is_passed_over(tmp_path):
+    storage = b"(" + unicode("storage") + b"ctorch\nFloatStorage\n" + unicode("k") + unicode("cpu") + b"K\x04tQ"
+    structure = b"\x80\x02}(" + unicode("raw") + storage + unicode("model") + table(SOUND)[2:-1] + b"u."
+    for raw in (archive(structure, FOUR), framed(structure, storages=True)):
+        np.testing.assert_array_equal(read_here(tmp_path, raw)["w"], np.float32([0, 1, 2, 3]), strict=True)
+
+
 def test_as_much_as_is_stated_is_expanded(tmp_path):
     found = read_here(tmp_path, archive(table(("w", tensor(count=4, shape=(2**24, 1), strides=(0, 0)))), FOUR))
     assert found["w"].shape == (2**24, 1)

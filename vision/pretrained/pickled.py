@@ -104,7 +104,9 @@ class _Structure:
         match pid:
             # the sixth part, of files before PyTorch 1.6, was for views of storages
             case ("storage", _StorageType(name), str(key), _, int(count), *rest) if count >= 0 and rest in ([], [None]):
-                return _Storage(key, _DTYPES[name], count)
+                storage = _Storage(key, _DTYPES[name], count)
+                self._content(storage)  # also one without a tensor is among those that follow an old file's structure
+                return storage
         raise pickle.UnpicklingError("an unknown kind of storage")
 
     def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> np.ndarray | None:
