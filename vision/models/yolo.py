@@ -22,6 +22,7 @@ from vision.models.resnet import RESNET18, ResNet, ResNetConfig
 from vision.nn.convolution import PointwiseConv
 from vision.nn.csp import ConvNormAct, CSPBlock, Norm, PyramidPool, yolo_norm
 from vision.nn.resample import upsample_nearest
+from vision.ops.pixels import PixelScale, scaled
 from vision.ranges import Classes, OpenFraction, PositiveFloat
 
 STRIDES = (8, 16, 32)
@@ -47,6 +48,9 @@ class YoloConfig:
     """Where the features of strides 8, 16 and 32 come from."""
     resnet: ResNetConfig = RESNET18
     """The ResNet backbone, which needs a stem of stride 4 ("imagenet" or "deep") and four stages."""
+    pixels: PixelScale = "symmetric"
+    """How the network takes images: in [-1, 1] (symmetric), in [0, 1] as the published weights of YOLOv5 need it
+    (unit), or normalised by the mean and deviation of ImageNet as those of classifiers need it (imagenet)."""
     prior: OpenFraction = 0.01
     """Initial probability of objectness and classes (Lin et al. 2017, "Focal Loss", section 4.1)."""
     remat: bool = False
@@ -176,7 +180,7 @@ class Yolo(nn.Module):
         ``tasks/detection.py`` for what they mean.
 
         Args:
-          image: images in [-1, 1] (the published weights of a ResNet expect a different normalisation).
+          image: images in [-1, 1], whatever ``config.pixels`` is.
           train: whether to use the statistics of the batch (``mutable=["batch_stats"]``).
 
         Raises:
@@ -186,6 +190,7 @@ class Yolo(nn.Module):
         height, width = image.shape[1:3]
         if height % STRIDES[-1] or width % STRIDES[-1]:
             raise UserError(f"a detector takes images whose sides are multiples of 32, not {height}x{width}")
+        image = scaled(image, config.pixels)
         dtype = jnp.dtype(config.dtype)
         conv = partial(ConvNormAct, norm=self.norm, dtype=dtype)
         if config.backbone == "csp_darknet":

@@ -15,8 +15,9 @@ import numpy as np
 
 from vision.errors import UserError
 from vision.parallel.agreement import is_first
+from vision.pretrained.adapted import Adapt, unchanged
 from vision.pretrained.rules import Rule, WeightRules, from_published, named
-from vision.pretrained.state_dict import read_state_dict
+from vision.pretrained.state_dict import read_state_dict, some
 from vision.train.checkpoint import Checkpoints
 from vision.train.class_names import class_names as class_names_of
 
@@ -28,6 +29,7 @@ def read_initial_values(
     published: WeightRules = (),
     ignored: Sequence[str] = (),
     replaced: Sequence[str] = (),
+    adapt: Adapt = unchanged,
     class_names: Sequence[str] | None = None,
     average: str | None = "ema",
 ) -> dict[str, np.ndarray]:
@@ -41,6 +43,7 @@ def read_initial_values(
       ignored: regular expressions of published names that may be unused.
       replaced: regular expressions of paths that keep their random values if the file has no matching ones, such as the
         head for a different number of classes.
+      adapt: what is done with the arrays before the rules apply.
       class_names: of the data; if those of the other run differ, also in their order, ``replaced`` stays random in any
         case.
       average: the name of the averages to use if the run has them; None uses the trained variables.
@@ -62,14 +65,17 @@ def read_initial_values(
         raise UserError(
             f"{path} has none of this network's names, and there are no published weights of this network to compare"
         )
+    adapted = adapt(dict(tensors), variables)
+    replaced = (*replaced, *adapted.replaced)
     placeholders = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
-    found, left = from_published(tensors, placeholders, rules=published, ignored=ignored, replaced=replaced)
+    found, left = from_published(adapted.tensors, placeholders, rules=published, ignored=ignored, replaced=replaced)
     values = {name: np.asarray(value) for name, value in named(found).items() if name not in left}
     before = class_names_of(path.parent if path.name == "checkpoints" else path) if path.is_dir() else None
     others = None not in (before, class_names) and before != tuple(class_names or ())
     chosen = [name for name in values if others and any(re.search(expression, name) for expression in replaced)]
-    kept = f"; {', '.join(left)} stay random, since there are no matching values" if left else ""
-    kept += f"; {', '.join(chosen)} stay random, since the classes differ" if chosen else ""
+    kept = "".join(f"; {note}" for note in adapted.notes)
+    kept += f"; {some(left)} stay random, since there are no matching values" if left else ""
+    kept += f"; {some(chosen)} stay random, since the classes differ" if chosen else ""
     if is_first():
         print(f"starting from {origin} in {path}{kept}", file=sys.stderr)
     return {name: value for name, value in values.items() if name not in chosen}

@@ -26,6 +26,7 @@ from vision.nn.csp import NORM_EPSILON
 from vision.nn.fusion import fold, folded_norm
 from vision.ops.pixels import to_float
 from vision.parallel.agreement import is_first
+from vision.pretrained.yolo import HEAD, IGNORED, yolo_rules, yolo_state_dict, yolo_weights
 from vision.ranges import Decay, Fraction, NonNegativeFloat, NonNegativeInt, Pixels
 from vision.recipes.assemble import WeightsSource, assemble
 from vision.recipes.quick_data import DETECTION
@@ -37,9 +38,6 @@ from vision.train.parameter_groups import frozen, weights_alone
 from vision.train.state import variables as state_variables
 from vision.train.step import accumulate, gradient, preprocessed
 from vision.types import Batch, TrainState
-
-# the layers that tell classes apart, which start anew for other classes
-HEAD = (r"^params/detect_\d/",)
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,13 @@ def detection(config: DetectionRunConfig) -> Experiment:
         prediction=functools.partial(prediction, config),
         inference=functools.partial(inference, config),
         labelled=True,
-        weights=WeightsSource(replaced=HEAD),
+        weights=WeightsSource(
+            published=yolo_rules(),
+            ignored=IGNORED,
+            replaced=HEAD,
+            adapt=yolo_weights(config.model),
+            written=lambda state: yolo_state_dict(averages(state), config.model),
+        ),
         rules=SHARDING_RULES,
         evaluation_only=("detector.", "predict.", "data.test_"),
         batch_shapes=max(len(set(config.sizes)), 1),
