@@ -103,7 +103,7 @@ def test_names_and_shapes_of_the_published_state_dicts(size, config):
 )
 def test_published_parameter_counts(config, count):
     """Those that the publisher prints are of the network whose normalisations are folded: a bias for each channel."""
-    folded = jax.eval_shape(partial(fold, epsilon=NORM_EPSILON), shapes(config))
+    folded = jax.eval_shape(partial(fold, epsilon=lambda path: NORM_EPSILON), shapes(config))
     assert sum(leaf.size for leaf in jax.tree.leaves(folded)) == count
     made = by_hand(config)
     scales = sum(shape[0] for name, shape in made.items() if name.endswith("bn.weight"))

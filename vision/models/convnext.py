@@ -92,7 +92,8 @@ class ConvNeXt(nn.Module):
     config: ConvNeXtConfig = ConvNeXtConfig()
 
     def setup(self):
-        """The head, which :meth:`features` does not need."""
+        """The parts after the features: the normalisation of their mean, and the head."""
+        self.norm = LayerNorm()
         if self.config.classes > 0:
             self.head = nn.Dense(self.config.classes, kernel_init=small)
 
@@ -109,13 +110,23 @@ class ConvNeXt(nn.Module):
         pooled = self.features(image, train=train)["pooled"]
         return self.head(pooled) if self.config.classes > 0 else pooled
 
-    @nn.compact
     def features(self, image: Float[Array, "b h w c"], *, train: bool) -> dict[str, Array]:
         """Features of all levels: ``model.apply(variables, image, train=False, method="features")``.
 
         Returns:
-          "c2", "c3", ...: each stage's output, with the stride 2**N, in ``config.dtype``. "pooled": the mean of the
-          last over its pixels, layer-normalised, [b d] in float32.
+          what :meth:`levels` returns, and "pooled": the mean of the last over its pixels, layer-normalised, [b d] in
+          float32.
+        """
+        levels = self.levels(image, train=train)
+        pooled = levels[f"c{len(self.config.depths) + 1}"].mean((1, 2), dtype=jnp.float32)
+        return {**levels, "pooled": self.norm(pooled)}
+
+    @nn.compact
+    def levels(self, image: Float[Array, "b h w c"], *, train: bool) -> dict[str, Float[Array, "b _ _ _"]]:
+        """Features of every resolution, with which detectors begin.
+
+        Returns:
+          "c2", "c3", ...: each stage's output, with the stride 2**N, in ``config.dtype``.
         """
         config = self.config
         dtype = jnp.dtype(config.dtype)
@@ -140,8 +151,7 @@ class ConvNeXt(nn.Module):
                 name = f"stage_{stage}_block_{index}"
                 hidden = block(config.layer_scale, next(rates), dtype, name=name)(hidden, train)
             levels[f"c{stage + 1}"] = hidden
-        pooled = hidden.mean((1, 2), dtype=jnp.float32)
-        return {**levels, "pooled": LayerNorm(name="norm")(pooled)}
+        return levels
 
 
 def layers(config: ConvNeXtConfig) -> int:

@@ -241,14 +241,22 @@ class ResNet(nn.Module):
         pooled = self.dropout(pooled, deterministic=not train)
         return self.head(pooled) if self.config.classes > 0 else pooled
 
-    @nn.compact
     def features(self, image: Float[Array, "b h w c"], *, train: bool) -> dict[str, Array]:
         """Features of all levels: ``model.apply(variables, image, train=False, method="features")``.
 
         Returns:
+          what :meth:`levels` returns, and "pooled": the mean of the last over its pixels, [b d] in float32.
+        """
+        levels = self.levels(image, train=train)
+        return {**levels, "pooled": levels[f"c{len(self.config.depths) + 1}"].mean((1, 2), dtype=jnp.float32)}
+
+    @nn.compact
+    def levels(self, image: Float[Array, "b h w c"], *, train: bool) -> dict[str, Float[Array, "b _ _ _"]]:
+        """Features of every resolution, with which detectors begin.
+
+        Returns:
           "c1": the stem's output before its max pool; "c2", "c3", ...: each stage's output; in ``config.dtype``. With
           the ImageNet stems "cN" has the stride 2**N; with the CIFAR stem "c1" and "c2" have the stride 1, "c3" 2.
-          "pooled": the mean of the last over its pixels, [b d] in float32.
         """
         config = self.config
         dtype = jnp.dtype(config.dtype)
@@ -288,7 +296,7 @@ class ResNet(nn.Module):
                 name = f"stage_{stage + 1}_block_{index}"
                 hidden = make(channels, stride=stride, drop=next(rates), **parts, name=name)(hidden, train)
             levels[f"c{stage + 2}"] = hidden
-        return {**levels, "pooled": hidden.mean((1, 2), dtype=jnp.float32)}
+        return levels
 
     def _stem(self, image: Array, train: bool, dtype: Any) -> Array:
         """The layers before the first stage, without the max pool."""
