@@ -209,7 +209,7 @@ VERBS: dict[str, Verb] = {
         ),
         Verb(
             name="export",
-            summary="write the model to a file that needs only jax, or to .onnx, or its weights to .safetensors",
+            summary="write the model for jax or to .onnx, or weights to .safetensors",
             operands="RUN FILE",
             act=_export,
             offered=lambda experiment: experiment.inference is not None,
