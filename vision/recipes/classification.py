@@ -117,6 +117,7 @@ def classification(config: Any, network: Classifier) -> Experiment:
             published=network.published,
             ignored=network.ignored,
             replaced=network.replaced,
+            adapt=network.adapt,
             written=written if network.published else None,
         ),
         statistics=functools.partial(statistics, config, network, data) if network.statistics is not None else None,

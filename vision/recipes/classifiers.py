@@ -34,11 +34,12 @@ from vision.models.speedrun import layer_of as speedrun_layer_of
 from vision.models.speedrun import layers as speedrun_layers
 from vision.models.vit import ViT, ViTConfig
 from vision.parallel.sharding import ShardingRules
+from vision.pretrained.adapted import Adapt, unchanged
 from vision.pretrained.convnext import convnext_rules
 from vision.pretrained.feature_classifier import FeatureNetwork, FeatureNetworkConfig, feature_layer_of
 from vision.pretrained.resnet import HEAD, IGNORED, cifar_resnet_rules, resnet_rules
 from vision.pretrained.rules import WeightRules
-from vision.pretrained.vit import vit_rules
+from vision.pretrained.vit import vit_rules, vit_weights
 
 ClassifierConfig = ResNetConfig | ConvNeXtConfig | ViTConfig | SpeedrunConfig | FeatureNetworkConfig
 """Configurations of classifiers: each has ``classes`` and ``channels``."""
@@ -89,6 +90,8 @@ class Classifier:
     """How published weights are named; empty if there are none."""
     ignored: Sequence[str] = ()
     """Regular expressions of published names that may be left unused."""
+    adapt: Adapt = unchanged
+    """What is done with the arrays of a file before the rules apply."""
     replaced: Sequence[str] = HEAD
     """Regular expressions of the variables that depend on the classes."""
     statistics: Callable[[jax.Array], Mapping[str, jax.Array]] | None = None
@@ -107,7 +110,7 @@ def network(config: ClassifierConfig) -> Classifier:
             return Classifier(ConvNeXt(config), convnext.SHARDING_RULES, layer_of, layers, convnext_rules(config))
         case ViTConfig():
             layer_of, layers = functools.partial(vit.layer_of, config), vit.layers(config)
-            return Classifier(ViT(config), vit.SHARDING_RULES, layer_of, layers, vit_rules(config))
+            return Classifier(ViT(config), vit.SHARDING_RULES, layer_of, layers, vit_rules(config), adapt=vit_weights)
         case SpeedrunConfig():
             whitening = lambda images: {"constants/whitening": whitening_kernel(images)}
             layer_of = functools.partial(speedrun_layer_of, config)
