@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from vision.errors import UserError
+from vision.nn.grouped_convolution import GroupedConv
 from vision.nn.stochastic_depth import stochastic_depth
 from vision.ranges import Channels, Depth, DropRate, NoneOrMoreClasses, PositiveFloat
 
@@ -73,8 +74,8 @@ class Block(nn.Module):
     def __call__(self, features: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
         """Transform ``features``; ``train`` is positional so that remat can treat it as static."""
         width = features.shape[-1]
-        depthwise = partial(nn.Conv, feature_group_count=width, padding=3, kernel_init=small, dtype=self.dtype)
-        hidden = depthwise(width, (7, 7), name="depthwise")(features)
+        depthwise = GroupedConv(width, 7, width, use_bias=True, kernel_init=small, dtype=self.dtype, name="depthwise")
+        hidden = depthwise(features)
         hidden = LayerNorm(dtype=self.dtype, name="norm")(hidden)
         hidden = nn.Dense(4 * width, kernel_init=small, dtype=self.dtype, name="dense_in")(hidden)
         hidden = nn.gelu(hidden, approximate=False)

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from vision.errors import UserError
 from vision.nn.batch_norm import batch_norm
 from vision.nn.convolution import PointwiseConv
+from vision.nn.grouped_convolution import GroupedConv
 from vision.nn.initializers import fan_in_uniform, he_fan_out
 from vision.nn.pooling import max_pool_3x3
 from vision.nn.squeeze_excite import SqueezeExcite
@@ -198,8 +199,11 @@ class BottleneckBlock(nn.Module):
         last_norm = partial(norm, scale_init=nn.initializers.zeros) if self.zero_init else norm
         hidden = Conv1x1(self.inner, dtype=self.dtype, name="conv_in")(features)
         hidden = self.act(norm(name="norm_in")(hidden))
-        middle = partial(Conv3x3, strides=self.stride, feature_group_count=self.groups, dtype=self.dtype)
-        hidden = middle(self.inner, name="conv_mid")(hidden)
+        how: dict[str, Any] = {"strides": self.stride, "dtype": self.dtype, "name": "conv_mid"}
+        if self.groups == 1:
+            hidden = Conv3x3(self.inner, **how)(hidden)
+        else:
+            hidden = GroupedConv(self.inner, 3, self.groups, kernel_init=he_fan_out, **how)(hidden)
         hidden = self.act(norm(name="norm_mid")(hidden))
         hidden = Conv1x1(self.channels, dtype=self.dtype, name="conv_out")(hidden)
         hidden = last_norm(name="norm_out")(hidden)

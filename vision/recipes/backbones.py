@@ -20,7 +20,7 @@ from vision.parallel.sharding import ShardingRules
 from vision.pretrained.adapted import Adapt
 from vision.pretrained.backbone import backbone_rules, backbone_weights
 from vision.pretrained.rules import WeightRules
-from vision.recipes.classifiers import CLASSIFIERS, ClassifierConfig, network
+from vision.recipes.classifiers import CLASSIFIERS, ClassifierConfig, network, quick
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,13 @@ Make = Callable[..., nn.Module]
 
 
 def backbone_by_name() -> Any:
-    """The field ``backbone`` of a recipe: ``--backbone NAME``, then ``--backbone.FIELD``."""
-    return field(default=OwnBackbone(), metadata={"choices": BACKBONES})
+    """The field ``backbone`` of a recipe: ``--backbone NAME``, then ``--backbone.FIELD``.
+
+    With ``--quick``, NAME stands for the classifier's small relative.
+    """
+    small = {name: quick(config) for name, config in CLASSIFIERS.items()}
+    table = {"csp_darknet": OwnBackbone(), **small}
+    return field(default=OwnBackbone(), metadata={"choices": BACKBONES, "quick_choices": table})
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ To add one: a model file, a case in :func:`network`, and its configurations in :
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import flax.linen as nn
@@ -69,9 +69,29 @@ CLASSIFIERS: Mapping[str, ClassifierConfig] = {
 """Classifiers by name, for the command line (``--model NAME``) and for :func:`network`."""
 
 
+def quick(config: ClassifierConfig) -> ClassifierConfig:
+    """A classifier's small relative for ``--quick``: images of 32 pixels or a little more, 36 classes, few channels."""
+    match config:
+        case ResNetConfig():
+            return replace(config, depths=(1,) * len(config.depths), width=16, classes=36)
+        case ConvNeXtConfig():
+            # a layer scale of 1e-6 is for long training
+            return replace(config, depths=(1, 1, 1, 1), widths=(16, 32, 64, 128), layer_scale=1.0, classes=36)
+        case ViTConfig():
+            return replace(config, patch=4, width=64, depth=4, heads=4, classes=36)
+        case SpeedrunConfig():
+            return replace(config, widths=(16, 32, 32), classes=36)
+        case FeatureNetworkConfig():
+            return replace(config, classes=36)
+
+
 def chosen_by_name(default: ClassifierConfig) -> Any:
-    """The field ``model`` of an experiment that takes any classifier: ``--model NAME``, then ``--model.FIELD``."""
-    return field(default=default, metadata={"choices": CLASSIFIERS})
+    """The field ``model`` of an experiment that takes any classifier: ``--model NAME``, then ``--model.FIELD``.
+
+    With ``--quick``, NAME stands for the small relative.
+    """
+    small = {name: quick(config) for name, config in CLASSIFIERS.items()}
+    return field(default=default, metadata={"choices": CLASSIFIERS, "quick_choices": small})
 
 
 @dataclass(frozen=True)
