@@ -1,14 +1,17 @@
-"""Fine-tune a ResNet on any folder of images, from any run of this project or from published weights.
+"""Fine-tune a classifier on any folder of images, from any run of this project or from published weights.
 
 A folder a class, a tenth of the images held out by name (or ``--data.test-dir``). The head is new where the classes
 are others; AdamW with a short warm-up and a cosine, light augmentation. What to expect of published weights is in
 Kornblith et al. 2019, "Do Better ImageNet Models Transfer Better?"; what was measured here is in docs/results.md.
 
     python -m experiments.finetune --quick                                        shapes world, from random weights
+    python -m experiments.finetune --quick --model convnext_tiny                  a small relative of the network named
     python -m experiments.finetune --data.dir pets --init-from resnet50.safetensors --model.classes 37
     python -m experiments.finetune --data.dir pets --init-from runs/resnet_imagenet/default --model.classes 37
     python -m experiments.finetune --data.dir pets --init-from resnet50.safetensors --model.classes 37 \
-        --optimizer.frozen stem stage_ --loss.running-statistics                  the head alone
+        --optimizer.frozen '^(?!head/)' --loss.running-statistics                 the head alone, of any network
+    python -m experiments.finetune --data.dir pets --model vit_b16 --init-from vit_b_16.safetensors \
+        --model.classes 37                                                        a vision transformer
     python -m experiments.finetune --data.dir pets --init-from resnet50.safetensors --model.classes 37 \
         --optimizer.layer-decay 0.8 --data.labels-per-class 10                    few labels
 """
@@ -58,7 +61,7 @@ QUICK = Config(
 TINY = tiny(QUICK, model=replace(QUICK.model, width=8, depths=(1,), classes=4), data=tiny_data(QUICK.data))
 
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "head_alone": {"optimizer.frozen": ("stem", "stage_"), "loss.running_statistics": True},
+    "head_alone": {"optimizer.frozen": (r"^(?!head/)",), "loss.running_statistics": True},
     "layer_decay": {"optimizer.layer_decay": 0.8},
     "running_statistics": {"loss.running_statistics": True},
     "no_augmentation": {"augment.flip": False, "augment.crop_scale": (1.0, 1.0), "augment.pad_crop": 0},

@@ -46,7 +46,8 @@ def features_of(config: Any, network: Classifier, compiler: Compiler) -> dict[st
         variables = with_values(variables, network.statistics(scaled(jnp.asarray(first["image"]))))
     if config.init_from is not None:
         tables = {"published": network.published, "ignored": network.ignored, "replaced": network.replaced}
-        variables = with_values(variables, read_initial_values(config.init_from, variables, **tables))
+        values = read_initial_values(config.init_from, variables, adapt=network.adapt, **tables)
+        variables = with_values(variables, values)
     variables = compiler.replicate(variables)
 
     def pooled(values: Any, images: jax.Array) -> jax.Array:

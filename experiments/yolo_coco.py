@@ -9,6 +9,8 @@ so these are not numbers of this code.
     python -m experiments.yolo_coco --data.dir ~/coco                          the size s
     python -m experiments.yolo_coco --data.dir ~/coco --model.width 0.25       the size n
     python -m vision predict RUN photos/                                       after training, RUN being its folder
+    python -m vision evaluate yolo_coco --data.dir ~/coco --model.width 0.25 --model.pixels unit \
+        --init-from yolov5n.safetensors                                        published weights of the size n
 
 ``~/coco`` has ``annotations/instances_{train,val}2017.json`` and the folders ``train2017`` and ``val2017``.
 """

@@ -7,6 +7,8 @@ difficult are ignored.
     python -m experiments.yolo_voc --quick                              the shapes world, six minutes on a laptop
     python -m experiments.yolo_voc --data.dir VOCdevkit/VOC2012
     python -m experiments.yolo_voc --data.dir VOCdevkit/VOC2012 --init-from runs/yolo_coco/default     fine-tuned
+    python -m experiments.yolo_voc --data.dir VOCdevkit/VOC2012 --backbone resnet50 --model.pixels imagenet \
+        --init-from resnet50.safetensors                                another backbone, with published weights
 
 The folder has ``Annotations``, ``JPEGImages`` and ``ImageSets/Main``.
 """

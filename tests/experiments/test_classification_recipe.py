@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import resnet_cifar, resnet_mnist, speedrun_cifar
+from experiments import finetune, resnet_cifar, resnet_mnist, speedrun_cifar
 from vision.data.labelled import LabelledConfig
 from vision.data.shapes.world import ShapesConfig
 from vision.errors import UserError
@@ -18,7 +18,10 @@ from vision.launch.options import parse
 from vision.launch.replicas import ReplicaOptions, vectorized
 from vision.models.resnet import CIFAR_RESNET18
 from vision.models.speedrun import SpeedrunConfig, whitening_kernel
+from vision.parallel.sharding import path_name
+from vision.recipes.classifiers import CLASSIFIERS
 from vision.train.compile import Compiler
+from vision.train.parameter_groups import matching
 
 pytestmark = pytest.mark.usefixtures("on_one_device")
 
@@ -83,6 +86,20 @@ def test_the_whitening_is_of_the_training_images(one_device):
     state = Compiler(one_device, experiment.rules).init(experiment.init, key=jax.random.key(0), initial=given)
     for kept in (state.model_state, state.ema["ema"]):
         np.testing.assert_array_equal(kept["constants"]["whitening"], given["constants/whitening"])
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_all_names_have_a_quick_relative_with_a_head_of_its_own(name):
+    """Small, with the classes of the quick data, and --optimizer.frozen as in the ablation leaves the head alone."""
+    config = parse(
+        "", default=finetune.Config(), quick=finetune.QUICK, description="", arguments=["--quick", "--model", name]
+    ).config
+    state = jax.eval_shape(finetune.build(config).init, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) < 1_500_000
+    assert state.params["head"]["kernel"].shape[-1] == 36
+    still = matching(state.params, finetune.ABLATIONS["head_alone"]["optimizer.frozen"])
+    trained = {path_name(path) for path, frozen in jax.tree_util.tree_leaves_with_path(still) if not frozen}
+    assert trained == {f"head/{each}" for each in state.params["head"]}
 
 
 def folder(root, names):

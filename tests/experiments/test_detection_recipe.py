@@ -1,6 +1,7 @@
 """The recipe of the detection experiments: optimizer, sizes of several scales, classes, anchors, a whole small run."""
 
 import json
+import re
 from dataclasses import replace
 
 import jax
@@ -30,7 +31,8 @@ OPTIONS = (
     "--intervals.log 8 --intervals.evaluate 16 --intervals.save 16"
 )
 SMALL = OPTIONS.split()
-MODEL = replace(yolo_folder.QUICK.model, width=0.125)
+UNIT = ("--model.pixels", "unit")
+MODEL = replace(yolo_folder.QUICK.model, width=0.125, pixels="unit")
 
 
 def run(*options):
@@ -103,7 +105,7 @@ def several_scales(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("yolo") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detection, "size_of_step", lambda sizes, step, seed: sizes[step % 2])
-        assert run(*SMALL, "--sizes", 32, 64, "--workdir", workdir) == 0
+        assert run(*SMALL, "--sizes", 32, 64, *UNIT, "--workdir", workdir) == 0
     return workdir
 
 
@@ -118,7 +120,7 @@ def test_training_at_several_scales(several_scales):
 
 def test_another_run_starts_from_it_with_new_classes(several_scales, tmp_path, capsys):
     more = ["--init-from", several_scales, "--workdir", tmp_path / "run", "--optimizer.frozen", "backbone"]
-    classes = ["--data.shapes.shapes", "circle", "star", "--model.classes", 2, "--running-statistics"]
+    classes = ["--data.shapes.shapes", "circle", "star", "--model.classes", 2, "--running-statistics", *UNIT]
     assert run(*SMALL, *more, *classes) == 0
     said = capsys.readouterr().err
     assert "params/detect_3/bias" in said
@@ -137,6 +139,26 @@ def test_what_is_found_in_files(several_scales, tmp_path, capsys):
         assert 0 <= y <= y + h <= 40.001
     assert verbs.main([*predict, "--predict.only", "dog"]) == 2
     assert "there is no class 'dog' to look for" in capsys.readouterr().err
+
+
+def test_weights_under_published_names_detect_the_same(several_scales, tmp_path, capsys):
+    """Written by export, and read by --init-from."""
+    image, weights = tmp_path / "grey.png", tmp_path / "weights.safetensors"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(image)
+    assert verbs.main(["export", str(several_scales), str(weights)]) == 0, capsys.readouterr().err
+    assert re.search(r"weights.safetensors: .* MB, 292 arrays under the names of publ", capsys.readouterr().out)
+    untrained = ["yolo_folder", *SMALL, *UNIT, "--init-from", str(weights)]
+    found = []
+    for name, run in {"run": [str(several_scales)], "file": untrained}.items():
+        options = ["--predict.confidence", "0.0001", "--out", str(tmp_path / name), "--", str(image)]
+        assert verbs.main(["predict", *run, *options]) == 0, capsys.readouterr().err
+        (listed,) = (tmp_path / name).rglob("detections.json")
+        found.append(json.loads(listed.read_text()))
+    assert found[0] == found[1]
+    assert len(found[0]) > 10
+    capsys.readouterr()
+    assert verbs.main(["predict", "yolo_folder", *SMALL, "--init-from", str(weights), "--", str(image)]) == 2
+    assert "expect images in [0, 1], and model.pixels is symmetric" in capsys.readouterr().err
 
 
 def test_anchors_are_fitted(capsys):

@@ -59,7 +59,7 @@ def test_a_detector_finds_the_same_by_onnx(runtime, tmp_path: Path):
     made = jax.tree_util.tree_map_with_path(
         lambda path, x: x * scale[path[2].key] if "detect" in path[1].key else x, made
     )
-    values = fold(made, epsilon=NORM_EPSILON)
+    values = fold(made, epsilon=lambda path: NORM_EPSILON)
     network = Yolo(MODEL, norm=folded_norm)
 
     def unsuppressed(images):

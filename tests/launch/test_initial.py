@@ -200,6 +200,16 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, kind):
         read_initial_values(path, shapes(), published=rules)
 
 
+def test_a_run_is_written_under_published_names(source, tmp_path, capsys):
+    """The averages, which --init-from reads again."""
+    path = tmp_path / "theirs.safetensors"
+    assert verbs.main(["export", str(source), str(path)]) == 0, capsys.readouterr().err
+    assert "arrays under the names of published weights" in capsys.readouterr().out
+    values = read_initial_values(path, shapes(), published=cifar_resnet_rules(MODEL))
+    assert capsys.readouterr().err == f"starting from published weights in {path}\n"
+    assert_same(values, below(stored(source), "ema/ema/"))
+
+
 @pytest.mark.parametrize("kind", ["run", "ours", "published"])
 def test_the_head_stays_random_for_other_classes_and_it_is_said(source, tmp_path, capsys, kind):
     wanted = shapes(replace(MODEL, classes=3))

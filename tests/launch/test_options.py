@@ -157,7 +157,9 @@ TABLE = {"wide": Wide(), "wider": Wide(9), "deep": Deep()}
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    model: Wide | Deep = dataclasses.field(default=Wide(), metadata={"choices": TABLE})
+    model: Wide | Deep = dataclasses.field(
+        default=Wide(), metadata={"choices": TABLE, "quick_choices": {**TABLE, "deep": Deep(1)}}
+    )
     seed: int = 0
 
 
@@ -171,6 +173,7 @@ def test_a_field_is_chosen_by_name_from_its_table():
     assert found.config == Chosen(Deep(gain=2.0), seed=1)
     assert found.default == Chosen()  # so that the choice is part of the run folder's name
     assert chosen("--quick", "--model.width", "5").config.model == Wide(5)
+    assert chosen("--quick", "--model", "deep", "--model.gain", "2").config.model == Deep(1, gain=2.0)
     with pytest.raises(UserError, match="there is no model deeper: did you mean deep"):
         chosen("--model", "deeper")
     with pytest.raises(UserError, match=r"there is no option --model\.width"):

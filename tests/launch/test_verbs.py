@@ -162,6 +162,7 @@ def test_an_experiment_without_training(verb, weights, tmp_path):
         (["sample", "RUN", "--out", "RUN/config.json"], "config.json cannot be written: File exists"),
         (["sample", "RUN", "--out", "RUN/config.json/x"], "config.json/x cannot be written: "),
         (["export", "RUN", "."], "is a folder: name the file to write"),
+        (["export", "RUN", "w.safetensors"], "the network of teacher has no published names: export to another format"),
         (["evaluate", "nowhere"], "there is no run folder or experiment nowhere"),
         (["evaluate", "techer"], "there is no run folder or experiment techer: did you mean teacher?"),
         (["sample", "nowhere"], "nowhere is no run folder"),

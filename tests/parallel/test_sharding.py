@@ -13,12 +13,16 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vision.errors import UserError
+from vision.models.convnext import CONVNEXT_TINY, ConvNeXt
+from vision.models.convnext import SHARDING_RULES as CONVNEXT_RULES
 from vision.models.dit import DIT_B, DiT
 from vision.models.dit import SHARDING_RULES as DIT_RULES
 from vision.models.resnet import RESNET50, ResNet
 from vision.models.resnet import SHARDING_RULES as RESNET_RULES
 from vision.models.unet import SHARDING_RULES as UNET_RULES
 from vision.models.unet import UNet
+from vision.models.vit import SHARDING_RULES as VIT_RULES
+from vision.models.vit import VIT_S16, ViT
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.parallel.sharding import FSDP_MIN_ELEMENTS, bytes_per_device, partition_spec, path_name, shardings
 from vision.train.state import create_state
@@ -164,6 +168,8 @@ NETWORKS = {
     "unet": (UNet(), UNET_RULES, (jnp.zeros((1, 32, 32, 3)), jnp.zeros((1,), jnp.int32))),
     "dit": (DiT(DIT_B), DIT_RULES, (jnp.zeros((1, 32, 32, 3)), jnp.zeros((1,), jnp.int32))),
     "resnet": (ResNet(RESNET50), RESNET_RULES, (jnp.zeros((1, 64, 64, 3)),)),
+    "convnext": (ConvNeXt(CONVNEXT_TINY), CONVNEXT_RULES, (jnp.zeros((1, 64, 64, 3)),)),
+    "vit": (ViT(VIT_S16), VIT_RULES, (jnp.zeros((1, 64, 64, 3)),)),
 }
 
 
@@ -181,7 +187,7 @@ def published_table(network):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_published_networks_are_sharded_as_ever(network):
-    """Against unet_sharding.json, dit_sharding.json and resnet_sharding.json."""
+    """Against {unet,dit,resnet}_sharding.json, convnext_sharding.json and vit_sharding.json."""
     assert published_table(network) == json.loads((GOLDEN / f"{network}_sharding.json").read_text()), (
         f"if this is meant, write the tables anew: python {Path(__file__).name} --write, and look at the difference"
     )

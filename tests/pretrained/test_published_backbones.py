@@ -1,6 +1,7 @@
 """Published ConvNeXts and ViTs: logits of torchvision and timm under the weights that a formula gives by name.
 
-The golden logits are made by make_backbone_golden.py with PyTorch, with the names and shapes of its state dicts.
+Also position embeddings on other grids, as timm interpolates them. The golden arrays are made by
+make_backbone_golden.py with PyTorch, with the names and shapes of its state dicts.
 """
 
 import json
@@ -11,13 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from published_weights import golden_image, published_array
+from published_weights import golden_image, published_array, uniform
 
+from vision.errors import UserError
 from vision.models.convnext import ConvNeXt, ConvNeXtConfig
 from vision.models.vit import ViT, ViTConfig
 from vision.pretrained.convnext import convnext_rules
+from vision.pretrained.initial import read_initial_values
 from vision.pretrained.rules import from_published, to_published
-from vision.pretrained.vit import vit_rules
+from vision.pretrained.state_dict import write_state_dict
+from vision.pretrained.variables import write_variables
+from vision.pretrained.vit import resampled_positions, vit_rules, vit_weights
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "backbone_logits.npz")
 CONVNEXT = ConvNeXtConfig(depths=(1, 1, 2, 1), widths=(8, 16, 24, 32), classes=10)
@@ -86,3 +91,41 @@ def test_there_and_back_changes_nothing(name):
     assert written.keys() == tensors.keys()
     for key, array in tensors.items():
         np.testing.assert_array_equal(written[key], array, err_msg=key)
+
+
+@pytest.mark.parametrize("grid", [(6, 6), (3, 5), (2, 2)])
+def test_position_embeddings_on_another_grid(grid):
+    embeddings = uniform("position", (1, 17, 3)).astype(np.float32)
+    found = resampled_positions(embeddings, grid)
+    np.testing.assert_allclose(found, GOLDEN[f"position_{grid[0]}x{grid[1]}"], atol=1e-5)
+    np.testing.assert_allclose(resampled_positions(embeddings, (4, 4)), embeddings, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["vit_torchvision", "vit_timm", "ours"])
+def test_published_positions_fit_another_resolution_and_it_is_reported(kind, tmp_path, capsys):
+    path = tmp_path / "weights.safetensors"
+    name = "vit_timm" if kind == "ours" else kind
+    tensors = {key: published_array(key, shape) for key, shape in published_shapes(name).items()}
+    _, rules, small = built(VIT, 32)
+    variables, _ = from_published(tensors, small, rules=rules)
+    write_variables(path, variables) if kind == "ours" else write_state_dict(path, tensors)
+    _, _, target = built(VIT, 48)
+    values = read_initial_values(path, target, published=rules, adapt=vit_weights)
+    said = capsys.readouterr().err
+    assert said.endswith(f"in {path}; position embeddings of 4x4 patches are interpolated to 6x6\n")
+    np.testing.assert_array_equal(
+        values["params/position"], resampled_positions(variables["params"]["position"], (6, 6))
+    )
+    np.testing.assert_array_equal(values["params/class_token"], variables["params"]["class_token"])
+    same = read_initial_values(path, small, published=rules, adapt=vit_weights)
+    assert capsys.readouterr().err.endswith(f"in {path}\n")
+    np.testing.assert_array_equal(same["params/position"], variables["params"]["position"])
+
+
+def test_positions_that_are_no_square_are_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    tensors = {key: published_array(key, shape) for key, shape in published_shapes("vit_timm").items()}
+    _, rules, target = built(VIT, 32)
+    write_state_dict(path, {**tensors, "pos_embed": tensors["pos_embed"][:, :12]})
+    with pytest.raises(UserError, match=r"pos_embed of shape \(1, 12, 16\), where params/position needs"):
+        read_initial_values(path, target, published=rules, adapt=vit_weights)

@@ -19,6 +19,7 @@ from vision.launch.inputs import check_data
 from vision.launch.load_run import LoadedRun
 from vision.launch.options import unknown_name
 from vision.parallel.agreement import first_alone, is_first
+from vision.pretrained.state_dict import write_state_dict
 from vision.report.grid import sample_grid, save_png
 from vision.train.compile import Compiler
 from vision.train.experiment import Sample
@@ -58,9 +59,11 @@ def predict(run: LoadedRun, patterns: Sequence[str], out: Path) -> list[str]:
 
 
 def export(run: LoadedRun, file: Path) -> str:
-    """Write the run's function of images to ``file``, for ONNX's runtimes if it ends with .onnx; returns what it wrote.
+    """Write the run's function of images to ``file``, or what its name asks for; returns a line about what it wrote.
 
-    Raises ``UserError`` for an experiment without such a function, or a run of several replicas.
+    A name in .onnx is for ONNX's runtimes, one in .safetensors asks for the weights under published names.
+
+    Raises ``UserError`` for an experiment without such a function or such names, or a run of several replicas.
     """
     if run.experiment.inference is None or run.experiment.replicas:
         why = "is a run of several replicas" if run.experiment.replicas else "has no function of images"
@@ -68,10 +71,24 @@ def export(run: LoadedRun, file: Path) -> str:
     file = expanded(file)
     if file.is_dir():
         raise UserError(f"{file} is a folder: name the file to write, such as {file / 'model.stablehlo'}")
+    if file.suffix == ".safetensors":
+        return _export_weights(run, file)
     inference = run.experiment.inference(jax.device_get(run.state))
     write = write_onnx if file.suffix == ".onnx" else write_export
     with _writing(file):
         return write(file, inference) if is_first() else ""
+
+
+def _export_weights(run: LoadedRun, file: Path) -> str:
+    if run.experiment.published is None:
+        raise UserError(f"the network of {run.name} has no published names: export to another format")
+    tensors = run.experiment.published(jax.device_get(run.state))
+    with _writing(file):
+        if is_first():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_state_dict(file, tensors)
+    size = sum(array.nbytes for array in tensors.values())
+    return f"{file}: {size / 1e6:.1f} MB, {len(tensors)} arrays under the names of published weights"
 
 
 def sample(run: LoadedRun, request: SampleRequest, out: Path) -> str:

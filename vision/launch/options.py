@@ -88,7 +88,7 @@ def parse(prog: str, *, default: Config, quick: Config, description: str, argume
         stored = _as_arguments(fields, origin=Path(location), known=flatten(base))
         stored += _replica_arguments(content.get("replicas", {}))
 
-    base, arguments = with_named_choices(base, arguments)
+    base, arguments = with_named_choices(base, arguments, quick="--quick" in arguments)
 
     @dataclass(frozen=True)
     class CommandLine:
@@ -136,21 +136,29 @@ def config_of(content: Mapping[str, Any], *, origin: Path, default: Config) -> C
     return parse_fields(str(origin), base=base, arguments=_as_arguments(fields, origin=origin, known=flatten(base)))
 
 
-def choices(config: Any) -> dict[str, Mapping[str, Any]]:
+def choices(config: Any, *, quick: bool = False) -> dict[str, Mapping[str, Any]]:
     """Fields of a configuration that are chosen by name, each with its table from name to frozen configuration.
 
-    They are declared as ``field(default=..., metadata={"choices": TABLE})``.
+    They are declared as ``field(default=..., metadata={"choices": TABLE})``, where "quick_choices" may have a smaller
+    configuration for each name, to be chosen with ``--quick``.
     """
-    return {each.name: each.metadata["choices"] for each in dataclasses.fields(config) if "choices" in each.metadata}
+    fields = [each for each in dataclasses.fields(config) if "choices" in each.metadata]
+    key = "quick_choices" if quick else "choices"
+    return {each.name: each.metadata.get(key, each.metadata["choices"]) for each in fields}
 
 
-def with_named_choices(base: Config, arguments: Sequence[str]) -> tuple[Config, list[str]]:
+def with_named_choices(base: Config, arguments: Sequence[str], *, quick: bool = False) -> tuple[Config, list[str]]:
     """``base`` with the entries that ``--FIELD NAME`` chooses from the table of a field, and the other arguments.
+
+    Args:
+      base: the configuration to start from.
+      arguments: the command line.
+      quick: whether ``base`` is the quick configuration.
 
     Raises ``UserError`` for a name that the table lacks.
     """
     rest = list(arguments)
-    for name, table in choices(base).items():
+    for name, table in choices(base, quick=quick).items():
         while option_of(name) in rest:
             index = rest.index(option_of(name))
             chosen = rest[index + 1] if index + 1 < len(rest) else ""

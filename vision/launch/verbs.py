@@ -4,6 +4,7 @@
     python -m vision predict runs/classifier new/*.jpg
     python -m vision sample runs/digits --count 20 --labels 3 7
     python -m vision export runs/detector detector.onnx
+    python -m vision export runs/classifier resnet50.safetensors
     python -m vision describe runs/detector
     python -m vision predict finetune --init-from pets.safetensors --model.classes 37 --data.dir pets -- new/*.jpg
 
@@ -209,7 +210,7 @@ VERBS: dict[str, Verb] = {
         ),
         Verb(
             name="export",
-            summary="write the model to a file that needs only jax, or to .onnx",
+            summary="write the model for jax or to .onnx, or weights to .safetensors",
             operands="RUN FILE",
             act=_export,
             offered=lambda experiment: experiment.inference is not None,

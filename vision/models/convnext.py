@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from vision.errors import UserError
+from vision.nn.grouped_convolution import GroupedConv
 from vision.nn.stochastic_depth import stochastic_depth
 from vision.ranges import Channels, Depth, DropRate, NoneOrMoreClasses, PositiveFloat
 
@@ -73,8 +74,8 @@ class Block(nn.Module):
     def __call__(self, features: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
         """Transform ``features``; ``train`` is positional so that remat can treat it as static."""
         width = features.shape[-1]
-        depthwise = partial(nn.Conv, feature_group_count=width, padding=3, kernel_init=small, dtype=self.dtype)
-        hidden = depthwise(width, (7, 7), name="depthwise")(features)
+        depthwise = GroupedConv(width, 7, width, use_bias=True, kernel_init=small, dtype=self.dtype, name="depthwise")
+        hidden = depthwise(features)
         hidden = LayerNorm(dtype=self.dtype, name="norm")(hidden)
         hidden = nn.Dense(4 * width, kernel_init=small, dtype=self.dtype, name="dense_in")(hidden)
         hidden = nn.gelu(hidden, approximate=False)
@@ -92,7 +93,8 @@ class ConvNeXt(nn.Module):
     config: ConvNeXtConfig = ConvNeXtConfig()
 
     def setup(self):
-        """The head, which :meth:`features` does not need."""
+        """The parts after the features: the normalisation of their mean, and the head."""
+        self.norm = LayerNorm()
         if self.config.classes > 0:
             self.head = nn.Dense(self.config.classes, kernel_init=small)
 
@@ -109,13 +111,23 @@ class ConvNeXt(nn.Module):
         pooled = self.features(image, train=train)["pooled"]
         return self.head(pooled) if self.config.classes > 0 else pooled
 
-    @nn.compact
     def features(self, image: Float[Array, "b h w c"], *, train: bool) -> dict[str, Array]:
         """Features of all levels: ``model.apply(variables, image, train=False, method="features")``.
 
         Returns:
-          "c2", "c3", ...: each stage's output, with the stride 2**N, in ``config.dtype``. "pooled": the mean of the
-          last over its pixels, layer-normalised, [b d] in float32.
+          what :meth:`levels` returns, and "pooled": the mean of the last over its pixels, layer-normalised, [b d] in
+          float32.
+        """
+        levels = self.levels(image, train=train)
+        pooled = levels[f"c{len(self.config.depths) + 1}"].mean((1, 2), dtype=jnp.float32)
+        return {**levels, "pooled": self.norm(pooled)}
+
+    @nn.compact
+    def levels(self, image: Float[Array, "b h w c"], *, train: bool) -> dict[str, Float[Array, "b _ _ _"]]:
+        """Features of every resolution, with which detectors begin.
+
+        Returns:
+          "c2", "c3", ...: each stage's output, with the stride 2**N, in ``config.dtype``.
         """
         config = self.config
         dtype = jnp.dtype(config.dtype)
@@ -140,8 +152,7 @@ class ConvNeXt(nn.Module):
                 name = f"stage_{stage}_block_{index}"
                 hidden = block(config.layer_scale, next(rates), dtype, name=name)(hidden, train)
             levels[f"c{stage + 1}"] = hidden
-        pooled = hidden.mean((1, 2), dtype=jnp.float32)
-        return {**levels, "pooled": LayerNorm(name="norm")(pooled)}
+        return levels
 
 
 def layers(config: ConvNeXtConfig) -> int:

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from vision.errors import UserError
 from vision.nn.batch_norm import batch_norm
 from vision.nn.convolution import PointwiseConv
+from vision.nn.grouped_convolution import GroupedConv
 from vision.nn.initializers import fan_in_uniform, he_fan_out
 from vision.nn.pooling import max_pool_3x3
 from vision.nn.squeeze_excite import SqueezeExcite
@@ -198,8 +199,11 @@ class BottleneckBlock(nn.Module):
         last_norm = partial(norm, scale_init=nn.initializers.zeros) if self.zero_init else norm
         hidden = Conv1x1(self.inner, dtype=self.dtype, name="conv_in")(features)
         hidden = self.act(norm(name="norm_in")(hidden))
-        middle = partial(Conv3x3, strides=self.stride, feature_group_count=self.groups, dtype=self.dtype)
-        hidden = middle(self.inner, name="conv_mid")(hidden)
+        how: dict[str, Any] = {"strides": self.stride, "dtype": self.dtype, "name": "conv_mid"}
+        if self.groups == 1:
+            hidden = Conv3x3(self.inner, **how)(hidden)
+        else:
+            hidden = GroupedConv(self.inner, 3, self.groups, kernel_init=he_fan_out, **how)(hidden)
         hidden = self.act(norm(name="norm_mid")(hidden))
         hidden = Conv1x1(self.channels, dtype=self.dtype, name="conv_out")(hidden)
         hidden = last_norm(name="norm_out")(hidden)
@@ -241,14 +245,22 @@ class ResNet(nn.Module):
         pooled = self.dropout(pooled, deterministic=not train)
         return self.head(pooled) if self.config.classes > 0 else pooled
 
-    @nn.compact
     def features(self, image: Float[Array, "b h w c"], *, train: bool) -> dict[str, Array]:
         """Features of all levels: ``model.apply(variables, image, train=False, method="features")``.
 
         Returns:
+          what :meth:`levels` returns, and "pooled": the mean of the last over its pixels, [b d] in float32.
+        """
+        levels = self.levels(image, train=train)
+        return {**levels, "pooled": levels[f"c{len(self.config.depths) + 1}"].mean((1, 2), dtype=jnp.float32)}
+
+    @nn.compact
+    def levels(self, image: Float[Array, "b h w c"], *, train: bool) -> dict[str, Float[Array, "b _ _ _"]]:
+        """Features of every resolution, with which detectors begin.
+
+        Returns:
           "c1": the stem's output before its max pool; "c2", "c3", ...: each stage's output; in ``config.dtype``. With
           the ImageNet stems "cN" has the stride 2**N; with the CIFAR stem "c1" and "c2" have the stride 1, "c3" 2.
-          "pooled": the mean of the last over its pixels, [b d] in float32.
         """
         config = self.config
         dtype = jnp.dtype(config.dtype)
@@ -288,7 +300,7 @@ class ResNet(nn.Module):
                 name = f"stage_{stage + 1}_block_{index}"
                 hidden = make(channels, stride=stride, drop=next(rates), **parts, name=name)(hidden, train)
             levels[f"c{stage + 2}"] = hidden
-        return {**levels, "pooled": hidden.mean((1, 2), dtype=jnp.float32)}
+        return levels
 
     def _stem(self, image: Array, train: bool, dtype: Any) -> Array:
         """The layers before the first stage, without the max pool."""

@@ -1,4 +1,4 @@
-"""YOLOv5: anchors at three strides, a CSP-Darknet or a ResNet, and features fused in both directions.
+"""YOLOv5: anchors at three strides, a CSP-Darknet or another backbone, and features fused in both directions.
 
 Redmon & Farhadi 2018 ("YOLOv3": anchors, three levels, logistic classes); Bochkovskiy et al. 2020 ("YOLOv4": the
 cross-stage partial Darknet, spatial pyramid pooling, a path aggregation neck after Liu et al. 2018). The fifth version
@@ -6,6 +6,7 @@ has no paper; its published description is followed: stem of 6x6 with stride 2, 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -18,10 +19,10 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from vision.errors import UserError
-from vision.models.resnet import RESNET18, ResNet, ResNetConfig
 from vision.nn.convolution import PointwiseConv
 from vision.nn.csp import ConvNormAct, CSPBlock, Norm, PyramidPool, yolo_norm
 from vision.nn.resample import upsample_nearest
+from vision.ops.pixels import PixelScale, scaled
 from vision.ranges import Classes, OpenFraction, PositiveFloat
 
 STRIDES = (8, 16, 32)
@@ -43,10 +44,9 @@ class YoloConfig:
     anchors: Annotated[tuple[PositiveFloat, ...], MinLen(1)] = tuple(map(float, ANCHORS))
     """Width and height in pixels of each anchor: first those of stride 8, then equally many of stride 16 and of stride
     32."""
-    backbone: Literal["csp_darknet", "resnet"] = "csp_darknet"
-    """Where the features of strides 8, 16 and 32 come from."""
-    resnet: ResNetConfig = RESNET18
-    """The ResNet backbone, which needs a stem of stride 4 ("imagenet" or "deep") and four stages."""
+    pixels: PixelScale = "symmetric"
+    """How the network takes images: in [-1, 1] (symmetric), in [0, 1] as the published weights of YOLOv5 need it
+    (unit), or normalised by the mean and deviation of ImageNet as those of classifiers need it (imagenet)."""
     prior: OpenFraction = 0.01
     """Initial probability of objectness and classes (Lin et al. 2017, "Focal Loss", section 4.1)."""
     remat: bool = False
@@ -80,14 +80,11 @@ YOLO_X = YoloConfig(depth=1.33, width=1.25)
 # fmt: on
 
 # Tensor parallelism: the bottlenecks' first convolution is sharded over its outputs, the second over its inputs. The
-# layers between are small; they have only data and fsdp sharding.
+# layers between are small; they have only data and fsdp sharding. Other backbones have rules of their own.
 SHARDING_RULES: tuple[tuple[str, P], ...] = (
     (r"block_\d+/reduce/conv/kernel$", P(None, None, None, "tensor")),
     (r"block_\d+/reduce/norm/(scale|bias|mean|var)$", P("tensor")),
     (r"block_\d+/conv_3x3/conv/kernel$", P(None, None, "tensor", None)),
-    (r"stage_\d+_block_\d+/conv_(in|mid)/kernel$", P(None, None, None, "tensor")),
-    (r"stage_\d+_block_\d+/conv_out/kernel$", P(None, None, "tensor", None)),
-    (r"stage_\d+_block_\d+/norm_(in|mid)/(scale|bias|mean|var)$", P("tensor")),
 )
 
 
@@ -162,11 +159,14 @@ class PathAggregation(nn.Module):
 class Yolo(nn.Module):
     """Predict a box, an objectness and classes for each anchor of each cell, at three strides.
 
-    ``norm`` is called with train, dtype and name (see ``nn/batch_norm.py``).
+    ``norm`` is called with train, dtype and name (see ``nn/batch_norm.py``). ``other_backbone`` is called with name and
+    returns a module in place of the CSP-Darknet, whose method ``levels`` gives the features "c3", "c4" and "c5" of
+    strides 8, 16 and 32; it is given images as ``config.pixels`` says.
     """
 
     config: YoloConfig = YoloConfig()
     norm: Norm = yolo_norm
+    other_backbone: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> list[Float[Array, "b _ _ a _"]]:
@@ -176,28 +176,32 @@ class Yolo(nn.Module):
         ``tasks/detection.py`` for what they mean.
 
         Args:
-          image: images in [-1, 1] (the published weights of a ResNet expect a different normalisation).
+          image: images in [-1, 1], whatever ``config.pixels`` is.
           train: whether to use the statistics of the batch (``mutable=["batch_stats"]``).
 
         Raises:
-          UserError: sides that are not multiples of 32; a ResNet with other strides.
+          UserError: sides that are not multiples of 32.
         """
         config = self.config
         height, width = image.shape[1:3]
         if height % STRIDES[-1] or width % STRIDES[-1]:
             raise UserError(f"a detector takes images whose sides are multiples of 32, not {height}x{width}")
+        image = scaled(image, config.pixels)
         dtype = jnp.dtype(config.dtype)
         conv = partial(ConvNormAct, norm=self.norm, dtype=dtype)
-        if config.backbone == "csp_darknet":
+        if self.other_backbone is None:
             levels: Any = CSPDarknet(config, conv, name="backbone")(image, train=train)
         else:
-            levels = self._resnet(image, conv, train)
+            backbone: Any = self.other_backbone(name="backbone")
+            found = backbone.levels(image, train=train)
+            pooled = PyramidPool(channels(config, 1024), conv=conv, name="pool")(found["c5"], train=train)
+            levels = [found["c3"], found["c4"], pooled]
         levels = PathAggregation(config, conv, name="neck")(levels, train=train)
         size = 5 + config.classes
         # Lin et al. 2017, section 4.1: b = -log((1 - pi) / pi)
         bias = np.zeros((config.anchors_per_cell, size), np.float32)
         bias[:, 4:] = -math.log((1 - config.prior) / config.prior)
-        found = []
+        predictions = []
         for level, features in zip((3, 4, 5), levels, strict=True):
             head = PointwiseConv(
                 config.anchors_per_cell * size,
@@ -207,16 +211,5 @@ class Yolo(nn.Module):
                 name=f"detect_{level}",
             )
             raw = head(features).astype(jnp.float32)
-            found.append(raw.reshape(*raw.shape[:3], config.anchors_per_cell, size))
-        return found
-
-    def _resnet(self, image: Array, conv: Any, train: bool) -> list[Array]:
-        config = self.config.resnet
-        if config.stem == "cifar" or len(config.depths) != 4:
-            raise UserError(
-                "a ResNet as the backbone needs the strides 8, 16 and 32: the stem imagenet or deep, 4 stages"
-            )
-        backbone = ResNet(config, norm=self.norm, name="backbone")
-        features = backbone.features(image, train=train)
-        pooled = PyramidPool(channels(self.config, 1024), conv=conv, name="pool")(features["c5"], train=train)
-        return [features["c3"], features["c4"], pooled]
+            predictions.append(raw.reshape(*raw.shape[:3], config.anchors_per_cell, size))
+        return predictions

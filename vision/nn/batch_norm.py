@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array
 
+EPSILON = 1e-5
+
 
 def batch_norm(
     *,
@@ -14,7 +16,7 @@ def batch_norm(
     dtype: Any = jnp.float32,
     name: str | None = None,
     momentum: float = 0.9,
-    epsilon: float = 1e-5,
+    epsilon: float = EPSILON,
     use_scale: bool = True,
     scale_init: Callable[..., Array] = nn.initializers.ones,
 ) -> nn.Module:

@@ -4,7 +4,7 @@ At inference, normalisation is affine in its input: gamma (x - mu) / sqrt(var + 
 the kernel, which leaves a bias (Jacob et al. 2018, "Quantization and Training of Neural Networks", section 3.2).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -37,13 +37,13 @@ def folded_norm(*, train: bool, dtype: Any = jnp.float32, name: str | None = Non
     return Bias(dtype=dtype, name=name)
 
 
-def fold(variables: Mapping[str, Any], *, epsilon: float) -> dict[str, Any]:
+def fold(variables: Mapping[str, Any], *, epsilon: Callable[[str], float]) -> dict[str, Any]:
     """Variables of the same network with ``norm=folded_norm``: {"params": ...}, without statistics.
 
     Args:
       variables: "params" and "batch_stats". A normalisation is a module with statistics; the convolution before it is
         its sibling whose name has "conv" instead of "norm".
-      epsilon: of the normalisations.
+      epsilon: path of a normalisation ("backbone/stem_norm") -> what it adds to the variance.
 
     Raises:
       UserError: a normalisation has no such convolution.
@@ -59,7 +59,7 @@ def fold(variables: Mapping[str, Any], *, epsilon: float) -> dict[str, Any]:
             if conv == name or "kernel" not in made.get(conv, {}):
                 raise UserError(f"the normalisation {path}{name} has no sibling convolution {conv} to be folded into")
             norm = params.get(name, {})
-            factor = norm.get("scale", 1.0) / jnp.sqrt(own["var"] + epsilon)
+            factor = norm.get("scale", 1.0) / jnp.sqrt(own["var"] + epsilon(path + name))
             before = made[conv].get("bias", 0.0)
             made[conv] = {"kernel": made[conv]["kernel"] * factor}
             made[name] = {"bias": norm.get("bias", 0.0) + (before - own["mean"]) * factor}

@@ -17,8 +17,9 @@ import numpy as np
 from vision.errors import UserError
 from vision.home import expanded
 from vision.parallel.agreement import is_first
+from vision.pretrained.adapted import Adapt, unchanged
 from vision.pretrained.rules import Rule, WeightRules, from_published, named, surplus_prefix
-from vision.pretrained.state_dict import read_weights
+from vision.pretrained.state_dict import read_weights, some
 from vision.train.checkpoint import Checkpoints
 from vision.train.class_names import class_names as class_names_of
 
@@ -30,6 +31,7 @@ def read_initial_values(
     published: WeightRules = (),
     ignored: Sequence[str] = (),
     replaced: Sequence[str] = (),
+    adapt: Adapt = unchanged,
     class_names: Sequence[str] | None = None,
     average: str | None = "ema",
 ) -> dict[str, np.ndarray]:
@@ -43,6 +45,7 @@ def read_initial_values(
       ignored: regular expressions of published names that may be unused.
       replaced: regular expressions of paths that keep their random values if the file has no matching ones, such as the
         head for a different number of classes.
+      adapt: what is done with the arrays before the rules apply.
       class_names: of the data; if those of the other run differ, also in their order, ``replaced`` stays random in any
         case.
       average: the name of the averages to use if the run has them; None uses the trained variables.
@@ -70,15 +73,19 @@ def read_initial_values(
     else:
         prefix = surplus_prefix(tensors, variables, rules=published, ignored=ignored)
         tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
+    adapted = adapt(dict(tensors), variables)
+    replaced = (*replaced, *adapted.replaced)
     placeholders = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
-    found, left = from_published(tensors, placeholders, rules=published, ignored=ignored, replaced=replaced)
+    found, left = from_published(adapted.tensors, placeholders, rules=published, ignored=ignored, replaced=replaced)
     values = {name: np.asarray(value) for name, value in named(found).items() if name not in left}
     before = class_names_of(path.parent if path.name == "checkpoints" else path) if path.is_dir() else None
     others = None not in (before, class_names) and before != tuple(class_names or ())
     chosen = [name for name in values if others and any(re.search(expression, name) for expression in replaced)]
-    kept = f"; the prefix {prefix} of all names is left out" if prefix else ""
-    kept += f"; {', '.join(left)} stay random, since there are no matching values" if left else ""
-    kept += f"; {', '.join(chosen)} stay random, since the classes differ" if chosen else ""
+    notes = [f"the prefix {prefix} of all names is left out"] if prefix else []
+    notes += adapted.notes
+    kept = "".join(f"; {note}" for note in notes)
+    kept += f"; {some(left)} stay random, since there are no matching values" if left else ""
+    kept += f"; {some(chosen)} stay random, since the classes differ" if chosen else ""
     if is_first():
         print(f"starting from {origin} in {path}{kept}", file=sys.stderr)
     return {name: value for name, value in values.items() if name not in chosen}

@@ -1,9 +1,23 @@
-"""The names of published vision transformers: torchvision's and timm's."""
+"""The names of published vision transformers: torchvision's and timm's; and position embeddings on other grids."""
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
+from jaxtyping import Float
 
 from vision.models.vit import ViTConfig
+from vision.ops.resize import resize
+from vision.pretrained.adapted import Adapted
 from vision.pretrained.rules import CONV, Layout, Rule, dense_rules
+from vision.pretrained.state_dict import StateDict
+
+_POSITION = "params/position"
+_POSITIONS = ("encoder.pos_embedding", "pos_embed", _POSITION)
+"""The position embeddings' names: torchvision's, timm's, and this project's."""
 
 _QKV = Layout(
     lambda x: x.reshape(3, -1, x.shape[-1]).transpose(2, 0, 1),
@@ -62,3 +76,35 @@ def timm_rules() -> tuple[Rule, ...]:
         *_norm("norm", "norm"),
         *dense_rules("head", "head"),
     )
+
+
+def vit_weights(tensors: StateDict, variables: Mapping[str, Any]) -> Adapted:
+    """Position embeddings of a square grid of patches on the network's own, where that is another square."""
+    wanted = variables["params"]["position"].shape
+    names = [name for name in _POSITIONS if name in tensors and tensors[name].ndim == len(wanted) == 3]
+    sides = {name: (_side(tensors[name].shape), _side(wanted)) for name in names}
+    changed = {name: (one, other) for name, (one, other) in sides.items() if one and other and one != other}
+    made = {name: resampled_positions(tensors[name], (side, side)) for name, (_, side) in changed.items()}
+    notes = (f"position embeddings of {a}x{a} patches are interpolated to {b}x{b}" for a, b in changed.values())
+    return Adapted({**tensors, **made}, notes=tuple(notes))
+
+
+def resampled_positions(embeddings: Float[np.ndarray, "1 n d"], grid: tuple[int, int]) -> Float[np.ndarray, "1 m d"]:
+    """Position embeddings of a square grid on another one, bicubic and antialiased; the class token's stays.
+
+    Args:
+      embeddings: of the class token and then of each patch, row by row.
+      grid: rows and columns of patches.
+
+    Returns:
+      the same for ``grid``, in float32: m = 1 + rows * columns.
+    """
+    patches = rearrange(jnp.asarray(embeddings[:, 1:], jnp.float32), "b (h w) d -> b h w d", h=_side(embeddings.shape))
+    found = rearrange(resize(patches, grid, method="bicubic"), "b h w d -> b (h w) d")
+    return np.concatenate([embeddings[:, :1].astype(np.float32), np.asarray(found)], 1)
+
+
+def _side(shape: tuple[int, ...]) -> int:
+    """The side of the square grid of embeddings [1 n d]; 0 where it is none."""
+    side = math.isqrt(max(shape[1] - 1, 0))
+    return side if side**2 == shape[1] - 1 else 0

@@ -12,8 +12,10 @@ from vision.data.image_data import Data
 from vision.evaluation.generator import Generator, sampling
 from vision.inference import Inference
 from vision.parallel.sharding import ShardingRules
+from vision.pretrained.adapted import Adapt, unchanged
 from vision.pretrained.initial import read_initial_values
 from vision.pretrained.rules import WeightRules
+from vision.pretrained.state_dict import StateDict
 from vision.recipes.run_config import RunConfig
 from vision.train.compile import Compiler
 from vision.train.experiment import EvaluatorFactory, Experiment, FrozenPart, PredictFiles
@@ -24,7 +26,7 @@ from vision.types import Schedule, Step, TrainState
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsSource:
-    """How ``init_from`` is read for a network."""
+    """How ``init_from`` is read for a network, and how its weights are written."""
 
     published: WeightRules = ()
     """How published weights are named; empty if there are none."""
@@ -33,6 +35,10 @@ class WeightsSource:
     replaced: Sequence[str] = ()
     """Regular expressions of variables that stay as initialised where the weights have none that fit, or the classes
     differ."""
+    adapt: Adapt = unchanged
+    """What is done with the arrays of a file before the rules apply."""
+    written: Callable[[TrainState], StateDict] | None = None
+    """State -> its weights under published names; None if there are none."""
     average: str | None = "ema"
     """The averages that are taken from a run; None for the trained variables themselves."""
     excluded: Sequence[str] = ()
@@ -106,6 +112,7 @@ def assemble(
                     published=weights.published,
                     ignored=(*weights.ignored, *(f"{name}/.*" for name in weights.excluded)),
                     replaced=weights.replaced,
+                    adapt=weights.adapt,
                     average=weights.average,
                     class_names=data.class_names() if labelled else None,
                 )
@@ -130,6 +137,7 @@ def assemble(
         sampling=sampling(generator, data.class_names) if generator is not None else None,
         prediction=prediction,
         inference=inference,
+        published=weights.written,
         class_names=data.class_names if labelled else None,
         contents=lambda: {split: data.content(split) for split in ("train", "test")},
         initial_values=initial_values if config.init_from is not None or statistics is not None else None,

@@ -19,6 +19,7 @@ from vision.evaluation.classification import classification_metrics, predict_fil
 from vision.inference import Inference
 from vision.ops.pixels import to_float
 from vision.ops.resize import IMAGENET_MEAN, IMAGENET_STD, normalise
+from vision.pretrained.rules import to_published
 from vision.ranges import Fraction, NonNegativeFloat
 from vision.recipes.assemble import WeightsSource, assemble
 from vision.recipes.classifiers import Classifier
@@ -87,6 +88,7 @@ def classification(config: Any, network: Classifier) -> Experiment:
         return {"image": image, "target": target}
 
     loss = accumulate(preprocessed(classification_loss(model, config.loss), prepare), config.microbatches)
+    written = lambda state: to_published(averages(state), rules=network.published)
     layers = {"layer_of": network.layer_of, "layers": network.layers}
     optimizer = make_optimizer(config.optimizer, steps=config.steps, batch_size=config.batch_size, **layers)
 
@@ -111,7 +113,13 @@ def classification(config: Any, network: Classifier) -> Experiment:
         prediction=functools.partial(prediction, config, logits),
         inference=functools.partial(inference, config, logits),
         labelled=True,
-        weights=WeightsSource(published=network.published, ignored=network.ignored, replaced=network.replaced),
+        weights=WeightsSource(
+            published=network.published,
+            ignored=network.ignored,
+            replaced=network.replaced,
+            adapt=network.adapt,
+            written=written if network.published else None,
+        ),
         statistics=functools.partial(statistics, config, network, data) if network.statistics is not None else None,
         rules=network.rules,
         evaluation_only=("flip_tta", "data.test_", "data.max_pixels"),

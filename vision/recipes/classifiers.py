@@ -5,7 +5,7 @@ To add one: a model file, a case in :func:`network`, and its configurations in :
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import flax.linen as nn
@@ -35,11 +35,12 @@ from vision.models.speedrun import layer_of as speedrun_layer_of
 from vision.models.speedrun import layers as speedrun_layers
 from vision.models.vit import ViT, ViTConfig
 from vision.parallel.sharding import ShardingRules
+from vision.pretrained.adapted import Adapt, unchanged
 from vision.pretrained.convnext import convnext_rules
 from vision.pretrained.feature_classifier import FeatureNetwork, FeatureNetworkConfig, feature_layer_of
 from vision.pretrained.resnet import HEAD, IGNORED, cifar_resnet_rules, resnet_rules
 from vision.pretrained.rules import WeightRules
-from vision.pretrained.vit import vit_rules
+from vision.pretrained.vit import vit_rules, vit_weights
 
 ClassifierConfig = ResNetConfig | ConvNeXtConfig | ViTConfig | SpeedrunConfig | FeatureNetworkConfig
 """Configurations of classifiers: each has ``classes`` and ``channels``."""
@@ -70,9 +71,29 @@ CLASSIFIERS: Mapping[str, ClassifierConfig] = {
 """Classifiers by name, for the command line (``--model NAME``) and for :func:`network`."""
 
 
+def quick(config: ClassifierConfig) -> ClassifierConfig:
+    """A classifier's small relative for ``--quick``: images of 32 pixels or a little more, 36 classes, few channels."""
+    match config:
+        case ResNetConfig():
+            return replace(config, depths=(1,) * len(config.depths), width=16, classes=36)
+        case ConvNeXtConfig():
+            # a layer scale of 1e-6 is for long training
+            return replace(config, depths=(1, 1, 1, 1), widths=(16, 32, 64, 128), layer_scale=1.0, classes=36)
+        case ViTConfig():
+            return replace(config, patch=4, width=64, depth=4, heads=4, classes=36)
+        case SpeedrunConfig():
+            return replace(config, widths=(16, 32, 32), classes=36)
+        case FeatureNetworkConfig():
+            return replace(config, classes=36)
+
+
 def chosen_by_name(default: ClassifierConfig) -> Any:
-    """The field ``model`` of an experiment that takes any classifier: ``--model NAME``, then ``--model.FIELD``."""
-    return field(default=default, metadata={"choices": CLASSIFIERS})
+    """The field ``model`` of an experiment that takes any classifier: ``--model NAME``, then ``--model.FIELD``.
+
+    With ``--quick``, NAME stands for the small relative.
+    """
+    small = {name: quick(config) for name, config in CLASSIFIERS.items()}
+    return field(default=default, metadata={"choices": CLASSIFIERS, "quick_choices": small})
 
 
 @dataclass(frozen=True)
@@ -91,6 +112,8 @@ class Classifier:
     """How published weights are named; empty if there are none."""
     ignored: Sequence[str] = ()
     """Regular expressions of published names that may be left unused."""
+    adapt: Adapt = unchanged
+    """What is done with the arrays of a file before the rules apply."""
     replaced: Sequence[str] = HEAD
     """Regular expressions of the variables that depend on the classes."""
     statistics: Callable[[jax.Array], Mapping[str, jax.Array]] | None = None
@@ -109,7 +132,7 @@ def network(config: ClassifierConfig) -> Classifier:
             return Classifier(ConvNeXt(config), convnext.SHARDING_RULES, layer_of, layers, convnext_rules(config))
         case ViTConfig():
             layer_of, layers = functools.partial(vit.layer_of, config), vit.layers(config)
-            return Classifier(ViT(config), vit.SHARDING_RULES, layer_of, layers, vit_rules(config))
+            return Classifier(ViT(config), vit.SHARDING_RULES, layer_of, layers, vit_rules(config), adapt=vit_weights)
         case SpeedrunConfig():
             whitening = lambda images: {"constants/whitening": whitening_kernel(images)}
             layer_of = functools.partial(speedrun_layer_of, config)

@@ -23,12 +23,16 @@ from vision.errors import UserError
 from vision.evaluation.detection import PredictionConfig, detection_metrics, predict_files
 from vision.inference import Candidates, Inference
 from vision.models.yolo import SHARDING_RULES, STRIDES, YOLO_N, Yolo, YoloConfig, scaled_anchors
-from vision.nn.csp import NORM_EPSILON
+from vision.nn.batch_norm import EPSILON
+from vision.nn.csp import NORM_EPSILON, yolo_norm
 from vision.nn.fusion import fold, folded_norm
 from vision.ops.pixels import to_float
 from vision.parallel.agreement import is_first
+from vision.pretrained.yolo import HEAD, IGNORED, yolo_rules, yolo_state_dict, yolo_weights
 from vision.ranges import Decay, Fraction, NonNegativeFloat, NonNegativeInt, Pixels
 from vision.recipes.assemble import WeightsSource, assemble
+from vision.recipes.backbones import Backbone, BackboneConfig, backbone_by_name
+from vision.recipes.backbones import backbone as make_backbone
 from vision.recipes.quick_data import DETECTION
 from vision.recipes.run_config import RunConfig
 from vision.tasks.detection import DetectionLossConfig, DetectorConfig, candidates, detection_loss, detector
@@ -38,9 +42,6 @@ from vision.train.parameter_groups import frozen, weights_alone
 from vision.train.state import variables as state_variables
 from vision.train.step import accumulate, gradient, preprocessed
 from vision.types import Batch, TrainState
-
-# the layers that tell classes apart, which start anew for other classes
-HEAD = (r"^params/detect_\d/",)
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class DetectionRunConfig(RunConfig):
     """A detection recipe; the defaults are those of COCO from scratch."""
 
     model: YoloConfig = YoloConfig()
+    backbone: BackboneConfig = backbone_by_name()
     data: DetectionConfig = DetectionConfig(name="coco")
     augment: BoxAugmentConfig = BoxAugmentConfig()
     loss: DetectionLossConfig = DetectionLossConfig()
@@ -150,7 +152,7 @@ def sgd(config: SgdConfig, *, steps: int, batch_size: int) -> optax.GradientTran
 def detection(config: DetectionRunConfig) -> Experiment:
     """The experiment. Raises ``UserError`` for settings that contradict each other."""
     check(config)
-    network = Yolo(config.model)
+    network, backbone = detection_network(config), chosen_backbone(config)
     data = detection_data(config)
 
     def prepare(batch: Batch, *, key: jax.Array) -> Batch:
@@ -185,10 +187,36 @@ def detection(config: DetectionRunConfig) -> Experiment:
         prediction=functools.partial(prediction, config),
         inference=functools.partial(inference, config),
         labelled=True,
-        weights=WeightsSource(replaced=HEAD),
-        rules=SHARDING_RULES,
+        weights=weights_source(config, backbone),
+        rules=(*SHARDING_RULES, *(backbone.rules if backbone is not None else ())),
         evaluation_only=("detector.", "predict.", "data.test_", "data.max_pixels"),
         batch_shapes=max(len(set(config.sizes)), 1),
+    )
+
+
+def chosen_backbone(config: DetectionRunConfig) -> Backbone | None:
+    """The backbone in place of the CSP-Darknet. Raises ``UserError`` for one that does not fit."""
+    return make_backbone(config.backbone, pixels=config.model.pixels, dtype=config.model.dtype)
+
+
+def detection_network(config: DetectionRunConfig, *, folded: bool = False) -> Yolo:
+    """The network; ``folded`` for variables whose normalisations are folded into convolutions (see :func:`folded`)."""
+    backbone = chosen_backbone(config)
+    other = backbone.make(folded_norm if folded else backbone.norm) if backbone is not None else None
+    return Yolo(config.model, norm=folded_norm if folded else yolo_norm, other_backbone=other)
+
+
+def weights_source(config: DetectionRunConfig, backbone: Backbone | None) -> WeightsSource:
+    """Published detectors; of other backbones published classifiers, which fill the backbone alone."""
+    if backbone is not None:
+        tables = {"published": backbone.published, "ignored": backbone.ignored, "adapt": backbone.adapt}
+        return WeightsSource(**tables, replaced=HEAD)
+    return WeightsSource(
+        published=yolo_rules(),
+        ignored=IGNORED,
+        replaced=HEAD,
+        adapt=yolo_weights(config.model),
+        written=lambda state: yolo_state_dict(averages(state), config.model),
     )
 
 
@@ -261,8 +289,10 @@ def folded(config: DetectionRunConfig, make: Callable[..., Any]) -> Callable[...
     """``candidates`` or ``detector`` of uint8 images, for prediction: normalisations are folded into convolutions."""
     shown = config.predict
     chosen = replace(config.detector, confidence=shown.confidence, iou=shown.iou, max_detections=shown.max_detections)
-    function = make(Yolo(config.model, norm=folded_norm), config.model, chosen)
-    return lambda values, images, classes=None: function(fold(values, epsilon=NORM_EPSILON), to_float(images), classes)
+    function = make(detection_network(config, folded=True), config.model, chosen)
+    others = chosen_backbone(config) is not None
+    epsilon = lambda path: EPSILON if others and path.startswith("backbone/") else NORM_EPSILON
+    return lambda values, images, classes=None: function(fold(values, epsilon=epsilon), to_float(images), classes)
 
 
 def inference(config: DetectionRunConfig, state: TrainState) -> Inference:

@@ -199,12 +199,13 @@ def detection_loss(
     """
 
     def loss(params, model_state, batch, *, key, step):
-        del key, step
+        del step
         variables = {"params": params, **model_state}
         if running_statistics:
             raw: Any = network.apply(variables, batch["image"], train=False)
         else:
-            raw, new = network.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
+            how: Any = {"rngs": {"dropout": key}, "mutable": ["batch_stats"]}
+            raw, new = network.apply(variables, batch["image"], train=True, **how)
             model_state = {**model_state, **new}
         found = detection_losses(raw, batch, model=model, config=config)
         scalars = {name: found[name] for name in ("box", "objectness", "class", "anchor_recall")}

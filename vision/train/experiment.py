@@ -138,6 +138,8 @@ class Experiment:
     recognise."""
     inference: Callable[[TrainState], Inference] | None = None
     """State -> the function of images that ``python -m vision export`` writes to a file."""
+    published: Callable[[TrainState], Mapping[str, np.ndarray]] | None = None
+    """State -> its weights under the names of published ones, which ``python -m vision export`` writes to a file."""
     class_names: Callable[[], Sequence[str]] | None = None
     """Reads the names of the data's classes, where there are classes to tell apart; kept in the work directory."""
     contents: Callable[[], Mapping[str, Content]] = dict
