@@ -110,7 +110,7 @@ class GroupedConv(nn.Module):
         """Sides are divided by the stride, and rounded up."""
         shape = (self.size, self.size, features.shape[-1] // self.groups, self.channels)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
-        made = grouped_conv(features.astype(self.dtype), kernel, self.groups, self.strides, self.size // 2)
+        made: Any = grouped_conv(features.astype(self.dtype), kernel, self.groups, self.strides, self.size // 2)
         if self.use_bias:
             made = made + self.param("bias", nn.initializers.zeros, (self.channels,)).astype(self.dtype)
         return made
@@ -135,7 +135,8 @@ class GroupedConv3x3(nn.Module):
         if jax.default_backend() == "cpu" if self.filled is None else self.filled:
             kernel, groups = block_diagonal(kernel, self.groups), 1
         if groups > 1:
-            return grouped_conv(features.astype(self.dtype), kernel, groups, 1, 1)
+            made: Any = grouped_conv(features.astype(self.dtype), kernel, groups, 1, 1)
+            return made
         return jax.lax.conv_general_dilated(
             features.astype(self.dtype),
             kernel,
