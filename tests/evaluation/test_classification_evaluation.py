@@ -1,5 +1,7 @@
 """Evaluations of classifiers against numpy on all logits at once; what is said of files; predictions of a tiny run."""
 
+import csv
+import json
 from functools import cache, partial
 
 import jax.numpy as jnp
@@ -154,6 +156,9 @@ def files(tmp_path):
     return [folder / name for name in (*names[:3], "text.jpg", *names[3:], "cut.jpg")]
 
 
+TABLES = "; tables: predictions.json and predictions.csv beside it"
+
+
 def predicting(compiler, *, side=SIDE, channels=3, **options):
     fitted = partial(labelled.fitted, config=LabelledConfig(resolution=side))
     return evaluation.predict_files(compiler, classify, fitted=fitted, class_names=NAMES, channels=channels, **options)
@@ -181,7 +186,20 @@ def test_files_of_every_kind_in_their_order(files, tmp_path, channels):
         assert names == tuple(NAMES[k] for k in np.argsort(-probabilities)[:3])
         np.testing.assert_allclose([float(value) for value in values], np.sort(probabilities)[::-1][:3], atol=6e-4)
     sheet = tmp_path / "out" / "deeper" / "predictions.png"
-    assert lines[-1] == f"sheet: {sheet}"
+    assert lines[-1] == f"sheet: {sheet}{TABLES}"
+    entries = json.loads((sheet.parent / "predictions.json").read_text())
+    rows = list(csv.DictReader((sheet.parent / "predictions.csv").read_text().splitlines()))
+    assert [entry["file"] for entry in entries] == [row["file"] for row in rows] == list(map(str, files))
+    for entry, row, line in zip(entries, rows, lines, strict=False):
+        said = line.removeprefix(f"{entry['file']}: ")
+        if "skipped" in entry:
+            assert said == f"skipped, it cannot be decoded ({entry['skipped']})"
+            assert (row["skipped"], row["class_1"]) == (entry["skipped"], "")
+            continue
+        assert said == ", ".join(f"{each['name']} {each['probability']:.3f}" for each in entry["classes"])
+        found = [(row[f"class_{rank}"], float(row[f"probability_{rank}"])) for rank in (1, 2, 3)]
+        assert found == [(each["name"], each["probability"]) for each in entry["classes"]]
+        assert row["skipped"] == ""
     with Image.open(sheet) as picture:
         assert picture.width > 300
 
@@ -191,7 +209,7 @@ def test_a_sheet_of_many_images_has_the_first(files, tmp_path, monkeypatch, one_
     compiler = Compiler(one_device)
     variables = compiler.replicate({"w": images_and_logits()[2]})
     lines = predicting(compiler, batch_size=2)(variables, [*files, files[0]], tmp_path)
-    assert lines[-1] == f"sheet: {tmp_path / 'predictions.png'}, the first 3 of 9 images"
+    assert lines[-1] == f"sheet: {tmp_path / 'predictions.png'}, the first 3 of 9 images{TABLES}"
     assert lines[-2] == lines[0]  # a file that is named twice has two lines
     assert len(lines) == len(files) + 2
 
@@ -275,7 +293,7 @@ def test_predictions_of_files_folders_and_patterns(run, files, capsys, monkeypat
         for line in lines[:-1]:
             known = sorted(CLASSES) == sorted(p.rsplit(" ", 1)[0] for p in line.split(": ")[1].split(", "))
             assert known != line.split(": ")[1].startswith("skipped, it cannot be decoded (")
-        assert lines[-1] == f"sheet: {run / 'predictions' / '0000000008' / 'predictions.png'}"
+        assert lines[-1] == f"sheet: {run / 'predictions' / '0000000008' / 'predictions.png'}{TABLES}"
         assert (run / "predictions" / "0000000008" / "predictions.png").exists()
 
 

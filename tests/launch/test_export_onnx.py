@@ -1,5 +1,6 @@
 """Files for ONNX's runtimes find what the model finds. The converter is no dependency: most of this needs it."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -43,10 +44,14 @@ def runtime():
 
 @pytest.mark.filterwarnings("ignore")
 def test_any_function_of_images(runtime, tmp_path: Path):
-    said = write_onnx(tmp_path / "sub" / "mean.onnx", LINE)
+    said = write_onnx(tmp_path / "sub" / "mean.onnx", LINE, ["cat", "ångström"])
     assert "images uint8 [b, 4, 4, 3] -> mean float32 [b]" in said
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3)).astype(np.uint8)
-    (found,) = runtime.InferenceSession(tmp_path / "sub" / "mean.onnx").run(None, {"images": images})
+    session = runtime.InferenceSession(tmp_path / "sub" / "mean.onnx")
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["class_names"]) == ["cat", "ångström"]
+    assert json.loads(about["image"])["width"] == 4
+    (found,) = session.run(None, {"images": images})
     np.testing.assert_allclose(found, LINE.function(jnp.asarray(images))["mean"], atol=1e-6)
 
 

@@ -1,5 +1,7 @@
 """``python -m vision VERB RUN``: the grammar of its command line, what each verb does, and hostile input."""
 
+import json
+
 import jax
 import jax.export
 import numpy as np
@@ -125,6 +127,9 @@ def test_export(verb, run, tmp_path):
     assert "images uint8 [b, 4, 4, 3] -> sum float32 [b]" in said
     model = jax.export.deserialize((tmp_path / "model.stablehlo").read_bytes())
     assert model.call(np.ones((2, 4, 4, 3), np.uint8))["sum"].shape == (2,)
+    about = json.loads((tmp_path / "model.stablehlo.json").read_text())
+    assert about["class_names"] == ["red", "blue"]
+    assert (about["image"]["height"], about["image"]["channels"], about["image"]["order"]) == (4, 3, "RGB")
 
 
 def test_describe_needs_no_checkpoint(verb, run, tmp_path):
@@ -179,8 +184,8 @@ def test_an_experiment_without_training(verb, weights, tmp_path):
         (["sample", "RUN", "--labels", "-1"], "-1"),
         (["sample", "RUN", "--prompts", "a cat"], "no condition for --prompts: it takes --labels. Leave --prompts out"),
         (["sample", "RUN", "--images", "none.png"], "none.png names no file"),
-        (["sample", "RUN", "--images", "RUN/config.json"], "cannot be decoded as an image"),
-        (["sample", "RUN", "--masks", "RUN/config.json"], "cannot be decoded as an image"),
+        (["sample", "RUN", "--images", "RUN/config.json"], "cannot be decoded ("),
+        (["sample", "RUN", "--masks", "RUN/config.json"], "cannot be decoded ("),
         (["sample", "teacher"], "sample is of trained runs: name the folder of a run of teacher"),
         (["evaluate", "teacher"], "teacher has random weights until it is trained: name a file of weights with"),
         (["evaluate", "teacher", "--workdir", "x"], "--workdir is an option of training"),

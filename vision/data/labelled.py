@@ -30,6 +30,7 @@ from vision.data.source import Record, Source
 from vision.data.subset import labels_per_class, of_classes
 from vision.errors import UserError
 from vision.home import expanded
+from vision.inference import Preprocessing
 from vision.ranges import NonNegativeInt, Pixels, PositiveFraction
 
 FIELDS = ("image", "label")
@@ -126,6 +127,17 @@ def fitted(image: Image.Image, config: LabelledConfig) -> UInt8[np.ndarray, "h w
         return square(image, config.resolution)
     transform = crop.resize_centre_crop(config.test_resolution, resize=config.test_resize)
     return transform({"image": np.asarray(rgb(image))}, np.random.default_rng(0))["image"]
+
+
+def preprocessing(config: LabelledConfig) -> Preprocessing:
+    """What :func:`fitted` does."""
+    if not config.stream:
+        return Preprocessing(
+            resize="shorter side", side=config.resolution, interpolation="lanczos", fit="crop the centre"
+        )
+    return Preprocessing(
+        resize="shorter side", side=config.test_resize, interpolation="bilinear", fit="crop the centre"
+    )
 
 
 def description(config: LabelledConfig, split: Split) -> str:

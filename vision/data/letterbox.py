@@ -8,6 +8,7 @@ from PIL import Image
 
 from vision.data.grey_levels import rgb
 from vision.errors import UserError
+from vision.inference import Preprocessing
 
 PAD = 114
 """Value of the padding in every channel."""
@@ -79,3 +80,10 @@ def letterboxed(image: Image.Image, resolution: int) -> UInt8[np.ndarray, "{reso
     (width, height), (x, y) = box.size, box.offset
     square[y : y + height, x : x + width] = np.asarray(rgb(image).resize((width, height), Image.Resampling.BILINEAR))
     return square
+
+
+def preprocessing(resolution: int) -> Preprocessing:
+    """What :func:`letterboxed` does."""
+    return Preprocessing(
+        resize="longer side", side=resolution, interpolation="bilinear", fit="pad around the centre", padding=PAD
+    )

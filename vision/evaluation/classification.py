@@ -15,6 +15,7 @@ from PIL import Image
 from vision.data.image_data import Data
 from vision.data.image_file import MAX_PIXELS, ImageError, opened, upright
 from vision.errors import UserError
+from vision.evaluation.classification_files import Classified, write_predictions
 from vision.metrics.recognition import calibration, classification
 from vision.report.confusion import confusion_plot
 from vision.report.grid import save_png
@@ -169,8 +170,9 @@ def predict_files(
     max_classes: int = 5,
     max_pixels: int = MAX_PIXELS,
 ) -> Callable[[Any, Sequence[Path], Path], list[str]]:
-    """(variables, files, folder) -> a line a file with its likeliest classes; writes the sheet ``predictions.png``.
+    """(variables, files, folder) -> a line a file with its likeliest classes.
 
+    Writes the sheet ``predictions.png``, and ``predictions.json`` and ``predictions.csv`` for other programs.
     Files that are no images are left out and named, in their place. Raises ``UserError`` where none is an image.
 
     Args:
@@ -209,6 +211,7 @@ def predict_files(
 
     def predict(variables: Any, files: Sequence[Path], folder: Path) -> list[str]:
         lines: list[str] = []
+        rows: list[Classified] = []
         shown: list[tuple[np.ndarray, list[tuple[str, float]], str]] = []
         seen = 0
         for start in range(0, len(files), batch_size):
@@ -218,8 +221,10 @@ def predict_files(
             for file, each in zip(part, found, strict=True):
                 if isinstance(each, str):
                     lines.append(f"{file}: skipped, it cannot be decoded ({each})")
+                    rows.append(Classified(file, skipped=each))
                     continue
                 top = next(guesses)
+                rows.append(Classified(file, tuple(top)))
                 lines.append(f"{file}: " + ", ".join(f"{label} {p:.3f}" for label, p in top))
                 seen += 1
                 if len(shown) < MAX_SHOWN:
@@ -231,7 +236,8 @@ def predict_files(
         if jax.process_index() == 0:
             folder.mkdir(parents=True, exist_ok=True)
             save_png(sheet, prediction_sheet(*(list(column) for column in zip(*shown, strict=True))))
+            write_predictions(folder, rows)
         more = f", the first {len(shown)} of {seen} images" if seen > len(shown) else ""
-        return [*lines, f"sheet: {sheet}{more}"]
+        return [*lines, f"sheet: {sheet}{more}; tables: predictions.json and predictions.csv beside it"]
 
     return predict

@@ -51,11 +51,8 @@ def predict(run: LoadedRun, patterns: Sequence[str], out: Path) -> list[str]:
     if run.experiment.prediction is None or run.experiment.replicas:
         why = "is a run of several replicas" if run.experiment.replicas else "does not recognise anything"
         raise UserError(f"{run.name} {why}, so that it cannot predict")
-    names = run.class_names
-    if names is None:
-        names = run.experiment.class_names() if run.experiment.class_names is not None else ()
     with _writing(out):
-        return list(run.experiment.prediction(run.compiler, names)(run.state, files_of(patterns), out))
+        return list(run.experiment.prediction(run.compiler, _class_names(run))(run.state, files_of(patterns), out))
 
 
 def export(run: LoadedRun, file: Path) -> str:
@@ -75,8 +72,16 @@ def export(run: LoadedRun, file: Path) -> str:
         return _export_weights(run, file)
     inference = run.experiment.inference(jax.device_get(run.state))
     write = write_onnx if file.suffix == ".onnx" else write_export
+    names = _class_names(run)
     with _writing(file):
-        return write(file, inference) if is_first() else ""
+        return write(file, inference, names) if is_first() else ""
+
+
+def _class_names(run: LoadedRun) -> Sequence[str]:
+    """The names of the classes that a run tells apart; of weights without a run, those of the data."""
+    if run.class_names is not None:
+        return run.class_names
+    return run.experiment.class_names() if run.experiment.class_names is not None else ()
 
 
 def _export_weights(run: LoadedRun, file: Path) -> str:

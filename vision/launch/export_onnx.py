@@ -9,12 +9,18 @@ The converter is no dependency: ``pip install -e ".[onnx]"``. To use what it wri
     for image, label, place in selected:
         print(image, label, scores[image, label, place], boxes[image, place])
 
+The names of the classes and how images of any size become the input are in the model's metadata, as JSON:
+
+    about = model.get_modelmeta().custom_metadata_map
+    names, how = json.loads(about["class_names"]), json.loads(about["preprocessing"])
+
 A model that suppresses boxes is written up to its candidates, with ONNX's own NonMaxSuppression behind them: the
 runtimes have fast versions of that, and the converter has none for this project's.
 """
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +33,7 @@ from vision.errors import UserError
 from vision.inference import Candidates, Inference
 
 
-def write_onnx(path: Path, inference: Inference) -> str:
+def write_onnx(path: Path, inference: Inference, class_names: Sequence[str] = ()) -> str:
     """Write the function of images uint8 [b, height, width, channels] and return a line about what was written.
 
     Args:
@@ -35,6 +41,7 @@ def write_onnx(path: Path, inference: Inference) -> str:
       inference: what the experiment does with images. The outputs are named as its function names them; with
         ``candidates``, they are boxes float32 [b n 4], scores float32 [b k n], and selected int64 [m 3]: the numbers of
         the image, class and candidate of each detection, in each image and class the most confident first.
+      class_names: element i is the name of class i; empty where there are no classes.
 
     Raises:
       UserError: jax2onnx is not installed, or boxes of different classes suppress each other, which ONNX lacks.
@@ -63,6 +70,8 @@ def write_onnx(path: Path, inference: Inference) -> str:
     )
     if candidates is not None:
         _suppress(onnx, model, candidates)
+    about = inference.description(class_names)
+    onnx.helper.set_model_props(model, {name: json.dumps(each, ensure_ascii=False) for name, each in about.items()})
     onnx.checker.check_model(model)
     data = model.SerializeToString()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from vision.data.augment.image import AugmentConfig, augment
 from vision.data.augment.mixing import mix
 from vision.data.image_data import Data
-from vision.data.labelled import LabelledConfig, fitted, labelled_data
+from vision.data.labelled import LabelledConfig, fitted, labelled_data, preprocessing
 from vision.errors import UserError
 from vision.evaluation.classification import classification_metrics, predict_files
 from vision.inference import Inference
@@ -152,7 +152,11 @@ def inference(config: Any, logits: Callable[[Any, Array], Array], state: TrainSt
     """What is exported: images to class probabilities."""
     size = config.data.test_side
     probabilities = lambda images: {"probabilities": jax.nn.softmax(logits(averages(state), images))}
-    return Inference(function=probabilities, image=(size, size, config.model.channels))
+    return Inference(
+        function=probabilities,
+        image=(size, size, config.model.channels),
+        preprocessing=preprocessing(config.data),
+    )
 
 
 def statistics(config: Any, network: Classifier, data: Data) -> Mapping[str, np.ndarray]:

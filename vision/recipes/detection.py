@@ -17,6 +17,7 @@ from vision.data.content import content_of
 from vision.data.dataset import Split, check_classes
 from vision.data.detection import DetectionConfig, box_sizes, description, detection_source, ground_truth
 from vision.data.image_data import Data, HostBatch, process_share
+from vision.data.letterbox import preprocessing
 from vision.data.pipeline import batches, evaluation_batches
 from vision.data.source import Source
 from vision.errors import UserError
@@ -306,6 +307,7 @@ def inference(config: DetectionRunConfig, state: TrainState) -> Inference:
     return Inference(
         function=lambda images: folded(config, detector)(values, images)._asdict(),
         image=(size, size, 3),
+        preprocessing=preprocessing(size),
         candidates=Candidates(
             function=before_nms,
             confidence=config.predict.confidence,
