@@ -143,6 +143,23 @@ def test_what_is_decoded_at_once_is_limited(tmp_path, monkeypatch):
     assert most == [1, 1, 1, 1]
 
 
+def test_threads_do_not_keep_the_memory_of_large_images(tmp_path, monkeypatch):
+    """Eight threads and eight images, of which one at a time fits into the budget."""
+    monkeypatch.setattr(image_file, "_BUDGET", image_file._Budget(2**28))
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    content = png(4000, 4000, depth=8, colour=6)
+
+    def bombs(seed, index, folder):
+        for number in range(8):
+            (folder / f"{number}.png").write_bytes(content)
+        return str(check_images(folder_source(folder, resolution=8))[1])
+
+    before = outcome(lambda *_: "nothing", 0, 0).peak
+    one = outcome(bombs, 0, 0)
+    assert (one.ending, one.kind) == ("read", "All 8 images can be decoded."), one.reason
+    assert one.peak - before < 6 * 4000**2 * 4  # of eight that are decoded at once, each has two copies
+
+
 @pytest.mark.parametrize(("width", "height"), [(8000, 8000), (1, 60_000), (4_000_000, 2)])
 def test_bombs_within_the_limit(tmp_path, width, height):
     """The largest image that is read, and lines, which a resize of the shorter side would make enormous."""

@@ -46,6 +46,9 @@ _BUDGET_BYTES = 2**30
 _SMALL = 1_000_000
 # Pillow's limit is one for the process and cannot be raised for one data set; `opened` has its own for each image.
 Image.MAX_IMAGE_PIXELS = None
+# Blocks of more than 32 MiB go back to the system when an image is freed; Pillow's own size of 16 MiB stays with the
+# thread that decoded it, so that 16 threads, one after the other, would hold 16 large images.
+Image.core.set_block_size(2**26)
 
 
 class ImageError(UserError):
