@@ -105,6 +105,8 @@ def test_pixels_are_limited_before_anything_is_decoded(tmp_path, monkeypatch):
             source[0]
     with pytest.raises(UserError, match=r"None of the 1 images can be decoded, such as .*x.png \(9000x9000 pixels"):
         check_images(source)
+    with pytest.raises(ImageError, match=r"limit of 64,000,000: reduce it\.$"):
+        read(tmp_path / "x.png", adjustable=False)
     (tmp_path / "x.png").write_bytes(png(9, 11, depth=1, colour=0))
     with pytest.raises(UserError, match=r"x.png has 9x11 pixels, more than the limit of 98"):
         folder_source(tmp_path, resolution=4, max_pixels=98)[0]
