@@ -18,7 +18,7 @@ from vision.errors import UserError
 SECONDS = 10.0
 """Of the processor, for one input."""
 MEMORY = 2 * 2**30
-"""Bytes of the process that reads it."""
+"""Bytes that reading it may take."""
 HANG = 60.0
 """Seconds on the clock, after which a process is ended."""
 # So that an input that grows without bound does not take the machine with it.
@@ -41,13 +41,13 @@ class Outcome:
     reason: str
     seconds: float
     peak: int
-    """Bytes of memory of the process, at most."""
+    """Bytes of memory that the process had more at most than at the beginning."""
 
 
 def outcome(read: Read, seed: int, index: int) -> Outcome:
     """Read one input in this process."""
     kind, reason = "", ""
-    _reset_peak()
+    before = _reset_peak()
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -60,7 +60,7 @@ def outcome(read: Read, seed: int, index: int) -> Outcome:
             where = traceback.extract_tb(error.__traceback__)[-1]
             ending = "failed"
             reason = f"{type(error).__name__}: {str(error)[:60]} ({Path(where.filename).name}:{where.lineno})"
-    seconds, peak = time.process_time() - start, _peak()
+    seconds, peak = time.process_time() - start, _peak() - before
     if seconds > SECONDS:
         ending, reason = "failed", f"more than {SECONDS:.0f} s"
     if peak > MEMORY:
@@ -139,8 +139,10 @@ def _work(read: Read, seed: int, share: list[int], pipe) -> None:
         pipe.send(outcome(read, seed, index))
 
 
-def _reset_peak() -> None:
+def _reset_peak() -> int:
+    """Let the peak begin anew at what is in use, which is returned."""
     Path("/proc/self/clear_refs").write_text("5")
+    return _peak()
 
 
 def _peak() -> int:

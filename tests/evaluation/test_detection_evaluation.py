@@ -347,7 +347,7 @@ def test_results_are_numbered_as_a_coco_file_numbers(files, tmp_path, one_device
     [
         (["other.png"], NAMES, "lists no image colour.jpg"),
         (["colour.jpg"], ["bee"], "has no category 'dark/ant', which the run has: its categories are 'bee'"),
-        (["colour.jpg", "again/colour.jpg"], NAMES, "has two images or two categories of the same name"),
+        (["colour.jpg", "again/colour.jpg"], NAMES, "has two images of the same name"),
     ],
 )
 def test_results_that_cannot_be_numbered(files, images, names, words, tmp_path, one_device):

@@ -171,6 +171,20 @@ def test_other_processes_write_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *('{"step": 2, "images": "8"}', '{"step": 2, "a": null}', '{"step": 2, "a": [1]}', '{"step": 2, "a": "many"}'),
+        *('{"step": -1}', '{"step": true}', '{"step": 2, "a": NaN}', '{"step": 2, "a": true}', "[" * 100_000, "2"),
+    ],
+)
+def test_lines_of_other_types_are_damaged(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "images": 4, "time": 1.5, "a": "nan"}\n' + line + '\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"Line 2 of .*metrics\.jsonl is damaged"):
+        read_metrics(path)
+
+
 def test_names_that_differ_in_any_character_are_different_tags(tmp_path):
     names = [f"eval/class_accuracy/{name}" for name in ("a b", "a_b", "a+b", "á_b", "/a_b", "a,b")]
     with Records(tmp_path, 0, True) as records:

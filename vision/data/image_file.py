@@ -46,6 +46,9 @@ _BUDGET_BYTES = 2**30
 _SMALL = 1_000_000
 # Pillow's limit is one for the process and cannot be raised for one data set; `opened` has its own for each image.
 Image.MAX_IMAGE_PIXELS = None
+# Blocks of more than 32 MiB go back to the system when an image is freed; Pillow's own size of 16 MiB stays with the
+# thread that decoded it, so that 16 threads, one after the other, would hold 16 large images.
+Image.core.set_block_size(2**26)
 
 
 class ImageError(UserError):
@@ -58,13 +61,16 @@ class ImageError(UserError):
 
 
 @contextlib.contextmanager
-def opened(file: Path | io.BytesIO, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Iterator[Image.Image]:
+def opened(
+    file: Path | io.BytesIO, *, max_pixels: int = MAX_PIXELS, name: str | None = None, adjustable: bool = True
+) -> Iterator[Image.Image]:
     """An image to decode within a ``with`` block; whatever is raised there is the image's fault.
 
     Args:
         file: a path, or the bytes of a file.
         max_pixels: the limit of width times height.
         name: what messages call the file; None for its path.
+        adjustable: whether the limit can be raised with the option ``--data.max-pixels``, which the message then names.
 
     Yields:
         Pillow's image, of which only the header has been read, with its first frame selected.
@@ -81,7 +87,8 @@ def opened(file: Path | io.BytesIO, *, max_pixels: int = MAX_PIXELS, name: str |
             width, height = image.size
             if width * height > max_pixels:
                 reason = f"{width}x{height} pixels, more than the limit of {max_pixels:,}"
-                advice = f"reduce it, or raise the limit with --data.max-pixels {width * height}"
+                raising = f", or raise the limit with --data.max-pixels {width * height}" if adjustable else ""
+                advice = f"reduce it{raising}"
                 raise ImageError(f"{called} has {reason}: {advice}.", f"{reason}; {advice}")
             with _BUDGET.reserved(_needed_bytes(image)):
                 yield image

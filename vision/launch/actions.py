@@ -193,6 +193,6 @@ def _label(run: LoadedRun, label: str, names: Sequence[str] | None) -> int:
 
 
 def _read_image(path: Path, mode: str) -> UInt8[np.ndarray, "h w c"]:
-    with opened(path) as image:
+    with opened(path, adjustable=False) as image:
         pixels = np.asarray(image.convert(mode))
     return pixels if pixels.ndim == 3 else pixels[..., None]

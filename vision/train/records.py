@@ -234,9 +234,17 @@ def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
 def _parsed(raw: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(raw)
-    except ValueError:  # JSON's and UTF-8's decoding errors
+    except (ValueError, RecursionError):  # JSON's and UTF-8's decoding errors; deep nesting
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+    if not isinstance(record, dict) or not all(map(_is_value, record.values())):
+        return None
+    counts = (record.get("step"), record.get("images", 0))
+    return record if all(isinstance(each, int) and each >= 0 for each in counts) else None
+
+
+def _is_value(value: Any) -> bool:
+    """Whether a value is what `Records.write_scalars` writes."""
+    return value in _NOT_FINITE if isinstance(value, str) else type(value) in (int, float) and math.isfinite(value)
 
 
 def _rewind(path: Path, resume_step: int) -> None:
