@@ -110,7 +110,7 @@ class GroupedConv(nn.Module):
         """Sides are divided by the stride, and rounded up."""
         shape = (self.size, self.size, features.shape[-1] // self.groups, self.channels)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
-        made = grouped_conv(features.astype(self.dtype), kernel, self.groups, self.strides, self.size // 2)
+        made: Any = grouped_conv(features.astype(self.dtype), kernel, self.groups, self.strides, self.size // 2)
         if self.use_bias:
             made = made + self.param("bias", nn.initializers.zeros, (self.channels,)).astype(self.dtype)
         return made
