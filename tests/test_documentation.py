@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vision.launch.options import flatten, option_of, parse, parse_fields
+from vision.launch.options import choices, flatten, option_of, parse, parse_fields
 from vision.launch.verbs import VERBS, chosen, divided
 from vision.pretrained.download import FILES
 
@@ -54,7 +54,7 @@ def test_options_in_documents_exist(path):
 def fields():
     """All options that are fields of some experiment."""
     modules = [importlib.import_module(name) for name in NAMES]
-    return {option_of(name) for module in modules for name in flatten(module.Config())}
+    return {option_of(name) for module in modules for name in (*flatten(module.Config()), *choices(module.Config()))}
 
 
 def test_readme_names_the_two_commands():
