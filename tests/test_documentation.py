@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vision.launch.options import flatten, option_of, parse, parse_fields
+from vision.launch.options import choices, flatten, option_of, parse, parse_fields
 from vision.launch.verbs import VERBS, chosen, divided
+from vision.pretrained.download import FILES
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = [path for path in sorted((ROOT / "experiments").glob("*.py")) if "\nQUICK = " in path.read_text()]
@@ -38,7 +39,9 @@ def test_options_in_documents_exist(path):
         if words[:2] == ["python", "-m"] and words[2] in NAMES:
             module = importlib.import_module(words[2])
             parse("", default=module.Config(), quick=module.QUICK, description="", arguments=words[3:])
-        if words[:3] == ["python", "-m", "vision"]:
+        if words[:4] == ["python", "-m", "vision", "download"]:
+            assert words[4] in FILES, command
+        elif words[:3] == ["python", "-m", "vision"]:
             before, options, after = divided(words[4:])
             verb = VERBS[words[3]]
             verb.check([*before, *after])
@@ -51,7 +54,7 @@ def test_options_in_documents_exist(path):
 def fields():
     """All options that are fields of some experiment."""
     modules = [importlib.import_module(name) for name in NAMES]
-    return {option_of(name) for module in modules for name in flatten(module.Config())}
+    return {option_of(name) for module in modules for name in (*flatten(module.Config()), *choices(module.Config()))}
 
 
 def test_readme_names_the_two_commands():
@@ -65,6 +68,20 @@ def test_nothing_is_left_to_fill_in():
     """No document has a placeholder."""
     for path in DOCUMENTS:
         assert "@@" not in path.read_text(), path.name
+
+
+def test_every_published_file_is_in_the_table_of_weights():
+    """Its name, its address and its publisher's number."""
+    rows = [line for line in (ROOT / "docs" / "weights.md").read_text().splitlines() if line.startswith("| `")]
+    for name, file in FILES.items():
+        (row,) = [row for row in rows if row.startswith(f"| `{name}` |")]
+        for word in (
+            f"[{file.name}]({file.url})",
+            f"| {file.top1:.1f} |",
+            f"| {file.resize} |",
+            f"`--model {file.model}`",
+        ):
+            assert word in row, (name, word)
 
 
 def test_links_lead_somewhere():

@@ -110,7 +110,7 @@ def test_an_unknown_name_is_one_line(arguments, words, capsys):
 
 def test_one_experiment_says_what_it_is(capsys):
     assert catalogue.main(["finetune"]) == 0
-    assert capsys.readouterr().out.startswith("Fine-tune a ResNet")
+    assert capsys.readouterr().out.startswith("Fine-tune a classifier")
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,10 @@ def published_table(network):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_published_networks_are_sharded_as_ever(network):
-    """Against {unet,dit,resnet}_sharding.json, convnext_sharding.json and vit_sharding.json."""
+    """Against files of golden tables.
+
+    They are unet_sharding.json, dit_sharding.json, resnet_sharding.json, convnext_sharding.json and vit_sharding.json.
+    """
     assert published_table(network) == json.loads((GOLDEN / f"{network}_sharding.json").read_text()), (
         f"if this is meant, write the tables anew: python {Path(__file__).name} --write, and look at the difference"
     )

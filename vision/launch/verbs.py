@@ -6,6 +6,7 @@
     python -m vision export runs/detector detector.onnx
     python -m vision export runs/classifier resnet50.safetensors
     python -m vision describe runs/detector
+    python -m vision download resnet50
     python -m vision predict finetune --init-from pets.safetensors --model.classes 37 --data.dir pets -- new/*.jpg
 
 RUN is the folder of a run, finished or not. All comes from its own config.json; options of the experiment that change
@@ -27,6 +28,7 @@ from vision.home import expanded
 from vision.launch import actions
 from vision.launch.describe import describe, simulate_devices
 from vision.launch.devices import compiler_of, use_compilation_cache
+from vision.launch.download import main as download
 from vision.launch.exit_code import exit_code
 from vision.launch.experiment_module import PACKAGE, experiment_paths
 from vision.launch.field_doc import field_doc
@@ -234,11 +236,16 @@ def main(arguments: Sequence[str], *, package: str = PACKAGE) -> int:
 
 def _main(arguments: Sequence[str], package: str) -> None:
     if not arguments or arguments[0] in HELP:
-        print("\n".join([__doc__ or "", "Verbs:", *(_line(verb) for verb in VERBS.values())]))
+        other = f"  {'download NAME [FOLDER]':24} bring published weights from their publisher's address"
+        print("\n".join([__doc__ or "", "Verbs:", *(_line(verb) for verb in VERBS.values()), other]))
         return
     name, *words = arguments
+    if name == "download":  # of no run
+        download(words)
+        return
     if name not in VERBS:
-        raise UserError(unknown_name("verb", name, list(VERBS), f"there are {', '.join(VERBS)}"))
+        names = [*VERBS, "download"]
+        raise UserError(unknown_name("verb", name, names, f"there are {', '.join(names)}"))
     verb = VERBS[name]
     before, options, after = divided(words)
     if HELP & set(options):
