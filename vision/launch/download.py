@@ -2,9 +2,9 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from vision.errors import UserError
+from vision.home import expanded
 from vision.launch.options import HELP, unknown_name
 from vision.pretrained.download import FILES, download
 
@@ -22,7 +22,7 @@ def main(words: Sequence[str]) -> None:
         raise UserError(unknown_name("file of weights", name, list(FILES), f"there are {', '.join(FILES)}"))
     if len(rest) > 1:
         raise UserError(f"{rest[1]} is one word too many: {USAGE}")
-    file, folder = FILES[name], Path(rest[0] if rest else "weights").expanduser()
+    file, folder = FILES[name], expanded(rest[0] if rest else "weights")
     try:
         found = download(file, folder, report=lambda text: print(text, file=sys.stderr))
     except (FileExistsError, NotADirectoryError, PermissionError) as error:

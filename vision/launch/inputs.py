@@ -97,8 +97,13 @@ def keep_inputs(
         if step and name not in moved and name in before.files:
             files[name] = before.files[name]  # which the run needs no longer: its content is in the checkpoint
             continue
-        files[name] = (file_hash(path, name), str(path))
         known = before.files.get(name)
+        try:
+            files[name] = (file_hash(path, name), str(path))
+        except UserError:
+            if name in moved:
+                raise
+            continue  # who reads it says more
         if name in moved and (known is None or known[0] != files[name][0]):
             raise UserError(
                 f"{name} is {stored.get(name)} there and {path} here, and the content differs: choose another "

@@ -72,15 +72,13 @@ def yolo_rules() -> tuple[Rule, ...]:
 
 
 def yolo_weights(config: YoloConfig) -> Adapt:
-    """For files with published names: removes a further prefix ``model.`` and compares what is no variable.
+    """For files with published names: compares what is no variable of the network.
 
     The result raises ``UserError`` where ``config`` gives the network other pixels than these weights expect, or where
     the head comes from the file and has other anchors.
     """
 
     def adapt(tensors: StateDict, variables: Mapping[str, Any]) -> Adapted:
-        if tensors and all(name.startswith("model.model.") for name in tensors):
-            tensors = {name.removeprefix("model."): array for name, array in tensors.items()}
         if _FIRST not in tensors:
             return Adapted(tensors)
         if config.pixels != "unit":
