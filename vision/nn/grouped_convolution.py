@@ -109,8 +109,9 @@ class GroupedConv(nn.Module):
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b H W channels"]:
         """Sides are divided by the stride, and rounded up."""
         shape = (self.size, self.size, features.shape[-1] // self.groups, self.channels)
-        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
-        made: Any = grouped_conv(features.astype(self.dtype), kernel, self.groups, self.strides, self.size // 2)
+        kernel = jnp.asarray(self.param("kernel", self.kernel_init, shape), self.dtype)
+        features = jnp.asarray(features, self.dtype)
+        made: Any = grouped_conv(features, kernel, self.groups, self.strides, self.size // 2)
         if self.use_bias:
             made = made + self.param("bias", nn.initializers.zeros, (self.channels,)).astype(self.dtype)
         return made
@@ -130,7 +131,7 @@ class GroupedConv3x3(nn.Module):
         """Convolve each group of channels separately."""
         channels = features.shape[-1]
         each = channels // self.groups
-        kernel = self.param("kernel", self.kernel_init, (3, 3, each, channels)).astype(self.dtype)
+        kernel = jnp.asarray(self.param("kernel", self.kernel_init, (3, 3, each, channels)), self.dtype)
         groups = self.groups
         if jax.default_backend() == "cpu" if self.filled is None else self.filled:
             kernel, groups = block_diagonal(kernel, self.groups), 1
