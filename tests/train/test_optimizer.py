@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from vision.errors import UserError
 from vision.models.resnet import ResNetConfig, layer_of, layers
 from vision.train.optimizer import OptimizerConfig, learning_rate, make_optimizer
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 NETWORK = ResNetConfig(depths=(1,))
 BUDGET = {"steps": 10, "batch_size": 4}
 DECAY = 0.1
@@ -108,6 +110,23 @@ LINEAR = {name: OptimizerConfig(name=name, lr=0.05, momentum=0.8, b2=0.95, weigh
 def test_two_steps_by_the_formula(name):
     """A linear fall over ten steps: rates 0.05 and 0.045. Vectors are not decayed."""
     assert_same(found(LINEAR[name]), by_formula(FORMULAS[name], [0.05, 0.045], DECAY))
+
+
+def test_lamb_goes_where_timms_goes():
+    """Thirty steps, also of a vector that starts at zero; tests/golden/make_lamb_golden.py made them with timm."""
+    golden = np.load(GOLDEN / "lamb.npz")
+    of = lambda prefix: {name: golden[f"{prefix}_{name}"] for name in NAMES}
+    config = OptimizerConfig(name="lamb", lr=0.01, b2=0.95, weight_decay=0.02, schedule="constant")
+    optimizer = make(config, steps=30)
+    update = jax.jit(optimizer.update)
+    params = nested(of("start"))
+    state = optimizer.init(params)
+    for step in range(30):
+        updates, state = update(nested({name: array[step] for name, array in of("gradients").items()}), state, params)
+        params = optax.apply_updates(params, updates)
+        for name, array in {**params["stem_conv"], **params["head"]}.items():
+            np.testing.assert_allclose(array, golden[f"passed_{name}"][step], rtol=1e-4, atol=1e-6, err_msg=name)
+    assert np.abs(params["head"]["zero"]).mean() > 0.05  # a ratio of its own would leave it near 1e-4
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "muon"])
