@@ -1,4 +1,4 @@
-"""Speed and memory of ResNets against torchvision's under PyTorch, and of reading JPEGs against its DataLoader.
+"""Speed and memory of classifiers against torchvision's under PyTorch, and of reading JPEGs against its DataLoader.
 
 The same networks (parameter counts checked on both sides), the same batches, the same machine, one run, in pairs
 (``pairs.py``). Both use all cores; PyTorch runs eagerly in channels-last. Peak memory is the largest resident set of
@@ -6,11 +6,11 @@ each process, over all jobs so far.
 
     pip install -e .                                                          # this project
     python -m venv torch-env && torch-env/bin/pip install torch torchvision   # for comparison
-    python benchmarks/resnet.py --torch-python torch-env/bin/python
+    python benchmarks/classifiers.py --torch-python torch-env/bin/python
 
 Training: forward, backward, SGD with Nesterov momentum, float32. ResNet-18 in its CIFAR form on 32x32, batch 64;
-ResNet-50 on 224x224, batch 8. Reading: a folder of 256 JPEGs of 500x375, random resized crop to 224, by threads in this
-project and by two worker processes, with a flip, in PyTorch, 512 images.
+ResNet-50, ConvNeXt-T and ViT-S/16 on 224x224, batch 8. Reading: a folder of 256 JPEGs of 500x375, random resized crop
+to 224, by threads in this project and by two worker processes, with a flip, in PyTorch, 512 images.
 """
 
 import tempfile
@@ -20,6 +20,12 @@ from pathlib import Path
 from pairs import Job, compare
 
 CIFAR_BATCH, BATCH, FILES, READ = 64, 8, 256, 512
+LARGE = {
+    "ResNet-50": ("resnet50", 25_557_032),
+    "ConvNeXt-T": ("convnext_tiny", 28_589_128),
+    "ViT-S/16": ("vit_s16", 22_050_664),
+}
+"""Networks on 224x224: the name in ``CLASSIFIERS``, and the number of parameters."""
 
 
 def folder_of_jpegs() -> Path:
@@ -53,8 +59,9 @@ def ours() -> dict[str, Callable[[], None]]:
     from vision.data.crop import random_resized_crop
     from vision.data.folder import folder_source
     from vision.data.pipeline import batches
-    from vision.models.resnet import CIFAR_RESNET18, RESNET50, ResNet
+    from vision.models.resnet import CIFAR_RESNET18
     from vision.parallel.mesh import MeshConfig, make_mesh
+    from vision.recipes.classifiers import CLASSIFIERS, network
     from vision.tasks.classification import ClassificationConfig, classification_loss
     from vision.train.compile import Compiler
     from vision.train.state import create_state
@@ -64,12 +71,11 @@ def ours() -> dict[str, Callable[[], None]]:
     optimizer = optax.sgd(0.01, momentum=0.9, nesterov=True)
 
     def jobs(config, side, count, parameters):
-        model = ResNet(config)
+        model = network(config).model
 
         def init(key):
-            made = model.init(key, jnp.zeros((1, side, side, 3)), train=False)
-            rest = {"batch_stats": made["batch_stats"]}
-            return create_state(params=made["params"], optimizer=optimizer, key=key, model_state=rest)
+            made = dict(model.init(key, jnp.zeros((1, side, side, 3)), train=False))
+            return create_state(params=made.pop("params"), optimizer=optimizer, key=key, model_state=made)
 
         state = compiler.init(init, key=jax.random.key(0))
         assert sum(x.size for x in jax.tree.leaves(state.params)) == parameters
@@ -89,7 +95,7 @@ def ours() -> dict[str, Callable[[], None]]:
         return train, lambda: jax.block_until_ready(forward(state, batch["image"]))
 
     small, small_use = jobs(CIFAR_RESNET18, 32, CIFAR_BATCH, 11_173_962)
-    large, large_use = jobs(RESNET50, 224, BATCH, 25_557_032)
+    large = {name: jobs(CLASSIFIERS[each], 224, BATCH, count) for name, (each, count) in LARGE.items()}
     source = folder_source(folder_of_jpegs(), resolution=None, shorter_side=None)
 
     def read():
@@ -102,8 +108,8 @@ def ours() -> dict[str, Callable[[], None]]:
     return {
         "ResNet-18 (CIFAR) training": small,
         "ResNet-18 (CIFAR) inference": small_use,
-        "ResNet-50 training": large,
-        "ResNet-50 inference": large_use,
+        **{f"{name} training": train for name, (train, _) in large.items()},
+        **{f"{name} inference": use for name, (_, use) in large.items()},
         "reading JPEGs": read,
     }
 
@@ -123,7 +129,7 @@ def theirs() -> dict[str, Callable[[], None]]:
         model = model.to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
         images = torch.randn(count, 3, side, side).contiguous(memory_format=torch.channels_last)
-        labels = torch.arange(count) % model.fc.out_features
+        labels = torch.arange(count) % 10
 
         def train():
             model.train()
@@ -142,7 +148,14 @@ def theirs() -> dict[str, Callable[[], None]]:
     cifar = torchvision.models.resnet18(num_classes=10)
     cifar.conv1, cifar.maxpool = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()
     small, small_use = jobs(cifar, 32, CIFAR_BATCH, 11_173_962)
-    large, large_use = jobs(torchvision.models.resnet50(), 224, BATCH, 25_557_032)
+    made = {
+        "ResNet-50": torchvision.models.resnet50(),
+        "ConvNeXt-T": torchvision.models.convnext_tiny(),
+        "ViT-S/16": torchvision.models.VisionTransformer(
+            image_size=224, patch_size=16, num_layers=12, num_heads=6, hidden_dim=384, mlp_dim=1536
+        ),
+    }
+    large = {name: jobs(model, 224, BATCH, LARGE[name][1]) for name, model in made.items()}
     steps = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
     files = torchvision.datasets.ImageFolder(str(folder_of_jpegs()), transforms.Compose(steps))
 
@@ -154,8 +167,8 @@ def theirs() -> dict[str, Callable[[], None]]:
     return {
         "ResNet-18 (CIFAR) training": small,
         "ResNet-18 (CIFAR) inference": small_use,
-        "ResNet-50 training": large,
-        "ResNet-50 inference": large_use,
+        **{f"{name} training": train for name, (train, _) in large.items()},
+        **{f"{name} inference": use for name, (_, use) in large.items()},
         "reading JPEGs": read,
     }
 
@@ -169,8 +182,8 @@ if __name__ == "__main__":
         jobs=[
             Job("ResNet-18 (CIFAR) training", CIFAR_BATCH, 7),
             Job("ResNet-18 (CIFAR) inference", CIFAR_BATCH, 7),
-            Job("ResNet-50 training", BATCH, 5),
-            Job("ResNet-50 inference", BATCH, 7),
+            *(Job(f"{name} training", BATCH, 5) for name in LARGE),
+            *(Job(f"{name} inference", BATCH, 5) for name in LARGE),
             Job("reading JPEGs", READ, 3),
         ],
     )
