@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging as absl_logging
 
 from vision.errors import UserError
 from vision.parallel.agreement import all_of, check_equal, first_alone
@@ -54,9 +53,7 @@ class Checkpoints:
           keep_every_steps: also keep the first at or after every multiple of this; 0 for none.
           read_only: never write, clean up or delete: for looking at a run that may be in progress.
         """
-        # Orbax logs every phase of every save, and each array that could not be written with a traceback of its own.
-        # What fails is raised here, too.
-        absl_logging.set_verbosity(absl_logging.FATAL)
+        logging.getLogger("absl").addFilter(_is_not_of_orbax)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         self.folder = folder.absolute()
         policies: list[Any] = [ocp.checkpoint_managers.LatestN(keep)]
@@ -218,6 +215,11 @@ class Checkpoints:
             f"({len(differing)} such arrays): use the code and options that wrote it, or another --workdir",
             code=4,
         )
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    """Orbax logs every phase of a save, and a traceback for each array of one that fails, which is raised here too."""
+    return "orbax" not in record.pathname
 
 
 def _disappears(folder: Path, *, seconds: float = 2.0) -> bool:
