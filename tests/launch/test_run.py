@@ -162,6 +162,18 @@ def test_resumed_equals_uninterrupted(command, hooks, tmp_path, number, dispatch
     assert lines(parts) == lines(whole)
 
 
+def test_an_interrupted_run_has_a_page_of_its_last_evaluation(command, hooks, tmp_path):
+    """Renewed at the end, though the one before was seconds ago."""
+    hooks.at_batch = lambda step: step == 6 and interrupt()
+    assert command("--workdir", tmp_path / "run", "--intervals.evaluate", SIZE)[0] == 75
+    kept = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert kept["step"] >= 4
+    assert f"Running: step {kept['step']}," in (tmp_path / "run" / "report.html").read_text()
+    assert (tmp_path / "run" / "curves.png").stat().st_mtime_ns > (
+        tmp_path / "run" / "evaluation.json"
+    ).stat().st_mtime_ns
+
+
 def test_a_signal_is_forgotten_after_the_run(command, hooks, tmp_path):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     hooks.at_batch = lambda step: step == 2 and interrupt()

@@ -23,7 +23,7 @@ from vision.train.checkpoint import Checkpoints
 from vision.train.class_names import keep_class_names
 from vision.train.compile import Compiler
 from vision.train.experiment import Experiment
-from vision.train.interruption import Interruption
+from vision.train.interruption import Interrupted, Interruption
 from vision.train.loop import Outputs, steps_taken, train
 from vision.train.profile import Profile
 from vision.train.progress import Progress
@@ -105,23 +105,27 @@ def fit(
         evaluation = functools.cache(lambda: experiment.evaluation(compiler))
         if first < experiment.total_steps or not evaluated:
             evaluation()  # raises for impossible settings and missing files before the first step
-        state = train(
-            state,
-            experiment,
-            step=step,
-            compiler=compiler,
-            evaluate=lambda state: evaluation()(attach_frozen(state, frozen)),
-            recorded=recorded,
-            evaluated=evaluated,
-            outputs=Outputs(
-                checkpoints,
-                records,
-                progress,
-                interruption,
-                Profile(folder / "profile" if parsed.run.profile else None),
-                page.write,
-            ),
-        )
+        try:
+            state = train(
+                state,
+                experiment,
+                step=step,
+                compiler=compiler,
+                evaluate=lambda state: evaluation()(attach_frozen(state, frozen)),
+                recorded=recorded,
+                evaluated=evaluated,
+                outputs=Outputs(
+                    checkpoints,
+                    records,
+                    progress,
+                    interruption,
+                    Profile(folder / "profile" if parsed.run.profile else None),
+                    page.write,
+                ),
+            )
+        except Interrupted:
+            page.finish()  # with the evaluations since it was last renewed
+            raise
     if first_process:
         page.finish()
         final = page.summary()

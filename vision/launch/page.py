@@ -1,6 +1,8 @@
 """samples/, curves.png and report.html of a run folder."""
 
 import json
+import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from vision.train.replicas import FOLDER as REPLICAS
 from vision.train.replicas import combined
 
 KEPT = "evaluation.json"
+_LEAST_SECONDS = 20.0
+"""Between two renewals of curves and page, which take one: evaluations may be more frequent."""
 
 
 def images_of(path: Path) -> str:
@@ -25,7 +29,7 @@ def images_of(path: Path) -> str:
 
 
 class Page:
-    """Renews samples/, curves.png and report.html after each evaluation.
+    """Renews samples/ after each evaluation, curves.png and report.html at most every 20 seconds and at the end.
 
     What the page says of the latest evaluation is also kept in evaluation.json, which is written after the images and
     before the page. So a process that finds it can tell what a kill has left out, and make the page again.
@@ -44,6 +48,7 @@ class Page:
         self._description, self._environment, self._experiment = description, environment, experiment
         self._latest: Mapping[str, float] = {}
         self._evaluated = False
+        self._written = -math.inf
 
     def is_complete(self, step: int) -> bool:
         """Whether the evaluation after ``step`` is kept with all of its images."""
@@ -70,11 +75,16 @@ class Page:
             "files": [str(file.relative_to(self._folder)) for file in files],
         }
         write_atomically(self._folder / KEPT, (json.dumps(kept, indent=2) + "\n").encode())
-        self._save_curves()
-        self._render()
+        if time.monotonic() - self._written > _LEAST_SECONDS:
+            self._save_curves()
+            self._render()
+            self._written = time.monotonic()
 
     def finish(self) -> None:
-        """Write the page once more, with the animation; an earlier process's page only where parts are missing."""
+        """Write the page once more, with the animation; an earlier process's page only where parts are missing.
+
+        To be called at the end of the run, also of one that is interrupted.
+        """
         if not is_first() or self._kept() is None:
             return
         samples, curves = self._folder / "samples", self._folder / "curves.png"
