@@ -2,11 +2,12 @@
 
 import functools
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+from annotated_types import Interval
 
 from vision.data.augment.differentiable import COLOUR, cutout, differentiable_augment, translation
 from vision.data.dataset import DataConfig
@@ -91,8 +92,8 @@ class AdversarialConfig(RunConfig):
     batch_size: PositiveInt = 64
     """Images a step of either player, over all devices, at least 1. With one discriminator step in a round, both
     players see the same images; with more, each step has its own, and a round takes as many times more."""
-    discriminator_steps: PositiveInt = 1
-    """Steps of the discriminator for one of the generator, at least 1."""
+    discriminator_steps: Annotated[int, Interval(ge=1, le=1_000)] = 1
+    """Steps of the discriminator for one of the generator, 1 to 1,000: each is a part of the compiled program."""
     ema: float = 0.999
     flip: bool = False
     """Flip half of the training images left to right."""
