@@ -73,13 +73,12 @@ class Number:
             yield f"{self.name} must have at least {max(each.min_length for each in self.lengths)} number(s)"
         for value in self.value if many else (self.value,):
             if isinstance(value, int | float) and not isinstance(value, bool) and not self._holds(value):
-                yield f"{self.name} must be {self._range(value)}, not {value:g}"
+                yield f"{self.name} must be {self._range(value)}, not {_text(value)}"
 
     def _range(self, value: float) -> str:
         """The range in words, "at least 0 and less than 1", without the bounds that no sensible value comes near."""
-        text = lambda bound: f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
-        near = max(abs(value), 2**32) if math.isfinite(value) else 2**32
-        words = [f"{word} {text(bound)}" for word, bound in self._bounds() if abs(bound) <= near]
+        near = max(abs(value), 2**32) if isinstance(value, int) or math.isfinite(value) else 2**32
+        words = [f"{word} {_text(bound)}" for word, bound in self._bounds() if abs(bound) <= near]
         return " and ".join(words) or "a finite number"
 
     def _bounds(self) -> Iterator[tuple[str, float]]:
@@ -154,3 +153,10 @@ def _read(annotation: Any, kinds: set[Any], constraints: list[Any]) -> None:
                 _read(each, kinds, constraints)
     else:
         kinds.add(annotation)
+
+
+def _text(number: float) -> str:
+    """A number in a message."""
+    if isinstance(number, float):
+        return f"{number:g}"
+    return f"{number:,}" if abs(number) < 10**15 else f"a number of {len(str(abs(number)))} digits"

@@ -50,6 +50,19 @@ def test_settings_that_no_network_has(name, options, message):
         jax.eval_shape(MODULES[name].build(parsed(MODULES[name], "--quick", *options)).init, jax.random.key(0))
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("1" + "0" * 400, r"images must be at least 1 and at most 1,000,000,000,000, not a number of 401 digits"),
+        ("-3", "images must be at least 1, not -3"),
+        ("2000000000000", "images must be at least 1 and at most 1,000,000,000,000, not 2,000,000,000,000"),
+    ],
+)
+def test_numbers_of_any_size_are_refused(value, message):
+    with pytest.raises(UserError, match=message):
+        parsed(MODULES["finetune"], "--quick", "--images", value)
+
+
 def test_a_warm_up_that_cannot_have_its_effect_is_reported():
     notices = parsed(MODULES["finetune"], "--quick", "--images", "640", "--optimizer.warmup", "10000").notices()
     assert notices == ("optimizer.warmup takes 10,000 images and the run has 640: it ends before the warm-up does",)
