@@ -34,7 +34,7 @@ def folder_of_jpegs() -> Path:
     from PIL import Image
 
     folder = Path(tempfile.gettempdir()) / "benchmark-jpegs"
-    if not (folder / "done").exists():
+    if not (folder / ".done").exists():
         generator = np.random.default_rng(0)
         height, width = 375, 500
         frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]) + 1 / width
@@ -45,7 +45,7 @@ def folder_of_jpegs() -> Path:
             place = folder / str(index % 2)
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(place / f"{index}.jpg", quality=90)
-        (folder / "done").touch()
+        (folder / ".done").touch()
     return folder
 
 

@@ -6,7 +6,9 @@ position of the kernel (:func:`grouped_conv`).
 
 XLA also computes these gradients on CPUs one group after another. Forward and backward over [64, 8, 8, 128] take 39 ms
 on two cores without groups, 600 ms with 8 and 2,300 ms with 32. `GroupedConv3x3` pads the kernel there with zeros
-between groups to that of an ordinary convolution: more products in a fraction of the time.
+between groups to that of an ordinary convolution: more products in a fraction of the time. With a channel for each
+group the convolution is a sum over the positions of the kernel there (7x7 over [8, 14, 14, 384]: 3 ms, where XLA's own
+takes 40).
 """
 
 from collections.abc import Callable
@@ -32,6 +34,8 @@ def grouped_conv(
       stride: of both sides.
       padding: pixels of zeros on every side.
     """
+    if kernel.shape[2] == 1 and kernel.shape[3] == groups and jax.default_backend() == "cpu":
+        return _depthwise(features, kernel, stride, padding)
     return jax.lax.conv_general_dilated(
         features,
         kernel,
@@ -40,6 +44,19 @@ def grouped_conv(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
+
+
+def _depthwise(features: Array, kernel: Array, stride: int, padding: int) -> Array:
+    """A channel for each group, as a sum over the positions of the kernel, which XLA fuses into one loop."""
+    size = len(kernel)
+    margin = (padding, padding)
+    padded = jnp.pad(features, ((0, 0), margin, margin, (0, 0)))
+    rows, columns = ((side - size) // stride + 1 for side in padded.shape[1:3])
+    ends = (rows - 1) * stride + 1, (columns - 1) * stride + 1
+    seen = lambda row, column: padded[:, row : row + ends[0] : stride, column : column + ends[1] : stride]
+    wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    positions = ((row, column) for row in range(size) for column in range(size))
+    return sum(wide(seen(*at)) * wide(kernel[(*at, 0)]) for at in positions).astype(features.dtype)  # pyright: ignore
 
 
 def _forward(features: Array, kernel: Array, groups: int, stride: int, padding: int) -> tuple[Array, Any]:
