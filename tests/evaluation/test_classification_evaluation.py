@@ -156,7 +156,7 @@ def files(tmp_path):
     return [folder / name for name in (*names[:3], "text.jpg", *names[3:], "cut.jpg")]
 
 
-TABLES = "; tables: predictions.json and predictions.csv beside it"
+TABLES = "; tables: predictions.json and predictions.csv in the same folder"
 
 
 def predicting(compiler, *, side=SIDE, channels=3, **options):

@@ -238,6 +238,6 @@ def predict_files(
             save_png(sheet, prediction_sheet(*(list(column) for column in zip(*shown, strict=True))))
             write_predictions(folder, rows)
         more = f", the first {len(shown)} of {seen} images" if seen > len(shown) else ""
-        return [*lines, f"sheet: {sheet}{more}; tables: predictions.json and predictions.csv beside it"]
+        return [*lines, f"sheet: {sheet}{more}; tables: predictions.json and predictions.csv in the same folder"]
 
     return predict

@@ -8,7 +8,7 @@ number of images. To use it:
     images = np.zeros((1, 320, 320, 3), np.uint8)      # RGB, of the size that was printed when it was written
     found = jax.device_get(model.call(images))         # a dictionary of arrays, the images along the first axis
 
-Beside it, detector.stablehlo.json has the names of the classes and how images of any size become the input:
+Next to it, detector.stablehlo.json has the names of the classes and how images of any size become the input:
 
     {"class_names": ["cat", "dog"], "image": {"dtype": "uint8", "height": 320, ...}, "preprocessing": {...}}
 """
@@ -31,7 +31,7 @@ def write_export(path: Path, inference: Inference, class_names: Sequence[str] = 
     """Write the function of images uint8 [b, height, width, channels] and return a line about what was written.
 
     Args:
-      path: the file; replaced where there is one. The description goes into a file beside it, with ".json" appended.
+      path: the file; replaced where there is one. The description goes into a file next to it, with ".json" appended.
       inference: what the experiment does with images; a pure function, whose variables are constants inside it.
       class_names: element i is the name of class i; empty where there are no classes.
     """

@@ -22,6 +22,7 @@ from vision.launch import run_folder as work
 from vision.launch.frozen import FILE as FROZEN
 from vision.launch.frozen import frozen_shapes
 from vision.launch.inputs import FILE as INPUTS
+from vision.launch.inputs import paths_of
 from vision.launch.options import flatten
 from vision.train.class_names import CLASS_NAMES
 from vision.train.compile import Compiler, abstract
@@ -61,9 +62,8 @@ def check_extends(
     if not isinstance(images, int) or "images" not in flatten(config):
         raise UserError(f"{source} has no budget of images that could be larger")
     before = replace(config, images=images)
-    places = [field for field, value in flatten(config).items() if isinstance(value, Path)]
     try:
-        work.check_same(source, name, before, replicas=replicas, places=places)
+        work.check_same(source, name, before, replicas=replicas, places=list(paths_of(config)))
     except UserError as error:
         raise UserError(f"--extend takes the same recipe with a larger budget alone: {error}") from error
     if config.images <= images:

@@ -1,6 +1,6 @@
 """The names of published YOLOv5 detectors, from the sixth version on: numbers of layers, below ``model.``.
 
-These weights expect images in [0, 1] (``YoloConfig.pixels``). Their anchors are a buffer beside the weights, in units
+These weights expect images in [0, 1] (``YoloConfig.pixels``). Their anchors are a buffer next to the weights, in units
 of the stride; here they belong to the configuration, and a head that comes from a file needs those of the file.
 """
 
