@@ -16,6 +16,7 @@ from vision.launch.frozen import frozen_shapes
 from vision.launch.options import changes, flatten
 from vision.parallel.collectives import collectives, summary
 from vision.parallel.sharding import bytes_per_device, path_name
+from vision.platform import of_mesh
 from vision.train.compile import Compiler, abstract
 from vision.train.experiment import Experiment
 from vision.train.flops import count_flops
@@ -97,7 +98,7 @@ def describe(
         if analysis is not None:
             memory["activations"] = analysis.temp_size_in_bytes
         moved = _moved(program.compiled.as_text() or "", experiment.dispatch)
-        if jax.default_backend() == "cpu":
+        if of_mesh(compiler.mesh) == "cpu":
             notes = [
                 "Activations (with all temporaries) and exchange are of the step compiled for CPUs, "
                 "estimates for other devices."

@@ -17,26 +17,28 @@ from jaxtyping import Array, Key, Num
 from vision.errors import UserError
 from vision.parallel.mesh import batch_shards, replicated, undivided
 from vision.parallel.sharding import ShardingRules, shardings
+from vision.platform import of_mesh, traced_for
 from vision.train.flops import Flops, flops_of
 from vision.train.step import OverSeeds, with_frozen
 from vision.types import Batch, Scalars, Step, TrainState
 
 
 @functools.cache
-def compiler_options() -> dict[str, str | bool]:
-    """XLA options for this backend, where its version knows them.
+def compiler_options(backend: str) -> dict[str, str | bool]:
+    """XLA options for a platform, where this version knows them.
 
     On CPUs XLA hands convolutions, matrix products and reductions to a library whose convolutions are slower than
     XLA's own: without those, a training step takes 0.7 of the time for the quick UNet and 0.9 for the published one
     (``benchmarks/xla_cpu_options.py``).
     """
-    if jax.default_backend() != "cpu":
+    if backend != "cpu":
         return {}
     options: dict[str, str | bool] = {
         "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
     }
     try:
-        jax.jit(lambda x: x).lower(0.0).compile(compiler_options=options)
+        with jax.default_device(jax.devices(backend)[0]):
+            jax.jit(lambda x: x).lower(0.0).compile(compiler_options=options)
     except jax.errors.JaxRuntimeError:  # this XLA has no such option
         return {}
     return options
@@ -94,7 +96,8 @@ class CompiledStep:
                 )
             started = time.monotonic()
 
-            everywhere = NamedSharding(self.batch_sharding.mesh, P())
+            mesh = self.batch_sharding.mesh
+            everywhere = NamedSharding(mesh, P())
             state = jax.eval_shape(self._join, list(state)) if isinstance(state, tuple) else abstract(state)
             frozen, arguments, placed = dict(self.frozen), [state, abstract(batch)], []
             if (rounds := self._count_rounds(state, batch)) > 1:
@@ -110,13 +113,13 @@ class CompiledStep:
 
             where = jax.tree.map(lambda leaf: leaf.sharding, frozen)
             jitted = jax.jit(
-                traced,
+                traced_for(mesh, traced),
                 in_shardings=(where, self.state_shardings, self.batch_sharding, *placed),
                 out_shardings=(self.state_shardings, everywhere),
                 donate_argnums=1,
             )
             staged = jitted.trace(abstract(frozen), *arguments)
-            compiled = staged.lower().compile(compiler_options=compiler_options())
+            compiled = staged.lower().compile(compiler_options=compiler_options(of_mesh(mesh)))
             self._programs[signature] = Program(compiled, flops_of(staged.jaxpr).times(max(len(self._rounds), 1)))
             self.compile_seconds += time.monotonic() - started
         return self._programs[signature]
@@ -139,9 +142,8 @@ class CompiledStep:
         if isinstance(self.step, OverSeeds):
             # what a step computes may depend on the shapes of frozen variables, which are abstract here
             rounds = lambda step: step.rounds(state, batch)
-            jax.eval_shape(
-                lambda frozen: counts.append(rounds(with_frozen(self.step, frozen))), abstract(dict(self.frozen))
-            )
+            counted = lambda frozen: counts.append(rounds(with_frozen(self.step, frozen)))
+            jax.eval_shape(traced_for(self.batch_sharding.mesh, counted), abstract(dict(self.frozen)))
         return counts[0] if counts else 1
 
     def flops(self, batch: Batch) -> Flops:
@@ -200,7 +202,9 @@ class Compiler:
         _, placed = self.state_shardings(init)
         from_bits = lambda bits, *initial: init(jax.random.wrap_key_data(bits), *initial)
         values = [dict(initial)] if initial else []
-        return jax.jit(from_bits, out_shardings=placed)(np.asarray(jax.random.key_data(key)), *values)
+        return jax.jit(traced_for(self.mesh, from_bits), out_shardings=placed)(
+            np.asarray(jax.random.key_data(key)), *values
+        )
 
     def step(
         self,
@@ -249,7 +253,8 @@ class Compiler:
 
         Give it arrays that are placed already: parameters of a state, :meth:`replicate`, :meth:`shard`.
         """
-        return jax.jit(function, out_shardings=replicated(self.mesh), compiler_options=compiler_options())
+        options = compiler_options(of_mesh(self.mesh))
+        return jax.jit(traced_for(self.mesh, function), out_shardings=replicated(self.mesh), compiler_options=options)
 
     def replica(self, init: Callable[..., TrainState]) -> Callable[[TrainState, int], TrainState]:
         """A function (state of all, index) -> the state of one replica, placed as :meth:`single_run` would place it.

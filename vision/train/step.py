@@ -20,6 +20,7 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from vision.platform import platform
 from vision.train.state import attach_frozen, detach_frozen, parameters
 from vision.types import Batch, LossFn, Scalars, Schedule, Step, TrainState
 
@@ -101,7 +102,7 @@ def accumulate(loss: LossFn, microbatches: int, *, unroll: bool | None = None) -
         parts = _microbatches(batch, microbatches)
         add = lambda a, b: jax.tree.map(jnp.add, a, b)
         model_state, sums = one(model_state, parts[0], 0)
-        if jax.default_backend() == "cpu" if unroll is None else unroll:
+        if platform() == "cpu" if unroll is None else unroll:
             for index in range(1, microbatches):
                 model_state, new = one(model_state, parts[index], index)
                 sums = add(sums, new)
@@ -202,7 +203,7 @@ def repeated(step: Step, count: int, *, unroll: bool | None = None) -> Step:
     """
 
     def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Scalars]:
-        if jax.default_backend() == "cpu" if unroll is None else unroll:
+        if platform() == "cpu" if unroll is None else unroll:
             collected = []
             for index in range(count):
                 state, scalars = step(state, jax.tree.map(lambda x, i=index: x[i], batches))
@@ -258,7 +259,7 @@ class OverSeeds:
             return 1
         if self.sequential is None:
             one = jax.eval_shape(lambda *of: _replica(0, *of), state, dict(batch), self._constants())
-            if jax.default_backend() != "cpu" or not has_convolution(self._one, *one):
+            if platform() != "cpu" or not has_convolution(self._one, *one):
                 return 1
         return here
 

@@ -1,0 +1,44 @@
+"""The platform that a program is compiled for, which need not be that of this machine.
+
+Code that is faster in another form on some platform asks :func:`platform` while it is traced. ``jax.default_backend()``
+would be the wrong answer where a machine without accelerators compiles for them.
+"""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import jax
+from jax.sharding import AbstractMesh, Mesh
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_target: ContextVar[str | None] = ContextVar("platform", default=None)
+
+
+def platform() -> str:
+    """What the function that is being traced is compiled for: "cpu", "gpu" or "tpu"; the default backend elsewhere."""
+    return _target.get() or jax.default_backend()
+
+
+def of_mesh(mesh: Mesh | AbstractMesh) -> str:
+    """The platform of the devices of ``mesh``; the default backend where it names none."""
+    if isinstance(mesh, AbstractMesh):
+        return jax.default_backend()
+    return mesh.devices.flat[0].platform
+
+
+def traced_for(mesh: Mesh | AbstractMesh, function: Callable[P, T]) -> Callable[P, T]:
+    """``function``, during whose calls :func:`platform` is that of ``mesh``: what ``jax.jit`` is given to trace."""
+
+    @wraps(function)
+    def traced(*arguments: P.args, **keywords: P.kwargs) -> T:
+        before = _target.set(of_mesh(mesh))
+        try:
+            return function(*arguments, **keywords)
+        finally:
+            _target.reset(before)
+
+    return traced
