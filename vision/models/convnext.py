@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from vision.errors import UserError
-from vision.nn.grouped_convolution import GroupedConv
+from vision.nn.convolution import Conv
 from vision.nn.stochastic_depth import stochastic_depth
 from vision.ranges import Channels, Depth, DropRate, NoneOrMoreClasses, PositiveFloat
 
@@ -74,7 +74,7 @@ class Block(nn.Module):
     def __call__(self, features: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
         """Transform ``features``; ``train`` is positional so that remat can treat it as static."""
         width = features.shape[-1]
-        depthwise = GroupedConv(width, 7, width, use_bias=True, kernel_init=small, dtype=self.dtype, name="depthwise")
+        depthwise = Conv(width, 7, groups=width, kernel_init=small, dtype=self.dtype, name="depthwise")
         hidden = depthwise(features)
         hidden = LayerNorm(dtype=self.dtype, name="norm")(hidden)
         hidden = nn.Dense(4 * width, kernel_init=small, dtype=self.dtype, name="dense_in")(hidden)
@@ -140,14 +140,14 @@ class ConvNeXt(nn.Module):
         # from 0 at the first block, as published
         rates = iter(config.stochastic_depth * index / max(blocks - 1, 1) for index in range(blocks))
         block = nn.remat(Block, static_argnums=(2,)) if config.remat else Block
-        conv = partial(nn.Conv, padding="VALID", kernel_init=small, dtype=dtype)
-        hidden = conv(config.widths[0], (4, 4), 4, name="stem_conv")(image)
+        conv = partial(Conv, padding="VALID", kernel_init=small, dtype=dtype)
+        hidden = conv(config.widths[0], 4, 4, name="stem_conv")(image)
         hidden = LayerNorm(dtype=dtype, name="stem_norm")(hidden)
         levels: dict[str, Array] = {}
         for stage, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True), start=1):
             if stage > 1:
                 hidden = LayerNorm(dtype=dtype, name=f"stage_{stage}_down_norm")(hidden)
-                hidden = conv(width, (2, 2), 2, name=f"stage_{stage}_down_conv")(hidden)
+                hidden = conv(width, 2, 2, name=f"stage_{stage}_down_conv")(hidden)
             for index in range(depth):
                 name = f"stage_{stage}_block_{index}"
                 hidden = block(config.layer_scale, next(rates), dtype, name=name)(hidden, train)

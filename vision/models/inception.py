@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 
 from vision.errors import UserError
 from vision.nn.batch_norm import batch_norm
-from vision.nn.convolution import PointwiseConv
+from vision.nn.convolution import Conv, PointwiseConv
 
 SIDE = 299
 """Height and width of the images that the protocols use."""
@@ -60,8 +60,7 @@ class Unit(nn.Module):
         if self.kernel == (1, 1):
             made = PointwiseConv(self.channels, name="conv")(features)
         else:
-            strides = (self.strides, self.strides)
-            conv = nn.Conv(self.channels, self.kernel, strides, self.padding, use_bias=False, name="conv")
+            conv = Conv(self.channels, self.kernel, self.strides, self.padding, use_bias=False, name="conv")
             made = conv(features)
         return nn.relu(batch_norm(train=False, epsilon=1e-3, name="norm")(made))
 

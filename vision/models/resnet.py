@@ -21,8 +21,7 @@ from jaxtyping import Array, Float
 
 from vision.errors import UserError
 from vision.nn.batch_norm import batch_norm
-from vision.nn.convolution import PointwiseConv
-from vision.nn.grouped_convolution import GroupedConv
+from vision.nn.convolution import Conv, PointwiseConv
 from vision.nn.initializers import fan_in_uniform, he_fan_out
 from vision.nn.pooling import max_pool_3x3
 from vision.nn.squeeze_excite import SqueezeExcite
@@ -106,7 +105,7 @@ SHARDING_RULES: tuple[tuple[str, P], ...] = (
 Norm = Callable[..., nn.Module]
 
 Conv1x1 = partial(PointwiseConv, kernel_init=he_fan_out)
-Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=1, use_bias=False, kernel_init=he_fan_out)
+Conv3x3 = partial(Conv, use_bias=False, kernel_init=he_fan_out)
 
 
 class Shortcut(nn.Module):
@@ -163,9 +162,10 @@ class BasicBlock(nn.Module):
         """Transform ``features``; ``train`` is positional so that remat can treat it as static."""
         norm = partial(self.norm, train=train, dtype=self.dtype)
         last_norm = partial(norm, scale_init=nn.initializers.zeros) if self.zero_init else norm
-        hidden = Conv3x3(self.channels, strides=self.stride, dtype=self.dtype, name="conv_in")(features)
+        conv = partial(Conv3x3, self.channels, winograd=train, dtype=self.dtype)
+        hidden = conv(strides=self.stride, name="conv_in")(features)
         hidden = self.act(norm(name="norm_in")(hidden))
-        hidden = Conv3x3(self.channels, dtype=self.dtype, name="conv_out")(hidden)
+        hidden = conv(name="conv_out")(hidden)
         hidden = last_norm(name="norm_out")(hidden)
         if self.excite is not None:
             hidden = self.excite(name="excite")(hidden)
@@ -200,10 +200,7 @@ class BottleneckBlock(nn.Module):
         hidden = Conv1x1(self.inner, dtype=self.dtype, name="conv_in")(features)
         hidden = self.act(norm(name="norm_in")(hidden))
         how: dict[str, Any] = {"strides": self.stride, "dtype": self.dtype, "name": "conv_mid"}
-        if self.groups == 1:
-            hidden = Conv3x3(self.inner, **how)(hidden)
-        else:
-            hidden = GroupedConv(self.inner, 3, self.groups, kernel_init=he_fan_out, **how)(hidden)
+        hidden = Conv3x3(self.inner, groups=self.groups, winograd=train, **how)(hidden)
         hidden = self.act(norm(name="norm_mid")(hidden))
         hidden = Conv1x1(self.channels, dtype=self.dtype, name="conv_out")(hidden)
         hidden = last_norm(name="norm_out")(hidden)
@@ -312,7 +309,7 @@ class ResNet(nn.Module):
                 image = Conv3x3(width // 2, strides=stride, dtype=dtype, name=f"stem_{index}_conv")(image)
                 image = self.act(norm(name=f"stem_{index}_norm")(image))
         if self.config.stem == "imagenet":
-            conv = partial(nn.Conv, kernel_size=(7, 7), strides=2, padding=3, use_bias=False, kernel_init=he_fan_out)
+            conv = partial(Conv, size=7, strides=2, use_bias=False, kernel_init=he_fan_out)
         else:
             conv = Conv3x3
         hidden = conv(width, dtype=dtype, name="stem_conv")(image)

@@ -17,15 +17,16 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from annotated_types import MinLen
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vision.nn.batch_norm import batch_norm
+from vision.nn.convolution import Conv, convolve
 from vision.nn.initializers import fan_in_uniform
 from vision.nn.pooling import max_pool_2x2
+from vision.nn.window import Window
 from vision.ranges import Channels, NoneOrMoreClasses, PositiveFloat
 
 
@@ -104,9 +105,7 @@ class SpeedrunBlock(nn.Module):
     @nn.compact
     def __call__(self, features: Float[Array, "b h w c"], train: bool) -> Float[Array, "b H W channels"]:
         """Transform ``features``; sides are halved and rounded down."""
-        conv = partial(
-            nn.Conv, self.channels, (3, 3), padding=1, use_bias=False, dtype=self.dtype, kernel_init=dirac_init
-        )
+        conv = partial(Conv, self.channels, use_bias=False, winograd=True, dtype=self.dtype, kernel_init=dirac_init)
         norm = partial(self.norm, train=train, dtype=self.dtype)
         hidden = max_pool_2x2(conv(name="conv_in")(features))
         hidden = self.act(norm(name="norm_in")(hidden))
@@ -153,9 +152,7 @@ class SpeedrunNet(nn.Module):
         white = lambda: jnp.concatenate([jnp.eye(4 * channels), -jnp.eye(4 * channels)], 1).reshape(2, 2, channels, -1)
         kernel = self.variable("constants", "whitening", white).value
         bias = self.param("whitening_bias", nn.initializers.zeros, (8 * channels,))
-        hidden = jax.lax.conv_general_dilated(
-            image.astype(dtype), kernel.astype(dtype), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        hidden = convolve(image.astype(dtype), kernel.astype(dtype), Window())
         hidden = self.act(hidden + bias.astype(dtype))
         levels = {"c1": hidden}
         for index, width in enumerate(self.config.widths):

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Num
 
 from vision.nn.attention import SelfAttention2d
 from vision.nn.conditioning import check_condition, condition_shapes
+from vision.nn.convolution import Conv
 from vision.nn.embeddings import sinusoidal_embedding
 from vision.nn.norms import GroupNorm
 from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
@@ -87,7 +88,7 @@ SHARDING_RULES: tuple[tuple[str, P], ...] = (
 )
 
 fan_average = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
-Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), kernel_init=fan_average)
+Conv3x3 = partial(Conv, winograd=True, kernel_init=fan_average)
 
 
 class ResidualBlock(nn.Module):

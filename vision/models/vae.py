@@ -16,6 +16,7 @@ from annotated_types import MinLen
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
+from vision.nn.convolution import Conv
 from vision.nn.latent import Inferred, gaussian_kl, gaussian_log_density, standard_normal
 from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
 from vision.ranges import Channels, NoneOrMoreBlocks, Pixels
@@ -56,7 +57,7 @@ SHARDING_RULES: tuple[tuple[str, P], ...] = (
 )
 
 fan_in = nn.initializers.he_normal()
-Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), kernel_init=fan_in)
+Conv3x3 = partial(Conv, winograd=True, kernel_init=fan_in)
 
 
 class ResidualBlock(nn.Module):

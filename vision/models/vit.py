@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from vision.errors import UserError
 from vision.nn.attention import dot_product_attention
+from vision.nn.convolution import Conv
 from vision.nn.stochastic_depth import stochastic_depth
 from vision.ranges import Channels, Depth, DropRate, NoneOrMoreClasses, Pixels
 
@@ -142,8 +143,8 @@ class ViT(nn.Module):
             raise UserError(f"images of {height} x {width} pixels cannot be cut into patches of {config.patch}")
         if config.width % config.heads:
             raise UserError(f"a width of {config.width} is no multiple of {config.heads} heads")
-        patch = (config.patch, config.patch)
-        embed = nn.Conv(config.width, patch, patch, padding="VALID", kernel_init=small, dtype=dtype, name="stem")
+        patch = config.patch
+        embed = Conv(config.width, patch, patch, padding="VALID", kernel_init=small, dtype=dtype, name="stem")
         grid = embed(image)
         rows, columns = grid.shape[1:3]
         class_token = self.param("class_token", small, (1, 1, config.width)).astype(dtype)

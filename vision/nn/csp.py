@@ -10,16 +10,16 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
 from vision.nn.batch_norm import batch_norm
-from vision.nn.convolution import PointwiseConv
+from vision.nn.convolution import Conv, PointwiseConv, convolve
 from vision.nn.initializers import fan_in_uniform
 from vision.nn.pooling import max_pool_5x5
 from vision.nn.resample import space_to_depth
+from vision.nn.window import Window
 
 Norm = Callable[..., nn.Module]
 
@@ -43,13 +43,8 @@ class StemConv(nn.Module):
         """Halves the sides, which are even; the parameter is "kernel" [6 6 c channels]."""
         kernel = self.param("kernel", fan_in_uniform, (6, 6, image.shape[-1], self.channels))
         squares = rearrange(kernel, "(h p) (w q) c d -> h w (p q c) d", p=2, q=2)
-        return jax.lax.conv_general_dilated(
-            space_to_depth(image, 2).astype(self.dtype),
-            squares.astype(self.dtype),
-            window_strides=(1, 1),
-            padding=((1, 1), (1, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        around = Window(padding=((1, 1), (1, 1)))
+        return convolve(space_to_depth(image, 2).astype(self.dtype), squares.astype(self.dtype), around)
 
 
 class ConvNormAct(nn.Module):
@@ -71,12 +66,12 @@ class ConvNormAct(nn.Module):
         elif self.size == 6:
             features = StemConv(self.channels, dtype=self.dtype, name="conv")(features)
         else:
-            features = nn.Conv(
+            features = Conv(
                 self.channels,
-                (self.size, self.size),
+                self.size,
                 self.stride,
-                padding=self.size // 2,
                 use_bias=False,
+                winograd=train,
                 kernel_init=fan_in_uniform,
                 dtype=self.dtype,
                 name="conv",

@@ -15,6 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vision.nn.convolution import convolve
+from vision.nn.window import Window
+
 # Keeps the division defined where a kernel is zero.
 _SMALLEST = 1e-12
 
@@ -88,9 +91,8 @@ class SpectralConv(nn.Module):
             # equal padding before and after the image where stride 2 halves an even side
             before, total = (self.size - 1) // 2, self.size - self.strides
             border = (before, max(total, before) - before) if self.strides > 1 else (before, self.size - 1 - before)
-            made = jax.lax.conv_general_dilated(
-                features, kernel, (self.strides,) * 2, (border,) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
+            how = Window(strides=(self.strides, self.strides), padding=(border, border), winograd=True)
+            made = convolve(features, kernel, how)
         if self.use_bias:
             made = made + self.param("bias", nn.initializers.zeros, (self.channels,)).astype(self.dtype)
         return made

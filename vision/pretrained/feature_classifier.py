@@ -27,6 +27,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from vision.errors import UserError
+from vision.nn.convolution import Conv
 from vision.ranges import Channels, Classes, Depth
 
 KNOWN = ("mnist", "cifar10")
@@ -85,7 +86,7 @@ class FeatureNetwork(nn.Module):
         hidden = image
         for index, (width, stride) in enumerate(zip(self.config.widths, self.config.strides, strict=True)):
             side = 5 if index == 0 else 3
-            conv = nn.Conv(width, (side, side), strides=stride, use_bias=False, name=f"conv_{index}")
+            conv = Conv(width, side, stride, "SAME", use_bias=False, name=f"conv_{index}")
             norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{index}")
             out = nn.relu(norm(conv(hidden)))
             hidden = hidden + out if hidden.shape == out.shape else out

@@ -22,6 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Bool, Float, Int
 
 from vision.errors import UserError
+from vision.nn.convolution import Conv
 
 RESOLUTION = 32
 """Size of the network's input in pixels."""
@@ -68,7 +69,7 @@ class ShapeClassifierNetwork(nn.Module):
         hidden = images
         for index, (width, stride) in enumerate(zip(self.widths, self.strides, strict=True)):
             side = 5 if index == 0 else 3
-            hidden = nn.Conv(width, (side, side), strides=stride, kernel_init=nn.initializers.he_normal())(hidden)
+            hidden = Conv(width, side, stride, "SAME", kernel_init=nn.initializers.he_normal())(hidden)
             hidden = nn.relu(hidden)
         pooled = jnp.concatenate([hidden.mean((1, 2)), hidden.max((1, 2))], axis=-1)
         return pooled, nn.Dense(self.shapes + self.colours)(pooled)

@@ -30,6 +30,10 @@ _FOREIGN = ("pallas_call", "ffi_call", "pure_callback", "io_callback", "tpu_cust
 _FOREIGN += ("mosaic_gpu", "dot_product_attention", "ragged_dot", "scaled_")
 """Beginnings of the names of primitives whose work the jaxpr does not show, or, for Pallas, shows for one block."""
 
+_CONVOLUTIONS = {"convolution": (0, 1, 2), "convolution_to_features": (2, 1, 0), "convolution_to_kernel": (0, 2, 1)}
+"""Primitives of ``vision.nn.convolution``: which of (left operand, right operand, result) are features, kernel, result
+of the convolution."""
+
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call")
 _CALLS += ("custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin", "run_state")
 """Primitives that run the jaxprs in their parameters once."""
@@ -91,6 +95,8 @@ def _equation(equation: JaxprEqn) -> Flops:
         return _operations(equation, _dot_general(equation))
     if name == "conv_general_dilated":
         return _operations(equation, _convolution(equation))
+    if name in _CONVOLUTIONS:
+        return _operations(equation, _own_convolution(equation))
     if name.startswith(_FOREIGN):
         return Flops(unknown=frozenset({name}))
     if name == "scan":
@@ -140,6 +146,25 @@ def _convolution(equation: JaxprEqn) -> int:
             before=params["padding"][axis][0],
             spread=params["lhs_dilation"][axis],
             dilation=params["rhs_dilation"][axis],
+        )
+    return meetings
+
+
+def _own_convolution(equation: JaxprEqn) -> int:
+    """However it is computed, a convolution and its gradients count as one."""
+    how = equation.params["how"]
+    arrays = [*equation.invars, *equation.outvars]
+    features, kernel, out = (_array(arrays[index]).shape for index in _CONVOLUTIONS[equation.primitive.name])
+    meetings = out[0] * out[3] * kernel[2]
+    for axis in range(2):
+        meetings *= _meetings(
+            size=features[1 + axis],
+            kernel=kernel[axis],
+            out=out[1 + axis],
+            stride=how.strides[axis],
+            before=how.padding[axis][0],
+            spread=1,
+            dilation=how.dilation[axis],
         )
     return meetings
 

@@ -332,7 +332,7 @@ def has_convolution(function: Callable[..., Any], *arguments: Any) -> bool:
 
     def search(jaxpr: Any) -> bool:
         return any(
-            equation.primitive.name == "conv_general_dilated" or any(map(search, jaxprs_in_params(equation.params)))
+            "conv" in equation.primitive.name or any(map(search, jaxprs_in_params(equation.params)))
             for equation in jaxpr.eqns
         )
 

@@ -19,8 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vision.models.gan.dcgan import halvings, leaky, projected
-from vision.nn.convolution import PointwiseConv
-from vision.nn.grouped_convolution import GroupedConv3x3
+from vision.nn.convolution import Conv, PointwiseConv
 from vision.nn.resample_bilinear import downsample_bilinear, upsample_bilinear
 
 unit_fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
@@ -46,7 +45,8 @@ class InvertedBottleneck(nn.Module):
         point = partial(PointwiseConv, dtype=self.dtype)
         hidden = leaky(point(wide, use_bias=True, kernel_init=scaled, name="widen")(features))
         groups = wide // self.group_size
-        hidden = GroupedConv3x3(groups, kernel_init=scaled, dtype=self.dtype, name="grouped")(hidden)
+        grouped = Conv(wide, groups=groups, use_bias=False, kernel_init=scaled, dtype=self.dtype, name="grouped")
+        hidden = grouped(hidden)
         hidden = leaky(hidden + self.param("bias", nn.initializers.zeros, (wide,)).astype(self.dtype))
         return features + point(channels, kernel_init=nn.initializers.zeros, name="narrow")(hidden)
 

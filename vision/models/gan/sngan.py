@@ -17,12 +17,12 @@ from jaxtyping import Array, Float, Int
 from vision.models.gan.dcgan import Normalisation, halvings, projected
 from vision.nn.batch_norm import batch_norm
 from vision.nn.conditional_batch_norm import ConditionalBatchNorm
-from vision.nn.convolution import PointwiseConv
+from vision.nn.convolution import Conv, PointwiseConv
 from vision.nn.resample import upsample_nearest
 from vision.nn.spectral_norm import SpectralConv
 
 glorot = nn.initializers.glorot_uniform()
-Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), kernel_init=glorot)
+Conv3x3 = partial(Conv, winograd=True, kernel_init=glorot)
 _COARSE = 8  # pixels: the size at which the discriminator stops downsampling
 
 

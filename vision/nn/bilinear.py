@@ -1,0 +1,133 @@
+"""Bilinear operations whose gradients are written here, for every transformation of JAX.
+
+A convolution y = F(x, k) is linear in the features x and in the kernel k. So are its gradients D(y, k), of the shape of
+x, and W(x, y), of the shape of k, with
+
+    <F(x, k), y> = <x, D(y, k)> = <k, W(x, y)>.
+
+Each of the three is a primitive of JAX here, and the gradients of each are the other two. So ``jvp``, ``grad``, any
+nesting of them, ``vmap`` and ``remat`` work, where ``jax.custom_vjp`` has no forward mode, and where a composition of
+JAX's own operations leaves the form of its gradients to XLA.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.core
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array
+
+from vision.platform import platform
+
+
+@runtime_checkable
+class Operation(Protocol):
+    """F, D or W as a composition of JAX's operations."""
+
+    def __call__(self, left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: Any, how: Any) -> Array:
+        """The result, of ``shape`` and ``dtype``; ``how`` holds the settings of the operation, such as strides."""
+        ...
+
+
+@dataclass(frozen=True)
+class Operations:
+    """The three operations. Features and results have the samples along their first axis, kernels have none."""
+
+    forward: Operation
+    """F(x, k), of the type of x."""
+    to_features: Operation
+    """D(y, k), of the type of y."""
+    to_kernel: Operation
+    """W(x, y), summed over the samples, of the type of k."""
+
+
+Bilinear = Callable[..., Array]
+"""(x, k, *, shape, how) -> F(x, k) with the given shape, which JAX can differentiate and vectorize."""
+
+
+def bilinear(name: str, operations: Operations, *, cpu: Operations | None = None) -> Bilinear:
+    """Make primitives of three operations, and return the first.
+
+    Args:
+      name: of the operation, as it is shown in programs: the primitives are ``name``, ``name_to_features`` and
+        ``name_to_kernel``.
+      operations: the operations as they are compiled.
+      cpu: as they are compiled for CPUs.
+    """
+    named = zip(("", "_to_features", "_to_kernel"), ("forward", "to_features", "to_kernel"), strict=True)
+    primitives = F, D, W = tuple(  # noqa: N806 - as above
+        _primitive(name + ending, getattr(operations, kind), getattr(cpu, kind, None)) for ending, kind in named
+    )
+    like = lambda operand: {"shape": operand.aval.shape, "dtype": operand.aval.dtype}
+    # <F(x, k), c> = <x, D(c, k)> = <k, W(x, c)>;  <D(y, k), c> = <y, F(c, k)> = <k, W(c, y)>;
+    # <W(x, y), c> = <x, D(y, c)> = <F(x, c), y>
+    ad.defbilinear(
+        F,
+        lambda c, x, k, how, **_: D.bind(c, k, how=how, **like(x)),
+        lambda c, x, k, how, **_: W.bind(x, c, how=how, **like(k)),
+    )
+    ad.defbilinear(
+        D,
+        lambda c, y, k, how, **_: F.bind(c, k, how=how, **like(y)),
+        lambda c, y, k, how, **_: W.bind(c, y, how=how, **like(k)),
+    )
+    ad.defbilinear(
+        W,
+        lambda c, x, y, how, **_: D.bind(y, c, how=how, **like(x)),
+        lambda c, x, y, how, **_: F.bind(x, c, how=how, **like(y)),
+    )
+    for primitive, kind in zip(primitives, ("forward", "to_features", "to_kernel"), strict=True):
+        plain = getattr(operations, kind)
+        batching.primitive_batchers[primitive] = partial(_batched, primitive, plain, samples=primitive is not W)
+    return lambda x, k, *, shape, how: F.bind(x, k, shape=tuple(shape), dtype=x.dtype, how=how)
+
+
+def _primitive(name: str, operation: Operation, on_cpus: Operation | None) -> Primitive:
+    primitive = Primitive(name)
+    # under jit, layers of equal shapes share one trace of what may be hundreds of operations
+    plain, own = (
+        jax.jit(each or operation, static_argnames=("shape", "dtype", "how")) for each in (operation, on_cpus)
+    )
+    primitive.def_impl(lambda *operands, **how: (own if platform() == "cpu" else plain)(*operands, **how))
+    primitive.def_abstract_eval(lambda left, right, *, shape, dtype, how: jax.core.ShapedArray(shape, dtype))
+    mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(own, multiple_results=False), platform="cpu")
+    return primitive
+
+
+def _batched(
+    primitive: Primitive,
+    plain: Operation,
+    operands: Any,
+    axes: Any,
+    *,
+    samples: bool,
+    shape: tuple[int, ...],
+    **how: Any,
+) -> tuple[Array, int]:
+    """One of many: along the samples where only what has samples differs.
+
+    Where kernels differ too, one after another on CPUs, where a convolution vmapped over its kernels is several times
+    slower than the same work in turn; elsewhere as XLA vectorizes the operation.
+    """
+    (left, right), (of_left, of_right) = operands, axes
+    if samples and of_right is None:
+        left = jnp.moveaxis(left, of_left, 0)
+        count, size = left.shape[:2]
+        merged = left.reshape(count * size, *left.shape[2:])
+        found = primitive.bind(merged, right, shape=(count * shape[0], *shape[1:]), **how)
+        return found.reshape(count, *shape), 0
+    if platform() != "cpu":
+        return jax.vmap(partial(plain, shape=shape, **how), axes)(left, right), 0
+    count = next(each.shape[axis] for each, axis in zip(operands, axes, strict=True) if axis is not None)
+    at = lambda each, axis, index: each if axis is None else jax.lax.index_in_dim(each, index, axis, keepdims=False)
+    rows = [
+        primitive.bind(at(left, of_left, index), at(right, of_right, index), shape=shape, **how)
+        for index in range(count)
+    ]
+    return jnp.stack(rows), 0

@@ -1,0 +1,105 @@
+"""The window of a convolution, and the convolution and its two gradients as XLA computes them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a kernel moves over an image; of both sides where one number stands for two."""
+
+    strides: Pair = (1, 1)
+    padding: tuple[Pair, Pair] = ((0, 0), (0, 0))
+    """Pixels of zeros above and below, left and right."""
+    dilation: Pair = (1, 1)
+    """Distance between two values of the kernel, in pixels."""
+    groups: int = 1
+    """Groups of channels that are convolved separately."""
+    winograd: bool = False
+    """Whether the forward pass on CPUs may be Winograd's too, whose rounding error is up to 2e-5 of the largest result;
+    gradients always may."""
+
+    def result_shape(self, features: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the result, from those of features [b h w c] and kernel [kh kw c/groups n]."""
+        sides = [
+            (side + sum(margin) - (size - 1) * apart - 1) // stride + 1
+            for side, size, stride, margin, apart in zip(
+                features[1:3], kernel, self.strides, self.padding, self.dilation, strict=False
+            )
+        ]
+        return (features[0], *sides, kernel[3])
+
+
+def xla_convolution(features: Float[Array, "b h w c"], kernel: Array, window: Window) -> Float[Array, "b H W n"]:
+    """The convolution, in the type of the features."""
+    return jax.lax.conv_general_dilated(
+        features,
+        kernel.astype(features.dtype),
+        window.strides,
+        window.padding,
+        rhs_dilation=window.dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=window.groups,
+    )
+
+
+def forward(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: Any, how: Window) -> Array:
+    """F(x, k)."""
+    return xla_convolution(left, right, how).astype(dtype)
+
+
+def to_features(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: Any, how: Window) -> Array:
+    """D(y, k), which has ``shape``."""
+    of = jax.ShapeDtypeStruct(shape, left.dtype)
+    return jax.linear_transpose(lambda x: xla_convolution(x, right, how), of)(left)[0].astype(dtype)
+
+
+def to_kernel(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: Any, how: Window) -> Array:
+    """W(x, y), which has ``shape``.
+
+    XLA (as of jaxlib 0.10.2) partitions this gradient of a convolution in groups wrongly where devices share a part of
+    the batch, as on a mesh with ``tensor``: it is multiplied by their number. There it is a product for each position
+    of the kernel.
+    """
+    if how.groups > 1:
+        return by_positions(left, right, shape, how).astype(dtype)
+    of = jax.ShapeDtypeStruct(shape, left.dtype)
+    return jax.linear_transpose(lambda k: xla_convolution(left, k, how), of)(right)[0].astype(dtype)
+
+
+def seen(features: Array, result: Sequence[int], size: Sequence[int], window: Window) -> dict[Pair, Array]:
+    """For each position of the kernel, the features that it meets: [b H W c]."""
+    padded = jax.lax.pad(
+        features, jnp.zeros((), features.dtype), [(0, 0, 0), *((*margin, 0) for margin in window.padding), (0, 0, 0)]
+    )
+
+    def at(row: int, column: int) -> Array:
+        first = row * window.dilation[0], column * window.dilation[1]
+        ends = [at + (side - 1) * step + 1 for at, side, step in zip(first, result, window.strides, strict=True)]
+        return padded[:, first[0] : ends[0] : window.strides[0], first[1] : ends[1] : window.strides[1]]
+
+    return {(row, column): at(row, column) for row in range(size[0]) for column in range(size[1])}
+
+
+def by_positions(features: Array, gradient: Array, shape: tuple[int, ...], window: Window) -> Float[Array, "kh kw e n"]:
+    """W(x, y) as the sum over pixels of the features at each position of the kernel times the gradient, in float32."""
+    batch, rows, columns, outputs = gradient.shape
+    each, groups = shape[2], window.groups
+    right = gradient.reshape(batch, rows, columns, groups, outputs // groups)
+
+    def product(features: Array) -> Array:
+        if each == outputs // groups == 1:
+            return jnp.sum(features * gradient, (0, 1, 2), dtype=jnp.float32)[None]
+        left = features.reshape(batch, rows, columns, groups, each)
+        made = jnp.einsum("bhwge,bhwgn->egn", left, right, preferred_element_type=jnp.float32)
+        return made.reshape(each, outputs)
+
+    found = [product(features) for features in seen(features, (rows, columns), shape[:2], window).values()]
+    return jnp.stack(found).reshape(shape)
