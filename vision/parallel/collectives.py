@@ -8,12 +8,16 @@ actually run. Notes:
   twice as much. It also widens 16-bit sums to float32.
 - Bytes are those of ring algorithms, which are optimal in bandwidth (Patarasuk & Yuan 2009, "Bandwidth optimal
   all-reduce algorithms for clusters of workstations"). What a library chooses instead may differ for small arrays.
+- XLA for TPUs writes a reduce-scatter as a fusion of an all-reduce and the slice that a device keeps. It spreads an
+  asynchronous collective over several fusions (its start, computations that it runs beside, its end), each of which
+  repeats the instruction with the same channel; they count once.
 """
 
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 MOVED = {
     "all-reduce": lambda n: 2 * (n - 1) / n,
@@ -48,6 +52,10 @@ class Collective:
     """How often it runs in a call of the program."""
     exact: bool = True
     """Whether ``times`` is known; False inside a loop of unknown length, which counts as one iteration."""
+    shares: Mapping[str, float] = field(default_factory=dict, compare=False)
+    """Of the bytes, the share of each type."""
+    channel: int | None = field(default=None, compare=False)
+    """What the instructions of one asynchronous collective inside fusions have in common; None outside of fusions."""
 
     @property
     def moved_per_device(self) -> float:
@@ -82,7 +90,28 @@ def collectives(text: str) -> list[Collective]:
     entry, computations = _parse(text)
     header = text[: text.find("\n")] if "\n" in text else text
     devices = math.prod(int(number) for number in re.findall(r"(?:replica_count|num_partitions)=(\d+)", header))
-    return list(_visit(entry, computations, devices))
+    return _once(_visit(entry, computations, devices))
+
+
+def _once(found: Iterable[Collective]) -> list[Collective]:
+    """Without the repetitions of asynchronous collectives inside fusions."""
+    kept: dict[Any, Collective] = {}
+    for number, each in enumerate(found):
+        name = number if each.channel is None else (each.kind, each.channel)
+        # one that is started before a loop and ends in it is repeated there
+        if name not in kept or each.times > kept[name].times:
+            kept[name] = replace(each, channel=None)
+    return list(kept.values())
+
+
+def summed_by_dtype(found: Iterable[Collective]) -> dict[str, float]:
+    """Bytes that a device sends for sums over devices, by the type that is summed, in descending order."""
+    sums: dict[str, float] = {}
+    for each in found:
+        if each.kind in ("all-reduce", "reduce-scatter"):
+            for dtype, share in each.shares.items():
+                sums[dtype] = sums.get(dtype, 0.0) + share * each.moved_per_device
+    return dict(sorted(sums.items(), key=lambda item: -item[1]))
 
 
 def summary(found: Iterable[Collective]) -> dict[str, Traffic]:
@@ -140,11 +169,13 @@ def _instruction(line: str) -> _Instruction | None:
     return _Instruction(match[1], kind, opcode, attributes, int(trips[1]) if trips else None)
 
 
-def _visit(name: str, computations: Mapping[str, list[_Instruction]], devices: int) -> Iterator[Collective]:
+def _visit(
+    name: str, computations: Mapping[str, list[_Instruction]], devices: int, *, fused: bool = False
+) -> Iterator[Collective]:
     for each in computations.get(name, ()):
         kind = each.opcode.removesuffix("-start")
         if kind in MOVED:
-            yield _collective(kind, each, devices)
+            yield _collective(kind, each, devices, fused=fused)
         elif each.opcode.endswith(("-done", "-update")):
             continue  # belongs to a start, which may name the same computation
         elif each.opcode == "conditional":
@@ -152,14 +183,21 @@ def _visit(name: str, computations: Mapping[str, list[_Instruction]], devices: i
             yield from max(branches, key=lambda found: sum(one.moved_per_device for one in found), default=[])
         else:
             for called in _called(each.attributes):
-                for inner in _visit(called, computations, devices):
-                    yield _looped(inner, each.trips) if each.opcode == "while" else inner
+                for inner in _visit(called, computations, devices, fused=fused or each.opcode == "fusion"):
+                    if each.opcode == "while":
+                        yield _looped(inner, each.trips)
+                    else:
+                        yield _scattered(inner, called) if each.opcode == "fusion" else inner
 
 
 def _looped(each: Collective, trips: int | None) -> Collective:
-    times = each.times * (1 if trips is None else trips)
-    exact = each.exact and trips is not None
-    return Collective(each.kind, each.name, each.dtype, each.bytes, each.group, times, exact)
+    return replace(each, times=each.times * (1 if trips is None else trips), exact=each.exact and trips is not None)
+
+
+def _scattered(each: Collective, fusion: str) -> Collective:
+    """What XLA for TPUs writes as a fusion of an all-reduce and a slice, and runs as a reduce-scatter."""
+    summed = each.kind == "all-reduce" and re.match(r"all-reduce-scatter\b", fusion)
+    return replace(each, kind="reduce-scatter") if summed else each
 
 
 def _called(attributes: str) -> list[str]:
@@ -169,15 +207,26 @@ def _called(attributes: str) -> list[str]:
     return [name.strip().lstrip("%") for many, one in found for name in (many.split(",") if many else [one]) if name]
 
 
-def _collective(kind: str, instruction: _Instruction, devices: int) -> Collective:
+def _collective(kind: str, instruction: _Instruction, devices: int, *, fused: bool) -> Collective:
     result = instruction.type
     if instruction.opcode.endswith("-start") and kind != "all-reduce":
         result = _split(result[1:-1])[1]  # (operands, results, ...): an asynchronous all-reduce has only its results
     shapes = re.findall(r"\b([a-z]\w*)\[([^\]]*)\]", result)
     group = _group(kind, instruction, devices)
-    size = sum(_bytes(dtype, sides) for dtype, sides in shapes) * (group if kind == "reduce-scatter" else 1)
-    dtypes = "+".join(dict.fromkeys(dtype for dtype, _ in shapes))
-    return Collective(kind, instruction.name, dtypes, size, group)
+    sizes: dict[str, int] = {}
+    for dtype, sides in shapes:
+        sizes[dtype] = sizes.get(dtype, 0) + _bytes(dtype, sides)
+    size = sum(sizes.values())
+    channel = re.search(r"\bchannel_id=(\d+)", instruction.attributes) if fused else None
+    return Collective(
+        kind,
+        instruction.name,
+        "+".join(sizes),
+        size * (group if kind == "reduce-scatter" else 1),
+        group,
+        shares={dtype: each / size for dtype, each in sizes.items()} if size else {},
+        channel=int(channel[1]) if channel else None,
+    )
 
 
 def _group(kind: str, instruction: _Instruction, devices: int) -> int:
