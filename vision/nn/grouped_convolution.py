@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vision.platform import platform
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def grouped_conv(
@@ -34,7 +36,7 @@ def grouped_conv(
       stride: of both sides.
       padding: pixels of zeros on every side.
     """
-    if kernel.shape[2] == 1 and kernel.shape[3] == groups and jax.default_backend() == "cpu":
+    if kernel.shape[2] == 1 and kernel.shape[3] == groups and platform() == "cpu":
         return _depthwise(features, kernel, stride, padding)
     return jax.lax.conv_general_dilated(
         features,
@@ -150,7 +152,7 @@ class GroupedConv3x3(nn.Module):
         each = channels // self.groups
         kernel = jnp.asarray(self.param("kernel", self.kernel_init, (3, 3, each, channels)), self.dtype)
         groups = self.groups
-        if jax.default_backend() == "cpu" if self.filled is None else self.filled:
+        if platform() == "cpu" if self.filled is None else self.filled:
             kernel, groups = block_diagonal(kernel, self.groups), 1
         if groups > 1:
             made: Any = grouped_conv(features.astype(self.dtype), kernel, groups, 1, 1)
