@@ -1,0 +1,113 @@
+"""What is known of a program once it is compiled for devices, whether they are there or not."""
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import jax
+
+from vision.errors import on_one_line
+from vision.parallel.collectives import collectives, summary, summed_by_dtype
+from vision.train.flops import Flops
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramReport:
+    """A program, or why there is none. Sizes are of one device, in bytes."""
+
+    name: str
+    """What it does: "training step", "evaluation: held_out.held_out_loss"."""
+    seconds: float
+    """How long compiling took, or failing to."""
+    problem: str | None = None
+    """Why it does not compile, in a sentence."""
+    fits: bool | None = None
+    """Whether it fits into the memory that a program may have; None where the compiler has failed otherwise."""
+    memory: Mapping[str, int] = field(default_factory=dict)
+    """"arguments", "outputs", "temporaries" and "code" (where it lies in the same memory), "aliased" (outputs that take
+    the place of arguments) and "in all"."""
+    exchange: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By kind of collective: "count", "sent" (bytes, by ring algorithms) and "exact" (0 inside loops of unknown
+    length)."""
+    sums: Mapping[str, float] = field(default_factory=dict)
+    """Bytes sent for sums over devices, by XLA's name of the type."""
+    least: Mapping[str, float] = field(default_factory=dict)
+    """Of a training step, the least bytes to send by kind, see ``vision.parallel.minimum``."""
+    products: Mapping[str, int] = field(default_factory=dict)
+    """Operations of matrix products and convolutions over all devices, by the type of the operands."""
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a device sends."""
+        return sum(kind["sent"] for kind in self.exchange.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+Compile = Callable[[], tuple[jax.stages.Compiled, Flops]]
+
+
+def report_of(
+    name: str, compile_: Compile, *, available: int, dispatch: int = 1, least: Callable[[Flops], Mapping[str, float]]
+) -> ProgramReport:
+    """Compile a program and read what there is to know.
+
+    Args:
+      name: of the program.
+      compile_: returns the program and its operations.
+      available: bytes of a device that a program may have.
+      dispatch: steps in a call; exchange and operations are of one.
+      least: (operations) -> the least bytes to send by kind; {} where there is no theory.
+    """
+    started = time.monotonic()
+    try:
+        compiled, flops = compile_()
+    except jax.errors.JaxRuntimeError as error:
+        problem, fits = _problem(str(error))
+        return ProgramReport(name=name, seconds=time.monotonic() - started, problem=problem, fits=fits)
+    seconds = time.monotonic() - started
+    memory = memory_of(compiled)
+    found = [each for each in collectives(compiled.as_text() or "") if each.group > 1]
+    kinds = {
+        kind: {"count": each.count / dispatch, "sent": each.moved_per_device / dispatch, "exact": float(each.exact)}
+        for kind, each in summary(found).items()
+    }
+    return ProgramReport(
+        name=name,
+        seconds=seconds,
+        fits=memory["in all"] <= available if memory else None,
+        memory=memory,
+        exchange=kinds,
+        sums={dtype: sent / dispatch for dtype, sent in summed_by_dtype(found).items()},
+        least=least(flops),
+        products={dtype: count // dispatch for dtype, count in flops.by_dtype.items()},
+    )
+
+
+def memory_of(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Bytes of a device by use, see :attr:`ProgramReport.memory`; {} where the backend does not say."""
+    stats = compiled.memory_analysis()
+    if stats is None:
+        return {}
+    parts = {
+        "arguments": stats.argument_size_in_bytes,
+        "outputs": stats.output_size_in_bytes,
+        "temporaries": stats.temp_size_in_bytes,
+        "code": stats.generated_code_size_in_bytes,
+        "aliased": stats.alias_size_in_bytes,
+    }
+    return {**parts, "in all": sum(parts.values()) - 2 * parts["aliased"]}
+
+
+def _problem(message: str) -> tuple[str, bool | None]:
+    """(a compiler's message as a sentence, False where memory is what lacks)."""
+    used = re.search(r"Used ([\d.]+\s?\w*) of ([\d.]+\s?\w*) (\w+)", message)
+    if used:
+        return f"the compiler needs {used[1]} of {used[2]} {used[3]}", False
+    needs_memory = "RESOURCE_EXHAUSTED" in message or "out of memory" in message.lower()
+    first = next((line.strip() for line in message.splitlines() if line.strip()), "no reason given")
+    return on_one_line(first, 300), False if needs_memory else None
