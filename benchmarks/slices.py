@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -72,6 +73,8 @@ def fill(file: Path, slices: Sequence[str], names: Sequence[str], options: Seque
                 done = subprocess.run(
                     [*command, "--options", *options], capture_output=True, text=True, timeout=timeout, check=False
                 )
+                if -done.returncode in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+                    sys.exit(f"{name} {where} was stopped by somebody: run the same command again")
                 said = done.stdout.strip().splitlines()
                 failed = None if done.returncode == 0 and said else f"exit code {done.returncode}: {_last(done.stderr)}"
                 row = json.loads(said[-1]) if failed is None else {}
@@ -129,16 +132,16 @@ def divided(build: Any, config: Any, shards: int) -> tuple[Experiment, int]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as Markdown."""
-    head = ["experiment", "slice", "batch", "fits", "compiled in, s", "GiB: arguments + temporaries"]
+    head = ["experiment", "slice", "batch", "fits", "compiled in, processor s", "GiB: arguments + temporaries"]
     head += ["sent, MiB", "of the least", "sums in"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for row in rows:
         name = " ".join([row["experiment"], *row["options"]])
         if not row.get("memory"):
-            seconds = f"{row['seconds']:.0f}" if "seconds" in row else ""
+            seconds = f"{row['processor_seconds']:.0f}" if "seconds" in row else ""
             cells = [name, row["slice"], str(row.get("batch", "")), f"no: {row['problem']}", seconds, "", "", "", ""]
         else:
-            cells = [name, row["slice"], _batch(row), "yes" if row["fits"] else "no", f"{row['seconds']:.0f}"]
+            cells = [name, row["slice"], _batch(row), "yes" if row["fits"] else "no", f"{row['processor_seconds']:.0f}"]
             memory = row["memory"]
             cells.append(f"{memory['arguments'] / 2**30:.2f} + {memory['temporaries'] / 2**30:.2f}")
             sent = {kind: each["sent"] / 2**20 for kind, each in row["exchange"].items()}

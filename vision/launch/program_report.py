@@ -1,5 +1,6 @@
 """What is known of a program once it is compiled for devices, whether they are there or not."""
 
+import os
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +21,9 @@ class ProgramReport:
     name: str
     """What it does: "training step", "evaluation: held_out.held_out_loss"."""
     seconds: float
-    """How long compiling took, or failing to."""
+    """How long tracing and compiling took, or failing to."""
+    processor_seconds: float
+    """The same in seconds of processor time, the compiler's own processes and threads included."""
     problem: str | None = None
     """Why it does not compile, in a sentence."""
     fits: bool | None = None
@@ -63,13 +66,15 @@ def report_of(
       dispatch: steps in a call; exchange and operations are of one.
       least: (operations) -> the least bytes to send by kind; {} where there is no theory.
     """
-    started = time.monotonic()
+    started, problem, fits = (time.monotonic(), _processor_time()), None, None
+    compiled, flops = None, Flops()
     try:
         compiled, flops = compile_()
     except jax.errors.JaxRuntimeError as error:
         problem, fits = _problem(str(error))
-        return ProgramReport(name=name, seconds=time.monotonic() - started, problem=problem, fits=fits)
-    seconds = time.monotonic() - started
+    took = {"seconds": time.monotonic() - started[0], "processor_seconds": _processor_time() - started[1]}
+    if compiled is None:
+        return ProgramReport(name=name, **took, problem=problem, fits=fits)
     memory = memory_of(compiled)
     found = [each for each in collectives(compiled.as_text() or "") if each.group > 1]
     kinds = {
@@ -78,7 +83,7 @@ def report_of(
     }
     return ProgramReport(
         name=name,
-        seconds=seconds,
+        **took,
         fits=memory["in all"] <= available if memory else None,
         memory=memory,
         exchange=kinds,
@@ -86,6 +91,11 @@ def report_of(
         least=least(flops),
         products={dtype: count // dispatch for dtype, count in flops.by_dtype.items()},
     )
+
+
+def _processor_time() -> float:
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def memory_of(compiled: jax.stages.Compiled) -> dict[str, int]:

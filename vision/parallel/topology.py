@@ -19,9 +19,6 @@ from vision.parallel.chips import CHIPS, Chip, target_text
 EXTRAS = {"tpu": ("libtpu", "tpu"), "gpu": ("jax_cuda12_plugin", "cuda12")}
 """Platform -> (module that the extra installs, extra)."""
 
-HOST_SIDES = {2: (2, 2, 1), 3: (2, 2, 1)}
-"""Chips of one host along each side of a TPU slice, unless the slice is a single chip."""
-
 MOST_CHIPS = 16_384
 """Larger slices do not exist."""
 
@@ -69,7 +66,7 @@ def parse_topology(text: str) -> Topology:
     if name not in CHIPS:
         raise UserError(f"--topology {text}: there is no chip {name or 'without a name'}, only {', '.join(CHIPS)}")
     chip = CHIPS[name]
-    shape = tuple(int(side) for side in sides.split("x")) if re.fullmatch(r"\d{1,5}(x\d{1,5})*", sides) else ()
+    shape = tuple(int(side) for side in sides.split("x")) if re.fullmatch(r"[0-9]{1,5}(x[0-9]{1,5})*", sides) else ()
     shape = (1, *shape) if chip.platform == "gpu" and len(shape) == 1 else shape
     expected = {
         "gpu": f"{name}:8 for eight, or {name}:4x8 for four hosts of eight",
