@@ -54,7 +54,8 @@ def main() -> None:
     elif arguments.table:
         print(table(read(arguments.file)))
     elif arguments.write_fits:
-        (Path(__file__).resolve().parents[1] / "experiments" / FILE).write_text(make_fits(read(arguments.file)))
+        path = Path(__file__).resolve().parents[1] / "experiments" / FILE
+        path.write_text(make_fits(read(arguments.file), path.read_text() if path.exists() else "{}"))
     else:
         names = arguments.experiments or list(experiment_paths())
         fill(arguments.file, arguments.slices, names, arguments.options, arguments.timeout)

@@ -5,7 +5,7 @@ The list of experiments reads it, so that nothing is compiled, or imported, to l
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Fit:
     """Bytes: arguments, outputs and temporaries; 0 where the compiler does not say."""
     problem: str | None
     """Why it does not compile."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of what compiled it, by package."""
 
     def words(self) -> str:
         """Whether it fits, and how much it takes or what is wrong: yes (1.2 GiB)."""
@@ -35,20 +37,21 @@ class Fit:
         return f"{known} ({details})" if details else known
 
 
-def make_fits(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The content of the file, from rows of ``benchmarks/slices.py``; other slices and other options are left out."""
-    found: dict[str, dict[str, Any]] = {}
-    versions: dict[str, str] = {}
+def make_fits(rows: Iterable[Mapping[str, Any]], before: str = "{}") -> str:
+    """The content of the file.
+
+    Args:
+      rows: of ``benchmarks/slices.py``; those of other slices or with options are left out.
+      before: its content so far, whose other rows are kept.
+    """
+    content = json.loads(before)
+    found: dict[str, dict[str, Any]] = {name: dict(fits) for name, fits in content.get("experiments", {}).items()}
     for row in rows:
         if row["slice"] in CHIPS and not row["options"]:
             needed = row.get("memory", {}).get("in all", 0)
             fit = {"fits": row.get("fits"), "needed": needed, "problem": row.get("problem")}
-            found.setdefault(row["experiment"], {})[row["slice"]] = fit
-            versions |= row.get("versions", {})
-    return (
-        json.dumps({"versions": dict(sorted(versions.items())), "experiments": dict(sorted(found.items()))}, indent=1)
-        + "\n"
-    )
+            found.setdefault(row["experiment"], {})[row["slice"]] = {**fit, "versions": row.get("versions", {})}
+    return json.dumps({"experiments": dict(sorted(found.items()))}, indent=1) + "\n"
 
 
 def read_fits(folder: Path) -> dict[str, dict[str, Fit]]:

@@ -115,9 +115,11 @@ def memory_of(compiled: jax.stages.Compiled) -> dict[str, int]:
 
 def _problem(message: str) -> tuple[str, bool | None]:
     """(a compiler's message as a sentence, False where memory is what lacks)."""
-    used = re.search(r"Used ([\d.]+\s?\w*) of ([\d.]+\s?\w*) (\w+)", message)
+    used = re.search(r"Used (?P<needs>[\d.]+\s?\w*) of (?P<has>[\d.]+\s?\w*) hbm", message) or re.search(
+        r"\((?P<needs>[\d.]+\w*)\) exceeds available HBM \((?P<has>[\d.]+\w*)\)", message
+    )
     if used:
-        return f"the compiler needs {used[1]} of {used[2]} {used[3]}", False
+        return f"the compiler needs {used['needs']} of memory and the device has {used['has']}", False
     needs_memory = "RESOURCE_EXHAUSTED" in message or "out of memory" in message.lower()
     first = next((line.strip() for line in message.splitlines() if line.strip()), "no reason given")
     return on_one_line(first, 300), False if needs_memory else None

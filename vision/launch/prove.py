@@ -140,9 +140,9 @@ _COLUMNS = ("arguments", "outputs", "temporaries", "code", "aliased", "in all")
 
 
 def _memory_table(programs: Sequence[ProgramReport], memory: int) -> list[str]:
-    rows = [("GiB a device", "compiled in", *_COLUMNS, "of the device", "")]
+    rows = [("MiB a device", "compiled in", *_COLUMNS, "of the device", "")]
     for each in programs:
-        sizes = [f"{each.memory[name] / 2**30:,.2f}" if each.memory else "" for name in _COLUMNS]
+        sizes = [f"{each.memory[name] / 2**20:,.1f}" if each.memory else "" for name in _COLUMNS]
         share = f"{each.memory['in all'] / memory:.1%}" if each.memory else ""
         rows.append((each.name, f"{each.seconds:,.1f} s", *sizes, share, _verdict(each)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -174,14 +174,14 @@ def _details(program: ProgramReport, topology: Topology, devices: Sequence[Any])
     lines = []
     for kind, each in program.exchange.items():
         least = program.least.get(kind)
-        against = f", {each['sent'] / least:.2f} of the least" if least else ", not in theory" if program.least else ""
+        against = f", {each['sent'] / least:.2f} of theory's" if least else ", none in theory" if program.least else ""
         unsure = "" if each["exact"] else " or more: a loop's length is not known"
         lines.append(f"  {kind}: {each['count']:,.0f} times, {each['sent'] / 2**20:,.3f} MiB{against}{unsure}")
     for kind in program.least.keys() - program.exchange.keys():
         lines.append(f"  {kind}: none, where theory has {program.least[kind] / 2**20:,.3f} MiB")
     if program.least and program.exchange:
         least = sum(program.least.values())
-        lines.append(f"  in all {program.sent / 2**20:,.3f} MiB, {program.sent / least:.2f} of the least")
+        lines.append(f"  in all {program.sent / 2**20:,.3f} MiB, {program.sent / least:.2f} of theory's")
     if not program.exchange:
         lines.append("  exchange: none")
     if program.sums:

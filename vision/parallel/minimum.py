@@ -19,8 +19,9 @@ def least_exchange(
     2 (n - 1) / n of its bytes; Patarasuk & Yuan 2009). One that f devices share (ZeRO stage 3, Rajbhandari et al.
     2020): it is gathered once, (f - 1) / f, its gradient is summed and divided, (f - 1) / f, and the shares are summed
     over the other devices. A program that does not keep what it has gathered gathers again in the backward pass, and
-    sends that part twice. Statistics of the batch, losses and norms, some numbers a channel, are not counted; nor is
-    what tensor parallelism exchanges, which are activations.
+    sends that part twice. Where the activations of a layer are smaller than its parameters, XLA may exchange those in
+    their place, and less than this. Statistics of the batch, losses and norms, some numbers a channel, are not counted;
+    nor is what tensor parallelism exchanges, which are activations.
 
     Args:
       params: trained parameters, of ShapeDtypeStructs; every one has one gradient a step.
