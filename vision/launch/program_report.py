@@ -72,9 +72,11 @@ def report_of(
         compiled, flops = compile_()
     except jax.errors.JaxRuntimeError as error:
         problem, fits = _problem(str(error))
-    took = {"seconds": time.monotonic() - started[0], "processor_seconds": _processor_time() - started[1]}
+    seconds, processor_seconds = time.monotonic() - started[0], _processor_time() - started[1]
     if compiled is None:
-        return ProgramReport(name=name, **took, problem=problem, fits=fits)
+        return ProgramReport(
+            name=name, seconds=seconds, processor_seconds=processor_seconds, problem=problem, fits=fits
+        )
     memory = memory_of(compiled)
     found = [each for each in collectives(compiled.as_text() or "") if each.group > 1]
     kinds = {
@@ -83,7 +85,8 @@ def report_of(
     }
     return ProgramReport(
         name=name,
-        **took,
+        seconds=seconds,
+        processor_seconds=processor_seconds,
         fits=memory["in all"] <= available if memory else None,
         memory=memory,
         exchange=kinds,

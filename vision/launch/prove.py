@@ -140,7 +140,7 @@ _COLUMNS = ("arguments", "outputs", "temporaries", "code", "aliased", "in all")
 
 
 def _memory_table(programs: Sequence[ProgramReport], memory: int) -> list[str]:
-    rows = [("MiB a device", "compiled in", *_COLUMNS, "of the device", "")]
+    rows: list[tuple[str, ...]] = [("MiB a device", "compiled in", *_COLUMNS, "of the device", "")]
     for each in programs:
         sizes = [f"{each.memory[name] / 2**20:,.1f}" if each.memory else "" for name in _COLUMNS]
         share = f"{each.memory['in all'] / memory:.1%}" if each.memory else ""

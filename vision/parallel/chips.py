@@ -65,10 +65,16 @@ class Chip:
         return int(self.memory * self.share)
 
 
-def _tpu(kind: str, *, memory: float, links: float, sides: int, **more: tuple[tuple[str, str], ...]) -> Chip:
-    size = int(memory * GIB)
+def _tpu(kind: str, *, memory: float, links: float, sides: int, options: tuple[tuple[str, str], ...] = ()) -> Chip:
     return Chip(
-        platform="tpu", device_kind=kind, memory=size, share=1.0, links=links, network=links, sides=sides, **more
+        platform="tpu",
+        device_kind=kind,
+        memory=int(memory * GIB),
+        share=1.0,
+        links=links,
+        network=links,
+        sides=sides,
+        options=options,
     )
 
 

@@ -113,14 +113,14 @@ def devices_of(topology: Topology) -> list[Any]:
     Raises:
       UserError: the compiler does not know the topology.
     """
-    chip, arguments = topology.chip, dict[str, Any]()
+    chip = topology.chip
+    arguments: dict[str, Any] = dict(chip.options)
     if chip.platform == "gpu":
         platform, name = "cuda", topology.name.replace(":", "_")
         hosts, each = topology.shape
-        arguments = {"topology": f"1x{hosts}x{each}", "target_config": target_text(chip)}
+        arguments |= {"topology": f"1x{hosts}x{each}", "target_config": target_text(chip)}
     else:
         platform, name = "tpu", topology.name
-        arguments = dict(chip.options)
         if topology.size == 1:
             arguments["chips_per_host_bounds"] = (1, 1, 1)
     try:
