@@ -11,6 +11,7 @@ import jax
 
 from vision.errors import on_one_line
 from vision.parallel.collectives import collectives, summary, summed_by_dtype
+from vision.parallel.products import products
 from vision.train.flops import Flops
 
 
@@ -39,7 +40,9 @@ class ProgramReport:
     least: Mapping[str, float] = field(default_factory=dict)
     """Of a training step, the least bytes to send by kind, see ``vision.parallel.minimum``."""
     products: Mapping[str, int] = field(default_factory=dict)
-    """Operations of matrix products and convolutions over all devices, by the type of the operands."""
+    """Operations of matrix products and convolutions over all devices, by the type of the operands, as traced."""
+    compiled_products: Mapping[str, int] = field(default_factory=dict)
+    """Instructions of the program that are such products, by types: {"bf16 x bf16 -> f32": 12}."""
 
     @property
     def sent(self) -> float:
@@ -78,7 +81,8 @@ def report_of(
             name=name, seconds=seconds, processor_seconds=processor_seconds, problem=problem, fits=fits
         )
     memory = memory_of(compiled)
-    found = [each for each in collectives(compiled.as_text() or "") if each.group > 1]
+    text = compiled.as_text() or ""
+    found = [each for each in collectives(text) if each.group > 1]
     kinds = {
         kind: {"count": each.count / dispatch, "sent": each.moved_per_device / dispatch, "exact": float(each.exact)}
         for kind, each in summary(found).items()
@@ -93,6 +97,7 @@ def report_of(
         sums={dtype: sent / dispatch for dtype, sent in summed_by_dtype(found).items()},
         least=least(flops),
         products={dtype: count // dispatch for dtype, count in flops.by_dtype.items()},
+        compiled_products=products(text),
     )
 
 

@@ -191,6 +191,9 @@ def _details(program: ProgramReport, topology: Topology, devices: Sequence[Any])
     for dtype, count in program.products.items():
         how = f", {_ARITHMETIC[topology.chip.platform]}" if dtype == "float32" else ""
         lines.append(f"  products in {dtype}: {count / 1e9:,.2f} GFLOP, {count / everything:.1%}{how}")
+    if program.compiled_products:
+        types = ", ".join(f"{count} {kinds}" for kinds, count in program.compiled_products.items())
+        lines.append(f"  products as compiled: {types}")
     return [*lines, *_times(program, topology, devices)]
 
 

@@ -21,6 +21,8 @@ class Instruction:
     """Whether it is the result of its computation."""
     trips: int | None
     """Of a loop, its length where the compiler has written it down."""
+    target: str
+    """Of a custom call, what it calls."""
 
 
 Computations = Mapping[str, list[Instruction]]
@@ -62,7 +64,17 @@ def _instruction(line: str) -> Instruction | None:
     # older versions write the type of an operand before its name
     operands = tuple(part.split(" ")[-1].lstrip("%") for part in (each.strip() for each in split(inside)) if part)
     attributes = rest[closing + 1 :]
-    return Instruction(match[2], kind, opcode, operands, attributes, bool(match[1]), int(trips[1]) if trips else None)
+    target = re.search(r'custom_call_target="([^"]*)"', line) if opcode == "custom-call" else None
+    return Instruction(
+        match[2],
+        kind,
+        opcode,
+        operands,
+        attributes,
+        root=bool(match[1]),
+        trips=int(trips[1]) if trips else None,
+        target=target[1] if target else "",
+    )
 
 
 def called(attributes: str) -> list[str]:
