@@ -169,8 +169,8 @@ def test_step_evaluation_and_sampling_are_compiled():
 @pytest.mark.parametrize(
     ("problem", "said"),
     [
-        (UserError("no images in /data"), "evaluation ended after 1 program, at values .*: no images in /data"),
-        (ValueError("all\nones"), "evaluation ended after 1 program, at values .*: ValueError: all ones"),
+        (UserError("no images in /data"), r"evaluation: 1 program, then it stopped .*: no images in /data\)"),
+        (ValueError("all\nones"), r"evaluation: 1 program, then it stopped .*: ValueError: all ones\)"),
     ],
 )
 def test_what_stops_an_evaluation_is_said_and_the_rest_is_compiled(problem, said):
