@@ -100,8 +100,8 @@ def _recorded(purpose: str, compiler: RecordingCompiler, left_out: list[str]) ->
         said = on_one_line(" ".join(said.split()), 300)
         if done := len(compiler.programs) - before:
             left_out.append(
-                f"{purpose}: {done} program{'s' * (done > 1)}, then it stopped at the ones that stand in for results, and "
-                f"what may follow was not compiled (it said of them: {said})"
+                f"{purpose}: {done} program{'s' * (done > 1)}, then it stopped at the ones that stand in for results, "
+                f"and what may follow was not compiled (it said of them: {said})"
             )
         else:
             left_out.append(f"{purpose} was not compiled: {said}")
