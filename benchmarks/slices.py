@@ -16,7 +16,6 @@ batch that the devices cannot share equally is raised to the next multiple, whic
 import argparse
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -98,7 +97,6 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 def row_of(name: str, where: str, options: Sequence[str]) -> dict[str, Any]:
     """Compile the training step of an experiment for a slice."""
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
     topology_name, _, mesh = where.partition("/")
     topology = parse_topology(topology_name)
     prepare(topology)

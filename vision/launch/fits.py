@@ -33,7 +33,8 @@ class Fit:
     def words(self) -> str:
         """Whether it fits, and how much it takes or what is wrong: yes (1.2 GiB)."""
         known = {True: "yes", False: "no", None: "not known"}[self.fits]
-        details = f"{self.needed / 2**30:.1f} GiB" if self.needed else self.problem or ""
+        size = f"{self.needed / 2**30:.1f} GiB" if self.needed >= 2**30 else f"{self.needed / 2**20:.0f} MiB"
+        details = size if self.needed else self.problem or ""
         return f"{known} ({details})" if details else known
 
 

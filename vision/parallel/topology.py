@@ -23,6 +23,7 @@ MOST_CHIPS = 16_384
 """Larger slices do not exist."""
 
 _TPU_ENVIRONMENT = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is used, so that no other process is in the way
     "TPU_SKIP_MDS_QUERY": "1",  # no metadata server is asked which slice this is
     # libtpu asks for these, and warns where they are missing
     "TPU_WORKER_HOSTNAMES": "localhost",
