@@ -1,6 +1,7 @@
 """Training steps communicate between 8 devices as much as theory predicts, and not more."""
 
 import functools
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -14,7 +15,7 @@ from vision.diffusion.conditions import label_conditioning
 from vision.diffusion.schedules import make_schedule
 from vision.models.unet import UNet, UNetConfig
 from vision.parallel import sharding
-from vision.parallel.collectives import Collective, Traffic, collectives, summary
+from vision.parallel.collectives import Collective, Traffic, collectives, summary, summed_by_dtype
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.tasks.diffusion import DiffusionConfig, diffusion_loss
 from vision.train.compile import Compiler
@@ -375,3 +376,108 @@ def test_what_is_not_understood_is_refused(line, problem):
 def test_a_text_without_a_program_is_refused():
     with pytest.raises(ValueError, match="no ENTRY computation"):
         collectives("HloModule nothing")
+
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+def test_a_program_for_tpus():
+    """Parts of the step of ``resnet_cifar`` on v5e:4x4, data 4 and fsdp 4, as libtpu 0.0.42.1 compiles it.
+
+    The gathering of a kernel is started, goes on beside a convolution, and ends, in three fusions of one channel; a
+    fused all-reduce whose slice is kept is a reduce-scatter; sums of BatchNorm's are all-reduces.
+    """
+    found = collectives((PROGRAMS / "tpu_fsdp.txt").read_text())
+    kernel = 3 * 3 * 64 * 64
+    assert sorted((each.kind, each.dtype, each.bytes, each.group, each.times) for each in found) == [
+        ("all-gather", "bf16", 2 * kernel, 4, 1),
+        ("all-reduce", "f32", 2 * 64 * 4, 16, 1),
+        ("reduce-scatter", "f32", 4 * kernel, 4, 1),
+    ]
+    assert summed_by_dtype(found) == {"f32": pytest.approx(3 / 4 * 4 * kernel + 2 * 15 / 16 * 2 * 64 * 4)}
+
+
+def test_a_program_for_gpus():
+    """Parts of the steps of ``resnet_cifar`` and, in bfloat16, ``dit_cifar`` on 8 H100, data 2 and fsdp 4."""
+    found = collectives((PROGRAMS / "gpu_fsdp.txt").read_text())
+    gathered, channels = 3 * 3 * 512 * 512 * 3 * 4, 4 * 16 * 576
+    scattered = 4 * 2787328 * 4  # what is summed over data afterwards is a quarter of it
+    assert sorted((each.kind, each.dtype, each.bytes, each.group) for each in found) == [
+        ("all-gather", "f32", gathered, 4),
+        ("all-reduce", "bf16", 2 * 5332992, 2),
+        ("all-reduce", "f32", 4 * 2787328, 2),
+        ("all-to-all", "bf16", 2 * channels, 4),
+        ("reduce-scatter", "f32", scattered, 4),
+    ]
+    assert summed_by_dtype(found) == {"f32": 3 / 4 * scattered + 4 * 2787328, "bf16": 2 * 5332992}
+
+
+COUNTED = f"""%turn (t: (s32[], f32[8])) -> (s32[], f32[8]) {{
+  %t = (s32[], f32[8]{{0}}) parameter(0)
+  %step = s32[]{{:T(128)}} constant(STEP)
+  %i = s32[]{{:T(128)}} get-tuple-element(%t), index=0
+  %copied = s32[]{{:T(128)S(6)}} copy(%i)
+  %next = s32[]{{:T(128)}} add(%copied, %step)
+  %x = f32[8]{{0}} get-tuple-element(%t), index=1
+  %sum = f32[8]{{0}} all-reduce(%x), {LISTED}, to_apply=%add
+  ROOT %both = (s32[]{{:T(128)}}, /*index=1*/f32[8]{{0}}) tuple(%next, /*index=1*/%sum)
+}}
+
+%go_on (t: (s32[], f32[8])) -> pred[] {{
+  %t.1 = (s32[], f32[8]{{0}}) parameter(0)
+  %end = s32[]{{:T(128)}} constant(END)
+  %j = s32[]{{:T(128)}} get-tuple-element(%t.1), index=0
+  ROOT %less = pred[]{{:T(512)}} compare(%j, %end), direction=LT
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("start", "step", "end", "changed", "times"),
+    [
+        ("constant(0)", "1", "4", (), 4),
+        ("constant(2)", "3", "9", (), 3),
+        ("constant(5)", "1", "4", (), 0),
+        ("negate(%q)", "1", "4", (), None),
+        ("constant(0)", "0", "4", (), None),
+        ("constant(0)", "1", "4", ("direction=LT", "direction=NE"), None),
+        ("constant(0)", "1", "4", ("add(%copied, %step)", "multiply(%copied, %step)"), None),
+        ("constant(0)", "1", "4", ("ROOT %less", "%less"), None),
+    ],
+)
+def test_the_length_of_a_loop_of_a_tpu_is_read_from_its_counter(start, step, end, changed, times):
+    """Libtpu's texts have no known_trip_count."""
+    text = COUNTED.replace("STEP", step).replace("END", end)
+    text = text.replace(*changed) if changed else text
+    lines = [f"%begin = s32[]{{:T(128)}} {start}", "%tuple = (s32[], f32[8]{0}) tuple(%begin, %p)"]
+    found = parsed(*lines, "%w = (s32[], f32[8]{0}) while(%tuple), condition=%go_on, body=%turn", computations=text)
+    assert [(each.times, each.exact) for each in found] == [(1, False) if times is None else (times, True)]
+
+
+def test_an_asynchronous_collective_that_ends_in_a_loop_counts_as_often_as_it_runs():
+    fused = f"""%begin (q: f32[8]) -> f32[8] {{
+  ROOT %one = f32[8]{{0}} all-gather(%q), {LISTED}, dimensions={{0}}
+}}
+
+%end (q: f32[8]) -> f32[8] {{
+  ROOT %two = f32[8]{{0}} all-gather(%q), {LISTED}, dimensions={{0}}
+}}
+
+%turn (q: f32[8]) -> f32[8] {{
+  ROOT %fused = f32[8]{{0}} fusion(%q), kind=kCustom, calls=%end
+}}
+"""
+    loop = "%w = f32[8]{0} while(%b), condition=%add, body=%turn, " + 'backend_config={"known_trip_count":{"n":"7"}}'
+    (found,) = parsed("%b = f32[8]{0} fusion(%p), kind=kCustom, calls=%begin", loop, computations=fused)
+    assert (found.times, found.bytes) == (7, 32)
+
+
+def test_collectives_outside_of_fusions_count_each_whatever_their_channel():
+    line = f"all-reduce(%p), {LISTED}, to_apply=%add"
+    assert len(parsed(f"%a = f32[8]{{0}} {line}", f"%b = f32[8]{{0}} {line}")) == 2
+
+
+def test_sums_of_several_types():
+    found = parsed(f"%a = (f32[2]{{0}}, bf16[2]{{0}}) all-reduce(%p, %q), {LISTED}, to_apply=%add")
+    assert summed_by_dtype(found) == {"f32": pytest.approx(12.0), "bf16": pytest.approx(6.0)}
+    assert summed_by_dtype(parsed(f"%a = s4[16]{{0:E(4)}} all-gather(%p), {LISTED}, dimensions={{0}}")) == {}

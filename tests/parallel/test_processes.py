@@ -138,6 +138,12 @@ def test_a_tpu_host_asks_its_platform(monkeypatch):
     assert on_tpu_host({"TPU_WORKER_ID": "0"})
 
 
+def test_the_compiler_for_tpus_makes_no_tpu_host(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("vision.parallel.processes._has_tpu_chip", lambda: False)
+    assert not on_tpu_host({"TPU_SKIP_MDS_QUERY": "1"})  # as JAX sets it
+
+
 def test_a_coordinator_that_does_not_answer_is_named():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound, but not listening: nobody answers

@@ -9,6 +9,7 @@ from vision.errors import UserError
 from vision.launch.about import About, Task
 from vision.launch.exit_code import exit_code
 from vision.launch.experiment_module import PACKAGE, experiment_paths
+from vision.launch.fits import CHIPS, read_fits
 from vision.launch.options import HELP, unknown_name
 
 
@@ -35,8 +36,13 @@ def text(arguments: Sequence[str], *, package: str = PACKAGE) -> str:
 
 
 def listing(*, package: str = PACKAGE) -> str:
-    """All experiments below their tasks: name, first line of the docstring, paper, time of ``--quick``."""
-    found = {name: (about_of(path), _first_line(path)) for name, path in experiment_paths(package).items()}
+    """All experiments below their tasks: name, first line of the docstring, paper, time of ``--quick``, what fits.
+
+    Whether the training step with its defaults fits one accelerator is what ``fits.json`` beside the experiments says.
+    """
+    paths = experiment_paths(package)
+    found = {name: (about_of(path), _first_line(path)) for name, path in paths.items()}
+    fits = read_fits(next(iter(paths.values())).parent) if paths else {}
     lines = [f"python -m {package}.NAME --quick  tries one, python -m {package}.NAME --help  lists its options"]
     for task in get_args(Task):
         names = [name for name, (about, _) in found.items() if about.task == task]
@@ -45,6 +51,10 @@ def listing(*, package: str = PACKAGE) -> str:
             about, summary = found[name]
             details = [about.paper, f"--quick: {about.quick}" if about.quick else ""]
             lines += [f"  {name:20} {summary}", f"  {'':20} {'; '.join(filter(None, details))}"]
+            known = [
+                f"{chip}: {fits[name][where].words()}" for where, chip in CHIPS.items() if where in fits.get(name, {})
+            ]
+            lines += [f"  {'':20} fits {', '.join(known)}"] if known else []
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ compile the step, and so to say what it holds and moves.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -14,8 +14,11 @@ from jax.extend.backend import clear_backends
 from vision.errors import UserError
 from vision.launch.frozen import frozen_shapes
 from vision.launch.options import changes, flatten
+from vision.launch.prove import proof_text, prove
+from vision.launch.recording import RecordingCompiler
 from vision.parallel.collectives import collectives, summary
 from vision.parallel.sharding import bytes_per_device, path_name
+from vision.parallel.topology import Topology
 from vision.platform import of_mesh
 from vision.train.compile import Compiler, abstract
 from vision.train.experiment import Experiment
@@ -67,31 +70,11 @@ def describe(
       The configuration; every parameter with shape, sharding and bytes per device; bytes per device of each part of
       the state and of the step's temporaries; operations; and what devices exchange.
     """
-    state, placed = compiler.state_shardings(experiment.init)
-    changed = changes(config, default)
-    lines = ["Configuration (* differs from the defaults)"]
-    lines += [f"  {'*' if name in changed else ' '} {name} = {value}" for name, value in flatten(config).items()]
-    lines += ["", *_parameters(state.params, placed.params)]
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
-    runs = max(len(experiment.replicas), 1)
-    devices = compiler.mesh.devices.size
-    sizes = " x ".join(f"{axis} {size}" for axis, size in compiler.mesh.shape.items() if size > 1) or "one device"
-    lines += [
-        "",
-        f"Parameters: {count // runs:,}" + (f" in each of {runs} runs" if runs > 1 else ""),
-        f"Mesh: {sizes}" + (f" = {devices} devices" if devices > 1 else ""),
-        f"Step: {experiment.batch_size} images" + (f" of each of {runs} runs" if runs > 1 else ""),
-        f"Budget: {experiment.total_steps:,} steps to {experiment.images:,} images",
-    ]
-
+    state, _ = compiler.state_shardings(experiment.init)
     batch = compiler.batch_shape(experiment.batch, dispatch=experiment.dispatch)
-    compiled = devices <= compile_limit
-    memory = {part: _bytes(getattr(state, part), getattr(placed, part)) for part in _PARTS}
     frozen = frozen_shapes(experiment.frozen, compiler)
-    if frozen:
-        memory["frozen networks"] = _bytes(frozen, jax.tree.map(lambda leaf: leaf.sharding, frozen))
-    rows, moved, notes = [], [], []
-    if compiled:
+    memory, moved, notes = memory_of_state(experiment, compiler), [], []
+    if compiler.mesh.devices.size <= compile_limit:
         step = compiler.step(experiment.step, experiment.init, dispatch=experiment.dispatch, frozen=frozen)
         program = step.program(state, batch)
         analysis, flops = program.compiled.memory_analysis(), program.flops
@@ -101,7 +84,7 @@ def describe(
         if of_mesh(compiler.mesh) == "cpu":
             notes = [
                 "Activations (with all temporaries) and exchange are of the step compiled for CPUs, "
-                "estimates for other devices."
+                "estimates for other devices: --topology compiles for those."
             ]
     else:
         step = lambda frozen, state, batch: with_frozen(experiment.step, frozen)(state, batch)
@@ -109,20 +92,71 @@ def describe(
         notes = [
             f"Activations and exchange are not known: for more than {compile_limit} devices the step is not compiled."
         ]
-    memory["in all"] = sum(memory.values())
-    rows = [(f"  {_PARTS.get(name, name)}", f"{size / 2**20:,.1f} MiB") for name, size in memory.items()]
-    lines += ["", "Memory per device", *_table(rows, right={1})]
-
-    images = experiment.batch_size * runs
+    runs = max(len(experiment.replicas), 1)
     step_flops = flops.matrix / experiment.dispatch
-    lines += [
+    lines = [
+        *resolved(experiment, compiler, config=config, default=default),
+        *_memory(memory),
         "",
-        f"Operations: {step_flops / 1e9:,.2f} GFLOP per step, {step_flops / images / 1e9:,.3f} per image, "
-        f"{flops.dtype} (matrix products and convolutions, over all devices)",
+        f"Operations: {step_flops / 1e9:,.2f} GFLOP per step, {step_flops / experiment.batch_size / runs / 1e9:,.3f} "
+        f"per image, {flops.dtype} (matrix products and convolutions, over all devices)",
     ]
     if flops.unknown:
         lines.append(f"  and what is not known beforehand of {', '.join(sorted(flops.unknown))}")
     return "\n".join([*lines, *moved, *([""] if notes else []), *notes])
+
+
+def describe_on(
+    experiment: Experiment, compiler: RecordingCompiler, topology: Topology, *, config: Any, default: Any
+) -> str:
+    """The text of ``--dry-run --topology``: as :func:`describe`, with all programs compiled for the devices."""
+    proof = prove(experiment, compiler)
+    return "\n".join(
+        [
+            *resolved(experiment, compiler, config=config, default=default),
+            *_memory(memory_of_state(experiment, compiler)),
+            "",
+            *proof_text(proof, topology, compiler.mesh.devices.flatten().tolist()),
+        ]
+    )
+
+
+def resolved(experiment: Experiment, compiler: Compiler, *, config: Any, default: Any) -> list[str]:
+    """Lines on what would run: configuration, parameters, mesh, batch and budget."""
+    state, placed = compiler.state_shardings(experiment.init)
+    changed = changes(config, default)
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
+    runs = max(len(experiment.replicas), 1)
+    devices = compiler.mesh.devices.size
+    sizes = " x ".join(f"{axis} {size}" for axis, size in compiler.mesh.shape.items() if size > 1) or "one device"
+    return [
+        "Configuration (* differs from the defaults)",
+        *(f"  {'*' if name in changed else ' '} {name} = {value}" for name, value in flatten(config).items()),
+        "",
+        *_parameters(state.params, placed.params),
+        "",
+        f"Parameters: {count // runs:,}" + (f" in each of {runs} runs" if runs > 1 else ""),
+        f"Mesh: {sizes}" + (f" = {devices} devices" if devices > 1 else ""),
+        f"Step: {experiment.batch_size} images" + (f" of each of {runs} runs" if runs > 1 else ""),
+        f"Budget: {experiment.total_steps:,} steps to {experiment.images:,} images",
+        "",
+    ]
+
+
+def memory_of_state(experiment: Experiment, compiler: Compiler) -> dict[str, int]:
+    """Bytes of a device by the part of the state, frozen networks beside it."""
+    state, placed = compiler.state_shardings(experiment.init)
+    memory = {part: _bytes(getattr(state, part), getattr(placed, part)) for part in _PARTS}
+    frozen = frozen_shapes(experiment.frozen, compiler)
+    if frozen:
+        memory["frozen networks"] = _bytes(frozen, jax.tree.map(lambda leaf: leaf.sharding, frozen))
+    return memory
+
+
+def _memory(memory: Mapping[str, int]) -> list[str]:
+    sizes = {**memory, "in all": sum(memory.values())}
+    rows = [(f"  {_PARTS.get(name, name)}", f"{size / 2**20:,.1f} MiB") for name, size in sizes.items()]
+    return ["Memory per device", *_table(rows, right={1})]
 
 
 _PARTS = {"params": "parameters", "opt_state": "optimizer", "ema": "averages", "model_state": "model state"}

@@ -1,5 +1,8 @@
 """From an experiment to the devices: its compiler, the shapes and shardings of its state, the cache of programs."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 
 from vision.home import cache_folder
@@ -9,13 +12,18 @@ from vision.train.experiment import Experiment
 from vision.types import TrainState
 
 
-def compiler_of(experiment: Experiment) -> Compiler:
+def compiler_of(experiment: Experiment, devices: Sequence[Any] = ()) -> Compiler:
     """The compiler for the experiment's mesh, sharding rules and replicas.
+
+    Args:
+      experiment: what is compiled.
+      devices: of the mesh; those that JAX sees if empty.
 
     Raises ``UserError`` where the mesh does not fit the devices, or the batch the mesh.
     """
+    chosen = {"devices": devices} if devices else {}
     compiler = Compiler(
-        make_mesh(experiment.mesh, replicas=max(len(experiment.replicas), 1)),
+        make_mesh(experiment.mesh, replicas=max(len(experiment.replicas), 1), **chosen),
         experiment.rules,
         replicas=len(experiment.replicas),
     )

@@ -41,6 +41,10 @@ class RunOptions:
     """The run folder. Default: runs/, the experiment's name, and what differs from the defaults."""
     dry_run: bool = False
     """Print the resolved configuration, every parameter with its sharding, memory and FLOPs, then stop."""
+    topology: str | None = None
+    """With --dry-run: compile the step, the evaluation and the sampling for these devices, which need not be there:
+    "v5e:4x4" (v4, v5e, v5p, v6e and the sides of the slice), "h100:8" or "h100:4x8" (a100, h100, h200, b200; hosts, and
+    GPUs of each). Needs the extra that has the compiler, tpu or cuda12."""
     seeds: NonNegativeInt = 0
     """Train this number of runs as one program, with seeds counted up from the configuration's; 0 for a single run."""
     sweep: tuple[str, ...] = ()

@@ -5,20 +5,23 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from vision.errors import UserError
 from vision.launch import run_folder as work
-from vision.launch.describe import describe, simulate_devices
+from vision.launch.describe import describe, describe_on, simulate_devices
 from vision.launch.devices import compiler_of, use_compilation_cache
 from vision.launch.exit_code import exit_code
 from vision.launch.extend import check_extends, extend
 from vision.launch.fit import fit
 from vision.launch.inputs import paths_of
 from vision.launch.options import HELP, Parsed, nested, parse
+from vision.launch.prove import recording_compiler
 from vision.launch.replicas import ReplicaOptions, parse_sweep, vectorized
 from vision.launch.run_folder import newest_checkpoint
 from vision.launch.short_help import short_help
 from vision.parallel.agreement import check_equal, first_alone
 from vision.parallel.mesh import devices_needed
 from vision.parallel.processes import start
+from vision.parallel.topology import parse_topology, prepare
 from vision.train.experiment import Experiment
 
 
@@ -60,10 +63,22 @@ def main(
 def run(name: str, parsed: Parsed[Any], build: Callable[[Any], Experiment], description: str) -> None:
     """Train, or describe, as the parsed command line says."""
     config, options = parsed.config, parsed.run
-    use_compilation_cache()
+    if options.topology is not None and not options.dry_run:
+        raise UserError(
+            f"--topology {options.topology} names devices that programs are only compiled for: add --dry-run"
+        )
+    topology = parse_topology(options.topology) if options.topology is not None else None
+    if topology is not None:
+        prepare(topology)
+    else:
+        use_compilation_cache()
     replicas = ReplicaOptions(options.seeds, parse_sweep(options.sweep), options.replicas_by)
     built = (lambda config: vectorized(build, config, replicas)) if replicas else build
     experiment = built(config)
+    if topology is not None:
+        compiler = recording_compiler(experiment, topology)
+        print(describe_on(experiment, compiler, topology, config=config, default=parsed.default))
+        return
     if options.dry_run:
         simulate_devices(devices_needed(experiment.mesh))
         print(describe(experiment, compiler_of(experiment), config=config, default=parsed.default))

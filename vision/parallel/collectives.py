@@ -8,12 +8,18 @@ actually run. Notes:
   twice as much. It also widens 16-bit sums to float32.
 - Bytes are those of ring algorithms, which are optimal in bandwidth (Patarasuk & Yuan 2009, "Bandwidth optimal
   all-reduce algorithms for clusters of workstations"). What a library chooses instead may differ for small arrays.
+- XLA for TPUs writes a reduce-scatter as a fusion of an all-reduce and the slice that a device keeps. It spreads an
+  asynchronous collective over several fusions (its start, computations that it runs beside, its end), each of which
+  repeats the instruction with the same channel; they count once.
 """
 
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vision.parallel.hlo_text import Computations, Instruction, called, length_of_loop, parse_program, split
 
 MOVED = {
     "all-reduce": lambda n: 2 * (n - 1) / n,
@@ -48,6 +54,10 @@ class Collective:
     """How often it runs in a call of the program."""
     exact: bool = True
     """Whether ``times`` is known; False inside a loop of unknown length, which counts as one iteration."""
+    shares: Mapping[str, float] = field(default_factory=dict, compare=False)
+    """Of the bytes, the share of each type."""
+    channel: int | None = field(default=None, compare=False)
+    """What the instructions of one asynchronous collective inside fusions have in common; None outside of fusions."""
 
     @property
     def moved_per_device(self) -> float:
@@ -70,8 +80,8 @@ class Traffic:
 def collectives(text: str) -> list[Collective]:
     """The collectives of a compiled program, in the order in which computations are reached.
 
-    Bodies of loops count as often as the text says they run (``known_trip_count``). Of a conditional's branches, those
-    of the one with the most communication are listed.
+    Bodies of loops count as often as they run, where the text says so (``hlo_text.length_of_loop``). Of a conditional's
+    branches, those of the one with the most communication are listed.
 
     Args:
       text: an HLO module in text form with one entry computation.
@@ -79,10 +89,31 @@ def collectives(text: str) -> list[Collective]:
     Raises:
       ValueError: the text has no entry computation, or groups or types in a form not known here.
     """
-    entry, computations = _parse(text)
+    entry, computations = parse_program(text)
     header = text[: text.find("\n")] if "\n" in text else text
     devices = math.prod(int(number) for number in re.findall(r"(?:replica_count|num_partitions)=(\d+)", header))
-    return list(_visit(entry, computations, devices))
+    return _once(_visit(entry, computations, devices))
+
+
+def _once(found: Iterable[Collective]) -> list[Collective]:
+    """Without the repetitions of asynchronous collectives inside fusions."""
+    kept: dict[Any, Collective] = {}
+    for number, each in enumerate(found):
+        name = number if each.channel is None else (each.kind, each.channel)
+        # one that is started before a loop and ends in it is repeated there
+        if name not in kept or each.times > kept[name].times:
+            kept[name] = replace(each, channel=None)
+    return list(kept.values())
+
+
+def summed_by_dtype(found: Iterable[Collective]) -> dict[str, float]:
+    """Bytes that a device sends for sums over devices, by the type that is summed, in descending order."""
+    sums: dict[str, float] = {}
+    for each in found:
+        if each.kind in ("all-reduce", "reduce-scatter"):
+            for dtype, share in each.shares.items():
+                sums[dtype] = sums.get(dtype, 0.0) + share * each.moved_per_device
+    return dict(sorted(sums.items(), key=lambda item: -item[1]))
 
 
 def summary(found: Iterable[Collective]) -> dict[str, Traffic]:
@@ -98,89 +129,59 @@ def summary(found: Iterable[Collective]) -> dict[str, Traffic]:
     return dict(sorted(kinds.items(), key=lambda item: -item[1].moved_per_device))
 
 
-@dataclass(frozen=True)
-class _Instruction:
-    name: str
-    type: str
-    opcode: str
-    attributes: str
-    """The text without the contents of strings in double quotes, which may be anything."""
-    trips: int | None
-    """The known length of a loop."""
-
-
-def _parse(text: str) -> tuple[str, Mapping[str, list[_Instruction]]]:
-    """(name of the entry computation, instructions of every computation)."""
-    computations: dict[str, list[_Instruction]] = {}
-    entry = current = None
-    for line in text.splitlines():
-        header = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$", line.rstrip())
-        if header:
-            current = computations.setdefault(header[2], [])
-            entry = header[2] if header[1] else entry
-        elif line.startswith("}"):
-            current = None
-        elif current is not None and (instruction := _instruction(line)) is not None:
-            current.append(instruction)
-    if entry is None:
-        raise ValueError("the text of a compiled program has no ENTRY computation")
-    return entry, computations
-
-
-def _instruction(line: str) -> _Instruction | None:
-    match = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)", line)
-    if not match:
-        return None
-    trips = re.search(r'known_trip_count\\?":\s*\{\\?"n\\?":\s*\\?"(\d+)', line)
-    rest = re.sub(r'"(?:[^"\\]|\\.)*"', '""', match[2])
-    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
-    kind, rest = rest[:end], rest[end:].lstrip()
-    opcode, _, _ = rest.partition("(")
-    attributes = rest[_closing(rest, len(opcode)) + 1 :]
-    return _Instruction(match[1], kind, opcode, attributes, int(trips[1]) if trips else None)
-
-
-def _visit(name: str, computations: Mapping[str, list[_Instruction]], devices: int) -> Iterator[Collective]:
+def _visit(name: str, computations: Computations, devices: int, *, fused: bool = False) -> Iterator[Collective]:
     for each in computations.get(name, ()):
         kind = each.opcode.removesuffix("-start")
         if kind in MOVED:
-            yield _collective(kind, each, devices)
+            yield _collective(kind, each, devices, fused=fused)
         elif each.opcode.endswith(("-done", "-update")):
             continue  # belongs to a start, which may name the same computation
         elif each.opcode == "conditional":
-            branches = [list(_visit(called, computations, devices)) for called in _called(each.attributes)]
+            branches = [list(_visit(inside, computations, devices)) for inside in called(each.attributes)]
             yield from max(branches, key=lambda found: sum(one.moved_per_device for one in found), default=[])
         else:
-            for called in _called(each.attributes):
-                for inner in _visit(called, computations, devices):
-                    yield _looped(inner, each.trips) if each.opcode == "while" else inner
+            trips = length_of_loop(each, name, computations) if each.opcode == "while" else None
+            for inside in called(each.attributes):
+                for inner in _visit(inside, computations, devices, fused=fused or each.opcode == "fusion"):
+                    if each.opcode == "while":
+                        yield _looped(inner, trips)
+                    else:
+                        yield _scattered(inner, inside) if each.opcode == "fusion" else inner
 
 
 def _looped(each: Collective, trips: int | None) -> Collective:
-    times = each.times * (1 if trips is None else trips)
-    exact = each.exact and trips is not None
-    return Collective(each.kind, each.name, each.dtype, each.bytes, each.group, times, exact)
+    return replace(each, times=each.times * (1 if trips is None else trips), exact=each.exact and trips is not None)
 
 
-def _called(attributes: str) -> list[str]:
-    """Computations that an instruction runs."""
-    names = r"calls|to_apply|body|condition|true_computation|false_computation|branch_computations|called_computations"
-    found = re.findall(rf"\b(?:{names})=(?:\{{([^}}]*)\}}|%?([\w.\-]+))", attributes)
-    return [name.strip().lstrip("%") for many, one in found for name in (many.split(",") if many else [one]) if name]
+def _scattered(each: Collective, fusion: str) -> Collective:
+    """What XLA for TPUs writes as a fusion of an all-reduce and a slice, and runs as a reduce-scatter."""
+    summed = each.kind == "all-reduce" and re.match(r"all-reduce-scatter\b", fusion)
+    return replace(each, kind="reduce-scatter") if summed else each
 
 
-def _collective(kind: str, instruction: _Instruction, devices: int) -> Collective:
+def _collective(kind: str, instruction: Instruction, devices: int, *, fused: bool) -> Collective:
     result = instruction.type
     if instruction.opcode.endswith("-start") and kind != "all-reduce":
-        result = _split(result[1:-1])[1]  # (operands, results, ...): an asynchronous all-reduce has only its results
+        result = split(result[1:-1])[1]  # (operands, results, ...): an asynchronous all-reduce has only its results
     shapes = re.findall(r"\b([a-z]\w*)\[([^\]]*)\]", result)
     group = _group(kind, instruction, devices)
-    size = sum(_bytes(dtype, sides) for dtype, sides in shapes) * (group if kind == "reduce-scatter" else 1)
-    dtypes = "+".join(dict.fromkeys(dtype for dtype, _ in shapes))
-    return Collective(kind, instruction.name, dtypes, size, group)
+    sizes: dict[str, int] = {}
+    for dtype, sides in shapes:
+        sizes[dtype] = sizes.get(dtype, 0) + _bytes(dtype, sides)
+    size = sum(sizes.values())
+    channel = re.search(r"\bchannel_id=(\d+)", instruction.attributes) if fused else None
+    return Collective(
+        kind,
+        instruction.name,
+        "+".join(sizes),
+        size * (group if kind == "reduce-scatter" else 1),
+        group,
+        shares={dtype: each / size for dtype, each in sizes.items()} if size else {},
+        channel=int(channel[1]) if channel else None,
+    )
 
 
-def _group(kind: str, instruction: _Instruction, devices: int) -> int:
+def _group(kind: str, instruction: Instruction, devices: int) -> int:
     """How many devices exchange with each other, from any of the forms in which XLA writes groups."""
     text = instruction.attributes
     if kind == "collective-permute" and (pairs := re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", text)):
@@ -209,24 +210,3 @@ def _bytes(dtype: str, sides: str) -> int:
         bits = int(match[1])
     count = math.prod(int(side.strip().removeprefix("<=")) for side in sides.split(",") if side.strip())
     return -(-count * bits // 8)
-
-
-def _closing(text: str, start: int) -> int:
-    """Position of the bracket that closes the one at ``start``."""
-    depth = 0
-    for position in range(start, len(text)):
-        depth += (text[position] in "([{") - (text[position] in ")]}")
-        if depth == 0:
-            return position
-    raise ValueError(f"a bracket is not closed: {text[start : start + 80]}")
-
-
-def _split(text: str) -> list[str]:
-    """Parts of a tuple type, by the commas outside brackets."""
-    parts, depth, start = [], 0, 0
-    for position, character in enumerate(text):
-        depth += (character in "([{") - (character in ")]}")
-        if character == "," and depth == 0:
-            parts.append(text[start:position])
-            start = position + 1
-    return [*parts, text[start:]]

@@ -224,7 +224,8 @@ def on_tpu_host(environment: Mapping[str, str]) -> bool:
     """Whether this machine belongs to a Cloud TPU: it has the TPU library and access to TPU chips."""
     if importlib.util.find_spec("libtpu") is None:
         return False
-    cloud = {"TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID", "TPU_SKIP_MDS_QUERY", "MEGASCALE_COORDINATOR_ADDRESS"}
+    # not TPU_SKIP_MDS_QUERY: JAX sets it itself where the library is installed and there are no chips
+    cloud = {"TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID", "MEGASCALE_COORDINATOR_ADDRESS"}
     return bool(cloud & environment.keys()) or _has_tpu_chip()
 
 

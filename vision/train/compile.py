@@ -184,7 +184,7 @@ class Compiler:
 
     def single_run(self) -> "Compiler":
         """The compiler for one replica by itself, on the same devices."""
-        return self if not self.replicas else Compiler(undivided(self.mesh), self.rules)
+        return self if not self.replicas else dataclasses.replace(self, mesh=undivided(self.mesh), replicas=0)
 
     def state_shardings(self, init: Callable[..., TrainState]) -> tuple[TrainState, TrainState]:
         """(abstract state, shardings) of what ``init(key)`` makes, without making it."""
