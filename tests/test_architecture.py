@@ -22,9 +22,9 @@ ALLOWED = {
     "vision.data": {"vision.ops"},
     "vision.metrics": {"vision.ops"},
     "vision.diffusion": {"vision.ops"},
-    "vision.nn": {"vision.ops"},
-    "vision.models": {"vision.nn", "vision.ops"},
-    "vision.tasks": {"vision.models", "vision.nn", "vision.diffusion", "vision.ops"},
+    "vision.nn": {"vision.ops", "vision.parallel"},
+    "vision.models": {"vision.nn", "vision.ops", "vision.parallel"},
+    "vision.tasks": {"vision.models", "vision.nn", "vision.diffusion", "vision.ops", "vision.parallel"},
     "vision.train": {"vision.parallel"},
     "vision.pretrained": {"vision.models", "vision.nn", "vision.ops", "vision.train", "vision.parallel"},
     "vision.evaluation": {

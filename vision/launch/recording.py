@@ -40,14 +40,14 @@ class RecordingCompiler(Compiler):
 
     def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function``, compiled and reported where its arguments have new shapes; its results are ones."""
-        jitted, known = super().function(function), dict[Any, Any]()
+        jitted, known = self.jitted(function), dict[Any, Any]()
 
         def called(*arguments: Any) -> Any:
             shapes = self.replicate(arguments)
             leaves, structure = jax.tree.flatten(shapes)
             signature = structure, tuple((leaf.shape, str(leaf.dtype), leaf.sharding) for leaf in leaves)
             if signature not in known:
-                traced = jitted.trace(*shapes)
+                traced = jitted.trace(self.specs(shapes), *shapes)
                 known[signature] = traced.out_info
                 compile_ = lambda: (traced.lower().compile(), flops_of(traced.jaxpr))
                 self.programs.append(

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from vision.nn.convolution import convolve
 from vision.nn.window import Window
+from vision.parallel.gathering import on_every_device
 
 # Keeps the division defined where a kernel is zero.
 _SMALLEST = 1e-12
@@ -35,8 +36,9 @@ def power_iteration(
       vector: current estimate of the right singular vector, of length one.
     """
     fixed = jax.lax.stop_gradient(matrix)
-    left = _unit(fixed @ vector)
-    right = _unit(left @ fixed)
+    # cheaper than what devices would exchange if each did a part
+    left = on_every_device(_unit(fixed @ vector))
+    right = on_every_device(_unit(left @ fixed))
     # algorithm 1: sigma = u^T W v
     return jnp.einsum("n,nm,m->", left, matrix, right), right
 
@@ -58,7 +60,7 @@ def normalised_kernel(module: nn.Module, kernel: Float[Array, "... m"], *, train
     sigma, moved = power_iteration(kernel.reshape(-1, kernel.shape[-1]), vector.value)
     if train and not module.is_initializing():
         vector.value = moved
-    return kernel / (sigma + _SMALLEST)
+    return on_every_device(kernel / (sigma + _SMALLEST))
 
 
 class SpectralConv(nn.Module):

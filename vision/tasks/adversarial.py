@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from vision.errors import UserError
 from vision.nn.latent import standard_normal
 from vision.ops.pixels import to_uint8
+from vision.parallel.gathering import over_samples
 from vision.tasks.gradient_penalty import Penalty
 from vision.types import Condition, LossFn, Sampler
 
@@ -256,7 +257,7 @@ def _generated(
     players: Players, params: Any, model_state: Any, count: int, label: Array | None, *, key: Array
 ) -> tuple[Array, Any]:
     """Images of fresh latents, and the model's state with the generator's updated."""
-    latents = sample_latents(jnp.arange(count), players.latent, key=key)
+    latents = over_samples(sample_latents(jnp.arange(count), players.latent, key=key))
     return _applied(players.generator, "generator", params, model_state, latents, label)
 
 

@@ -15,9 +15,10 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Key, Num
 
 from vision.errors import UserError
+from vision.parallel.gathering import traced_on, whole
 from vision.parallel.mesh import batch_shards, replicated, undivided
 from vision.parallel.sharding import ShardingRules, shardings
-from vision.platform import of_mesh, traced_for
+from vision.platform import of_mesh
 from vision.train.flops import Flops, flops_of
 from vision.train.step import OverSeeds, with_frozen
 from vision.types import Batch, Scalars, Step, TrainState
@@ -73,6 +74,7 @@ class CompiledStep:
     step: Step
     state_shardings: Any
     batch_sharding: NamedSharding
+    rules: ShardingRules = ()
     shapes: int = 1
     frozen: Mapping[str, Any] = field(default_factory=dict)
     """Variables of frozen networks, on the devices, or ShapeDtypeStructs with shardings where the step is not run."""
@@ -113,7 +115,7 @@ class CompiledStep:
 
             where = jax.tree.map(lambda leaf: leaf.sharding, frozen)
             jitted = jax.jit(
-                traced_for(mesh, traced),
+                traced_on(mesh, self.rules, traced),
                 in_shardings=(where, self.state_shardings, self.batch_sharding, *placed),
                 out_shardings=(self.state_shardings, everywhere),
                 donate_argnums=1,
@@ -143,7 +145,7 @@ class CompiledStep:
             # what a step computes may depend on the shapes of frozen variables, which are abstract here
             rounds = lambda step: step.rounds(state, batch)
             counted = lambda frozen: counts.append(rounds(with_frozen(self.step, frozen)))
-            jax.eval_shape(traced_for(self.batch_sharding.mesh, counted), abstract(dict(self.frozen)))
+            jax.eval_shape(traced_on(self.batch_sharding.mesh, self.rules, counted), abstract(dict(self.frozen)))
         return counts[0] if counts else 1
 
     def flops(self, batch: Batch) -> Flops:
@@ -202,7 +204,7 @@ class Compiler:
         _, placed = self.state_shardings(init)
         from_bits = lambda bits, *initial: init(jax.random.wrap_key_data(bits), *initial)
         values = [dict(initial)] if initial else []
-        return jax.jit(traced_for(self.mesh, from_bits), out_shardings=placed)(
+        return jax.jit(traced_on(self.mesh, self.rules, from_bits), out_shardings=placed)(
             np.asarray(jax.random.key_data(key)), *values
         )
 
@@ -227,7 +229,9 @@ class Compiler:
         _, placed = self.state_shardings(init)
         if isinstance(step, OverSeeds):
             step = dataclasses.replace(step, mesh=self.mesh)
-        return CompiledStep(step, placed, self.batch_placement(dispatch=dispatch), shapes=shapes, frozen=frozen or {})
+        return CompiledStep(
+            step, placed, self.batch_placement(dispatch=dispatch), self.rules, shapes=shapes, frozen=frozen or {}
+        )
 
     def shardings(self, variables: Any) -> Any:
         """Shardings of the variables of one network, by the sharding rules."""
@@ -251,10 +255,38 @@ class Compiler:
     def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function`` under jit, with outputs replicated so that every process can fetch them.
 
-        Give it arrays that are placed already: parameters of a state, :meth:`replicate`, :meth:`shard`.
+        Give it arrays that are placed already: parameters of a state, :meth:`replicate`, :meth:`shard`. Parameters that
+        ``fsdp`` divides are gathered once for a call, however often it uses them (``parallel.gathering``).
         """
-        options = compiler_options(of_mesh(self.mesh))
-        return jax.jit(traced_for(self.mesh, function), out_shardings=replicated(self.mesh), compiler_options=options)
+        jitted = self.jitted(function)
+        return lambda *arguments: jitted(self.specs(arguments), *arguments)
+
+    def jitted(self, function: Callable[..., Any]) -> jax.stages.Wrapped:
+        """:meth:`function` of one argument more, before the others: their :meth:`specs`, which are static."""
+
+        def on_whole(specs: tuple[P | None, ...], *arguments: Any) -> Any:
+            leaves, structure = jax.tree.flatten(arguments)
+            placed = (
+                leaf
+                if spec is None or whole(spec) == spec
+                else jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, whole(spec)))
+                for leaf, spec in zip(leaves, specs, strict=True)
+            )
+            return function(*jax.tree.unflatten(structure, placed))
+
+        return jax.jit(
+            traced_on(self.mesh, self.rules, on_whole),
+            static_argnums=0,
+            out_shardings=replicated(self.mesh),
+            compiler_options=compiler_options(of_mesh(self.mesh)),
+        )
+
+    def specs(self, arguments: Any) -> tuple[P | None, ...]:
+        """How each leaf is divided; all are None where there is no ``fsdp``, which is all that matters of it."""
+        leaves = jax.tree.leaves(arguments)
+        if self.mesh.shape["fsdp"] == 1:
+            return (None,) * len(leaves)
+        return tuple(getattr(getattr(leaf, "sharding", None), "spec", None) for leaf in leaves)
 
     def replica(self, init: Callable[..., TrainState]) -> Callable[[TrainState, int], TrainState]:
         """A function (state of all, index) -> the state of one replica, placed as :meth:`single_run` would place it.

@@ -20,6 +20,7 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from vision.parallel.gathering import divided, gathered, over_samples
 from vision.platform import platform
 from vision.train.state import attach_frozen, detach_frozen, parameters
 from vision.types import Batch, LossFn, Scalars, Schedule, Step, TrainState
@@ -31,20 +32,27 @@ def gradient(loss: LossFn, optimizer: optax.GradientTransformation, *, part: str
     With ``part``, only the sub-tree ``params[part]`` is differentiated and changed, and its optimizer state is
     ``opt_state[part]``: the other players are constants. Logs ``loss`` (``{part}_loss``), the scalars of the loss,
     and ``gradient_norm`` (``{part}_gradient_norm``), whose value is finite only if every gradient is.
+
+    The loss sees whole arrays, which are gathered once for the step; the optimizer shares (``parallel.gathering``).
     """
-    prefix = "" if part is None else f"{part}_"
+    prefix, name = ("", "params") if part is None else (f"{part}_", f"params/{part}")
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
-        own = state.params if part is None else state.params[part]
-        merged = lambda own: own if part is None else {**state.params, part: own}
+        of = lambda params: params if part is None else params[part]
+        merged = lambda params, own: own if part is None else {**params, part: own}
         key = jax.random.fold_in(state.key, state.step)
-        differentiated = lambda own: loss(merged(own), state.model_state, batch, key=key, step=state.step)
-        (value, (model_state, scalars)), grads = jax.value_and_grad(differentiated, has_aux=True)(own)
+        own, params, carried = of(state.params), gathered(state.params, "params"), gathered(state.model_state, "model_state")
+        # with respect to the whole parameters: no gradient passes through the gathering
+        differentiated = lambda own: loss(
+            merged(params, own), carried, over_samples(batch), key=key, step=state.step
+        )
+        (value, (model_state, scalars)), grads = jax.value_and_grad(differentiated, has_aux=True)(of(params))
+        grads = divided(grads, name)
         opt_state = state.opt_state if part is None else state.opt_state[part]
         updates, opt_state = optimizer.update(grads, opt_state, own)
         state = state.replace(
             step=state.step + 1,
-            params=merged(optax.apply_updates(own, updates)),
+            params=merged(state.params, optax.apply_updates(own, updates)),
             model_state=model_state,
             opt_state=opt_state if part is None else {**state.opt_state, part: opt_state},
         )
