@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from vision.nn.attention import SelfAttention2d
 from vision.nn.convolution import Conv
+from vision.nn.dense import Dense
 from vision.nn.latent import gaussian_kl, standard_normal
 from vision.nn.norms import GroupNorm
 from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
@@ -96,16 +97,16 @@ class Encoder(nn.Module):
     def __call__(self, image: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
         """For images in [-1, 1]."""
         config = self.config
-        hidden = nn.Dense(config.widths[0], kernel_init=fan_in, name="stem")(space_to_depth(image, config.patch))
+        hidden = Dense(config.widths[0], kernel_init=fan_in, name="stem")(space_to_depth(image, config.patch))
         for level, width in enumerate(config.widths):
             if level:
-                hidden = nn.Dense(width, kernel_init=fan_in, name=f"down_{level}")(space_to_depth(hidden, 2))
+                hidden = Dense(width, kernel_init=fan_in, name=f"down_{level}")(space_to_depth(hidden, 2))
             for index in range(config.blocks):
                 hidden = ResidualBlock(name=f"block_{level}_{index}")(hidden)
         if config.attention:
             hidden = SelfAttention2d(norm=GroupNorm, name="attention")(hidden)
         outputs = config.latent * (2 if config.bottleneck == "kl" else 1)
-        return nn.Dense(outputs, name="to_codes")(nn.silu(GroupNorm(name="norm")(hidden)))
+        return Dense(outputs, name="to_codes")(nn.silu(GroupNorm(name="norm")(hidden)))
 
 
 class Decoder(nn.Module):
@@ -117,7 +118,7 @@ class Decoder(nn.Module):
     def __call__(self, codes: Float[Array, "b H W d"]) -> Float[Array, "b h w c"]:
         """The inverse architecture of the encoder."""
         config = self.config
-        hidden = nn.Dense(config.widths[-1], kernel_init=fan_in, name="from_codes")(codes)
+        hidden = Dense(config.widths[-1], kernel_init=fan_in, name="from_codes")(codes)
         if config.attention:
             hidden = SelfAttention2d(norm=GroupNorm, name="attention")(hidden)
         for level in reversed(range(len(config.widths))):
@@ -125,9 +126,9 @@ class Decoder(nn.Module):
                 hidden = ResidualBlock(name=f"block_{level}_{index}")(hidden)
             if level:
                 finer = config.widths[level - 1]
-                hidden = nn.Dense(finer, kernel_init=fan_in, name=f"up_{level}")(upsample_nearest(hidden))
+                hidden = Dense(finer, kernel_init=fan_in, name=f"up_{level}")(upsample_nearest(hidden))
         hidden = nn.silu(GroupNorm(name="norm")(hidden))
-        return depth_to_space(nn.Dense(config.patch**2 * config.channels, name="pixels")(hidden), config.patch)
+        return depth_to_space(Dense(config.patch**2 * config.channels, name="pixels")(hidden), config.patch)
 
 
 class Autoencoder(nn.Module):

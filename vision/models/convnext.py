@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from vision.errors import UserError
 from vision.nn.convolution import Conv
+from vision.nn.dense import Dense
 from vision.nn.stochastic_depth import stochastic_depth
 from vision.ranges import Channels, Depth, DropRate, NoneOrMoreClasses, PositiveFloat
 
@@ -77,11 +78,11 @@ class Block(nn.Module):
         depthwise = Conv(width, 7, groups=width, kernel_init=small, dtype=self.dtype, name="depthwise")
         hidden = depthwise(features)
         hidden = LayerNorm(dtype=self.dtype, name="norm")(hidden)
-        hidden = nn.Dense(4 * width, kernel_init=small, dtype=self.dtype, name="dense_in")(hidden)
+        hidden = Dense(4 * width, kernel_init=small, dtype=self.dtype, name="dense_in")(hidden)
         hidden = nn.gelu(hidden, approximate=False)
-        hidden = nn.Dense(width, kernel_init=small, dtype=self.dtype, name="dense_out")(hidden)
+        hidden = Dense(width, kernel_init=small, dtype=self.dtype, name="dense_out")(hidden)
         scale = self.param("layer_scale", nn.initializers.constant(self.layer_scale), (width,))
-        hidden = hidden * scale.astype(self.dtype)
+        hidden = (hidden * scale).astype(self.dtype)
         if train and self.drop > 0:
             hidden = stochastic_depth(hidden, rate=self.drop, key=self.make_rng("dropout"))
         return features + hidden
@@ -96,7 +97,7 @@ class ConvNeXt(nn.Module):
         """The parts after the features: the normalisation of their mean, and the head."""
         self.norm = LayerNorm()
         if self.config.classes > 0:
-            self.head = nn.Dense(self.config.classes, kernel_init=small)
+            self.head = Dense(self.config.classes, kernel_init=small)
 
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b d"]:
         """Logits in float32, [b classes]; pooled features where ``config.classes`` is 0.

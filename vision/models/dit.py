@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Num
 
 from vision.nn.attention import dot_product_attention
 from vision.nn.conditioning import check_condition, condition_shapes
+from vision.nn.dense import Dense
 from vision.nn.embeddings import sinusoidal_embedding
 from vision.nn.resample import depth_to_space, space_to_depth
 from vision.nn.token_embedding import TokenEmbedding
@@ -117,8 +118,8 @@ class Block(nn.Module):
     ) -> Float[Array, "b n d"]:
         """Transform ``tokens``, modulated by ``embedding``, which may attend to the embedded text ``context`` too."""
         width = tokens.shape[-1]
-        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
-        signals = nn.Dense(6 * width, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="modulation")(
+        dense = partial(Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
+        signals = Dense(6 * width, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="modulation")(
             nn.silu(embedding)
         )
         shift_a, scale_a, gate_a, shift_b, scale_b, gate_b = jnp.split(signals[:, None, :], 6, axis=-1)
@@ -173,14 +174,12 @@ class DiT(nn.Module):
         condition = condition or {}
         check_condition("a DiT", condition, condition_shapes(config, image.shape))
         small = nn.initializers.normal(0.02)
-        embed = partial(nn.Dense, config.width, dtype=dtype, kernel_init=small)
+        embed = partial(Dense, config.width, dtype=dtype, kernel_init=small)
         embedding = embed(name="time_in")(sinusoidal_embedding(time, FREQUENCIES))
         embedding = embed(name="time_out")(nn.silu(embedding))
         if config.classes:
-            table = nn.Embed(
-                config.classes + 1, config.width, dtype=dtype, embedding_init=small, name="label_embedding"
-            )
-            embedding = embedding + table(condition["label"])
+            table = nn.Embed(config.classes + 1, config.width, embedding_init=small, name="label_embedding")
+            embedding = embedding + table(condition["label"]).astype(dtype)
         if config.embedding:
             embedding = embedding + embed(name="embedding_projection")(condition["embedding"])
         context = None
@@ -195,7 +194,7 @@ class DiT(nn.Module):
         rows, columns = patches.shape[1:3]
         tokens = rearrange(patches, "b h w c -> b (h w) c")
         xavier = nn.initializers.xavier_uniform()
-        tokens = nn.Dense(config.width, dtype=dtype, kernel_init=xavier, name="stem")(tokens)
+        tokens = Dense(config.width, dtype=dtype, kernel_init=xavier, name="stem")(tokens)
         tokens = tokens + position_embedding(rows, columns, config.width).astype(dtype)
         block = nn.remat(Block) if config.remat else Block
         for index in range(config.depth):
@@ -204,10 +203,10 @@ class DiT(nn.Module):
             )
 
         closed = nn.initializers.zeros
-        signals = nn.Dense(2 * config.width, dtype=dtype, kernel_init=closed, name="modulation")(nn.silu(embedding))
+        signals = Dense(2 * config.width, dtype=dtype, kernel_init=closed, name="modulation")(nn.silu(embedding))
         shift, scale = jnp.split(signals[:, None, :], 2, axis=-1)
         tokens = modulate(tokens, shift, scale, dtype=dtype)
         size = (config.channels if config.out_channels is None else config.out_channels) * config.patch**2
-        out = nn.Dense(size, dtype=dtype, kernel_init=closed, name="head")(tokens)
+        out = Dense(size, dtype=dtype, kernel_init=closed, name="head")(tokens)
         out = rearrange(out, "b (h w) c -> b h w c", h=rows, w=columns)
         return depth_to_space(out, config.patch).astype(jnp.float32)

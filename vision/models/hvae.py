@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from vision.errors import UserError
 from vision.nn.convolution import Conv
+from vision.nn.dense import Dense
 from vision.nn.latent import Inferred, gaussian_kl, gaussian_log_density, standard_normal
 from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
 from vision.ranges import Channels, Depth, Pixels
@@ -69,11 +70,11 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w outputs"]:
         """Initially zero; 3x3 layers are 1x1 where maps are too small."""
-        inside = Conv3x3 if features.shape[1] > 2 else partial(nn.Dense, kernel_init=fan_in)
-        hidden = nn.Dense(self.inner, kernel_init=fan_in, name="narrow")(nn.gelu(features))
+        inside = Conv3x3 if features.shape[1] > 2 else partial(Dense, kernel_init=fan_in)
+        hidden = Dense(self.inner, kernel_init=fan_in, name="narrow")(nn.gelu(features))
         hidden = inside(self.inner, name="first")(nn.gelu(hidden))
         hidden = inside(self.inner, name="second")(nn.gelu(hidden))
-        return nn.Dense(self.outputs, kernel_init=zeros, name="widen")(nn.gelu(hidden))
+        return Dense(self.outputs, kernel_init=zeros, name="widen")(nn.gelu(hidden))
 
 
 class Hvae(nn.Module):
@@ -90,14 +91,14 @@ class Hvae(nn.Module):
             (side, index) for side, count in zip(config.sides, config.groups, strict=True) for index in range(count)
         )
         each = lambda made: {f"{side}_{index}": made() for side, index in self.places}
-        self.stem = nn.Dense(config.width, kernel_init=fan_in)
+        self.stem = Dense(config.width, kernel_init=fan_in)
         self.up = each(lambda: Block(config.width, inner))
         self.posterior = each(lambda: Block(2 * config.latent, inner))
         self.prior = each(lambda: Block(2 * config.latent + config.width, inner))
-        self.join = each(lambda: nn.Dense(config.width))
+        self.join = each(lambda: Dense(config.width))
         self.down = each(lambda: Block(config.width, inner))
         self.start = {side: self.param(f"start_{side}", zeros, (side, side, config.width)) for side in config.sides}
-        self.pixels = nn.Dense(config.patch**2 * self.outputs)
+        self.pixels = Dense(config.patch**2 * self.outputs)
 
     def _encoded(self, image: Float[Array, "b h w c"]) -> dict[int, Array]:
         """Features at each side."""

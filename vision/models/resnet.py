@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from vision.errors import UserError
 from vision.nn.batch_norm import batch_norm
 from vision.nn.convolution import Conv, PointwiseConv
+from vision.nn.dense import Dense
 from vision.nn.initializers import fan_in_uniform, he_fan_out
 from vision.nn.pooling import max_pool_3x3
 from vision.nn.squeeze_excite import SqueezeExcite
@@ -225,7 +226,7 @@ class ResNet(nn.Module):
         """The parts after the features, which :meth:`features` does not need."""
         self.dropout = nn.Dropout(self.config.dropout)
         if self.config.classes > 0:
-            self.head = nn.Dense(self.config.classes, kernel_init=fan_in_uniform)
+            self.head = Dense(self.config.classes, kernel_init=fan_in_uniform)
 
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b d"]:
         """Logits in float32, [b classes]; pooled features where ``config.classes`` is 0.

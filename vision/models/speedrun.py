@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vision.nn.batch_norm import batch_norm
 from vision.nn.convolution import Conv, convolve
+from vision.nn.dense import Dense, add_bias
 from vision.nn.initializers import fan_in_uniform
 from vision.nn.pooling import max_pool_2x2
 from vision.nn.window import Window
@@ -126,7 +127,7 @@ class SpeedrunNet(nn.Module):
     def setup(self):
         """The head, which :meth:`features` does not need."""
         if self.config.classes > 0:
-            self.head = nn.Dense(self.config.classes, use_bias=False, kernel_init=fan_in_uniform)
+            self.head = Dense(self.config.classes, use_bias=False, kernel_init=fan_in_uniform)
 
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b d"]:
         """Logits in float32, [b classes]; pooled features where ``config.classes`` is 0.
@@ -152,8 +153,8 @@ class SpeedrunNet(nn.Module):
         white = lambda: jnp.concatenate([jnp.eye(4 * channels), -jnp.eye(4 * channels)], 1).reshape(2, 2, channels, -1)
         kernel = self.variable("constants", "whitening", white).value
         bias = self.param("whitening_bias", nn.initializers.zeros, (8 * channels,))
-        hidden = convolve(image.astype(dtype), kernel.astype(dtype), Window())
-        hidden = self.act(hidden + bias.astype(dtype))
+        hidden = convolve(image.astype(dtype), kernel, Window())
+        hidden = self.act(add_bias(hidden, bias))
         levels = {"c1": hidden}
         for index, width in enumerate(self.config.widths):
             block = SpeedrunBlock(width, norm=self.norm, act=self.act, dtype=dtype, name=f"block_{index}")

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Num
 from vision.nn.attention import SelfAttention2d
 from vision.nn.conditioning import check_condition, condition_shapes
 from vision.nn.convolution import Conv
+from vision.nn.dense import Dense
 from vision.nn.embeddings import sinusoidal_embedding
 from vision.nn.norms import GroupNorm
 from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
@@ -109,7 +110,7 @@ class ResidualBlock(nn.Module):
         hidden = self.act(self.norm(name="norm_in")(features))
         hidden = Conv3x3(self.channels, dtype=self.dtype, name="conv_in")(hidden)
         size = self.channels * (2 if self.conditioning == "scale_shift" else 1)
-        project = nn.Dense(size, dtype=self.dtype, kernel_init=fan_average, name="embedding")
+        project = Dense(size, dtype=self.dtype, kernel_init=fan_average, name="embedding")
         signal = project(self.act(embedding))[:, None, None, :]
         if self.conditioning == "scale_shift":
             scale, shift = jnp.split(signal, 2, axis=-1)
@@ -120,7 +121,7 @@ class ResidualBlock(nn.Module):
         hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
         hidden = Conv3x3(self.channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="conv_out")(hidden)
         if features.shape[-1] != self.channels:
-            features = nn.Dense(self.channels, dtype=self.dtype, kernel_init=fan_average, name="skip")(features)
+            features = Dense(self.channels, dtype=self.dtype, kernel_init=fan_average, name="skip")(features)
         return features + hidden
 
 
@@ -166,16 +167,14 @@ class UNet(nn.Module):
         attention = partial(SelfAttention2d, norm=norm, heads=config.heads, dtype=dtype, kernel_init=fan_average)
         levels = len(config.multipliers)
 
-        dense = partial(nn.Dense, 4 * config.width, dtype=dtype, kernel_init=fan_average)
+        dense = partial(Dense, 4 * config.width, dtype=dtype, kernel_init=fan_average)
         embedding = sinusoidal_embedding(time, config.width)
         embedding = dense(name="time_out")(nn.silu(dense(name="time_in")(embedding)))
         if config.classes:
             # Linen's default variance, 1 / (4 width), is far below the time embedding's: labels go unheard for long.
             unit = nn.initializers.normal(1.0)
-            table = nn.Embed(
-                config.classes + 1, 4 * config.width, dtype=dtype, embedding_init=unit, name="label_embedding"
-            )
-            embedding = embedding + table(condition["label"])
+            table = nn.Embed(config.classes + 1, 4 * config.width, embedding_init=unit, name="label_embedding")
+            embedding = embedding + table(condition["label"]).astype(dtype)
         if config.embedding:
             embedding = embedding + dense(name="embedding_projection")(condition["embedding"])
         context = None

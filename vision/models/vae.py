@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
 from vision.nn.convolution import Conv
+from vision.nn.dense import Dense
 from vision.nn.latent import Inferred, gaussian_kl, gaussian_log_density, standard_normal
 from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
 from vision.ranges import Channels, NoneOrMoreBlocks, Pixels
@@ -81,18 +82,18 @@ class Encoder(nn.Module):
     def __call__(self, image: Float[Array, "b h w c"]) -> tuple[Float[Array, "b z"], Float[Array, "b z"]]:
         """For images in [-1, 1]; log variances are in nats."""
         config = self.config
-        hidden = nn.Dense(config.widths[0], kernel_init=fan_in, name="stem")(space_to_depth(image, config.patch))
+        hidden = Dense(config.widths[0], kernel_init=fan_in, name="stem")(space_to_depth(image, config.patch))
         for level, width in enumerate(config.widths):
             if level:
-                hidden = nn.Dense(width, kernel_init=fan_in, name=f"down_{level}")(space_to_depth(hidden, 2))
+                hidden = Dense(width, kernel_init=fan_in, name=f"down_{level}")(space_to_depth(hidden, 2))
             for index in range(config.blocks):
                 hidden = ResidualBlock(name=f"block_{level}_{index}")(hidden)
         hidden = nn.silu(hidden).reshape(hidden.shape[0], -1)
         for index, width in enumerate(config.hidden):
-            hidden = nn.silu(nn.Dense(width, kernel_init=fan_in, name=f"dense_{index}")(hidden))
-        mean = nn.Dense(config.latent, name="mean")(hidden)
+            hidden = nn.silu(Dense(width, kernel_init=fan_in, name=f"dense_{index}")(hidden))
+        mean = Dense(config.latent, name="mean")(hidden)
         # the variance is initially 1, that of the prior
-        return mean, nn.Dense(config.latent, kernel_init=nn.initializers.zeros, name="log_variance")(hidden)
+        return mean, Dense(config.latent, kernel_init=nn.initializers.zeros, name="log_variance")(hidden)
 
 
 class Decoder(nn.Module):
@@ -106,17 +107,17 @@ class Decoder(nn.Module):
         """Run the network."""
         config, side, hidden = self.config, self.config.coarsest, code
         for index, width in reversed(list(enumerate(config.hidden))):
-            hidden = nn.silu(nn.Dense(width, kernel_init=fan_in, name=f"dense_{index}")(hidden))
-        hidden = nn.Dense(side * side * config.widths[-1], kernel_init=fan_in, name="unflatten")(hidden)
+            hidden = nn.silu(Dense(width, kernel_init=fan_in, name=f"dense_{index}")(hidden))
+        hidden = Dense(side * side * config.widths[-1], kernel_init=fan_in, name="unflatten")(hidden)
         hidden = hidden.reshape(-1, side, side, config.widths[-1])
         for level, width in reversed(list(enumerate(config.widths))):
             for index in range(config.blocks):
                 hidden = ResidualBlock(name=f"block_{level}_{index}")(hidden)
             if level:
                 width = config.widths[level - 1]
-                hidden = nn.Dense(width, kernel_init=fan_in, name=f"up_{level}")(upsample_nearest(hidden))
+                hidden = Dense(width, kernel_init=fan_in, name=f"up_{level}")(upsample_nearest(hidden))
         start = nn.initializers.zeros if config.zero_output else nn.initializers.lecun_normal()
-        pixels = nn.Dense(config.patch**2 * self.outputs, kernel_init=start, name="pixels")
+        pixels = Dense(config.patch**2 * self.outputs, kernel_init=start, name="pixels")
         return depth_to_space(pixels(nn.silu(hidden)), config.patch)
 
 

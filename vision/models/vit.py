@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from vision.errors import UserError
 from vision.nn.attention import dot_product_attention
 from vision.nn.convolution import Conv
+from vision.nn.dense import Dense, add_bias
 from vision.nn.stochastic_depth import stochastic_depth
 from vision.ranges import Channels, Depth, DropRate, NoneOrMoreClasses, Pixels
 
@@ -85,9 +86,9 @@ class Block(nn.Module):
     def __call__(self, tokens: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
         """Transform ``tokens``; ``train`` is positional so that remat can treat it as static."""
         width = tokens.shape[-1]
-        dense = partial(nn.Dense, kernel_init=small, dtype=self.dtype)
+        dense = partial(Dense, kernel_init=small, dtype=self.dtype)
         hidden = LayerNorm(dtype=self.dtype, name="norm_attention")(tokens)
-        qkv = nn.DenseGeneral((3, width), kernel_init=small, dtype=self.dtype, name="qkv")(hidden)
+        qkv = Dense((3, width), kernel_init=small, dtype=self.dtype, name="qkv")(hidden)
         query, key, value = rearrange(qkv, "b n three (h d) -> three b n h d", h=self.heads)
         mixed = rearrange(dot_product_attention(query, key, value), "b n h d -> b n (h d)")
         tokens = tokens + self._dropped(dense(width, name="out")(mixed), train)
@@ -111,7 +112,7 @@ class ViT(nn.Module):
     def setup(self):
         """The head, which :meth:`features` does not need."""
         if self.config.classes > 0:
-            self.head = nn.Dense(self.config.classes, kernel_init=nn.initializers.zeros)
+            self.head = Dense(self.config.classes, kernel_init=nn.initializers.zeros)
 
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b d"]:
         """Logits in float32, [b classes]; the class token where ``config.classes`` is 0.
@@ -147,9 +148,10 @@ class ViT(nn.Module):
         embed = Conv(config.width, patch, patch, padding="VALID", kernel_init=small, dtype=dtype, name="stem")
         grid = embed(image)
         rows, columns = grid.shape[1:3]
-        class_token = self.param("class_token", small, (1, 1, config.width)).astype(dtype)
-        tokens = jnp.concatenate([jnp.tile(class_token, (batch, 1, 1)), rearrange(grid, "b h w d -> b (h w) d")], 1)
-        tokens = tokens + self.param("position", small, (1, rows * columns + 1, config.width)).astype(dtype)
+        class_token = self.param("class_token", small, (1, 1, config.width))
+        first = jnp.tile(class_token, (batch, 1, 1)).astype(dtype)
+        tokens = jnp.concatenate([first, rearrange(grid, "b h w d -> b (h w) d")], 1)
+        tokens = add_bias(tokens, self.param("position", small, (1, rows * columns + 1, config.width)))
         tokens = nn.Dropout(config.dropout)(tokens, deterministic=not train)
         block = nn.remat(Block, static_argnums=(2,)) if config.remat else Block
         for index in range(config.depth):

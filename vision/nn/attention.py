@@ -10,6 +10,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from vision.errors import UserError
+from vision.nn.dense import Dense
 
 
 def dot_product_attention(
@@ -50,7 +51,7 @@ class SelfAttention2d(nn.Module):
         _, height, width, channels = features.shape
         if channels % self.heads:
             raise UserError(f"{self.heads} attention heads cannot share {channels} channels equally: choose a divisor")
-        project = lambda name, init: nn.Dense(channels, dtype=self.dtype, kernel_init=init, name=name)
+        project = lambda name, init: Dense(channels, dtype=self.dtype, kernel_init=init, name=name)
         split = lambda x: rearrange(x, "b h w (n d) -> b (h w) n d", n=self.heads)
         hidden = self.norm(name="norm")(features)
         query = split(project("query", self.kernel_init)(hidden))

@@ -39,18 +39,20 @@ class Operations:
     """The three operations. Features and results have the samples along their first axis, kernels have none."""
 
     forward: Operation
-    """F(x, k), of the type of x."""
+    """F(x, k), of the type of x, to which the kernel has been cast."""
     to_features: Operation
-    """D(y, k), of the type of y."""
+    """D(y, k), of the type of y, to which the kernel has been cast."""
     to_kernel: Operation
-    """W(x, y), summed over the samples, of the type of k."""
+    """W(x, y), summed over the samples, of the type of k, which may be wider than that of x and y."""
 
 
 Bilinear = Callable[..., Array]
 """(x, k, *, shape, how) -> F(x, k) with the given shape, which JAX can differentiate and vectorize."""
 
 
-def bilinear(name: str, operations: Operations, *, cpu: Operations | None = None) -> Bilinear:
+def bilinear(
+    name: str, operations: Operations, *, cpu: Operations | None = None, gpu: Operations | None = None
+) -> Bilinear:
     """Make primitives of three operations, and return the first.
 
     Args:
@@ -58,10 +60,11 @@ def bilinear(name: str, operations: Operations, *, cpu: Operations | None = None
         ``name_to_kernel``.
       operations: the operations as they are compiled.
       cpu: as they are compiled for CPUs.
+      gpu: as they are compiled for NVIDIA's GPUs.
     """
     named = zip(("", "_to_features", "_to_kernel"), ("forward", "to_features", "to_kernel"), strict=True)
     primitives = F, D, W = tuple(  # noqa: N806 - as above
-        _primitive(name + ending, getattr(operations, kind), getattr(cpu, kind, None)) for ending, kind in named
+        _primitive(name + ending, _by_platform(kind, operations, cpu, gpu)) for ending, kind in named
     )
     like = lambda operand: {"shape": operand.aval.shape, "dtype": operand.aval.dtype}
     # <F(x, k), c> = <x, D(c, k)> = <k, W(x, c)>;  <D(y, k), c> = <y, F(c, k)> = <k, W(c, y)>;
@@ -82,27 +85,43 @@ def bilinear(name: str, operations: Operations, *, cpu: Operations | None = None
         lambda c, x, y, how, **_: F.bind(x, c, how=how, **like(y)),
     )
     for primitive, kind in zip(primitives, ("forward", "to_features", "to_kernel"), strict=True):
-        plain = getattr(operations, kind)
-        batching.primitive_batchers[primitive] = partial(_batched, primitive, plain, samples=primitive is not W)
+        batching.primitive_batchers[primitive] = partial(
+            _batched, primitive, _by_platform(kind, operations, cpu, gpu), samples=primitive is not W
+        )
     return lambda x, k, *, shape, how: F.bind(x, k, shape=tuple(shape), dtype=x.dtype, how=how)
 
 
-def _primitive(name: str, operation: Operation, on_cpus: Operation | None) -> Primitive:
+def _by_platform(
+    kind: str, operations: Operations, cpu: Operations | None, gpu: Operations | None
+) -> dict[str, Operation]:
+    """One of the three operations by platform."""
+    chosen = {"cpu": cpu or operations, "gpu": gpu or operations, "tpu": operations}
+    operation = {platform: getattr(each, kind) for platform, each in chosen.items()}
+    if kind == "to_kernel":
+        return operation
+    return {platform: partial(_cast, each) for platform, each in operation.items()}
+
+
+def _cast(operation: Operation, left: Array, kernel: Array, /, **how: Any) -> Array:
+    return operation(left, kernel.astype(left.dtype), **how)
+
+
+def _primitive(name: str, operation: dict[str, Operation]) -> Primitive:
     primitive = Primitive(name)
     # under jit, layers of equal shapes share one trace of what may be hundreds of operations
-    plain, own = (
-        jax.jit(each or operation, static_argnames=("shape", "dtype", "how")) for each in (operation, on_cpus)
-    )
-    primitive.def_impl(lambda *operands, **how: (own if platform() == "cpu" else plain)(*operands, **how))
+    own = {of: jax.jit(each, static_argnames=("shape", "dtype", "how")) for of, each in operation.items()}
+    primitive.def_impl(lambda *operands, **how: own.get(platform(), own["tpu"])(*operands, **how))
     primitive.def_abstract_eval(lambda left, right, *, shape, dtype, how: jax.core.ShapedArray(shape, dtype))
-    mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(own, multiple_results=False), platform="cpu")
+    mlir.register_lowering(primitive, mlir.lower_fun(own["tpu"], multiple_results=False))
+    for of, named in (("cpu", "cpu"), ("gpu", "cuda")):
+        if operation[of] is not operation["tpu"]:
+            mlir.register_lowering(primitive, mlir.lower_fun(own[of], multiple_results=False), platform=named)
     return primitive
 
 
 def _batched(
     primitive: Primitive,
-    plain: Operation,
+    operation: dict[str, Operation],
     operands: Any,
     axes: Any,
     *,
@@ -123,7 +142,7 @@ def _batched(
         found = primitive.bind(merged, right, shape=(count * shape[0], *shape[1:]), **how)
         return found.reshape(count, *shape), 0
     if platform() != "cpu":
-        return jax.vmap(partial(plain, shape=shape, **how), axes)(left, right), 0
+        return jax.vmap(partial(operation.get(platform(), operation["tpu"]), shape=shape, **how), axes)(left, right), 0
     count = next(each.shape[axis] for each, axis in zip(operands, axes, strict=True) if axis is not None)
     at = lambda each, axis, index: each if axis is None else jax.lax.index_in_dim(each, index, axis, keepdims=False)
     rows = [

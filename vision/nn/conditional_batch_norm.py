@@ -40,5 +40,5 @@ class ConditionalBatchNorm(nn.Module):
         )
         scale = self.param("scale", self.scale_init, (self.classes, channels))
         bias = self.param("bias", nn.initializers.zeros, (self.classes, channels))
-        chosen = lambda table: table.astype(self.dtype)[label][:, None, None, :]
+        chosen = lambda table: table[label].astype(self.dtype)[:, None, None, :]
         return plain(features) * chosen(scale) + chosen(bias)

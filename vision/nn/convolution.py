@@ -1,5 +1,6 @@
 """Convolutions: as XLA computes them on accelerators, and in the fastest form for the shape and direction on CPUs."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,14 +11,17 @@ from jaxtyping import Array, Float
 
 from vision.nn import cpu_convolution, window
 from vision.nn.bilinear import Operations, bilinear
+from vision.nn.dense import add_bias, multiply
 from vision.nn.initializers import fan_in_uniform
 from vision.nn.window import Pair, Window, xla_convolution
+from vision.parallel.gathering import over_samples, sharing_mesh
 from vision.platform import platform
 
 _convolution = bilinear(
     "convolution",
     Operations(window.forward, window.to_features, window.to_kernel),
     cpu=Operations(cpu_convolution.forward, cpu_convolution.to_features, cpu_convolution.to_kernel),
+    gpu=Operations(window.forward, window.to_features, window.gpu_to_kernel),
 )
 
 
@@ -25,6 +29,9 @@ def convolve(
     features: Float[Array, "b h w c"], kernel: Float[Array, "kh kw e n"], how: Window
 ) -> Float[Array, "b H W n"]:
     """Convolve [b, h, w, c] with ``n`` kernels of e = c / groups channels each, in the type of the features.
+
+    The gradient of the kernel leaves its convolution in the type of the kernel: give a parameter as it is, float32, and
+    its gradient is summed over devices in float32 also where features are bfloat16.
 
     Gradients of any order, forward mode, ``vmap`` and ``remat`` work, and each gradient has its own fastest form on
     CPUs (``cpu_convolution``). Elsewhere it is XLA's convolution; in groups with a gradient of the kernel that is right
@@ -38,12 +45,15 @@ def convolve(
         raise ValueError(
             f"a kernel {kernel.shape} in {how.groups} groups does not fit features of {features.shape[-1]} channels"
         )
-    if platform() != "cpu" and how.groups == 1:
-        return xla_convolution(features, kernel, how)
+    wider = kernel.dtype != features.dtype
+    if platform() != "cpu" and how.groups == 1 and not wider:
+        return over_samples(xla_convolution(features, kernel, how))
+    if platform() == "gpu" and wider:
+        how = dataclasses.replace(how, mesh=sharing_mesh())
     shape = how.result_shape(features.shape, kernel.shape)
     if min(shape[1:3]) < 1:
         raise ValueError(f"a kernel {kernel.shape} is larger than features {features.shape} with their padding")
-    return _convolution(features, kernel, shape=shape, how=how)
+    return over_samples(_convolution(features, kernel, shape=shape, how=how))
 
 
 class Conv(nn.Module):
@@ -77,9 +87,9 @@ class Conv(nn.Module):
             groups=self.groups,
             winograd=self.winograd,
         )
-        made = convolve(features.astype(self.dtype), kernel.astype(self.dtype), how)
+        made = convolve(features.astype(self.dtype), kernel, how)
         if self.use_bias:
-            made = made + self.param("bias", self.bias_init, (self.channels,)).astype(self.dtype)
+            made = add_bias(made, self.param("bias", self.bias_init, (self.channels,)))
         return made
 
     def _margins(self, sides: Pair, size: Pair) -> tuple[Pair, Pair]:
@@ -115,7 +125,7 @@ class PointwiseConv(nn.Module):
         batch, height, width, inputs = features.shape
         kernel = self.param("kernel", self.kernel_init, (1, 1, inputs, self.channels))
         # one matrix of all pixels: with separate axes XLA computes a product for each image, several times as slow
-        made = features.reshape(-1, inputs) @ kernel[0, 0].astype(self.dtype)
+        made = multiply(features.reshape(-1, inputs), kernel[0, 0])
         if self.use_bias:
-            made = made + self.param("bias", self.bias_init, (self.channels,)).astype(self.dtype)
+            made = add_bias(made, self.param("bias", self.bias_init, (self.channels,)))
         return made.reshape(batch, height, width, self.channels)

@@ -44,7 +44,7 @@ class StemConv(nn.Module):
         kernel = self.param("kernel", fan_in_uniform, (6, 6, image.shape[-1], self.channels))
         squares = rearrange(kernel, "(h p) (w q) c d -> h w (p q c) d", p=2, q=2)
         around = Window(padding=((1, 1), (1, 1)))
-        return convolve(space_to_depth(image, 2).astype(self.dtype), squares.astype(self.dtype), around)
+        return convolve(space_to_depth(image, 2).astype(self.dtype), squares, around)
 
 
 class ConvNormAct(nn.Module):

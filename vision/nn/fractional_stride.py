@@ -13,6 +13,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vision.nn.dense import add_bias, multiply
+
 
 def doubled(features: Float[Array, "b h w c"], kernel: Float[Array, "4 4 c n"]) -> Float[Array, "b H W n"]:
     """The transposed convolution of stride 2 with a border of 1: [b, 2h, 2w, n].
@@ -29,7 +31,7 @@ def doubled(features: Float[Array, "b h w c"], kernel: Float[Array, "4 4 c n"]) 
     )
     # kernel axes (k, a, m, b, c, n) to (k, m, c) and (a, b, n)
     joint = kernel.reshape(2, 2, 2, 2, inputs, outputs).transpose(0, 2, 4, 1, 3, 5).reshape(4 * inputs, -1)
-    every = squares.reshape(-1, 4 * inputs) @ joint
+    every = multiply(squares.reshape(-1, 4 * inputs), joint)
     every = every.reshape(batch, height + 1, width + 1, 2, 2, outputs)
     rows = jnp.stack([every[:, a : a + height, :, a] for a in (0, 1)], axis=2)
     both = jnp.stack([rows[:, :, :, b : b + width, b] for b in (0, 1)], axis=4)
@@ -49,7 +51,7 @@ class FractionallyStridedConv(nn.Module):
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b H W channels"]:
         """Double both sides."""
         kernel = self.param("kernel", self.kernel_init, (4, 4, features.shape[-1], self.channels))
-        made = doubled(features.astype(self.dtype), kernel.astype(self.dtype))
+        made = doubled(features.astype(self.dtype), kernel)
         if self.use_bias:
-            made = made + self.param("bias", nn.initializers.zeros, (self.channels,)).astype(self.dtype)
+            made = add_bias(made, self.param("bias", nn.initializers.zeros, (self.channels,)))
         return made

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vision.errors import UserError
+from vision.nn.dense import add_bias
 
 
 class Bias(nn.Module):
@@ -23,7 +24,7 @@ class Bias(nn.Module):
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """``features`` plus the parameter "bias" [c]."""
         bias = self.param("bias", nn.initializers.zeros, (features.shape[-1],))
-        return features + bias.astype(self.dtype)
+        return add_bias(features.astype(self.dtype), bias)
 
 
 def folded_norm(*, train: bool, dtype: Any = jnp.float32, name: str | None = None, **how: Any) -> nn.Module:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vision.nn.convolution import convolve
+from vision.nn.dense import add_bias, multiply
 from vision.nn.window import Window
 from vision.parallel.gathering import on_every_device
 
@@ -85,10 +86,10 @@ class SpectralConv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (self.size, self.size, inputs, self.channels))
         if self.spectral:
             kernel = normalised_kernel(self, kernel, train=train)
-        features, kernel = features.astype(self.dtype), kernel.astype(self.dtype)
+        features = features.astype(self.dtype)
         if self.size == 1 and self.strides == 1:
             # as one product of matrices, see vision/nn/convolution.py
-            made = (features.reshape(-1, inputs) @ kernel[0, 0]).reshape(*features.shape[:-1], self.channels)
+            made = multiply(features.reshape(-1, inputs), kernel[0, 0]).reshape(*features.shape[:-1], self.channels)
         else:
             # equal padding before and after the image where stride 2 halves an even side
             before, total = (self.size - 1) // 2, self.size - self.strides
@@ -96,7 +97,7 @@ class SpectralConv(nn.Module):
             how = Window(strides=(self.strides, self.strides), padding=(border, border), winograd=True)
             made = convolve(features, kernel, how)
         if self.use_bias:
-            made = made + self.param("bias", nn.initializers.zeros, (self.channels,)).astype(self.dtype)
+            made = add_bias(made, self.param("bias", nn.initializers.zeros, (self.channels,)))
         return made
 
 
@@ -115,9 +116,9 @@ class SpectralDense(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (inputs.shape[-1], self.features))
         if self.spectral:
             kernel = normalised_kernel(self, kernel, train=train)
-        made = inputs.astype(self.dtype) @ kernel.astype(self.dtype)
+        made = multiply(inputs.astype(self.dtype), kernel)
         if self.use_bias:
-            made = made + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            made = add_bias(made, self.param("bias", nn.initializers.zeros, (self.features,)))
         return made
 
 
@@ -136,4 +137,4 @@ class SpectralEmbed(nn.Module):
         table = self.param("embedding", self.embedding_init, (self.classes, self.features))
         if self.spectral:
             table = normalised_kernel(self, table, train=train)
-        return table.astype(self.dtype)[label]
+        return table[label].astype(self.dtype)

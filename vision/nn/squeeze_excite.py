@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vision.nn.dense import Dense
+
 
 class SqueezeExcite(nn.Module):
     """Multiply each channel by a gate in (0, 1) computed from the means of all channels.
@@ -25,6 +27,6 @@ class SqueezeExcite(nn.Module):
         # Hu et al. 2018, eq. 2: z_c = mean over the pixels of u_c
         means = features.mean((1, 2), dtype=jnp.float32)
         # eq. 3: s = sigmoid(W_2 relu(W_1 z))
-        hidden = self.act(nn.Dense(self.hidden, dtype=self.dtype, name="reduce")(means))
-        gate = jax.nn.sigmoid(nn.Dense(features.shape[-1], dtype=self.dtype, name="expand")(hidden))
+        hidden = self.act(Dense(self.hidden, dtype=self.dtype, name="reduce")(means))
+        gate = jax.nn.sigmoid(Dense(features.shape[-1], dtype=self.dtype, name="expand")(hidden))
         return features * gate[:, None, None, :]

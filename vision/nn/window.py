@@ -6,7 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float
+
+from vision.parallel.gathering import summed_over_shares
 
 Pair = tuple[int, int]
 
@@ -25,6 +28,9 @@ class Window:
     winograd: bool = False
     """Whether the forward pass on CPUs may be Winograd's too, whose rounding error is up to 2e-5 of the largest result;
     gradients always may."""
+    mesh: Mesh | AbstractMesh | None = None
+    """Devices that share the samples, where gradients of kernels are summed over them in another type than the devices'
+    library has (see :func:`gpu_to_kernel`)."""
 
     def result_shape(self, features: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the result, from those of features [b h w c] and kernel [kh kw c/groups n]."""
@@ -70,8 +76,40 @@ def to_kernel(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: An
     """
     if how.groups > 1:
         return by_positions(left, right, shape, how).astype(dtype)
+    if left.dtype != dtype:
+        return _wider_to_kernel(left, right, shape, dtype, how)
     of = jax.ShapeDtypeStruct(shape, left.dtype)
-    return jax.linear_transpose(lambda k: xla_convolution(left, k, how), of)(right)[0].astype(dtype)
+    return jax.linear_transpose(lambda k: xla_convolution(left, k, how), of)(right)[0]
+
+
+def gpu_to_kernel(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: Any, how: Window) -> Array:
+    """W(x, y), which has ``shape``.
+
+    For cuDNN it has the type of its operands; XLA would convert those to float32 to have it wider. Each device rounds
+    the sum over its own samples, and the sum over devices is in ``dtype``.
+    """
+    if left.dtype == dtype or how.groups > 1:
+        return to_kernel(left, right, shape=shape, dtype=dtype, how=how)
+    own = lambda x, y: to_kernel(x, y, shape=shape, dtype=x.dtype, how=how).astype(dtype)
+    return summed_over_shares(own, how.mesh, left, right)
+
+
+def _wider_to_kernel(left: Array, right: Array, shape: tuple[int, ...], dtype: Any, window: Window) -> Array:
+    """W(x, y) as the convolution that it is, of channels as samples, accumulated and given in ``dtype``."""
+    margins = []
+    for axis, (before, _) in enumerate(window.padding):
+        stride, apart = window.strides[axis], window.dilation[axis]
+        reach = (right.shape[1 + axis] - 1) * stride + 1
+        margins.append((before, (shape[axis] - 1) * apart + reach - left.shape[1 + axis] - before))
+    return jax.lax.conv_general_dilated(
+        left,
+        right,
+        window.dilation,
+        margins,
+        rhs_dilation=window.strides,
+        dimension_numbers=("CHWN", "IHWO", "HWNC"),
+        preferred_element_type=dtype,
+    )
 
 
 def seen(features: Array, result: Sequence[int], size: Sequence[int], window: Window) -> dict[Pair, Array]:

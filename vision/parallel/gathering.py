@@ -17,13 +17,16 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from vision.parallel.mesh import batch_shards
 from vision.parallel.sharding import ShardingRules, partition_spec, path_name
 from vision.platform import traced_for
+
+_SHARING = ("data", "fsdp")
+"""Axes that divide a batch."""
 
 A = ParamSpec("A")
 T = TypeVar("T")
@@ -70,18 +73,49 @@ def divided(tree: Any, name: str) -> Any:
 def over_samples(tree: Any) -> Any:
     """Arrays whose first axis is the samples of a batch, divided like a batch, where the devices can share them.
 
-    For batches that a step makes of others, and for what it makes of nothing, as random latents. What is computed from
-    a batch follows it.
+    For batches, for what a step makes of nothing, as random latents, and for results of layers: XLA divides what is
+    between like its neighbours, of which the gradient of a kernel may be one that is divided otherwise.
     """
     placement = _placement.get()
     if placement is None:
         return tree
-    where, shards = _sharding(placement, P(("data", "fsdp"))), batch_shards(placement.mesh)
+    shards = batch_shards(placement.mesh)
 
     def of(leaf: Array) -> Array:
-        return leaf if leaf.shape[0] % shards else jax.lax.with_sharding_constraint(leaf, where)
+        if leaf.shape[0] % shards:
+            return leaf
+        spec = P(_SHARING, *[P.UNCONSTRAINED] * (leaf.ndim - 1))
+        return jax.lax.with_sharding_constraint(leaf, _sharding(placement, spec))
 
     return jax.tree.map(of, tree)
+
+
+def sharing_mesh() -> Mesh | None:
+    """The mesh whose devices share the samples of a batch; None for one device, and for one replica among several."""
+    placement = _placement.get()
+    return placement.mesh if placement is not None and jax.sharding.get_abstract_mesh().empty else None
+
+
+def summed_over_shares(function: Callable[..., Array], mesh: Mesh | AbstractMesh | None, *arrays: Array) -> Array:
+    """``function(*arrays)``, a sum over samples: by each device of its own, then over devices, in the result's type.
+
+    Args:
+      function: of arrays whose first axis is the samples.
+      mesh: whose devices share them, of :func:`sharing_mesh` while the program was traced.
+      arrays: whose samples, if the devices cannot share them equally, are not divided.
+    """
+    if mesh is None or any(each.shape[0] % batch_shards(mesh) for each in arrays):
+        return function(*arrays)
+    shares = P(_SHARING)
+    own = jax.shard_map(
+        lambda *arrays: function(*arrays)[None],
+        mesh=mesh,
+        axis_names=set(_SHARING),
+        in_specs=(shares,) * len(arrays),
+        out_specs=shares,
+        check_vma=False,  # the sum over devices is the one below
+    )
+    return own(*arrays).sum(0)
 
 
 @jax.custom_jvp
@@ -108,6 +142,7 @@ def _constrained(tree: Any, name: str, changed: Callable[[P], P]) -> Any:
     placement = _placement.get()
     if placement is None:
         return tree
+
     def of(path: tuple[Any, ...], leaf: Any) -> Any:
         full = f"{name}/{path_name(path)}"
         spec = partition_spec(full, leaf.shape, rules=placement.rules, mesh=placement.mesh, strict=False)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import jax
 from annotated_types import Interval
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vision.errors import UserError
@@ -83,6 +83,6 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def batch_shards(mesh: Mesh) -> int:
+def batch_shards(mesh: Mesh | AbstractMesh) -> int:
     """The number of shards of a global batch."""
     return mesh.shape["data"] * mesh.shape["fsdp"]

@@ -28,6 +28,7 @@ from jaxtyping import Array, Float
 
 from vision.errors import UserError
 from vision.nn.convolution import Conv
+from vision.nn.dense import Dense
 from vision.ranges import Channels, Classes, Depth
 
 KNOWN = ("mnist", "cifar10")
@@ -64,7 +65,7 @@ class FeatureNetwork(nn.Module):
 
     def setup(self):
         """The linear head."""
-        self.head = nn.Dense(self.config.classes)
+        self.head = Dense(self.config.classes)
 
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b k"]:
         """Logits of images in [-1, 1]; ``train`` as for :meth:`features`."""

@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vision.errors import UserError
 from vision.nn.convolution import Conv
+from vision.nn.dense import Dense
 
 RESOLUTION = 32
 """Size of the network's input in pixels."""
@@ -72,7 +73,7 @@ class ShapeClassifierNetwork(nn.Module):
             hidden = Conv(width, side, stride, "SAME", kernel_init=nn.initializers.he_normal())(hidden)
             hidden = nn.relu(hidden)
         pooled = jnp.concatenate([hidden.mean((1, 2)), hidden.max((1, 2))], axis=-1)
-        return pooled, nn.Dense(self.shapes + self.colours)(pooled)
+        return pooled, Dense(self.shapes + self.colours)(pooled)
 
 
 def fit(images: Float[Array, "b h w c"]) -> Float[Array, "b 32 32 c"]:

@@ -34,6 +34,9 @@ _CONVOLUTIONS = {"convolution": (0, 1, 2), "convolution_to_features": (2, 1, 0),
 """Primitives of ``vision.nn.convolution``: which of (left operand, right operand, result) are features, kernel, result
 of the convolution."""
 
+_DENSE = {"dense": (0, 1, 2), "dense_to_features": (2, 1, 0), "dense_to_kernel": (0, 2, 1)}
+"""The same of ``vision.nn.dense``."""
+
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call")
 _CALLS += ("custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin", "run_state")
 """Primitives that run the jaxprs in their parameters once."""
@@ -96,7 +99,9 @@ def _equation(equation: JaxprEqn) -> Flops:
     if name == "conv_general_dilated":
         return _operations(equation, _convolution(equation))
     if name in _CONVOLUTIONS:
-        return _operations(equation, _own_convolution(equation))
+        return _operations(equation, _own_convolution(equation), operands=1)
+    if name in _DENSE:
+        return _operations(equation, _own_dense(equation), operands=1)
     if name.startswith(_FOREIGN):
         return Flops(unknown=frozenset({name}))
     if name == "scan":
@@ -114,8 +119,10 @@ def _equation(equation: JaxprEqn) -> Flops:
     return inner
 
 
-def _operations(equation: JaxprEqn, multiply_adds: int) -> Flops:
-    dtype = max((_array(operand).dtype for operand in equation.invars), key=lambda dtype: dtype.itemsize)
+def _operations(equation: JaxprEqn, multiply_adds: int, *, operands: int = 2) -> Flops:
+    """Of the widest type of the first ``operands``: primitives of this project cast the second to that of the first."""
+    types = (_array(operand).dtype for operand in equation.invars[:operands])
+    dtype = max(types, key=lambda dtype: dtype.itemsize)
     each = 8 if jnp.issubdtype(dtype, jnp.complexfloating) else 2
     return Flops({str(dtype): each * multiply_adds})
 
@@ -167,6 +174,12 @@ def _own_convolution(equation: JaxprEqn) -> int:
             dilation=how.dilation[axis],
         )
     return meetings
+
+
+def _own_dense(equation: JaxprEqn) -> int:
+    arrays = [*equation.invars, *equation.outvars]
+    features, kernel, _ = (_array(arrays[index]).shape for index in _DENSE[equation.primitive.name])
+    return _product(features) * _product(kernel[1:])
 
 
 def _meetings(*, size: int, kernel: int, out: int, stride: int, before: int, spread: int, dilation: int) -> int:

@@ -41,11 +41,13 @@ def gradient(loss: LossFn, optimizer: optax.GradientTransformation, *, part: str
         of = lambda params: params if part is None else params[part]
         merged = lambda params, own: own if part is None else {**params, part: own}
         key = jax.random.fold_in(state.key, state.step)
-        own, params, carried = of(state.params), gathered(state.params, "params"), gathered(state.model_state, "model_state")
-        # with respect to the whole parameters: no gradient passes through the gathering
-        differentiated = lambda own: loss(
-            merged(params, own), carried, over_samples(batch), key=key, step=state.step
+        own, params, carried = (
+            of(state.params),
+            gathered(state.params, "params"),
+            gathered(state.model_state, "model_state"),
         )
+        # with respect to the whole parameters: no gradient passes through the gathering
+        differentiated = lambda own: loss(merged(params, own), carried, over_samples(batch), key=key, step=state.step)
         (value, (model_state, scalars)), grads = jax.value_and_grad(differentiated, has_aux=True)(of(params))
         grads = divided(grads, name)
         opt_state = state.opt_state if part is None else state.opt_state[part]

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from vision.nn.batch_norm import batch_norm
 from vision.nn.conditional_batch_norm import ConditionalBatchNorm
+from vision.nn.dense import Dense
 from vision.nn.fractional_stride import FractionallyStridedConv
 from vision.nn.spectral_norm import SpectralConv, SpectralDense, SpectralEmbed
 
@@ -59,7 +60,7 @@ class DcganGenerator(nn.Module):
         steps = halvings(self.resolution)
         side, channels = self.resolution >> steps, self.width << (steps - 1)
         norm = partial(ConditionalBatchNorm, self.classes, scale_init=about_one, dtype=self.dtype)
-        project = nn.Dense(side * side * channels, use_bias=False, kernel_init=narrow, dtype=self.dtype, name="project")
+        project = Dense(side * side * channels, use_bias=False, kernel_init=narrow, dtype=self.dtype, name="project")
         hidden = project(latent).reshape(-1, side, side, channels)
         hidden = nn.relu(norm(name="project_norm")(hidden, label, train=train))
         double = partial(FractionallyStridedConv, kernel_init=narrow, dtype=self.dtype)

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from vision.models.gan.dcgan import halvings, leaky, projected
 from vision.nn.convolution import Conv, PointwiseConv
+from vision.nn.dense import Dense, add_bias
 from vision.nn.resample_bilinear import downsample_bilinear, upsample_bilinear
 
 unit_fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
@@ -47,7 +48,7 @@ class InvertedBottleneck(nn.Module):
         groups = wide // self.group_size
         grouped = Conv(wide, groups=groups, use_bias=False, kernel_init=scaled, dtype=self.dtype, name="grouped")
         hidden = grouped(hidden)
-        hidden = leaky(hidden + self.param("bias", nn.initializers.zeros, (wide,)).astype(self.dtype))
+        hidden = leaky(add_bias(hidden, self.param("bias", nn.initializers.zeros, (wide,))))
         return features + point(channels, kernel_init=nn.initializers.zeros, name="narrow")(hidden)
 
 
@@ -72,11 +73,11 @@ class R3ganGenerator(nn.Module):
         side = self.resolution >> steps
         if label is not None:
             unit = nn.initializers.normal(1.0)
-            embed = nn.Embed(self.classes, latent.shape[-1], embedding_init=unit, dtype=self.dtype, name="class")
-            latent = jnp.concatenate([latent, embed(label)], axis=-1)
-        basis = self.param("basis", nn.initializers.normal(1.0), (side, side, self.width)).astype(self.dtype)
-        modulate = nn.Dense(self.width, use_bias=False, kernel_init=unit_fan_in, dtype=self.dtype, name="modulate")
-        hidden = basis * modulate(latent)[:, None, None, :]
+            embed = nn.Embed(self.classes, latent.shape[-1], embedding_init=unit, name="class")
+            latent = jnp.concatenate([latent, embed(label).astype(self.dtype)], axis=-1)
+        basis = self.param("basis", nn.initializers.normal(1.0), (side, side, self.width))
+        modulate = Dense(self.width, use_bias=False, kernel_init=unit_fan_in, dtype=self.dtype, name="modulate")
+        hidden = (basis * modulate(latent)[:, None, None, :]).astype(self.dtype)
         block = partial(InvertedBottleneck, blocks=self.blocks * (steps + 1), dtype=self.dtype)
         for level in range(steps + 1):
             hidden = upsample_bilinear(hidden) if level else hidden
@@ -109,6 +110,6 @@ class R3ganDiscriminator(nn.Module):
             for index in range(self.blocks):
                 hidden = block(name=f"level_{level}_block_{index}")(hidden)
         fan = nn.initializers.normal(1.0 / hidden.shape[1])
-        basis = self.param("basis", fan, hidden.shape[1:]).astype(self.dtype)
-        pooled = jnp.einsum("bhwc,hwc->bc", hidden, basis)
+        basis = self.param("basis", fan, hidden.shape[1:])
+        pooled = jnp.einsum("bhwc,hwc->bc", hidden.astype(jnp.float32), basis)
         return projected(pooled, label, self.classes, spectral=False, init=unit_fan_in, dtype=self.dtype, train=train)

@@ -18,6 +18,7 @@ from vision.models.gan.dcgan import Normalisation, halvings, projected
 from vision.nn.batch_norm import batch_norm
 from vision.nn.conditional_batch_norm import ConditionalBatchNorm
 from vision.nn.convolution import Conv, PointwiseConv
+from vision.nn.dense import Dense
 from vision.nn.resample import upsample_nearest
 from vision.nn.spectral_norm import SpectralConv
 
@@ -64,7 +65,7 @@ class SnganGenerator(nn.Module):
         """Images in [-1, 1], float32."""
         steps = halvings(self.resolution)
         side = self.resolution >> steps
-        project = nn.Dense(side * side * self.width, kernel_init=glorot, dtype=self.dtype, name="project")
+        project = Dense(side * side * self.width, kernel_init=glorot, dtype=self.dtype, name="project")
         hidden = project(latent).reshape(-1, side, side, self.width)
         for index in range(steps):
             block = DoublingBlock(self.width, self.classes, dtype=self.dtype, name=f"block_{index}")
