@@ -17,6 +17,7 @@ import numpy as np
 from annotated_types import Interval
 from jaxtyping import Bool, Float, Int, UInt8, UInt64
 
+from vision.data.on_demand import OnDemandSource
 from vision.data.shapes.backgrounds import BACKGROUNDS, background, smooth
 from vision.data.shapes.counter_random import Split, sample_keys, uniform
 from vision.data.shapes.outlines import OUTLINES, coverage
@@ -36,6 +37,9 @@ PALETTE: tuple[tuple[str, tuple[int, int, int]], ...] = (
     ("pink", (252, 136, 190)),
 )
 COLOURS: tuple[str, ...] = tuple(name for name, _ in PALETTE)
+
+FIELDS = ("image", "label", "boxes", "shape", "colour", "valid", "size", "visible", "semantic", "instances")
+"""What :func:`render_scenes` returns."""
 
 _PIXELS_AT_ONCE = 2**16  # keeps the arrays of one chunk in the processor's cache
 _LEAST_PIXELS = 6  # objects of a smaller diameter cannot be distinguished
@@ -405,21 +409,26 @@ class ShapesSource:
         """Names such as "red circle", in the order of labels."""
         return class_names(self.config)
 
+    def in_memory(self, fields: Sequence[str]) -> OnDemandSource:
+        """All scenes with only these arrays of `render_scenes`, each rendered when it is first asked for.
+
+        Raises:
+            UserError: for a field that `render_scenes` does not return.
+        """
+        for field in fields:
+            if field not in FIELDS:
+                raise UserError(f"shapes have no field {field!r}; choose from {', '.join(FIELDS)}.")
+
+        def make(indices: np.ndarray) -> dict[str, np.ndarray]:
+            scenes = render_scenes(self.config, seed=self.seed, indices=indices, split=self.split)
+            return {field: scenes[field] for field in fields}
+
+        return OnDemandSource(make, size=self.size, fields=fields, class_names=self.class_names)
+
     def arrays(self, fields: Sequence[str] = ("image", "label")) -> dict[str, np.ndarray]:
         """Only these arrays of `render_scenes`, for all scenes at once: for data sets that fit into memory.
 
         Raises:
             UserError: for a field that `render_scenes` does not return.
         """
-        out: dict[str, np.ndarray] = {}
-        step = max(1, 2**22 // self.config.resolution**2)
-        for start in range(0, self.size, step):
-            indices = np.arange(start, min(start + step, self.size))
-            scenes = render_scenes(self.config, seed=self.seed, indices=indices, split=self.split)
-            for field in fields:
-                if field not in scenes:
-                    raise UserError(f"shapes have no field {field!r}; choose from {', '.join(scenes)}.")
-                if field not in out:
-                    out[field] = np.empty((self.size, *scenes[field].shape[1:]), scenes[field].dtype)
-                out[field][indices] = scenes[field]
-        return out
+        return dict(self.in_memory(fields).arrays)
