@@ -8,6 +8,7 @@ batch it has the same bytes (`vision.data.shapes.counter_random`). Edges are ant
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -309,7 +310,7 @@ def _boxes(masks: Bool[np.ndarray, "n m h w"]) -> Float[np.ndarray, "n m 4"]:
     return np.where(np.any(columns, axis=2, keepdims=True), np.stack(first + last, -1), 0).astype(np.float32)
 
 
-def _render_chunk(config: ShapesConfig, keys: UInt64[np.ndarray, "n"]) -> dict[str, np.ndarray]:
+def _render_chunk(config: ShapesConfig, keys: UInt64[np.ndarray, "n"], *, paint: bool) -> dict[str, np.ndarray]:
     layout, placed = _arrange(config, keys)
     apart = _grid_layout(config, keys, layout)
     layout = _where(placed, layout, apart)
@@ -323,8 +324,9 @@ def _render_chunk(config: ShapesConfig, keys: UInt64[np.ndarray, "n"]) -> dict[s
         instances, visible = _visible(layout, distance)
     shape, colour = (np.where(layout.valid, of, 0) for of in (layout.shape, layout.colour))
     background_first = np.concatenate([np.zeros((len(keys), 1), np.uint8), (shape + 1).astype(np.uint8)], 1)
+    painted = {"image": _paint(config, keys, layout, distance)} if paint else {}  # half of the time
     return {
-        "image": _paint(config, keys, layout, distance),
+        **painted,
         "label": shape[:, 0] * np.int32(len(config.colours)) + colour[:, 0],
         "boxes": _boxes(instance_masks(instances, config.max_objects)),
         "shape": shape,
@@ -338,13 +340,18 @@ def _render_chunk(config: ShapesConfig, keys: UInt64[np.ndarray, "n"]) -> dict[s
 
 
 def render_scenes(
-    config: ShapesConfig, *, seed: int, indices: Int[np.ndarray, "n"], split: Split = "train"
+    config: ShapesConfig,
+    *,
+    seed: int,
+    indices: Int[np.ndarray, "n"],
+    split: Split = "train",
+    fields: Sequence[str] = FIELDS,
 ) -> dict[str, np.ndarray]:
     """Renders the scenes of these indices, each with up to m = `config.max_objects` objects, the largest at index 0.
 
     Each scene is a function of only (config, seed, split, index), independent of the others.
 
-    Returns:
+    Returns, of these, those in ``fields``:
         image: uint8 [n h w 3], RGB.
         label: int32 [n], shape * len(colours) + colour of object 0; uniform over the classes (`class_names`).
         boxes: float32 [n m 4], (x0, y0, x1, y1) in pixels with the image's corners at 0 and `resolution`: the smallest
@@ -358,8 +365,11 @@ def render_scenes(
             covers at least half of it.
 
     Raises:
-        UserError: for a seed or an index below zero, or an unknown split.
+        UserError: for a seed or an index below zero, an unknown split or an unknown field.
     """
+    for field in fields:
+        if field not in FIELDS:
+            raise UserError(f"shapes have no field {field!r}; choose from {', '.join(FIELDS)}.")
     indices = np.asarray(indices)
     if not 0 <= seed < 2**63:
         raise UserError(f"seed is {seed}, but it must be at least 0 and below 2**63.")
@@ -369,8 +379,10 @@ def render_scenes(
         raise UserError(f"indices reach from {indices.min()} to {indices.max()}, but must lie in [0, 2**60).")
     keys = sample_keys(seed, split, indices)
     step = max(1, _PIXELS_AT_ONCE // (config.resolution**2 * config.max_objects))
-    chunks = [_render_chunk(config, keys[start : start + step]) for start in range(0, max(len(keys), 1), step)]
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    paint = "image" in fields
+    starts = range(0, max(len(keys), 1), step)
+    chunks = [_render_chunk(config, keys[start : start + step], paint=paint) for start in starts]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in fields}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -401,8 +413,11 @@ class ShapesSource:
         """The arrays of `render_scenes` for one scene, without the first axis; IndexError outside [0, size)."""
         if not 0 <= index < self.size:
             raise IndexError(f"scene {index} of {self.size}")
-        scenes = render_scenes(self.config, seed=self.seed, indices=np.array([index]), split=self.split)
-        return {name: array[0] for name, array in scenes.items()}
+        return {name: array[0] for name, array in self.render(np.array([index])).items()}
+
+    def render(self, indices: Int[np.ndarray, "n"], fields: Sequence[str] = FIELDS) -> dict[str, np.ndarray]:
+        """These arrays of `render_scenes`, for the scenes of ``indices``."""
+        return render_scenes(self.config, seed=self.seed, indices=indices, split=self.split, fields=fields)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -412,17 +427,9 @@ class ShapesSource:
     def in_memory(self, fields: Sequence[str]) -> OnDemandSource:
         """All scenes with only these arrays of `render_scenes`, each rendered when it is first asked for.
 
-        Raises:
-            UserError: for a field that `render_scenes` does not return.
+        Raises (its functions): UserError for a field that `render_scenes` does not return.
         """
-        for field in fields:
-            if field not in FIELDS:
-                raise UserError(f"shapes have no field {field!r}; choose from {', '.join(FIELDS)}.")
-
-        def make(indices: np.ndarray) -> dict[str, np.ndarray]:
-            scenes = render_scenes(self.config, seed=self.seed, indices=indices, split=self.split)
-            return {field: scenes[field] for field in fields}
-
+        make = functools.partial(self.render, fields=fields)
         return OnDemandSource(make, size=self.size, fields=fields, class_names=self.class_names)
 
     def arrays(self, fields: Sequence[str] = ("image", "label")) -> dict[str, np.ndarray]:
