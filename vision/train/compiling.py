@@ -33,17 +33,18 @@ class Notice:
     """Around the call of a function under ``jax.jit``: says that it is being compiled, if it is and that takes long.
 
     Args:
-      patience: seconds of silence after :meth:`begin`.
+      patience: seconds of silence after :meth:`begin`; ``PATIENCE`` unless given.
     """
 
-    def __init__(self, patience: float = PATIENCE):
+    def __init__(self, patience: float | None = None):
         self._patience = patience
         self._timer: threading.Timer | None = None
 
     def begin(self) -> None:
         """Called while the function is traced, which is the beginning of compilation and happens in no other call."""
         if (report := _report.get()) is not None and self._timer is None:
-            self._timer = threading.Timer(self._patience, report.say, (f"compiling a program for {report.purpose}",))
+            patience = PATIENCE if self._patience is None else self._patience
+            self._timer = threading.Timer(patience, report.say, (f"compiling a program for {report.purpose}",))
             self._timer.daemon = True
             self._timer.start()
 
