@@ -34,7 +34,7 @@ def test_rows_are_those_asked_for_and_each_sample_is_made_once(requests):
         rows = lazy.rows(np.array(indices, np.int64)) if indices else {}
         assert rows.get("label", np.zeros(0)).tolist() == indices
     made = [index for part in log for index in part]
-    assert sorted(made) == sorted(set(sum(requests, [])))
+    assert sorted(made) == sorted({index for part in requests for index in part})
     np.testing.assert_array_equal(lazy.arrays["label"], np.arange(SIZE))
     assert sorted(index for part in log for index in part) == list(range(SIZE))
 
