@@ -26,7 +26,8 @@ def install_for_programs() -> None:
     """:func:`install` where a module of this package is being started by ``python -m``, and nowhere else.
 
     There the collector of cyclic garbage also runs seldom: imports and traces make hundreds of thousands of objects
-    that stay, and looking through them again and again takes a quarter of the time to the first step.
+    that stay, and looking through them again and again takes a fifth of the time of imports and a third of that of
+    traces.
     """
     if sys.argv[:1] == ["-m"]:
         install()
