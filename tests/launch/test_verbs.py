@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 from tiny_experiments import line, teacher
 
-from vision.launch import actions
+from vision.launch import actions, verbs
 from vision.launch import run as launcher
-from vision.launch import verbs
 from vision.launch.load_run import load_run
 
 pytestmark = pytest.mark.usefixtures("on_one_device")
