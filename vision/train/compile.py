@@ -18,6 +18,7 @@ from vision.errors import UserError
 from vision.parallel.mesh import batch_shards, replicated, undivided
 from vision.parallel.sharding import ShardingRules, shardings
 from vision.platform import of_mesh, traced_for
+from vision.train.compiling import Notice
 from vision.train.flops import Flops, flops_of
 from vision.train.step import OverSeeds, with_frozen
 from vision.types import Batch, Scalars, Step, TrainState
@@ -124,6 +125,10 @@ class CompiledStep:
             self.compile_seconds += time.monotonic() - started
         return self._programs[signature]
 
+    def is_compiled(self, batch: Any) -> bool:
+        """Whether the step was compiled for batches of this shape."""
+        return _signature(batch) in self._programs
+
     def __call__(self, state: Running, batch: Batch) -> tuple[Running, Scalars]:
         """Take a step; ``state`` is donated. What comes out goes into the next call, or into :meth:`merged`."""
         program, frozen = self.program(state, batch).compiled, dict(self.frozen)
@@ -173,6 +178,12 @@ def _signature(batch: Mapping[str, Any]) -> Any:
     return tuple((name, leaf.shape, str(leaf.dtype)) for name, leaf in sorted(batch.items()))
 
 
+@functools.lru_cache(maxsize=8)
+def _from_bits(mesh: Mesh, init: Callable[..., TrainState]) -> Callable[..., TrainState]:
+    """``init`` of the bits of a key, which several processes can share; one function, which JAX traces once."""
+    return traced_for(mesh, lambda bits, *initial: init(jax.random.wrap_key_data(bits), *initial))
+
+
 @dataclass(frozen=True)
 class Compiler:
     """Compiles functions for one mesh and one table of sharding rules."""
@@ -188,7 +199,8 @@ class Compiler:
 
     def state_shardings(self, init: Callable[..., TrainState]) -> tuple[TrainState, TrainState]:
         """(abstract state, shardings) of what ``init(key)`` makes, without making it."""
-        shape = jax.eval_shape(init, jax.random.key(0))
+        bits = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+        shape = jax.eval_shape(_from_bits(self.mesh, init), bits)
         if not self.replicas:
             return shape, shardings(shape, mesh=self.mesh, rules=self.rules)
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shape)
@@ -200,11 +212,8 @@ class Compiler:
     ) -> TrainState:
         """``init(key)``, or ``init(key, initial)``, with every array born in its shards."""
         _, placed = self.state_shardings(init)
-        from_bits = lambda bits, *initial: init(jax.random.wrap_key_data(bits), *initial)
         values = [dict(initial)] if initial else []
-        return jax.jit(traced_for(self.mesh, from_bits), out_shardings=placed)(
-            np.asarray(jax.random.key_data(key)), *values
-        )
+        return jax.jit(_from_bits(self.mesh, init), out_shardings=placed)(np.asarray(jax.random.key_data(key)), *values)
 
     def step(
         self,
@@ -251,10 +260,26 @@ class Compiler:
     def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function`` under jit, with outputs replicated so that every process can fetch them.
 
-        Give it arrays that are placed already: parameters of a state, :meth:`replicate`, :meth:`shard`.
+        Give it arrays that are placed already: parameters of a state, :meth:`replicate`, :meth:`shard`. Where
+        compilation takes long, that is said, see ``vision.train.compiling``.
         """
+        notice = Notice()
+
+        def traced(*arguments: Any, **keywords: Any) -> Any:
+            notice.begin()
+            return function(*arguments, **keywords)
+
         options = compiler_options(of_mesh(self.mesh))
-        return jax.jit(traced_for(self.mesh, function), out_shardings=replicated(self.mesh), compiler_options=options)
+        jitted = jax.jit(traced_for(self.mesh, traced), out_shardings=replicated(self.mesh), compiler_options=options)
+
+        @functools.wraps(function)
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            try:
+                return jitted(*arguments, **keywords)
+            finally:
+                notice.end()
+
+        return call
 
     def replica(self, init: Callable[..., TrainState]) -> Callable[[TrainState, int], TrainState]:
         """A function (state of all, index) -> the state of one replica, placed as :meth:`single_run` would place it.
