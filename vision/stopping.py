@@ -9,6 +9,8 @@ import signal
 import sys
 from types import FrameType
 
+from vision.huge_pages import restart_with_huge_pages
+
 EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again."""
 
@@ -25,11 +27,12 @@ def install() -> None:
 def install_for_programs() -> None:
     """:func:`install` where a module of this package is being started by ``python -m``, and nowhere else.
 
-    There the collector of cyclic garbage also runs seldom: imports and traces make hundreds of thousands of objects
-    that stay, and looking through them again and again takes a fifth of the time of imports and a third of that of
-    traces.
+    There memory comes in huge pages too (``vision.huge_pages``), and the collector of cyclic garbage runs seldom:
+    imports and traces make hundreds of thousands of objects that stay, and looking through them again and again takes a
+    fifth of the time of imports and a third of that of traces.
     """
     if sys.argv[:1] == ["-m"]:
+        restart_with_huge_pages()
         install()
         gc.set_threshold(100_000, 20, 100)
 
