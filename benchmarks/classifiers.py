@@ -1,4 +1,4 @@
-"""Speed and memory of classifiers against torchvision's under PyTorch, and of reading JPEGs against its DataLoader.
+"""Speed and memory of classifiers against torchvision's under PyTorch; input is measured by ``input.py``.
 
 The same networks (parameter counts checked on both sides), the same batches, the same machine, one run, in pairs
 (``pairs.py``). Both use all cores; PyTorch runs eagerly in channels-last. Peak memory is the largest resident set of
@@ -9,44 +9,21 @@ each process, over all jobs so far.
     python benchmarks/classifiers.py --torch-python torch-env/bin/python
 
 Training: forward, backward, SGD with Nesterov momentum, float32. ResNet-18 in its CIFAR form on 32x32, batch 64;
-ResNet-50, ConvNeXt-T and ViT-S/16 on 224x224, batch 8. Reading: a folder of 256 JPEGs of 500x375, random resized crop
-to 224, by threads in this project and by two worker processes, with a flip, in PyTorch, 512 images.
+ResNet-50, ConvNeXt-T and ViT-S/16 on 224x224, batch 8.
 """
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from pairs import Job, compare
 
-CIFAR_BATCH, BATCH, FILES, READ = 64, 8, 256, 512
+CIFAR_BATCH, BATCH = 64, 8
 LARGE = {
     "ResNet-50": ("resnet50", 25_557_032),
     "ConvNeXt-T": ("convnext_tiny", 28_589_128),
     "ViT-S/16": ("vit_s16", 22_050_664),
 }
 """Networks on 224x224: the name in ``CLASSIFIERS``, and the number of parameters."""
-
-
-def folder_of_jpegs() -> Path:
-    """256 images with the spectrum of photographs (amplitude 1 / frequency), the same for both sides."""
-    import numpy as np
-    from PIL import Image
-
-    folder = Path(tempfile.gettempdir()) / "benchmark-jpegs"
-    if not (folder / ".done").exists():
-        generator = np.random.default_rng(0)
-        height, width = 375, 500
-        frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]) + 1 / width
-        for index in range(FILES):
-            noise = np.fft.rfft2(generator.normal(size=(3, height, width)))
-            image = np.fft.irfft2(noise / frequency, (height, width)).transpose(1, 2, 0)
-            pixels = np.clip(128 + 60 * image / image.std(), 0, 255).astype(np.uint8)
-            place = folder / str(index % 2)
-            place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(place / f"{index}.jpg", quality=90)
-        (folder / ".done").touch()
-    return folder
 
 
 def ours() -> dict[str, Callable[[], None]]:
@@ -56,9 +33,6 @@ def ours() -> dict[str, Callable[[], None]]:
     import numpy as np
     import optax
 
-    from vision.data.crop import random_resized_crop
-    from vision.data.folder import folder_source
-    from vision.data.pipeline import batches
     from vision.models.resnet import CIFAR_RESNET18
     from vision.parallel.mesh import MeshConfig, make_mesh
     from vision.recipes.classifiers import CLASSIFIERS, network
@@ -96,21 +70,11 @@ def ours() -> dict[str, Callable[[], None]]:
 
     small, small_use = jobs(CIFAR_RESNET18, 32, CIFAR_BATCH, 11_173_962)
     large = {name: jobs(CLASSIFIERS[each], 224, BATCH, count) for name, (each, count) in LARGE.items()}
-    source = folder_source(folder_of_jpegs(), resolution=None, shorter_side=None)
-
-    def read():
-        stream = batches(source, batch_size=64, seed=0, transform=random_resized_crop(224))
-        for _ in range(READ // 64):
-            batch = next(stream)["image"]
-            jax.block_until_ready(jnp.asarray(batch))
-        stream.close()
-
     return {
         "ResNet-18 (CIFAR) training": small,
         "ResNet-18 (CIFAR) inference": small_use,
         **{f"{name} training": train for name, (train, _) in large.items()},
         **{f"{name} inference": use for name, (_, use) in large.items()},
-        "reading JPEGs": read,
     }
 
 
@@ -122,7 +86,6 @@ def theirs() -> dict[str, Callable[[], None]]:
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
     import torchvision  # pyright: ignore[reportMissingImports]
-    from torchvision import transforms  # pyright: ignore[reportMissingImports]
 
     def jobs(model, side, count, parameters):
         assert sum(p.numel() for p in model.parameters()) == parameters
@@ -156,20 +119,11 @@ def theirs() -> dict[str, Callable[[], None]]:
         ),
     }
     large = {name: jobs(model, 224, BATCH, LARGE[name][1]) for name, model in made.items()}
-    steps = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
-    files = torchvision.datasets.ImageFolder(str(folder_of_jpegs()), transforms.Compose(steps))
-
-    def read():
-        loader = torch.utils.data.DataLoader(torch.utils.data.ConcatDataset([files, files]), 64, True, num_workers=2)
-        for _ in loader:
-            pass
-
     return {
         "ResNet-18 (CIFAR) training": small,
         "ResNet-18 (CIFAR) inference": small_use,
         **{f"{name} training": train for name, (train, _) in large.items()},
         **{f"{name} inference": use for name, (_, use) in large.items()},
-        "reading JPEGs": read,
     }
 
 
@@ -184,6 +138,5 @@ if __name__ == "__main__":
             Job("ResNet-18 (CIFAR) inference", CIFAR_BATCH, 7),
             *(Job(f"{name} training", BATCH, 5) for name in LARGE),
             *(Job(f"{name} inference", BATCH, 5) for name in LARGE),
-            Job("reading JPEGs", READ, 3),
         ],
     )

@@ -11,8 +11,8 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
 # Modules that every package may import; they import only each other.
 FOUNDATION = {
-    f"vision.{name}"
-    for name in ("errors", "types", "inference", "ranges", "atomic", "units", "stopping", "home", "platform")
+    *("vision.errors", "vision.types", "vision.inference", "vision.ranges", "vision.atomic", "vision.units"),
+    *("vision.stopping", "vision.huge_pages", "vision.home", "vision.platform"),
 }
 # What each package may import of this project, besides itself and the foundation.
 ALLOWED = {

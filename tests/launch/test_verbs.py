@@ -1,5 +1,6 @@
 """``python -m vision VERB RUN``: the grammar of its command line, what each verb does, and hostile input."""
 
+import contextlib
 import json
 
 import jax
@@ -9,8 +10,8 @@ import pytest
 from PIL import Image
 from tiny_experiments import line, teacher
 
+from vision.launch import actions, verbs
 from vision.launch import run as launcher
-from vision.launch import verbs
 from vision.launch.load_run import load_run
 
 pytestmark = pytest.mark.usefixtures("on_one_device")
@@ -107,6 +108,24 @@ def test_sample(verb, run, tmp_path):
     assert pixels == [1, 0, 1]  # an earlier call leaves nothing behind
     assert verb("sample", run, "--count", 2, "--shown", 3, "--out", tmp_path / "out")[0] == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000.png", "00001.png", "grid.png"]
+
+
+@pytest.mark.parametrize(
+    ("purpose", "words"),
+    [("the evaluation", ["evaluate"]), ("the samples", ["sample", "--count", "2"])],
+)
+def test_long_compilation_is_reported(verb, run, purpose, words, monkeypatch):
+    said = []
+
+    def compiling(name, say):
+        said.append(name)
+        say(f"compiling a program for {name}")
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(actions, "compiling_for", compiling)
+    code, text = verb(words[0], run, *words[1:])
+    assert (code, said) == (0, [purpose])
+    assert f"compiling a program for {purpose}" in text.splitlines()
 
 
 def test_requests_are_read_and_checked(run, tmp_path):

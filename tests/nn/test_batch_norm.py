@@ -1,8 +1,10 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from vision.nn.batch_norm import batch_norm
+from vision.nn.batch_norm import BatchNorm, batch_norm
 
 
 def test_definition_and_defaults_of_pytorch():
@@ -24,6 +26,25 @@ def test_definition_and_defaults_of_pytorch():
     out = batch_norm(train=False).apply(variables, features)
     expected = (x - values["mean"]) / np.sqrt(values["var"] + 1e-5) * values["scale"] + values["bias"]
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_values_gradients_and_variables_are_those_of_flax(train):
+    features = jax.random.normal(jax.random.key(0), (4, 5, 6, 3)) * jnp.array([0.5, 1.0, 2.0]) + 1.0
+    own, flax = BatchNorm(not train), nn.BatchNorm(not train, momentum=0.9)
+    variables = own.init(jax.random.key(0), features)
+    jax.tree.map(np.testing.assert_array_equal, variables, flax.init(jax.random.key(0), features))
+    params = {"scale": jnp.array([0.5, 1.0, 2.0]), "bias": jnp.array([1.0, 0.0, -1.0])}
+
+    def loss(layer, params, features):
+        made, moved = layer.apply({**variables, "params": params}, features, mutable=["batch_stats"])
+        return jnp.sum(jnp.sin(made)), (made, moved)
+
+    found, expected = (
+        jax.jit(jax.value_and_grad(lambda *of, layer=layer: loss(layer, *of), (0, 1), has_aux=True))(params, features)
+        for layer in (own, flax)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), found, expected)
 
 
 def test_global_statistics_without_an_axis_name():

@@ -128,7 +128,7 @@ def load_dataset(config: DataConfig, split: Split, *, seed: int = 0, fields: tup
     """
     source = open_dataset(config, split, seed=seed)
     if isinstance(source, ShapesSource):
-        return ArraySource(source.arrays(fields), source.class_names)
+        return source.in_memory(fields)
     loaded = in_memory(source)
     for field in fields:
         if field not in loaded.arrays:

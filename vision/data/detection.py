@@ -26,8 +26,9 @@ from vision.data.annotations.voc import read_voc
 from vision.data.dataset import Split
 from vision.data.image_file import MAX_PIXELS
 from vision.data.letterbox import Letterbox, letterboxed
+from vision.data.on_demand import OnDemandSource
 from vision.data.shapes.world import ShapesConfig, ShapesSource
-from vision.data.source import ArraySource, Record, Source, in_memory
+from vision.data.source import Record, Source, in_memory
 from vision.errors import UserError
 from vision.home import expanded
 from vision.ranges import ImageArea, NonNegativeInt, Pixels, PositiveInt, check_ranges
@@ -222,9 +223,7 @@ def padded_boxes(
 
 @functools.lru_cache(maxsize=4)  # a source and its ground truth need the same annotations, which may be slow to read
 def _ground_truth(config: DetectionConfig, split: Split) -> Annotations:
-    annotations = (
-        _scenes(_world(config, split), stream=config.stream) if config.name == "shapes" else _read(config, split)
-    )
+    annotations = _scenes(_world(config, split)) if config.name == "shapes" else _read(config, split)
     if not annotations.counts.boxes:
         raise UserError(
             f"None of the {annotations.counts.images} images of the {split} split has a box to "
@@ -276,26 +275,25 @@ def _world(config: DetectionConfig, split: Split) -> ShapesSource:
     return ShapesSource(config=shapes, size=size, split="train" if training else "test")
 
 
-@functools.lru_cache(maxsize=2)  # the source and its ground truth share the rendered scenes
-def _rendered(scenes: ShapesSource, fields: tuple[str, ...]) -> dict[str, np.ndarray]:
-    return scenes.arrays(fields)
+def _rendered_source(config: DetectionConfig, split: Split) -> OnDemandSource:
+    """All scenes of the shapes world in memory, each rendered when it is first asked for."""
+    world = _world(config, "train" if config.overfit_images else split)
+
+    def make(indices: np.ndarray) -> dict[str, np.ndarray]:
+        arrays = world.render(indices, ("image", *_SCENE))
+        rows = [
+            padded_boxes(boxes[valid], shape[valid].astype(np.int32), config.max_boxes)
+            for boxes, shape, valid in zip(*(arrays[name] for name in _SCENE), strict=True)
+        ]
+        padded = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return {"image": arrays["image"], **padded, "index": indices.astype(np.int32)}
+
+    fields = ("image", "boxes", "labels", "valid", "index")
+    return OnDemandSource(make, size=len(world), fields=fields, class_names=world.config.shapes)
 
 
-def _rendered_source(config: DetectionConfig, split: Split) -> ArraySource:
-    """All scenes of the shapes world in memory."""
-    scenes = _world(config, "train" if config.overfit_images else split)
-    arrays = _rendered(scenes, ("image", *_SCENE))
-    rows = [
-        padded_boxes(boxes[valid], shape[valid].astype(np.int32), config.max_boxes)
-        for boxes, shape, valid in zip(*(arrays[name] for name in _SCENE), strict=True)
-    ]
-    padded = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    index = np.arange(len(rows), dtype=np.int32)
-    return ArraySource({"image": arrays["image"], **padded, "index": index}, scenes.config.shapes)
-
-
-def _scenes(scenes: ShapesSource, *, stream: bool) -> Annotations:
-    arrays = _rendered(scenes, _SCENE if stream else ("image", *_SCENE))
+def _scenes(scenes: ShapesSource) -> Annotations:
+    arrays = scenes.arrays(_SCENE)
     side = scenes.config.resolution
     columns = (arrays[name] for name in _SCENE)
     images = (_scene(boxes, shape, valid, side) for boxes, shape, valid in zip(*columns, strict=True))

@@ -100,11 +100,11 @@ def image_data(
         check_channels(loaded, channels)
         if change is None:
             return loaded
-        return ArraySource({**loaded.arrays, "image": change(loaded.arrays["image"], split)}, loaded.class_names)
+        arrays = loaded.arrays
+        return ArraySource({**arrays, "image": change(arrays["image"], split)}, loaded.class_names)
 
     def chosen(split: Split) -> ArraySource:
-        loaded = source(split)
-        return ArraySource({name: loaded.arrays[name] for name in fields}, loaded.class_names)
+        return source(split).only(fields)
 
     def train_batches(
         batch_size: int, *, seed: int, start_step: int, process_index: int, process_count: int

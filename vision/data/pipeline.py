@@ -103,7 +103,7 @@ class _Batches:
         positions = np.arange(first + self.share[0], first + self.share[1], dtype=np.int64)
         indices = self.order(positions)
         if isinstance(self.source, ArraySource) and self.transform is None:
-            batch = {name: array[indices] for name, array in self.source.arrays.items()}
+            batch = self.source.rows(indices)
         else:
             batch = self._stacked(positions.tolist(), indices.tolist())
         if self.masked:

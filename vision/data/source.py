@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int
 
 from vision.errors import UserError
 
@@ -75,6 +76,23 @@ class ArraySource:
 
     def __getitem__(self, index: int) -> Record:
         return {name: np.asarray(array[index]) for name, array in self.arrays.items()}
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of ``arrays``."""
+        return tuple(self.arrays)
+
+    def rows(self, indices: Int[np.ndarray, " b"]) -> dict[str, np.ndarray]:
+        """Every field of the samples ``indices``, along a leading axis."""
+        return {name: array[indices] for name, array in self.arrays.items()}
+
+    def first(self, count: int) -> dict[str, np.ndarray]:
+        """Every field of at most ``count`` samples from the first one on, along a leading axis."""
+        return self.rows(np.arange(min(count, len(self))))
+
+    def only(self, fields: Sequence[str]) -> "ArraySource":
+        """The same samples with only these fields."""
+        return ArraySource({name: self.arrays[name] for name in fields}, self.class_names)
 
 
 def read(source: Source, index: int) -> Record:

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from scipy.special import xlogy
 
 from vision.data.image_data import Data
 from vision.data.source import in_memory
@@ -64,6 +63,8 @@ def evaluator(
             "l1": f"mean absolute error of pixels in [0, 1], {how}",
         }
         if codebook:
+            from scipy.special import xlogy  # takes a quarter of a second to import, which no start should wait for
+
             shares = total["codes"] / total["codes"].sum()
             scalars["perplexity"] = float(np.exp(-np.sum(xlogy(shares, shares))))
             scalars["used"] = float(np.mean(shares > 0))
@@ -98,7 +99,7 @@ def reconstruction_metrics(
 
     def factory(compiler: Compiler) -> Evaluate:
         evaluate = evaluator(compiler, reconstruct, codebook=codebook)
-        first = {"image": in_memory(data.source("test")).arrays["image"][:SHOWN]}
+        first = in_memory(data.source("test")).only(("image",)).first(SHOWN)
         size, words = compiler.rounded_up(batch_size), f"{data.description('test')}, {description}"
         test = ReconstructionSet(lambda: data.test_batches(size), first, (), words)
         return lambda state: evaluate(variables(state), test)

@@ -124,8 +124,7 @@ def generation_metrics(
 
 def _fields(data: Data, split: Any, generator: Generator) -> ArraySource:
     source = in_memory(data.source(split))
-    names = ("image", "label") if generator.classes else ("image",)
-    return ArraySource({name: source.arrays[name] for name in names}, source.class_names)
+    return source.only(("image", "label") if generator.classes else ("image",))
 
 
 def evaluator(
@@ -151,8 +150,7 @@ def evaluator(
       UserError: there are fewer images than a number needs, or classes that the extractor does not know.
     """
     _check(extractor, config, real)
-    chosen = [_chosen(real.train, config.reference, config.seed), _chosen(real.test, config.samples, config.seed)]
-    train_classes, test_classes = (_classes(extractor, source) for source in chosen)
+    numbers_of_classes = [_classes(extractor, source) for source in (real.train, real.test)]
     held = functools.cache(lambda: compiler.replicate(extractor))
     size = compiler.rounded_up(config.batch)
     of_images = compiler.function(lambda extractor, images: extractor.features_and_probabilities(to_float(images)))
@@ -175,25 +173,35 @@ def evaluator(
         return _Extracted(features, probabilities, labels)
 
     @functools.cache
+    def chosen() -> list[tuple[ArraySource, np.ndarray | None]]:
+        """Training and test images with their labels as the extractor numbers them; they may be made only here."""
+        of = [_chosen(real.train, config.reference, config.seed), _chosen(real.test, config.samples, config.seed)]
+        return [
+            (source, None if numbers is None else numbers[source.arrays["label"]])
+            for source, numbers in zip(of, numbers_of_classes, strict=True)
+        ]
+
+    @functools.cache
     def of_real() -> tuple[np.ndarray, dict[str, float]]:
         """(features of the reference, the floor)."""
         train, test = (
             in_parts(
                 {"image": source.arrays["image"]}, len(source), labels, lambda part, _: of_images(held(), part["image"])
             )
-            for source, labels in zip(chosen, (train_classes, test_classes), strict=True)
+            for source, labels in chosen()
         )
         return train.features, _numbers(train.features, test, config)
 
-    labels = chosen[0].arrays.get("label") if generator.classes else None
-    condition = {} if labels is None else {"label": np.resize(labels, config.samples).astype(np.int32)}
-    requested = None if train_classes is None else np.resize(train_classes, config.samples)
     index = compiler.shard_padded(np.arange(size, dtype=np.int32))
-    words = _protocol(extractor, config, real, reference=len(chosen[0]))
-    floors = _floor_protocol(words, real, len(chosen[1]), config.samples)
+    words = _protocol(extractor, config, real, reference=min(config.reference, len(real.train)))
+    floors = _floor_protocol(words, real, min(config.samples, len(real.test)), config.samples)
     named = lambda numbers, end="": {f"{extractor.name}_{name}{end}": value for name, value in numbers.items()}
 
     def evaluate(variables: Any) -> Evaluation:
+        source, classes = chosen()[0]
+        labels = source.arrays["label"] if generator.classes and "label" in source.fields else None
+        condition = {} if labels is None else {"label": np.resize(labels, config.samples).astype(np.int32)}
+        requested = None if classes is None else np.resize(classes, config.samples)
         key_of = lambda number: compiler.replicate(jax.random.fold_in(jax.random.key(config.seed), number))
         generated = in_parts(
             condition,
@@ -264,7 +272,7 @@ def _floor_protocol(words: Mapping[str, str], real: RealImages, count: int, samp
 def _check(extractor: FeatureExtractor, config: GenerationConfig, real: RealImages) -> None:
     """Raises ``UserError`` unless there are as many images as every number needs."""
     check_ranges(config)
-    side = real.train.arrays["image"].shape[1:]
+    side = real.train[0]["image"].shape
     shape = jax.ShapeDtypeStruct((1, *side), np.float32)
     try:
         features, _ = jax.eval_shape(
@@ -304,12 +312,12 @@ def _check(extractor: FeatureExtractor, config: GenerationConfig, real: RealImag
 def _chosen(source: ArraySource, count: int, seed: int) -> ArraySource:
     """At most ``count`` images at random, or all in another order: a folder's come sorted by class."""
     rows = permutation(len(source), seed=seed, epoch=0)[:count]
-    return ArraySource({name: array[rows] for name, array in source.arrays.items()}, source.class_names)
+    return ArraySource(source.rows(rows), source.class_names)
 
 
-def _classes(extractor: FeatureExtractor, source: ArraySource) -> Int[np.ndarray, " n"] | None:
-    """The images' labels as the extractor numbers them, by name; None without labels or without names."""
-    if "label" not in source.arrays or not isinstance(extractor, ClassNamingExtractor):
+def _classes(extractor: FeatureExtractor, source: ArraySource) -> Int[np.ndarray, " k"] | None:
+    """The number that the extractor has for each class, by name; None without labels or without names."""
+    if "label" not in source.fields or not isinstance(extractor, ClassNamingExtractor):
         return None
     known: Sequence[str] = extractor.class_names
     for name in source.class_names:
@@ -317,4 +325,4 @@ def _classes(extractor: FeatureExtractor, source: ArraySource) -> Int[np.ndarray
             raise UserError(
                 f"{extractor.name} knows no class {name!r}, only {', '.join(known)}: choose another feature extractor"
             )
-    return np.array([known.index(name) for name in source.class_names], np.int32)[source.arrays["label"]]
+    return np.array([known.index(name) for name in source.class_names], np.int32)

@@ -1,5 +1,6 @@
 """What a generator has learnt: interpolations between latents, samples next to the nearest training images."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -58,20 +59,21 @@ def nearest_training_images(generator: Generator, data: Data) -> EvaluatorFactor
     """Samples next to their nearest training images, and the mean distance, with that of test images for comparison."""
 
     def factory(compiler: Compiler) -> Evaluate:
-        known, test = (in_memory(data.source(split)).arrays["image"] for split in ("train", "test"))
-        some = test[permutation(len(test), seed=0, epoch=0)[:COMPARED]]  # a folder's come sorted by class
-        floor = float(nearest(some, known)[1].mean())
+        real, test = (in_memory(data.source(split)).only(("image",)) for split in ("train", "test"))
+        order = permutation(len(test), seed=0, epoch=0)[:COMPARED]  # a folder's come sorted by class
+        floor = functools.cache(lambda: float(nearest(test.rows(order)["image"], real.arrays["image"])[1].mean()))
         condition = generator.condition(COMPARED)
         how = "to their nearest training image, root mean square of pixels"
         protocol = {
             "nearest": f"mean distance of {COMPARED} samples {how}; {generator.description}",
-            "nearest_test": f"mean distance of {len(some)} images of {data.description('test')} {how}",
+            "nearest_test": f"mean distance of {len(order)} images of {data.description('test')} {how}",
         }
 
         def evaluate(state: TrainState) -> Evaluation:
             variables = generator.variables(state)
             images = generate(compiler, generator, variables, condition, count=COMPARED, seed=0, batch=COMPARED)
-            scalars = {"nearest": float(nearest(images, known)[1].mean()), "nearest_test": floor}
+            known = real.arrays["image"]
+            scalars = {"nearest": float(nearest(images, known)[1].mean()), "nearest_test": floor()}
             return Evaluation(scalars, {"nearest": next_to_nearest(images[:ROWS], known)}, protocol)
 
         return evaluate

@@ -77,8 +77,7 @@ def supervised_metrics(
 
     def factory(compiler: Compiler) -> Evaluate:
         compiled, compiled_shown = compiler.function(sums), compiler.function(shown)
-        arrays = in_memory(data.source("test")).arrays
-        first = {name: arrays[name][:SHOWN] for name in data.sample}
+        first = in_memory(data.source("test")).only(tuple(data.sample)).first(SHOWN)
 
         def evaluate(state: TrainState) -> Evaluation:
             values, total = variables(state), dict.fromkeys([*metrics, "count"], 0.0)

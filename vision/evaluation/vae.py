@@ -161,7 +161,7 @@ def likelihood_bounds(
 
     def factory(compiler: Compiler) -> Evaluate:
         evaluate = evaluator(compiler, model, config, bits=bits, preprocessed=preprocessed)
-        first = {name: array[:SHOWN_LATENTS] for name, array in in_memory(data.source("test")).arrays.items()}
+        first = in_memory(data.source("test")).first(SHOWN_LATENTS)
         size, words = compiler.rounded_up(batch_size), f"{data.description('test')}, {description}"
         test = ReconstructionSet(lambda: data.test_batches(size), first, data.class_names(), words)
         return lambda state: evaluate(variables(state), test)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from vision.parallel.agreement import first_alone, is_first
 from vision.pretrained.state_dict import write_state_dict
 from vision.report.grid import sample_grid, save_png
 from vision.train.compile import Compiler
+from vision.train.compiling import compiling_for
 from vision.train.experiment import Sample
 from vision.train.replicas import combined
 from vision.types import SampleRequest
@@ -35,7 +37,8 @@ def evaluate(run: LoadedRun) -> list[str]:
     if run.folder is not None:
         folder = run.folder
         first_alone(lambda: check_data(folder, run.config, run.experiment.contents()))
-    evaluation = run.experiment.evaluation(run.compiler)(run.state)
+    with compiling_for("the evaluation", _say):
+        evaluation = run.experiment.evaluation(run.compiler)(run.state)
     return [
         f"{name} {value:.6g}  ({evaluation.protocol.get(name, 'no protocol stated')})"
         for name, value in combined(evaluation.scalars, run.experiment.replicas).items()
@@ -51,7 +54,7 @@ def predict(run: LoadedRun, patterns: Sequence[str], out: Path) -> list[str]:
     if run.experiment.prediction is None or run.experiment.replicas:
         why = "is a run of several replicas" if run.experiment.replicas else "does not recognise anything"
         raise UserError(f"{run.name} {why}, so that it cannot predict")
-    with _writing(out):
+    with _writing(out), compiling_for("the predictions", _say):
         return list(run.experiment.prediction(run.compiler, _class_names(run))(run.state, files_of(patterns), out))
 
 
@@ -102,7 +105,8 @@ def sample(run: LoadedRun, request: SampleRequest, out: Path) -> str:
     Raises ``UserError`` for an experiment that does not generate images, or has no such condition.
     """
     sampling = _sampling(run)
-    samples = sampling(run.compiler)(run.state, request)
+    with compiling_for("the samples", _say):
+        samples = sampling(run.compiler)(run.state, request)
     if not is_first():
         return ""
     columns = request.count if run.experiment.replicas else int(np.ceil(np.sqrt(request.count)))  # a row a replica
@@ -156,6 +160,11 @@ def sample_request(
         masks=tuple(read_masks),
         seed=seed,
     )
+
+
+def _say(text: str) -> None:
+    if is_first():
+        print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -38,6 +38,10 @@ def abstract_state(experiment: Experiment, compiler: Compiler) -> TrainState:
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs between runs, unless JAX is configured to already: a resumed run starts at once."""
+    """Keep compiled programs between runs, unless JAX is configured to already: a resumed run starts at once.
+
+    Also those that take less than a second, of which a start has a dozen or two.
+    """
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(cache_folder("vision-jax")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vision.nn.batch_norm import batch_norm
+from vision.nn.batch_norm import BatchNorm, batch_norm
 
 
 class ConditionalBatchNorm(nn.Module):
@@ -29,15 +29,7 @@ class ConditionalBatchNorm(nn.Module):
         channels = features.shape[-1]
         if label is None:
             return batch_norm(train=train, dtype=self.dtype, scale_init=self.scale_init, name="norm")(features)
-        plain = nn.BatchNorm(
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=self.dtype,
-            use_scale=False,
-            use_bias=False,
-            name="norm",
-        )
+        plain = BatchNorm(not train, use_scale=False, use_bias=False, dtype=self.dtype, name="norm")
         scale = self.param("scale", self.scale_init, (self.classes, channels))
         bias = self.param("bias", nn.initializers.zeros, (self.classes, channels))
         chosen = lambda table: table[label].astype(self.dtype)[:, None, None, :]

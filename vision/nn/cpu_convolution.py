@@ -35,7 +35,7 @@ PRODUCT_CHANNELS = 256
 """Gradients of features with as many input and output channels, where Winograd's is not possible, are a product."""
 
 FEW_CHANNELS = 4
-"""Kernels with as few input channels have their gradients as one product for each position of the kernel."""
+"""Kernels of at most 3x3 with as few input channels have their gradients as a product for each of their positions."""
 
 
 def forward(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: Any, how: Window) -> Array:
@@ -73,7 +73,7 @@ def to_kernel(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: An
         return diagonal_blocks(whole, how.groups)
     if suits_winograd(left.shape, shape, right.shape, left.dtype, how):
         return winograd_kernel_gradient(left, right, padding=_margin(how)).astype(dtype)
-    if shape[2] <= FEW_CHANNELS:
+    if shape[2] <= FEW_CHANNELS and shape[:2] <= (3, 3):
         return xla.by_positions(left, right, shape, how).astype(dtype)
     return xla.to_kernel(left, right, shape=shape, dtype=dtype, how=how)
 

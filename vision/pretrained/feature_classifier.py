@@ -27,6 +27,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from vision.errors import UserError
+from vision.nn.batch_norm import batch_norm
 from vision.nn.convolution import Conv
 from vision.nn.dense import Dense
 from vision.ranges import Channels, Classes, Depth
@@ -88,7 +89,7 @@ class FeatureNetwork(nn.Module):
         for index, (width, stride) in enumerate(zip(self.config.widths, self.config.strides, strict=True)):
             side = 5 if index == 0 else 3
             conv = Conv(width, side, stride, "SAME", use_bias=False, name=f"conv_{index}")
-            norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{index}")
+            norm = batch_norm(train=train, name=f"norm_{index}")
             out = nn.relu(norm(conv(hidden)))
             hidden = hidden + out if hidden.shape == out.shape else out
         return hidden.mean((1, 2))

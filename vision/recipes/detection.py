@@ -100,6 +100,9 @@ QUICK_DETECTION: dict[str, Any] = {
 }
 """``--quick`` of all detection experiments: half the channels of YOLOv5 n on the shapes world, six minutes."""
 
+_SCENES_FOR_ANCHORS = 250
+"""Rendered scenes whose boxes are compared with the anchors; of files all are."""
+
 TINY_DETECTION: dict[str, Any] = {
     **QUICK_DETECTION,
     "data": replace(
@@ -236,10 +239,11 @@ def detection_data(config: DetectionRunConfig) -> Data:
             ground_truth(config.data, "test")  # without boxes it is refused before training
         opened = detection_source(config.data, split)
         check_classes(opened, config.model.classes)
-        if is_first():
+        if is_first() and config.data.name != "shapes":  # which are as they were asked for, and take time to render
             print(f"{split}: {ground_truth(config.data, split).counts}", file=sys.stderr)
         if is_first() and split == "train":
-            report = anchor_report(box_sizes(config.data), config.model.anchor_levels.reshape(-1, 2))
+            few = replace(config.data, shapes_count=min(config.data.shapes_count, _SCENES_FOR_ANCHORS))
+            report = anchor_report(box_sizes(few), config.model.anchor_levels.reshape(-1, 2))
             if report.refit:
                 print(f"{report}\nSee python -m experiments.fit_anchors.", file=sys.stderr)
         return opened

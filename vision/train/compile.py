@@ -18,7 +18,8 @@ from vision.errors import UserError
 from vision.parallel.gathering import traced_on, whole
 from vision.parallel.mesh import batch_shards, replicated, undivided
 from vision.parallel.sharding import ShardingRules, shardings
-from vision.platform import of_mesh
+from vision.platform import of_mesh, traced_for
+from vision.train.compiling import Notice
 from vision.train.flops import Flops, flops_of
 from vision.train.step import OverSeeds, with_frozen
 from vision.types import Batch, Scalars, Step, TrainState
@@ -126,6 +127,10 @@ class CompiledStep:
             self.compile_seconds += time.monotonic() - started
         return self._programs[signature]
 
+    def is_compiled(self, batch: Any) -> bool:
+        """Whether the step was compiled for batches of this shape."""
+        return _signature(batch) in self._programs
+
     def __call__(self, state: Running, batch: Batch) -> tuple[Running, Scalars]:
         """Take a step; ``state`` is donated. What comes out goes into the next call, or into :meth:`merged`."""
         program, frozen = self.program(state, batch).compiled, dict(self.frozen)
@@ -175,6 +180,12 @@ def _signature(batch: Mapping[str, Any]) -> Any:
     return tuple((name, leaf.shape, str(leaf.dtype)) for name, leaf in sorted(batch.items()))
 
 
+@functools.lru_cache(maxsize=8)
+def _from_bits(mesh: Mesh, init: Callable[..., TrainState]) -> Callable[..., TrainState]:
+    """``init`` of the bits of a key, which several processes can share; one function, which JAX traces once."""
+    return traced_for(mesh, lambda bits, *initial: init(jax.random.wrap_key_data(bits), *initial))
+
+
 @dataclass(frozen=True)
 class Compiler:
     """Compiles functions for one mesh and one table of sharding rules."""
@@ -190,7 +201,8 @@ class Compiler:
 
     def state_shardings(self, init: Callable[..., TrainState]) -> tuple[TrainState, TrainState]:
         """(abstract state, shardings) of what ``init(key)`` makes, without making it."""
-        shape = jax.eval_shape(init, jax.random.key(0))
+        bits = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+        shape = jax.eval_shape(_from_bits(self.mesh, init), bits)
         if not self.replicas:
             return shape, shardings(shape, mesh=self.mesh, rules=self.rules)
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shape)
@@ -202,11 +214,8 @@ class Compiler:
     ) -> TrainState:
         """``init(key)``, or ``init(key, initial)``, with every array born in its shards."""
         _, placed = self.state_shardings(init)
-        from_bits = lambda bits, *initial: init(jax.random.wrap_key_data(bits), *initial)
         values = [dict(initial)] if initial else []
-        return jax.jit(traced_on(self.mesh, self.rules, from_bits), out_shardings=placed)(
-            np.asarray(jax.random.key_data(key)), *values
-        )
+        return jax.jit(_from_bits(self.mesh, init), out_shardings=placed)(np.asarray(jax.random.key_data(key)), *values)
 
     def step(
         self,
@@ -256,15 +265,30 @@ class Compiler:
         """``function`` under jit, with outputs replicated so that every process can fetch them.
 
         Give it arrays that are placed already: parameters of a state, :meth:`replicate`, :meth:`shard`. Parameters that
-        ``fsdp`` divides are gathered once for a call, however often it uses them (``parallel.gathering``).
+        ``fsdp`` divides are gathered once for a call, however often it uses them (``parallel.gathering``). Where
+        compilation takes long, that is said, see ``vision.train.compiling``.
         """
-        jitted = self.jitted(function)
-        return lambda *arguments: jitted(self.specs(arguments), *arguments)
+        notice = Notice()
+
+        def traced(*arguments: Any, **keywords: Any) -> Any:
+            notice.begin()
+            return function(*arguments, **keywords)
+
+        jitted = self.jitted(traced)
+
+        @functools.wraps(function)
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            try:
+                return jitted(self.specs(arguments), *arguments, **keywords)
+            finally:
+                notice.end()
+
+        return call
 
     def jitted(self, function: Callable[..., Any]) -> jax.stages.Wrapped:
         """:meth:`function` of one argument more, before the others: their :meth:`specs`, which are static."""
 
-        def on_whole(specs: tuple[P | None, ...], *arguments: Any) -> Any:
+        def on_whole(specs: tuple[P | None, ...], *arguments: Any, **keywords: Any) -> Any:
             leaves, structure = jax.tree.flatten(arguments)
             placed = (
                 leaf
@@ -272,7 +296,7 @@ class Compiler:
                 else jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, whole(spec)))
                 for leaf, spec in zip(leaves, specs, strict=True)
             )
-            return function(*jax.tree.unflatten(structure, placed))
+            return function(*jax.tree.unflatten(structure, placed), **keywords)
 
         return jax.jit(
             traced_on(self.mesh, self.rules, on_whole),

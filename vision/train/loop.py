@@ -10,6 +10,7 @@ Several processes run the same loop; all that decides its course (steps, notices
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from vision.errors import UserError
 from vision.train.checkpoint import Checkpoints
 from vision.train.compile import CompiledStep, Compiler, Running
+from vision.train.compiling import compiling_for
 from vision.train.experiment import Evaluation, Experiment, Replica
 from vision.train.interruption import Interrupted, Interruption
 from vision.train.peaks import peak_flops, utilisation
@@ -25,7 +27,7 @@ from vision.train.profile import Profile
 from vision.train.progress import Progress
 from vision.train.records import Records
 from vision.train.replicas import ReplicaRecords, combined
-from vision.types import TrainState
+from vision.types import Scalars, TrainState
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ class Clock:
     def compiled(self, seconds: float) -> None:
         """Count ``seconds`` that went into compiling."""
         self._spent["compilation"] = self._spent.get("compilation", 0.0) + seconds
+
+    def leave_out(self, since: float) -> None:
+        """Count the time since the moment ``since`` for nothing."""
+        self._started += time.monotonic() - since
 
     def restart(self) -> tuple[float, dict[str, float]]:
         """(seconds since the last restart without compilation, seconds by activity); starts again from zero."""
@@ -116,7 +122,7 @@ def train(
     every, size, total = experiment.intervals, experiment.batch_size, experiment.total_steps
     replicas = experiment.replicas
     runs = max(len(replicas), 1)
-    taken = steps_taken(step.merged(state))
+    start = taken = steps_taken(step.merged(state))
     clock, work = Clock(), Work()
     window = Window(size, taken, replicas)
 
@@ -125,7 +131,8 @@ def train(
 
     def look(now: int, *, record: bool = True) -> None:
         since = time.monotonic()
-        evaluation = evaluate(step.merged(state))
+        with compiling_for("the evaluation", outputs.progress.message):
+            evaluation = evaluate(step.merged(state))
         named = {f"eval/{name}": value for name, value in evaluation.scalars.items()}
         if record:
             outputs.records.write_scalars(now, now * size, named)
@@ -160,11 +167,27 @@ def train(
         if spent:
             outputs.records.write_scalars(now, now * size, named_times(spent))
 
+    def compile_step(batch: Mapping[str, Any]) -> None:
+        outputs.progress.message("compiling the step")
+        seconds = step.compile_seconds
+        step.program(state, batch)
+        clock.compiled(step.compile_seconds - seconds)
+        outputs.progress.message(f"compiled the step in {step.compile_seconds - seconds:.1f} s")
+
+    def measure_peak(batch: Mapping[str, Any], scalars: Scalars) -> None:
+        jax.block_until_ready(scalars)  # the peak of a CPU is measured, and that beside nothing else
+        since = time.monotonic()
+        work.peak = peak_flops(jax.local_devices()[0], step.flops(batch).dtype)
+        clock.compiled(time.monotonic() - since)
+
     if taken > 0 and not evaluated and due(every.evaluate, taken - experiment.dispatch, taken):
         look(taken, record=not recorded)
     if taken >= total:
         return step.merged(state)
     with _open_batches(experiment, compiler, taken) as batches, jax.transfer_guard("disallow"):
+        clock.restart()
+        if experiment.batch_shapes == 1:  # the first batch is read in the meantime
+            compile_step(compiler.batch_shape(experiment.batch, dispatch=experiment.dispatch))
         while taken < total:
             if outputs.interruption.requested(taken // experiment.dispatch):
                 stop_clock(taken)
@@ -173,20 +196,17 @@ def train(
                 raise Interrupted(taken)
             since = time.monotonic()
             batch = next(batches)
-            clock.add("input", since)
             before, taken = taken, taken + experiment.dispatch
+            if before == start:
+                clock.leave_out(since)  # the wait for the first batch says nothing of the pace
+            else:
+                clock.add("input", since)
             outputs.profile.before_dispatch()
-            traces, seconds = step.traces, step.compile_seconds
-            if not traces:
-                clock.restart()  # the wait for the first batch says nothing of the pace
+            if not step.is_compiled(batch):
+                compile_step(batch)
             state, scalars = step(state, batch)
-            if step.traces > traces:
-                clock.compiled(step.compile_seconds - seconds)
-                outputs.progress.message(f"compiled the step in {step.compile_seconds - seconds:.1f} s")
-                jax.block_until_ready(scalars)  # the peak of a CPU is measured, and that beside nothing else
-                since = time.monotonic()
-                work.peak = peak_flops(jax.local_devices()[0], step.flops(batch).dtype)
-                clock.compiled(time.monotonic() - since)
+            if before == start:
+                measure_peak(batch, scalars)
             work.done += step.flops(batch).matrix
             if traced := outputs.profile.after_dispatch(scalars):
                 outputs.progress.message(f"a trace of a few steps is in {traced}")

@@ -342,7 +342,8 @@ def has_convolution(function: Callable[..., Any], *arguments: Any) -> bool:
 
     def search(jaxpr: Any) -> bool:
         return any(
-            equation.primitive.name.startswith(("conv_", "convolution")) or any(map(search, jaxprs_in_params(equation.params)))
+            equation.primitive.name.startswith(("conv_", "convolution"))
+            or any(map(search, jaxprs_in_params(equation.params)))
             for equation in jaxpr.eqns
         )
 

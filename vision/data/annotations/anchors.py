@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.cluster.vq import kmeans2
 
 from vision.errors import UserError
 
@@ -79,6 +78,8 @@ def fit_anchors(
     Raises:
       UserError: if sizes are not finite, or there are too few distinct ones.
     """
+    from scipy.cluster.vq import kmeans2  # takes half a second to import, which no start should wait for
+
     sizes = _large(sizes)
     random = np.random.default_rng(seed)
     if len(sizes) > sample:

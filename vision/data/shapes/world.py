@@ -8,6 +8,7 @@ batch it has the same bytes (`vision.data.shapes.counter_random`). Edges are ant
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 from annotated_types import Interval
 from jaxtyping import Bool, Float, Int, UInt8, UInt64
 
+from vision.data.on_demand import OnDemandSource
 from vision.data.shapes.backgrounds import BACKGROUNDS, background, smooth
 from vision.data.shapes.counter_random import Split, sample_keys, uniform
 from vision.data.shapes.outlines import OUTLINES, coverage
@@ -36,6 +38,9 @@ PALETTE: tuple[tuple[str, tuple[int, int, int]], ...] = (
     ("pink", (252, 136, 190)),
 )
 COLOURS: tuple[str, ...] = tuple(name for name, _ in PALETTE)
+
+FIELDS = ("image", "label", "boxes", "shape", "colour", "valid", "size", "visible", "semantic", "instances")
+"""What :func:`render_scenes` returns."""
 
 _PIXELS_AT_ONCE = 2**16  # keeps the arrays of one chunk in the processor's cache
 _LEAST_PIXELS = 6  # objects of a smaller diameter cannot be distinguished
@@ -305,7 +310,7 @@ def _boxes(masks: Bool[np.ndarray, "n m h w"]) -> Float[np.ndarray, "n m 4"]:
     return np.where(np.any(columns, axis=2, keepdims=True), np.stack(first + last, -1), 0).astype(np.float32)
 
 
-def _render_chunk(config: ShapesConfig, keys: UInt64[np.ndarray, "n"]) -> dict[str, np.ndarray]:
+def _render_chunk(config: ShapesConfig, keys: UInt64[np.ndarray, "n"], *, paint: bool) -> dict[str, np.ndarray]:
     layout, placed = _arrange(config, keys)
     apart = _grid_layout(config, keys, layout)
     layout = _where(placed, layout, apart)
@@ -319,8 +324,9 @@ def _render_chunk(config: ShapesConfig, keys: UInt64[np.ndarray, "n"]) -> dict[s
         instances, visible = _visible(layout, distance)
     shape, colour = (np.where(layout.valid, of, 0) for of in (layout.shape, layout.colour))
     background_first = np.concatenate([np.zeros((len(keys), 1), np.uint8), (shape + 1).astype(np.uint8)], 1)
+    painted = {"image": _paint(config, keys, layout, distance)} if paint else {}  # half of the time
     return {
-        "image": _paint(config, keys, layout, distance),
+        **painted,
         "label": shape[:, 0] * np.int32(len(config.colours)) + colour[:, 0],
         "boxes": _boxes(instance_masks(instances, config.max_objects)),
         "shape": shape,
@@ -334,13 +340,18 @@ def _render_chunk(config: ShapesConfig, keys: UInt64[np.ndarray, "n"]) -> dict[s
 
 
 def render_scenes(
-    config: ShapesConfig, *, seed: int, indices: Int[np.ndarray, "n"], split: Split = "train"
+    config: ShapesConfig,
+    *,
+    seed: int,
+    indices: Int[np.ndarray, "n"],
+    split: Split = "train",
+    fields: Sequence[str] = FIELDS,
 ) -> dict[str, np.ndarray]:
     """Renders the scenes of these indices, each with up to m = `config.max_objects` objects, the largest at index 0.
 
     Each scene is a function of only (config, seed, split, index), independent of the others.
 
-    Returns:
+    Returns, of these, those in ``fields``:
         image: uint8 [n h w 3], RGB.
         label: int32 [n], shape * len(colours) + colour of object 0; uniform over the classes (`class_names`).
         boxes: float32 [n m 4], (x0, y0, x1, y1) in pixels with the image's corners at 0 and `resolution`: the smallest
@@ -354,8 +365,11 @@ def render_scenes(
             covers at least half of it.
 
     Raises:
-        UserError: for a seed or an index below zero, or an unknown split.
+        UserError: for a seed or an index below zero, an unknown split or an unknown field.
     """
+    for field in fields:
+        if field not in FIELDS:
+            raise UserError(f"shapes have no field {field!r}; choose from {', '.join(FIELDS)}.")
     indices = np.asarray(indices)
     if not 0 <= seed < 2**63:
         raise UserError(f"seed is {seed}, but it must be at least 0 and below 2**63.")
@@ -365,8 +379,10 @@ def render_scenes(
         raise UserError(f"indices reach from {indices.min()} to {indices.max()}, but must lie in [0, 2**60).")
     keys = sample_keys(seed, split, indices)
     step = max(1, _PIXELS_AT_ONCE // (config.resolution**2 * config.max_objects))
-    chunks = [_render_chunk(config, keys[start : start + step]) for start in range(0, max(len(keys), 1), step)]
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    paint = "image" in fields
+    starts = range(0, max(len(keys), 1), step)
+    chunks = [_render_chunk(config, keys[start : start + step], paint=paint) for start in starts]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in fields}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -397,13 +413,24 @@ class ShapesSource:
         """The arrays of `render_scenes` for one scene, without the first axis; IndexError outside [0, size)."""
         if not 0 <= index < self.size:
             raise IndexError(f"scene {index} of {self.size}")
-        scenes = render_scenes(self.config, seed=self.seed, indices=np.array([index]), split=self.split)
-        return {name: array[0] for name, array in scenes.items()}
+        return {name: array[0] for name, array in self.render(np.array([index])).items()}
+
+    def render(self, indices: Int[np.ndarray, "n"], fields: Sequence[str] = FIELDS) -> dict[str, np.ndarray]:
+        """These arrays of `render_scenes`, for the scenes of ``indices``."""
+        return render_scenes(self.config, seed=self.seed, indices=indices, split=self.split, fields=fields)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names such as "red circle", in the order of labels."""
         return class_names(self.config)
+
+    def in_memory(self, fields: Sequence[str]) -> OnDemandSource:
+        """All scenes with only these arrays of `render_scenes`, each rendered when it is first asked for.
+
+        Raises (its functions): UserError for a field that `render_scenes` does not return.
+        """
+        make = functools.partial(self.render, fields=fields)
+        return OnDemandSource(make, size=self.size, fields=fields, class_names=self.class_names)
 
     def arrays(self, fields: Sequence[str] = ("image", "label")) -> dict[str, np.ndarray]:
         """Only these arrays of `render_scenes`, for all scenes at once: for data sets that fit into memory.
@@ -411,15 +438,4 @@ class ShapesSource:
         Raises:
             UserError: for a field that `render_scenes` does not return.
         """
-        out: dict[str, np.ndarray] = {}
-        step = max(1, 2**22 // self.config.resolution**2)
-        for start in range(0, self.size, step):
-            indices = np.arange(start, min(start + step, self.size))
-            scenes = render_scenes(self.config, seed=self.seed, indices=indices, split=self.split)
-            for field in fields:
-                if field not in scenes:
-                    raise UserError(f"shapes have no field {field!r}; choose from {', '.join(scenes)}.")
-                if field not in out:
-                    out[field] = np.empty((self.size, *scenes[field].shape[1:]), scenes[field].dtype)
-                out[field][indices] = scenes[field]
-        return out
+        return dict(self.in_memory(fields).arrays)

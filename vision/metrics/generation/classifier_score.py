@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Array, Float
-from scipy.special import xlogy
 
 from vision.errors import UserError
 
@@ -47,6 +46,8 @@ def classifier_score(probabilities: Float[Array | np.ndarray, "n k"], *, splits:
 
 
 def _score(rows: np.ndarray) -> float:
+    from scipy.special import xlogy  # takes a quarter of a second to import, which no start should wait for
+
     marginal = rows.mean(0)
     # Salimans et al. 2016, section 4: exp(E_x KL(p(y|x) || p(y))), where 0 log 0 = 0
     return float(np.exp(np.mean(np.sum(xlogy(rows, rows) - xlogy(rows, marginal), axis=1))))

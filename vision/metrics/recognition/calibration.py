@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -204,7 +203,9 @@ def fit_temperature(logits: Float[Array | np.ndarray, "n k"], labels: Int[Array 
             f"all {len(labels):,} images are classified right, so the colder the better and no temperature is best: "
             "fit it on held-out images, and on more of them"
         )
-    root = scipy.optimize.brentq(lambda log_scale: slope(math.exp(log_scale)), low, high, xtol=1e-10)
+    from scipy.optimize import brentq  # takes half of a second to import, which no start should wait for
+
+    root = brentq(lambda log_scale: slope(math.exp(log_scale)), low, high, xtol=1e-10)
     return math.exp(-float(root))  # pyright: ignore[reportArgumentType]
 
 

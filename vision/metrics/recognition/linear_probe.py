@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-import scipy.optimize
 from annotated_types import MinLen
 from jaxtyping import Array, Float, Int
 
@@ -124,6 +123,8 @@ def fit(
         raise UserError(f"{bad:,} images have features that are not finite: look for an overflow in the model")
     if labels.min() < 0 or labels.max() >= classes:
         raise UserError(f"labels lie outside [0, {classes}): give the number of all classes")
+    from scipy.optimize import minimize  # takes half of a second to import, which no start should wait for
+
     mean, scale = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     # A constant feature has a deviation of a few units in the last place, not of 0
     constant = scale <= 1e-6 * np.abs(mean)
@@ -134,7 +135,7 @@ def fit(
     at = np.zeros((width + 1) * classes)
     solutions = {}
     for penalty in sorted(set(penalties), reverse=True):
-        result = scipy.optimize.minimize(
+        result = minimize(
             lambda flat, penalty=penalty: objective(flat, penalty),
             at,
             jac=True,
