@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from vision.ops.resize import Method, pad, window_weights
+from vision.ops.windows import windows
 
 PadMode = Literal["zeros", "reflect", "edge"]
 
@@ -31,8 +32,7 @@ def pad_crop(
     """
     shift = jax.random.randint(key, (images.shape[0], 2), 0, 2 * margin + 1)
     padded = pad(images, margin, mode="constant" if mode == "zeros" else mode)
-    cut = lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), images.shape[1:])
-    return jax.vmap(cut)(padded, shift)
+    return windows(padded, shift, (images.shape[1], images.shape[2]))
 
 
 def random_resized_crop(

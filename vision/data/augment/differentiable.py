@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from vision.ops.windows import windows
+
 Part = Callable[..., Array]
 """(images [b h w c], key=...) -> images, each changed at random."""
 
@@ -37,16 +39,12 @@ def translation(
     images: Float[Array, "b h w c"], *, key: Key[Array, ""], share: float = 0.125
 ) -> Float[Array, "b h w c"]:
     """Translate each image by whole pixels, at most ``share`` of its sides; uncovered pixels become mid-grey (0)."""
-    _, height, width, channels = images.shape
+    height, width = images.shape[1:3]
     down, right = round(height * share), round(width * share)
     border = ((0, 0), (down, down), (right, right), (0, 0))
     padded = jnp.pad(images, border)
-
-    def cut(image: Array, key: Array) -> Array:
-        row, column = jax.random.randint(key, (2,), 0, jnp.array([2 * down + 1, 2 * right + 1]))
-        return jax.lax.dynamic_slice(image, (row, column, 0), (height, width, channels))
-
-    return jax.vmap(cut)(padded, jax.random.split(key, images.shape[0]))
+    corner = lambda key: jax.random.randint(key, (2,), 0, jnp.array([2 * down + 1, 2 * right + 1]))
+    return windows(padded, jax.vmap(corner)(jax.random.split(key, images.shape[0])), (height, width))
 
 
 def cutout(images: Float[Array, "b h w c"], *, key: Key[Array, ""], share: float = 0.5) -> Float[Array, "b h w c"]:
