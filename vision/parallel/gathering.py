@@ -106,16 +106,16 @@ def summed_over_shares(function: Callable[..., Array], mesh: Mesh | AbstractMesh
     """
     if mesh is None or any(each.shape[0] % batch_shards(mesh) for each in arrays):
         return function(*arrays)
-    shares = P(_SHARING)
     own = jax.shard_map(
-        lambda *arrays: function(*arrays)[None],
+        lambda *arrays: function(*arrays)[None, None],
         mesh=mesh,
         axis_names=set(_SHARING),
-        in_specs=(shares,) * len(arrays),
-        out_specs=shares,
-        check_vma=False,  # the sum over devices is the one below
+        in_specs=(P(_SHARING),) * len(arrays),
+        out_specs=P(*_SHARING),
+        check_vma=False,  # the sums over devices are those below
     )
-    return own(*arrays).sum(0)
+    # one after the other: the first is scattered, as it could not be over more devices than those that keep the shares
+    return jax.lax.optimization_barrier(own(*arrays).sum(1)).sum(0)
 
 
 @jax.custom_jvp
