@@ -86,5 +86,7 @@ def test_eight_devices_are_one(name):
     for (path, leaf), other in zip(
         jax.tree_util.tree_leaves_with_path(one_state.params), jax.tree.leaves(start), strict=True
     ):
-        assert np.abs(leaf - other).max() > 5e-4, path_name(path)
+        # where a block ends without activation, the normalisation behind the next 1x1 convolution removes its bias
+        still = name == "MobileNetV2" and path_name(path).endswith("norm_out/bias")
+        assert (np.abs(leaf - other).max() < 5e-4) == still, path_name(path)
     assert any("tensor" in leaf.sharding.spec for leaf in jax.tree.leaves(state.params))

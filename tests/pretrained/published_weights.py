@@ -20,8 +20,8 @@ def uniform(name, shape):
 def published_array(name, shape, *, gain=1.0):
     """A float32 array for a parameter or a statistic of a PyTorch network, so that activations neither die nor grow.
 
-    Statistics and scales are far from 0 and 1, so that a layer that forgets one gives other logits. Scales are those times
-    ``gain``.
+    Statistics and scales are far from 0 and 1, so that a layer that forgets one gives other logits. ``gain`` multiplies
+    the scales.
     """
     spread = uniform(name, shape)
     if name.endswith("running_mean"):

@@ -1,4 +1,4 @@
-"""Published ConvNeXts, MobileNetV2s and ViTs: logits of torchvision and timm under the weights that a formula gives by name.
+"""Published ConvNeXts, MobileNetV2s and ViTs: logits of torchvision and timm, with weights by a formula of the name.
 
 Also position embeddings on other grids, as timm interpolates them. The golden arrays are made by
 make_backbone_golden.py with PyTorch, with the names and shapes of its state dicts.
