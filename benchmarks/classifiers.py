@@ -9,7 +9,7 @@ each process, over all jobs so far.
     python benchmarks/classifiers.py --torch-python torch-env/bin/python
 
 Training: forward, backward, SGD with Nesterov momentum, float32. ResNet-18 in its CIFAR form on 32x32, batch 64;
-ResNet-50, ConvNeXt-T and ViT-S/16 on 224x224, batch 8.
+ResNet-50, ResNeXt-50 32x4d, ConvNeXt-T, MobileNetV2 and ViT-S/16 on 224x224, batch 8.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,9 @@ from pairs import Job, compare
 CIFAR_BATCH, BATCH = 64, 8
 LARGE = {
     "ResNet-50": ("resnet50", 25_557_032),
+    "ResNeXt-50 32x4d": ("resnext50_32x4d", 25_028_904),
     "ConvNeXt-T": ("convnext_tiny", 28_589_128),
+    "MobileNetV2": ("mobilenet_v2", 3_504_872),
     "ViT-S/16": ("vit_s16", 22_050_664),
 }
 """Networks on 224x224: the name in ``CLASSIFIERS``, and the number of parameters."""
@@ -113,7 +115,9 @@ def theirs() -> dict[str, Callable[[], None]]:
     small, small_use = jobs(cifar, 32, CIFAR_BATCH, 11_173_962)
     made = {
         "ResNet-50": torchvision.models.resnet50(),
+        "ResNeXt-50 32x4d": torchvision.models.resnext50_32x4d(),
         "ConvNeXt-T": torchvision.models.convnext_tiny(),
+        "MobileNetV2": torchvision.models.mobilenet_v2(),
         "ViT-S/16": torchvision.models.VisionTransformer(
             image_size=224, patch_size=16, num_layers=12, num_heads=6, hidden_dim=384, mlp_dim=1536
         ),

@@ -15,6 +15,7 @@ from vision.launch import run as launcher
 from vision.launch import verbs
 from vision.launch.options import parse
 from vision.models.convnext import CONVNEXT_TINY, ConvNeXtConfig
+from vision.models.mobilenet import MOBILENET_V2, MobileNetV2Config
 from vision.models.resnet import RESNET50, ResNetConfig
 from vision.models.yolo import YOLO_S
 from vision.nn.fusion import fold
@@ -34,10 +35,20 @@ pytestmark = pytest.mark.usefixtures("on_one_device")
 
 RESNET = ResNetConfig(depths=(1, 1, 1, 1), width=8, classes=5)
 CONVNEXT = ConvNeXtConfig(depths=(1, 1, 1, 1), widths=(8, 16, 24, 32), layer_scale=0.5, classes=5)
+MOBILENET = MobileNetV2Config(
+    expansions=(1, 2, 2, 2, 2),
+    widths=(8, 8, 16, 16, 24),
+    depths=(1,) * 5,
+    strides=(1, 2, 2, 2, 2),
+    stem_width=8,
+    last_width=32,
+    classes=5,
+)
 MODEL = replace(yolo_folder.TINY.model, pixels="imagenet")
 CONFIGS = {
     "resnet": replace(yolo_folder.TINY, model=MODEL, backbone=RESNET),
     "convnext": replace(yolo_folder.TINY, model=MODEL, backbone=CONVNEXT),
+    "mobilenet": replace(yolo_folder.TINY, model=MODEL, backbone=MOBILENET),
 }
 IMAGE = jax.random.uniform(jax.random.key(0), (2, 64, 64, 3), minval=-1.0)
 
@@ -76,6 +87,7 @@ def size(tree):
     [
         (RESNET50, 25_557_032 - 1000 * 2049, 31_015_101),
         (CONVNEXT_TINY, 28_589_128 - 1000 * 769 - 2 * 768, 32_006_621),
+        (MOBILENET_V2, 3_504_872 - 1000 * 1281, 0),
     ],
 )
 def test_sizes(config, of_backbone, whole):
@@ -182,7 +194,7 @@ def test_another_network_is_refused(tmp_path):
         read(CONFIGS["resnet"], path)
 
 
-FIT = {"csp_darknet", *(name for name in CLASSIFIERS if re.fullmatch(r"(wide_)?resne.*|convnext.*", name))}
+FIT = {"csp_darknet", *(name for name in CLASSIFIERS if re.fullmatch(r"(wide_)?resne.*|convnext.*|mobilenet.*", name))}
 FIT -= {"resnet18_cifar", *(f"resnet{depth}" for depth in (20, 32, 44, 56, 110))}
 
 

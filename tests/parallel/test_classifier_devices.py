@@ -1,4 +1,4 @@
-"""One device equals eight for classifiers: losses, variables and averages of ConvNeXts, ResNeXts and transformers.
+"""One device equals eight for classifiers: losses, variables and averages of each kind of network.
 
 By gradient descent with momentum, for the reason that test_one_equals_eight.py gives; with random depth and dropout.
 """
@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from vision.models.convnext import ConvNeXtConfig
+from vision.models.mobilenet import MobileNetV2Config
 from vision.models.resnet import ResNetConfig
 from vision.models.vit import ViTConfig
 from vision.ops.pixels import to_float
@@ -26,6 +27,9 @@ STEPS, SIZE, SIDE, CLASSES = 3, 16, 16, 4
 NETWORKS = {
     "ConvNeXt": ConvNeXtConfig(depths=(1, 1), widths=(8, 16), layer_scale=0.5, stochastic_depth=0.3, classes=CLASSES),
     "ResNeXt": ResNetConfig(depths=(1, 1), width=16, groups=4, group_width=16, stem="cifar", classes=CLASSES),
+    "MobileNetV2": MobileNetV2Config(
+        expansions=(1, 2), widths=(8, 16), depths=(1, 2), strides=(1, 2), stem_width=8, last_width=16, classes=CLASSES
+    ),
     "ViT": ViTConfig(patch=4, width=16, depth=2, heads=2, dropout=0.1, stochastic_depth=0.3, classes=CLASSES),
 }
 
@@ -82,5 +86,7 @@ def test_eight_devices_are_one(name):
     for (path, leaf), other in zip(
         jax.tree_util.tree_leaves_with_path(one_state.params), jax.tree.leaves(start), strict=True
     ):
-        assert np.abs(leaf - other).max() > 5e-4, path_name(path)
+        # where a block ends without activation, the normalisation behind the next 1x1 convolution removes its bias
+        still = name == "MobileNetV2" and path_name(path).endswith("norm_out/bias")
+        assert (np.abs(leaf - other).max() < 5e-4) == still, path_name(path)
     assert any("tensor" in leaf.sharding.spec for leaf in jax.tree.leaves(state.params))

@@ -17,6 +17,8 @@ from vision.models.convnext import CONVNEXT_TINY, ConvNeXt
 from vision.models.convnext import SHARDING_RULES as CONVNEXT_RULES
 from vision.models.dit import DIT_B, DiT
 from vision.models.dit import SHARDING_RULES as DIT_RULES
+from vision.models.mobilenet import MOBILENET_V2, MobileNetV2
+from vision.models.mobilenet import SHARDING_RULES as MOBILENET_RULES
 from vision.models.resnet import RESNET50, ResNet
 from vision.models.resnet import SHARDING_RULES as RESNET_RULES
 from vision.models.unet import SHARDING_RULES as UNET_RULES
@@ -169,6 +171,7 @@ NETWORKS = {
     "dit": (DiT(DIT_B), DIT_RULES, (jnp.zeros((1, 32, 32, 3)), jnp.zeros((1,), jnp.int32))),
     "resnet": (ResNet(RESNET50), RESNET_RULES, (jnp.zeros((1, 64, 64, 3)),)),
     "convnext": (ConvNeXt(CONVNEXT_TINY), CONVNEXT_RULES, (jnp.zeros((1, 64, 64, 3)),)),
+    "mobilenet": (MobileNetV2(MOBILENET_V2), MOBILENET_RULES, (jnp.zeros((1, 64, 64, 3)),)),
     "vit": (ViT(VIT_S16), VIT_RULES, (jnp.zeros((1, 64, 64, 3)),)),
 }
 
@@ -189,7 +192,8 @@ def published_table(network):
 def test_the_published_networks_are_sharded_as_ever(network):
     """Against files of golden tables.
 
-    They are unet_sharding.json, dit_sharding.json, resnet_sharding.json, convnext_sharding.json and vit_sharding.json.
+    They are unet_sharding.json, dit_sharding.json, resnet_sharding.json, convnext_sharding.json,
+    mobilenet_sharding.json and vit_sharding.json.
     """
     assert published_table(network) == json.loads((GOLDEN / f"{network}_sharding.json").read_text()), (
         f"if this is meant, write the tables anew: python {Path(__file__).name} --write, and look at the difference"

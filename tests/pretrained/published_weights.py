@@ -17,10 +17,11 @@ def uniform(name, shape):
     return ((bits >> np.uint64(11)) / 2.0**52 - 1.0).reshape(shape)
 
 
-def published_array(name, shape):
+def published_array(name, shape, *, gain=1.0):
     """A float32 array for a parameter or a statistic of a PyTorch network, so that activations neither die nor grow.
 
-    Statistics and scales are far from 0 and 1, so that a layer that forgets one gives other logits.
+    Statistics and scales are far from 0 and 1, so that a layer that forgets one gives other logits. ``gain`` multiplies
+    the scales.
     """
     spread = uniform(name, shape)
     if name.endswith("running_mean"):
@@ -33,7 +34,7 @@ def published_array(name, shape):
         # uniform with the variance 2 / fan in
         array = spread * np.sqrt(6.0 / math.prod(shape[1:]))
     elif name.endswith("weight"):
-        array = 0.5 + 0.25 * spread
+        array = gain * (0.5 + 0.25 * spread)
     else:
         array = 0.1 * spread
     return array.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Published ConvNeXts and ViTs: logits of torchvision and timm under the weights that a formula gives by name.
+"""Published ConvNeXts, MobileNetV2s and ViTs: logits of torchvision and timm, with weights by a formula of the name.
 
 Also position embeddings on other grids, as timm interpolates them. The golden arrays are made by
 make_backbone_golden.py with PyTorch, with the names and shapes of its state dicts.
@@ -16,9 +16,12 @@ from published_weights import golden_image, published_array, uniform
 
 from vision.errors import UserError
 from vision.models.convnext import ConvNeXt, ConvNeXtConfig
+from vision.models.mobilenet import MobileNetV2, MobileNetV2Config
 from vision.models.vit import ViT, ViTConfig
 from vision.pretrained.convnext import convnext_rules
 from vision.pretrained.initial import read_initial_values
+from vision.pretrained.mobilenet import mobilenet_rules
+from vision.pretrained.resnet import IGNORED
 from vision.pretrained.rules import from_published, to_published
 from vision.pretrained.state_dict import write_state_dict
 from vision.pretrained.variables import write_variables
@@ -26,6 +29,7 @@ from vision.pretrained.vit import resampled_positions, vit_rules, vit_weights
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "backbone_logits.npz")
 CONVNEXT = ConvNeXtConfig(depths=(1, 1, 2, 1), widths=(8, 16, 24, 32), classes=10)
+MOBILENET = MobileNetV2Config(classes=10)
 VIT = ViTConfig(patch=8, width=16, depth=2, heads=2, classes=10)
 NETWORKS = {
     "convnext_torchvision": (CONVNEXT, 64),
@@ -33,6 +37,8 @@ NETWORKS = {
     "convnext_facebook": (CONVNEXT, 64),
     "vit_torchvision": (VIT, 32),
     "vit_timm": (VIT, 32),
+    "mobilenet_torchvision": (MOBILENET, 64),
+    "mobilenet_timm": (MobileNetV2Config(width=0.5, classes=10), 64),
 }
 
 
@@ -40,6 +46,8 @@ def built(config, side):
     """The network, its rules, and the shapes of its variables."""
     if isinstance(config, ConvNeXtConfig):
         model, rules = ConvNeXt(config), convnext_rules(config)
+    elif isinstance(config, MobileNetV2Config):
+        model, rules = MobileNetV2(config), mobilenet_rules(config)
     else:
         model, rules = ViT(config), vit_rules(config)
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
@@ -51,11 +59,16 @@ def published_shapes(name):
     return {key: tuple(shape) for key, shape in json.loads(str(GOLDEN[f"names_{name}"])).items()}
 
 
+def published_tensors(name):
+    """A published state dict, with the counters of batches of which a network has no use."""
+    gain = 2.0 if "mobilenet" in name else 1.0
+    return {key: np.asarray(published_array(key, shape, gain=gain)) for key, shape in published_shapes(name).items()}
+
+
 def difference(name, config, side):
     """Largest difference to the golden logits as a share of their largest value."""
     model, rules, target = built(config, side)
-    tensors = {key: published_array(key, shape) for key, shape in published_shapes(name).items()}
-    variables, left = from_published(tensors, target, rules=rules)
+    variables, left = from_published(published_tensors(name), target, rules=rules, ignored=IGNORED)
     assert left == ()
     found = jax.jit(partial(model.apply, train=False))(variables, golden_image(side, side))
     return np.abs(found - GOLDEN[name]).max() / np.abs(GOLDEN[name]).max()
@@ -63,7 +76,8 @@ def difference(name, config, side):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_logits_of_pytorch(name):
-    assert difference(name, *NETWORKS[name]) < 1e-5
+    # 35 layers with ReLU6, which cuts a fifth of the values, in float32 and in float64: in PyTorch 1.2e-5
+    assert difference(name, *NETWORKS[name]) < (1e-4 if "mobilenet" in name else 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -73,24 +87,26 @@ def test_logits_of_pytorch(name):
         ("vit_torchvision", VIT, 32),
         ("convnext_tiny_torchvision", ConvNeXtConfig(classes=10), 64),
         ("vit_b16_torchvision", ViTConfig(width=768, heads=12, classes=10), 224),
+        ("mobilenet_torchvision", MOBILENET, 64),
     ],
 )
 def test_what_is_written_has_the_names_and_shapes_of_torchvision(name, config, side):
-    """So that ``load_state_dict(strict=True)`` takes it."""
+    """So that ``load_state_dict(strict=True)`` takes it, which does without counters of batches."""
     _, rules, target = built(config, side)
     empty = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), target)
-    assert {key: array.shape for key, array in to_published(empty, rules=rules).items()} == published_shapes(name)
+    wanted = {key: shape for key, shape in published_shapes(name).items() if "num_batches" not in key}
+    assert {key: array.shape for key, array in to_published(empty, rules=rules).items()} == wanted
 
 
-@pytest.mark.parametrize("name", ["convnext_torchvision", "vit_torchvision"])
+@pytest.mark.parametrize("name", ["convnext_torchvision", "mobilenet_torchvision", "vit_torchvision"])
 def test_there_and_back_changes_nothing(name):
     _, rules, target = built(*NETWORKS[name])
-    tensors = {key: published_array(key, shape) for key, shape in published_shapes(name).items()}
-    variables, _ = from_published(tensors, target, rules=rules)
+    tensors = published_tensors(name)
+    variables, _ = from_published(tensors, target, rules=rules, ignored=IGNORED)
     written = to_published(variables, rules=rules)
-    assert written.keys() == tensors.keys()
-    for key, array in tensors.items():
-        np.testing.assert_array_equal(written[key], array, err_msg=key)
+    assert written.keys() == {key for key in tensors if "num_batches" not in key}
+    for key, array in written.items():
+        np.testing.assert_array_equal(array, tensors[key], err_msg=key)
 
 
 @pytest.mark.parametrize("grid", [(6, 6), (3, 5), (2, 2)])

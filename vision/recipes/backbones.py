@@ -11,8 +11,9 @@ from typing import Any
 import flax.linen as nn
 
 from vision.errors import UserError
-from vision.models import convnext, resnet
+from vision.models import convnext, mobilenet, resnet
 from vision.models.convnext import ConvNeXt, ConvNeXtConfig
+from vision.models.mobilenet import MobileNetV2, MobileNetV2Config
 from vision.models.resnet import ResNet, ResNetConfig
 from vision.nn.batch_norm import batch_norm
 from vision.ops.pixels import PixelScale
@@ -84,10 +85,14 @@ def backbone(config: BackboneConfig, *, pixels: PixelScale, dtype: str) -> Backb
         case ConvNeXtConfig() if len(config.depths) == 4:
             make, rules = functools.partial(ConvNeXt, config), convnext.SHARDING_RULES
             chosen = lambda norm: make
+        case MobileNetV2Config() if mobilenet.total_stride(config) == 32:
+            make, rules = functools.partial(MobileNetV2, config), mobilenet.SHARDING_RULES
+            chosen = lambda norm: functools.partial(make, norm=norm)
         case _:
             raise UserError(
                 f"{_what(config)} has no features of strides 8, 16 and 32, which a backbone needs: choose a ResNet "
-                "with the stem imagenet or deep and four stages, or a ConvNeXt with four stages"
+                "with the stem imagenet or deep and four stages, a ConvNeXt with four stages, or a MobileNetV2 four of "
+                "whose strides are 2"
             )
     if config.dtype != dtype:
         raise UserError(

@@ -11,8 +11,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from vision.models import convnext, vit
+from vision.models import convnext, mobilenet, vit
 from vision.models.convnext import ConvNeXt, ConvNeXtConfig
+from vision.models.mobilenet import MobileNetV2, MobileNetV2Config
 from vision.models.resnet import (
     CIFAR_RESNET18,
     RESNET18,
@@ -38,11 +39,12 @@ from vision.parallel.sharding import ShardingRules
 from vision.pretrained.adapted import Adapt, unchanged
 from vision.pretrained.convnext import convnext_rules
 from vision.pretrained.feature_classifier import FeatureNetwork, FeatureNetworkConfig, feature_layer_of
+from vision.pretrained.mobilenet import mobilenet_rules
 from vision.pretrained.resnet import HEAD, IGNORED, cifar_resnet_rules, resnet_rules
 from vision.pretrained.rules import WeightRules
 from vision.pretrained.vit import vit_rules, vit_weights
 
-ClassifierConfig = ResNetConfig | ConvNeXtConfig | ViTConfig | SpeedrunConfig | FeatureNetworkConfig
+ClassifierConfig = ResNetConfig | ConvNeXtConfig | MobileNetV2Config | ViTConfig | SpeedrunConfig | FeatureNetworkConfig
 """Configurations of classifiers: each has ``classes`` and ``channels``."""
 
 CLASSIFIERS: Mapping[str, ClassifierConfig] = {
@@ -60,6 +62,7 @@ CLASSIFIERS: Mapping[str, ClassifierConfig] = {
     "convnext_base": convnext.CONVNEXT_BASE,
     "convnext_large": convnext.CONVNEXT_LARGE,
     "convnext_xlarge": convnext.CONVNEXT_XLARGE,
+    "mobilenet_v2": mobilenet.MOBILENET_V2,
     "vit_ti16": vit.VIT_TI16,
     "vit_s16": vit.VIT_S16,
     "vit_b16": vit.VIT_B16,
@@ -79,6 +82,8 @@ def quick(config: ClassifierConfig) -> ClassifierConfig:
         case ConvNeXtConfig():
             # a layer scale of 1e-6 is for long training
             return replace(config, depths=(1, 1, 1, 1), widths=(16, 32, 64, 128), layer_scale=1.0, classes=36)
+        case MobileNetV2Config():
+            return replace(config, depths=(1,) * len(config.depths), width=0.25, last_width=128, classes=36)
         case ViTConfig():
             return replace(config, patch=4, width=64, depth=4, heads=4, classes=36)
         case SpeedrunConfig():
@@ -130,6 +135,10 @@ def network(config: ClassifierConfig) -> Classifier:
         case ConvNeXtConfig():
             layer_of, layers = functools.partial(convnext.layer_of, config), convnext.layers(config)
             return Classifier(ConvNeXt(config), convnext.SHARDING_RULES, layer_of, layers, convnext_rules(config))
+        case MobileNetV2Config():
+            layer_of, layers = functools.partial(mobilenet.layer_of, config), mobilenet.layers(config)
+            published = mobilenet_rules(config)
+            return Classifier(MobileNetV2(config), mobilenet.SHARDING_RULES, layer_of, layers, published, IGNORED)
         case ViTConfig():
             layer_of, layers = functools.partial(vit.layer_of, config), vit.layers(config)
             return Classifier(ViT(config), vit.SHARDING_RULES, layer_of, layers, vit_rules(config), adapt=vit_weights)
