@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from vision.errors import UserError
 from vision.nn.batch_norm import batch_norm
 from vision.nn.convolution import Conv, PointwiseConv
+from vision.nn.dense import Dense
 from vision.nn.initializers import he_fan_out
 from vision.ranges import Channels, Depth, DropRate, NoneOrMoreClasses
 
@@ -123,7 +124,7 @@ class MobileNetV2(nn.Module):
         """The parts after the features, which :meth:`features` does not need."""
         self.dropout = nn.Dropout(self.config.dropout)
         if self.config.classes > 0:
-            self.head = nn.Dense(self.config.classes, kernel_init=nn.initializers.normal(0.01))
+            self.head = Dense(self.config.classes, kernel_init=nn.initializers.normal(0.01))
 
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b d"]:
         """Logits in float32, [b classes]; pooled features where ``config.classes`` is 0.
