@@ -99,7 +99,7 @@ class CompiledStep:
                 )
             started = time.monotonic()
 
-            mesh = self.batch_sharding.mesh
+            mesh = self._mesh
             everywhere = NamedSharding(mesh, P())
             state = jax.eval_shape(self._join, list(state)) if isinstance(state, tuple) else abstract(state)
             frozen, arguments, placed = dict(self.frozen), [state, abstract(batch)], []
@@ -127,6 +127,12 @@ class CompiledStep:
             self.compile_seconds += time.monotonic() - started
         return self._programs[signature]
 
+    @property
+    def _mesh(self) -> Mesh:
+        mesh = self.batch_sharding.mesh
+        assert isinstance(mesh, Mesh)
+        return mesh
+
     def is_compiled(self, batch: Any) -> bool:
         """Whether the step was compiled for batches of this shape."""
         return _signature(batch) in self._programs
@@ -150,7 +156,7 @@ class CompiledStep:
             # what a step computes may depend on the shapes of frozen variables, which are abstract here
             rounds = lambda step: step.rounds(state, batch)
             counted = lambda frozen: counts.append(rounds(with_frozen(self.step, frozen)))
-            jax.eval_shape(traced_on(self.batch_sharding.mesh, self.rules, counted), abstract(dict(self.frozen)))
+            jax.eval_shape(traced_on(self._mesh, self.rules, counted), abstract(dict(self.frozen)))
         return counts[0] if counts else 1
 
     def flops(self, batch: Batch) -> Flops:
