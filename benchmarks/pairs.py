@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-Jobs = Mapping[str, Callable[[], None]]
+Jobs = Mapping[str, Callable[[], object]]
 """The jobs of a side by name; each call runs the job once and waits for it."""
 
 
@@ -75,6 +75,10 @@ def compare(
     parser.add_argument("--serve", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
+        if options.serve == "ours":  # as python -m experiments.NAME does
+            from vision.huge_pages import restart_with_huge_pages
+
+            restart_with_huge_pages()
         serve(ours() if options.serve == "ours" else theirs())
         return
     if not options.torch_python:
