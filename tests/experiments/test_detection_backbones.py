@@ -87,7 +87,7 @@ def size(tree):
     [
         (RESNET50, 25_557_032 - 1000 * 2049, 31_015_101),
         (CONVNEXT_TINY, 28_589_128 - 1000 * 769 - 2 * 768, 32_006_621),
-        (MOBILENET_V2, 3_504_872 - 1000 * 1281, 0),
+        (MOBILENET_V2, 3_504_872 - 1000 * 1281, 7_366_781),
     ],
 )
 def test_sizes(config, of_backbone, whole):
@@ -160,14 +160,16 @@ def test_a_classifier_fills_the_backbone_and_gives_its_features(kind, published,
         random = filled(shapes(config))
         leaves = [values.get(name, leaf) for name, leaf in named(random).items()]
         _, state = detection_network(config).apply(
-            jax.tree.unflatten(jax.tree.structure(random), leaves),
+            jax.tree.map(jnp.asarray, jax.tree.unflatten(jax.tree.structure(random), leaves)),
             IMAGE[:1],
             train=False,
             capture_intermediates=lambda module, method: method == "levels",
             mutable=["intermediates"],
         )
         (found,) = state["intermediates"]["backbone"]["levels"]
-        expected = model.apply(variables, scaled(IMAGE[:1], "imagenet"), train=False, method="features")
+        expected = model.apply(
+            jax.tree.map(jnp.asarray, variables), scaled(IMAGE[:1], "imagenet"), train=False, method="features"
+        )
         for level in ("c3", "c4", "c5"):
             np.testing.assert_allclose(found[level], expected[level], rtol=1e-5, atol=1e-5)
 
