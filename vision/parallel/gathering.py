@@ -34,14 +34,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Placement:
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     rules: ShardingRules
 
 
 _placement: ContextVar[_Placement | None] = ContextVar("placement", default=None)
 
 
-def traced_on(mesh: Mesh, rules: ShardingRules, function: Callable[A, T]) -> Callable[A, T]:
+def traced_on(mesh: Mesh | AbstractMesh, rules: ShardingRules, function: Callable[A, T]) -> Callable[A, T]:
     """``function``, which while it is traced knows the platform of ``mesh`` and where arrays live on it.
 
     That is what ``jax.jit`` is given. During its calls the other functions here have an effect, where there are several
@@ -90,7 +90,7 @@ def over_samples(tree: Any) -> Any:
     return jax.tree.map(of, tree)
 
 
-def sharing_mesh() -> Mesh | None:
+def sharing_mesh() -> Mesh | AbstractMesh | None:
     """The mesh whose devices share the samples of a batch; None for one device, and for one replica among several."""
     placement = _placement.get()
     return placement.mesh if placement is not None and jax.sharding.get_abstract_mesh().empty else None
