@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from vision.nn import cpu_convolution, window
@@ -26,7 +27,7 @@ _convolution = bilinear(
 
 
 def convolve(
-    features: Float[Array, "b h w c"], kernel: Float[Array, "kh kw e n"], how: Window
+    features: Float[Array, "b h w c"], kernel: Float[Array | np.ndarray, "kh kw e n"], how: Window
 ) -> Float[Array, "b H W n"]:
     """Convolve [b, h, w, c] with ``n`` kernels of e = c / groups channels each, in the type of the features.
 
@@ -40,6 +41,7 @@ def convolve(
     Raises:
       ValueError: the channels do not fit, or the window is larger than the image.
     """
+    kernel = jnp.asarray(kernel)  # of variables from a file
     each, outputs = kernel.shape[2:]
     if features.shape[-1] != each * how.groups or outputs % how.groups:
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from vision.nn.bilinear import Operations, bilinear
@@ -36,12 +37,13 @@ def _to_kernel(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: A
 _dense = bilinear("dense", Operations(_forward, _to_features, _to_kernel))
 
 
-def multiply(features: Float[Array, "... c"], kernel: Float[Array, "c ..."]) -> Float[Array, "..."]:
+def multiply(features: Float[Array, "... c"], kernel: Float[Array | np.ndarray, "c ..."]) -> Float[Array, "..."]:
     """[..., c] times [c, n, ...] is [..., n, ...], in the type of the features.
 
     The gradient of the kernel leaves the product in the type of the kernel: a sum over devices is float32 where the
     parameters are, also where the products are bfloat16.
     """
+    kernel = jnp.asarray(kernel)  # of variables from a file
     if features.dtype == kernel.dtype:
         made = jax.lax.dot_general(features, kernel, (((features.ndim - 1,), (0,)), ((), ())))
     else:
@@ -51,7 +53,7 @@ def multiply(features: Float[Array, "... c"], kernel: Float[Array, "c ..."]) -> 
     return over_samples(made) if features.ndim > 1 else made
 
 
-def add_bias(features: Float[Array, "... c"], bias: Float[Array, "..."]) -> Float[Array, "... c"]:
+def add_bias(features: Float[Array, "... c"], bias: Float[Array | np.ndarray, "..."]) -> Float[Array, "... c"]:
     """The sum, in the type of the features; it is made in the type of the bias, in which its gradient is summed."""
     return (features.astype(bias.dtype) + bias).astype(features.dtype)
 

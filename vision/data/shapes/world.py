@@ -339,6 +339,12 @@ def _render_chunk(config: ShapesConfig, keys: UInt64[np.ndarray, "n"], *, paint:
     }
 
 
+def _check_fields(fields: Sequence[str]) -> None:
+    for field in fields:
+        if field not in FIELDS:
+            raise UserError(f"shapes have no field {field!r}; choose from {', '.join(FIELDS)}.")
+
+
 def render_scenes(
     config: ShapesConfig,
     *,
@@ -367,9 +373,7 @@ def render_scenes(
     Raises:
         UserError: for a seed or an index below zero, an unknown split or an unknown field.
     """
-    for field in fields:
-        if field not in FIELDS:
-            raise UserError(f"shapes have no field {field!r}; choose from {', '.join(FIELDS)}.")
+    _check_fields(fields)
     indices = np.asarray(indices)
     if not 0 <= seed < 2**63:
         raise UserError(f"seed is {seed}, but it must be at least 0 and below 2**63.")
@@ -427,8 +431,9 @@ class ShapesSource:
     def in_memory(self, fields: Sequence[str]) -> OnDemandSource:
         """All scenes with only these arrays of `render_scenes`, each rendered when it is first asked for.
 
-        Raises (its functions): UserError for a field that `render_scenes` does not return.
+        Raises UserError for a field that `render_scenes` does not return.
         """
+        _check_fields(fields)
         make = functools.partial(self.render, fields=fields)
         return OnDemandSource(make, size=self.size, fields=fields, class_names=self.class_names)
 
