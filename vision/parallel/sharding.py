@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vision.errors import UserError
@@ -27,7 +27,9 @@ def path_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def partition_spec(name: str, shape: tuple[int, ...], *, rules: ShardingRules, mesh: Mesh, strict: bool) -> P:
+def partition_spec(
+    name: str, shape: tuple[int, ...], *, rules: ShardingRules, mesh: Mesh | AbstractMesh, strict: bool
+) -> P:
     """The PartitionSpec of one array.
 
     Args:
@@ -64,7 +66,7 @@ def partition_spec(name: str, shape: tuple[int, ...], *, rules: ShardingRules, m
     return P(*axes)
 
 
-def _misfit(spec: P, shape: tuple[int, ...], mesh: Mesh) -> str | None:
+def _misfit(spec: P, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> str | None:
     if len(spec) > len(shape):
         return f"it names {len(spec)} axes and the array has {len(shape)}"
     for position, axis in enumerate(spec):
