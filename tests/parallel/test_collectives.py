@@ -382,7 +382,7 @@ PROGRAMS = Path(__file__).parent / "programs"
 def test_a_program_for_tpus():
     """Parts of the step of ``resnet_cifar`` on v5e:4x4, data 4 and fsdp 4, as libtpu 0.0.42.1 compiles it.
 
-    The gathering of a kernel is started, goes on beside a convolution, and ends, in three fusions of one channel; a
+    The gathering of a kernel starts, runs concurrently with a convolution, and ends, in three fusions of one channel; a
     fused all-reduce whose slice is kept is a reduce-scatter; sums of BatchNorm's are all-reduces.
     """
     found = collectives((PROGRAMS / "tpu_fsdp.txt").read_text())

@@ -38,7 +38,7 @@ def text(arguments: Sequence[str], *, package: str = PACKAGE) -> str:
 def listing(*, package: str = PACKAGE) -> str:
     """All experiments below their tasks: name, first line of the docstring, paper, time of ``--quick``, what fits.
 
-    Whether the training step with its defaults fits one accelerator is what ``fits.json`` beside the experiments says.
+    Whether the training step with its defaults fits one accelerator is read from ``fits.json`` in their folder.
     """
     paths = experiment_paths(package)
     found = {name: (about_of(path), _first_line(path)) for name, path in paths.items()}

@@ -144,7 +144,7 @@ def resolved(experiment: Experiment, compiler: Compiler, *, config: Any, default
 
 
 def memory_of_state(experiment: Experiment, compiler: Compiler) -> dict[str, int]:
-    """Bytes of a device by the part of the state, frozen networks beside it."""
+    """Bytes of a device by the part of the state, and those of frozen networks."""
     state, placed = compiler.state_shardings(experiment.init)
     memory = {part: _bytes(getattr(state, part), getattr(placed, part)) for part in _PARTS}
     frozen = frozen_shapes(experiment.frozen, compiler)

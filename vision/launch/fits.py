@@ -1,4 +1,4 @@
-"""Which experiments fit one accelerator with their defaults: a file beside them, made by ``benchmarks/slices.py``.
+"""Which experiments fit one accelerator with their defaults: a file that ``benchmarks/slices.py`` writes.
 
 The list of experiments reads it, so that nothing is compiled, or imported, to list them.
 """

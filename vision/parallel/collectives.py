@@ -9,7 +9,7 @@ actually run. Notes:
 - Bytes are those of ring algorithms, which are optimal in bandwidth (Patarasuk & Yuan 2009, "Bandwidth optimal
   all-reduce algorithms for clusters of workstations"). What a library chooses instead may differ for small arrays.
 - XLA for TPUs writes a reduce-scatter as a fusion of an all-reduce and the slice that a device keeps. It spreads an
-  asynchronous collective over several fusions (its start, computations that it runs beside, its end), each of which
+  asynchronous collective over several fusions (its start, concurrent computations, its end), each of which
   repeats the instruction with the same channel; they count once.
 """
 

@@ -120,7 +120,7 @@ def summed_over_shares(function: Callable[..., Array], mesh: Mesh | AbstractMesh
 
 @jax.custom_jvp
 def on_every_device(array: Array) -> Array:
-    """``array``, computed whole on each device, for what is made of parameters alone, as a normalised kernel.
+    """``array``, computed whole on each device, for what depends on parameters alone, as a normalised kernel.
 
     Its gradient is left alone: it is what is summed over devices, and may be divided.
     """

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 PATIENCE = 2.0
-"""Seconds that programs beside the training step compile in silence; most are ready by then, or in the cache."""
+"""Seconds before a message about a program other than the training step; most are compiled or cached by then."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ _report: ContextVar[_Report | None] = ContextVar("report", default=None)
 
 @contextlib.contextmanager
 def compiling_for(purpose: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Inside, ``say`` is told when a program for ``purpose`` ("the evaluation") takes long to compile."""
+    """Inside, ``say`` gets a message when a program for ``purpose`` ("the evaluation") takes long to compile."""
     before = _report.set(_Report(say, purpose))
     try:
         yield

@@ -175,7 +175,7 @@ def train(
         outputs.progress.message(f"compiled the step in {step.compile_seconds - seconds:.1f} s")
 
     def measure_peak(batch: Mapping[str, Any], scalars: Scalars) -> None:
-        jax.block_until_ready(scalars)  # the peak of a CPU is measured, and that beside nothing else
+        jax.block_until_ready(scalars)  # the peak of a CPU is measured, with nothing else running
         since = time.monotonic()
         work.peak = peak_flops(jax.local_devices()[0], step.flops(batch).dtype)
         clock.compiled(time.monotonic() - since)
