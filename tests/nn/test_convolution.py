@@ -1,5 +1,6 @@
 """Convolutions in every direction against float64, in every transformation of JAX, on meshes, and Flax's modules."""
 
+import re
 from functools import partial
 
 import flax.linen as nn
@@ -16,6 +17,7 @@ from reference_convolution import convolution, features_gradient, kernel_gradien
 from vision.nn import convolution as module
 from vision.nn.convolution import Conv, PointwiseConv, convolve
 from vision.nn.cpu_convolution import block_diagonal, diagonal_blocks, suits_winograd
+from vision.nn.dense import multiply
 from vision.nn.window import Window, xla_convolution
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.train.flops import count_flops
@@ -139,6 +141,35 @@ def test_on_accelerators_it_is_xlas(monkeypatch):
     monkeypatch.setattr(module, "platform", lambda: "tpu")
     names = lambda how, x, k: str(jax.make_jaxpr(partial(convolve, how=how))(jnp.zeros(x), jnp.zeros(k)))
     assert "conv_general_dilated" in names(*CASES["winograd"])
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_products_have_the_precision_of_the_place_where_they_are_used(platform):
+    """Primitives are lowered later, when the context of the precision has been left."""
+
+    def loss(x, k, wide):
+        with jax.default_matmul_precision("highest"):
+            groups = convolve(x, k, Window(groups=2))
+            return jnp.sum(jnp.sin(multiply(groups.astype(jnp.bfloat16), wide)))
+
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 4, 4, 4), (2, 2, 2, 4), (4, 3))]
+    text = jax.jit(jax.grad(loss, (0, 1, 2))).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+    products = len(re.findall(r"stablehlo\.(?:convolution|dot_general)", text))
+    highest = "precision HIGHEST>, #stablehlo<precision HIGHEST>", "precision = [HIGHEST, HIGHEST]"
+    assert products == sum(map(text.count, highest))
+    assert products >= 6
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_programs_are_exported_for_any_number_of_samples(case):
+    how, features, kernel = CASES[case]
+    x, k, _ = operands(how, features, kernel)
+    (batch,) = jax.export.symbolic_shape("batch")
+    function = jax.value_and_grad(lambda x, k: jnp.sum(jnp.sin(convolve(x, k, how))), (0, 1))
+    abstract = (jax.ShapeDtypeStruct((batch, *features[1:]), jnp.float32), jax.ShapeDtypeStruct(kernel, jnp.float32))
+    exported = jax.export.export(jax.jit(function))(*abstract)
+    found, expected = (call(jnp.float32(x), jnp.float32(k)) for call in (exported.call, function))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), found, expected)
 
 
 def test_operations_are_those_of_a_convolution_whatever_the_form():

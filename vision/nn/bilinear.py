@@ -24,12 +24,15 @@ from jaxtyping import Array
 
 from vision.platform import platform
 
+Shape = tuple[Any, ...]
+"""The shape of an array: ints, and a symbolic dimension where a program is exported for any number of samples."""
+
 
 @runtime_checkable
 class Operation(Protocol):
     """F, D or W as a composition of JAX's operations."""
 
-    def __call__(self, left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: Any, how: Any) -> Array:
+    def __call__(self, left: Array, right: Array, /, *, shape: Shape, dtype: Any, how: Any) -> Array:
         """The result, of ``shape`` and ``dtype``; ``how`` holds the settings of the operation, such as strides."""
         ...
 
@@ -71,24 +74,29 @@ def bilinear(
     # <W(x, y), c> = <x, D(y, c)> = <F(x, c), y>
     ad.defbilinear(
         F,
-        lambda c, x, k, how, **_: D.bind(c, k, how=how, **like(x)),
-        lambda c, x, k, how, **_: W.bind(x, c, how=how, **like(k)),
+        lambda c, x, k, *, shape, dtype, **of: D.bind(c, k, **of, **like(x)),
+        lambda c, x, k, *, shape, dtype, **of: W.bind(x, c, **of, **like(k)),
     )
     ad.defbilinear(
         D,
-        lambda c, y, k, how, **_: F.bind(c, k, how=how, **like(y)),
-        lambda c, y, k, how, **_: W.bind(c, y, how=how, **like(k)),
+        lambda c, y, k, *, shape, dtype, **of: F.bind(c, k, **of, **like(y)),
+        lambda c, y, k, *, shape, dtype, **of: W.bind(c, y, **of, **like(k)),
     )
     ad.defbilinear(
         W,
-        lambda c, x, y, how, **_: D.bind(y, c, how=how, **like(x)),
-        lambda c, x, y, how, **_: F.bind(x, c, how=how, **like(y)),
+        lambda c, x, y, *, shape, dtype, **of: D.bind(y, c, **of, **like(x)),
+        lambda c, x, y, *, shape, dtype, **of: F.bind(x, c, **of, **like(y)),
     )
     for primitive, kind in zip(primitives, ("forward", "to_features", "to_kernel"), strict=True):
         batching.primitive_batchers[primitive] = partial(
             _batched, primitive, _by_platform(kind, operations, cpu, gpu), samples=primitive is not W
         )
-    return lambda x, k, *, shape, how: F.bind(x, k, shape=tuple(shape), dtype=x.dtype, how=how)
+
+    def bind(x: Array, k: Array, *, shape: Shape, how: Any) -> Array:
+        precision = jax.config.jax_default_matmul_precision
+        return F.bind(x, k, shape=tuple(shape), dtype=x.dtype, how=how, precision=precision)
+
+    return bind
 
 
 def _by_platform(
@@ -98,8 +106,17 @@ def _by_platform(
     chosen = {"cpu": cpu or operations, "gpu": gpu or operations, "tpu": operations}
     operation = {platform: getattr(each, kind) for platform, each in chosen.items()}
     if kind == "to_kernel":
-        return operation
-    return {platform: partial(_cast, each) for platform, each in operation.items()}
+        return {of: partial(_at_precision, each) for of, each in operation.items()}
+    return {of: partial(_at_precision, partial(_cast, each)) for of, each in operation.items()}
+
+
+def _at_precision(operation: Operation, left: Array, right: Array, /, *, precision: str | None, **how: Any) -> Array:
+    """``operation`` with the precision of products that was asked for where its result is used.
+
+    Primitives are lowered when the context of ``jax.default_matmul_precision`` has been left.
+    """
+    with jax.default_matmul_precision(precision):
+        return operation(left, right, **how)
 
 
 def _cast(operation: Operation, left: Array, kernel: Array, /, **how: Any) -> Array:
@@ -109,9 +126,9 @@ def _cast(operation: Operation, left: Array, kernel: Array, /, **how: Any) -> Ar
 def _primitive(name: str, operation: dict[str, Operation]) -> Primitive:
     primitive = Primitive(name)
     # under jit, layers of equal shapes share one trace of what may be hundreds of operations
-    own = {of: jax.jit(each, static_argnames=("shape", "dtype", "how")) for of, each in operation.items()}
+    own = {of: jax.jit(each, static_argnames=("shape", "dtype", "how", "precision")) for of, each in operation.items()}
     primitive.def_impl(lambda *operands, **how: own.get(platform(), own["tpu"])(*operands, **how))
-    primitive.def_abstract_eval(lambda left, right, *, shape, dtype, how: jax.core.ShapedArray(shape, dtype))
+    primitive.def_abstract_eval(lambda left, right, *, shape, dtype, **_: jax.core.ShapedArray(shape, dtype))
     mlir.register_lowering(primitive, mlir.lower_fun(own["tpu"], multiple_results=False))
     for of, named in (("cpu", "cpu"), ("gpu", "cuda")):
         if operation[of] is not operation["tpu"]:
@@ -126,7 +143,7 @@ def _batched(
     axes: Any,
     *,
     samples: bool,
-    shape: tuple[int, ...],
+    shape: Shape,
     **how: Any,
 ) -> tuple[Array, int]:
     """One of many: along the samples where only what has samples differs.

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vision.nn import window as xla
+from vision.nn.bilinear import Shape
 from vision.nn.depthwise import depthwise, depthwise_kernel_gradient
 from vision.nn.window import Window, seen
 from vision.nn.winograd import TILE, winograd_conv, winograd_kernel_gradient
@@ -38,7 +39,7 @@ FEW_CHANNELS = 4
 """Kernels of at most 3x3 with as few input channels have their gradients as a product for each of their positions."""
 
 
-def forward(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: Any, how: Window) -> Array:
+def forward(left: Array, right: Array, /, *, shape: Shape, dtype: Any, how: Window) -> Array:
     """F(x, k)."""
     if how.groups > 1:
         if _is_depthwise(right.shape, how):
@@ -49,7 +50,7 @@ def forward(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: Any,
     return xla.forward(left, right, shape=shape, dtype=dtype, how=how)
 
 
-def to_features(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: Any, how: Window) -> Array:
+def to_features(left: Array, right: Array, /, *, shape: Shape, dtype: Any, how: Window) -> Array:
     """D(y, k), which has ``shape``."""
     if _is_depthwise(right.shape, how):
         return _depthwise_to_features(left, right, shape, how)
@@ -63,7 +64,7 @@ def to_features(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: 
     return xla.to_features(left, right, shape=shape, dtype=dtype, how=how)
 
 
-def to_kernel(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: Any, how: Window) -> Array:
+def to_kernel(left: Array, right: Array, /, *, shape: Shape, dtype: Any, how: Window) -> Array:
     """W(x, y), which has ``shape``."""
     if _is_depthwise(shape, how):
         return depthwise_kernel_gradient(left, right, shape, how).astype(dtype)
@@ -78,14 +79,14 @@ def to_kernel(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: An
     return xla.to_kernel(left, right, shape=shape, dtype=dtype, how=how)
 
 
-def suits_winograd(
-    features: tuple[int, ...], kernel: tuple[int, ...], result: tuple[int, ...], dtype: Any, window: Window
-) -> bool:
+def suits_winograd(features: Shape, kernel: Shape, result: Shape, dtype: Any, window: Window) -> bool:
     """Whether Winograd's form is possible, and faster than XLA's, for these shapes."""
     if (kernel[:2], window.strides, window.dilation, window.groups) != ((3, 3), (1, 1), (1, 1), 1):
         return False
     if dtype != jnp.float32 or len({*window.padding[0], *window.padding[1]}) > 1 or _margin(window) not in (0, 1, 2):
         return False
+    if not isinstance(features[0], int):
+        return False  # exported for any number of samples
     tiles = features[0] * -(-result[1] // TILE) * -(-result[2] // TILE)
     used = features[0] * result[1] * result[2] / (tiles * TILE**2)
     inputs, outputs = kernel[2:]
@@ -97,11 +98,11 @@ def _margin(window: Window) -> int:
     return window.padding[0][0]
 
 
-def _is_depthwise(kernel: tuple[int, ...], window: Window) -> bool:
+def _is_depthwise(kernel: Shape, window: Window) -> bool:
     return window.groups > 1 and kernel[2] == 1 and kernel[3] == window.groups
 
 
-def _depthwise_to_features(gradient: Array, kernel: Array, shape: tuple[int, ...], window: Window) -> Array:
+def _depthwise_to_features(gradient: Array, kernel: Array, shape: Shape, window: Window) -> Array:
     """The depthwise convolution of the gradient, spread out by the strides, with the kernel turned around."""
     spread = []
     for axis, margin in enumerate(window.padding):
@@ -114,7 +115,7 @@ def _depthwise_to_features(gradient: Array, kernel: Array, shape: tuple[int, ...
     return depthwise(spread_out, kernel[::-1, ::-1], shape, Window(dilation=window.dilation, groups=window.groups))
 
 
-def _product_to_features(gradient: Array, kernel: Array, shape: tuple[int, ...], window: Window) -> Array:
+def _product_to_features(gradient: Array, kernel: Array, shape: Shape, window: Window) -> Array:
     """The products of the gradient and the kernel at each of its positions, added where these positions are."""
     outputs = gradient.shape[-1]
     made = gradient.reshape(-1, outputs) @ kernel.reshape(-1, outputs).T

@@ -10,24 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vision.nn.bilinear import Operations, bilinear
+from vision.nn.bilinear import Operations, Shape, bilinear
 from vision.parallel.gathering import over_samples
 
 
-def _forward(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: Any, how: None) -> Array:
+def _forward(left: Array, right: Array, /, *, shape: Shape, dtype: Any, how: None) -> Array:
     """F(x, k): [... c] and [c n...] to [... n...]."""
     del shape, how
     return jax.lax.dot_general(left, right, (((left.ndim - 1,), (0,)), ((), ()))).astype(dtype)
 
 
-def _to_features(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: Any, how: None) -> Array:
+def _to_features(left: Array, right: Array, /, *, shape: Shape, dtype: Any, how: None) -> Array:
     """D(y, k): [... n...] and [c n...] to [... c]."""
     del how
     own, of_kernel = tuple(range(len(shape) - 1, left.ndim)), tuple(range(1, right.ndim))
     return jax.lax.dot_general(left, right, ((own, of_kernel), ((), ()))).astype(dtype)
 
 
-def _to_kernel(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: Any, how: None) -> Array:
+def _to_kernel(left: Array, right: Array, /, *, shape: Shape, dtype: Any, how: None) -> Array:
     """W(x, y): [... c] and [... n...] to [c n...], accumulated and given in ``dtype``."""
     del shape, how
     lead = tuple(range(left.ndim - 1))

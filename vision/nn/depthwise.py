@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vision.nn.bilinear import Shape
 from vision.nn.window import Window, by_positions, seen
 
 BLOCK = 14
 """Columns of the gradient in one product; it meets ``BLOCK`` + size - 1 columns of the features."""
 
 
-def depthwise(features: Array, kernel: Array, shape: tuple[int, ...], window: Window) -> Float[Array, "b H W c"]:
+def depthwise(features: Array, kernel: Array, shape: Shape, window: Window) -> Float[Array, "b H W c"]:
     """The convolution; its result has ``shape``."""
     wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
     everywhere = seen(features, shape[1:3], kernel.shape[:2], window)
@@ -24,7 +25,7 @@ def depthwise(features: Array, kernel: Array, shape: tuple[int, ...], window: Wi
 
 
 def depthwise_kernel_gradient(
-    features: Array, gradient: Array, shape: tuple[int, ...], window: Window
+    features: Array, gradient: Array, shape: Shape, window: Window
 ) -> Float[Array, "kh kw 1 c"]:
     """The gradient of the kernel, in float32.
 

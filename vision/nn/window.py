@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float
 
+from vision.nn.bilinear import Shape
 from vision.parallel.gathering import summed_over_shares
 
 Pair = tuple[int, int]
@@ -32,7 +33,7 @@ class Window:
     """Devices that share the samples, where gradients of kernels are summed over them in another type than the devices'
     library has (see :func:`gpu_to_kernel`)."""
 
-    def result_shape(self, features: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
+    def result_shape(self, features: Shape, kernel: Shape) -> Shape:
         """The shape of the result, from those of features [b h w c] and kernel [kh kw c/groups n]."""
         sides = [
             (side + sum(margin) - (size - 1) * apart - 1) // stride + 1
@@ -56,18 +57,18 @@ def xla_convolution(features: Float[Array, "b h w c"], kernel: Array, window: Wi
     )
 
 
-def forward(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: Any, how: Window) -> Array:
+def forward(left: Array, right: Array, /, *, shape: Shape, dtype: Any, how: Window) -> Array:
     """F(x, k)."""
     return xla_convolution(left, right, how).astype(dtype)
 
 
-def to_features(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: Any, how: Window) -> Array:
+def to_features(left: Array, right: Array, /, *, shape: Shape, dtype: Any, how: Window) -> Array:
     """D(y, k), which has ``shape``."""
     of = jax.ShapeDtypeStruct(shape, left.dtype)
     return jax.linear_transpose(lambda x: xla_convolution(x, right, how), of)(left)[0].astype(dtype)
 
 
-def to_kernel(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: Any, how: Window) -> Array:
+def to_kernel(left: Array, right: Array, /, *, shape: Shape, dtype: Any, how: Window) -> Array:
     """W(x, y), which has ``shape``.
 
     XLA (as of jaxlib 0.10.2) partitions this gradient of a convolution in groups wrongly where devices share a part of
@@ -82,7 +83,7 @@ def to_kernel(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: An
     return jax.linear_transpose(lambda k: xla_convolution(left, k, how), of)(right)[0]
 
 
-def gpu_to_kernel(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype: Any, how: Window) -> Array:
+def gpu_to_kernel(left: Array, right: Array, /, *, shape: Shape, dtype: Any, how: Window) -> Array:
     """W(x, y), which has ``shape``.
 
     For cuDNN it has the type of its operands; XLA would convert those to float32 to have it wider. Each device rounds
@@ -94,7 +95,7 @@ def gpu_to_kernel(left: Array, right: Array, /, *, shape: tuple[int, ...], dtype
     return summed_over_shares(own, how.mesh, left, right)
 
 
-def _wider_to_kernel(left: Array, right: Array, shape: tuple[int, ...], dtype: Any, window: Window) -> Array:
+def _wider_to_kernel(left: Array, right: Array, shape: Shape, dtype: Any, window: Window) -> Array:
     """W(x, y) as the convolution that it is, of channels as samples, accumulated and given in ``dtype``."""
     margins = []
     for axis, (before, _) in enumerate(window.padding):
@@ -126,7 +127,7 @@ def seen(features: Array, result: Sequence[int], size: Sequence[int], window: Wi
     return {(row, column): at(row, column) for row in range(size[0]) for column in range(size[1])}
 
 
-def by_positions(features: Array, gradient: Array, shape: tuple[int, ...], window: Window) -> Float[Array, "kh kw e n"]:
+def by_positions(features: Array, gradient: Array, shape: Shape, window: Window) -> Float[Array, "kh kw e n"]:
     """W(x, y) as the sum over pixels of the features at each position of the kernel times the gradient, in float32."""
     batch, rows, columns, outputs = gradient.shape
     each, groups = shape[2], window.groups
