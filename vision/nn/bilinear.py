@@ -93,7 +93,7 @@ def bilinear(
         )
 
     def bind(x: Array, k: Array, *, shape: Shape, how: Any) -> Array:
-        precision = jax.config.jax_default_matmul_precision
+        precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
         return F.bind(x, k, shape=tuple(shape), dtype=x.dtype, how=how, precision=precision)
 
     return bind
@@ -101,7 +101,7 @@ def bilinear(
 
 def _by_platform(
     kind: str, operations: Operations, cpu: Operations | None, gpu: Operations | None
-) -> dict[str, Operation]:
+) -> dict[str, Callable[..., Array]]:
     """One of the three operations by platform."""
     chosen = {"cpu": cpu or operations, "gpu": gpu or operations, "tpu": operations}
     operation = {platform: getattr(each, kind) for platform, each in chosen.items()}
@@ -123,7 +123,7 @@ def _cast(operation: Operation, left: Array, kernel: Array, /, **how: Any) -> Ar
     return operation(left, kernel.astype(left.dtype), **how)
 
 
-def _primitive(name: str, operation: dict[str, Operation]) -> Primitive:
+def _primitive(name: str, operation: dict[str, Callable[..., Array]]) -> Primitive:
     primitive = Primitive(name)
     # under jit, layers of equal shapes share one trace of what may be hundreds of operations
     own = {of: jax.jit(each, static_argnames=("shape", "dtype", "how", "precision")) for of, each in operation.items()}
@@ -138,7 +138,7 @@ def _primitive(name: str, operation: dict[str, Operation]) -> Primitive:
 
 def _batched(
     primitive: Primitive,
-    operation: dict[str, Operation],
+    operation: dict[str, Callable[..., Array]],
     operands: Any,
     axes: Any,
     *,
