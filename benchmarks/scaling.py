@@ -131,7 +131,7 @@ def abstract_mesh(data: int, fsdp: int, tensor: int) -> AbstractMesh:
 
 def held(state: Any, rules: ShardingRules, mesh: AbstractMesh) -> tuple[float, Any]:
     """Bytes of the state on a chip, and the shardings."""
-    placed = shardings(state, mesh=mesh, rules=rules)  # pyright: ignore[reportArgumentType]
+    placed = shardings(state, mesh=mesh, rules=rules)
     return sum(map(bytes_per_device, jax.tree.leaves(state), jax.tree.leaves(placed))), placed
 
 
@@ -189,7 +189,7 @@ def rows(name: str, workload: Workload, known: Traced, activations: float) -> li
                 least = least_exchange(
                     params,
                     placed.params,
-                    mesh,  # pyright: ignore[reportArgumentType]
+                    mesh,
                     itemsize=2 if chip.platform == "tpu" else 4,
                 )
                 whole = 4 * sum(leaf.size for leaf in jax.tree.leaves(params)) / tensor

@@ -35,7 +35,7 @@ def test_every_chip_holds_its_share(known):
     shared, placed = held(known.state, known.experiment.rules, abstract_mesh(1, 1, 2))
     assert whole == sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(known.state)[:-1]) + 8
     assert 0.5 < shared / whole < 1
-    assert placed.params["block_0"]["mlp"]["dense_in"]["kernel"].spec[1] == "tensor"
+    assert placed.params["block_0"]["dense_in"]["kernel"].spec[1] == "tensor"
 
 
 def test_gpus_sum_within_hosts_first():
@@ -62,4 +62,4 @@ def test_rows_have_every_chip_size_and_layout(known):
     lines = rows("a", WORKLOAD, known, 100.0)
     assert len(lines) == 2 * 3 * 3
     efficiencies = [float(cell) for line in lines for cell in line.split("|")[-3:-1]]
-    assert all(0 < each <= 1 for each in efficiencies)
+    assert all(0 <= each <= 1 for each in efficiencies)

@@ -15,6 +15,7 @@ import numpy as np
 
 from vision.data.detection import AnnotatedSource, RenderedSource
 from vision.data.folder import FolderSource
+from vision.data.semantic import MaskedSource
 from vision.data.shapes.world import ShapesSource
 from vision.data.source import ArraySource, Source
 from vision.data.subset import Subset
@@ -45,6 +46,11 @@ def _parts(source: Source) -> Iterable[bytes]:
             return [f"{name} {label}".encode("utf-8", "surrogateescape") for name, label in named]
         case AnnotatedSource():
             return _annotated(source)
+        case MaskedSource():
+            files = zip(
+                _names(pair.image for pair in source.pairs), _names(pair.mask for pair in source.pairs), strict=True
+            )
+            return [f"{image} {mask}".encode("utf-8", "surrogateescape") for image, mask in files]
         case TfdsSource():
             return [f"{name} {count}".encode() for name, count in source.shards()]
         case RenderedSource() | ShapesSource():

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num, Shaped
+from jaxtyping import Array, Float, Int, Num, Shaped
 
 from vision.errors import UserError
 
@@ -57,6 +57,33 @@ def resize(
         out = jnp.einsum(product, weights.astype(out.dtype), out, precision=jax.lax.Precision.HIGHEST)
         out = jnp.clip(jnp.floor(out + 0.5), 0, 255) if whole else out
     return out.astype(images.dtype)
+
+
+def resize_region(
+    images: Float[Array, "b h w c"],
+    sizes: Int[Array, "b 2"],
+    targets: Int[Array, "b 2"],
+    *,
+    size: tuple[int, int],
+) -> Float[Array, "b H W c"]:
+    """The upper left part of each image, of a height and width of its own, resized to another, in a canvas of ``size``.
+
+    Bilinear without antialiasing, as PyTorch's ``interpolate(part, mode="bilinear", align_corners=False)``: for logits
+    and probabilities, whose labels have a size of their own.
+
+    Args:
+      images: any range.
+      sizes: height and width of the part of each image, at least 1.
+      targets: the height and width that it gets, at most ``size``.
+      size: height and width of the result; outside of ``targets`` the border is repeated.
+    """
+    made = images
+    for axis, product in ((0, "bhy,byxc->bhxc"), (1, "bwx,bhxc->bhwc")):
+        extent, target = (each[:, axis, None].astype(images.dtype) for each in (sizes, targets))
+        centre = jnp.clip((jnp.arange(size[axis]) + 0.5) * (extent / target) - 0.5, 0.0, extent - 1.0)
+        weights = jnp.maximum(1.0 - jnp.abs(jnp.arange(images.shape[1 + axis]) - centre[..., None]), 0.0)
+        made = jnp.einsum(product, weights, made, precision=jax.lax.Precision.HIGHEST)
+    return made
 
 
 def resize_weights(length: int, size: int, method: Method) -> Float[np.ndarray, "{size} {length}"]:

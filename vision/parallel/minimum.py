@@ -5,13 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from vision.parallel.collectives import MOVED
 
 
 def least_exchange(
-    params: Any, placed: Any, mesh: Mesh, *, frozen: Any = (), itemsize: int | None = None
+    params: Any, placed: Any, mesh: Mesh | AbstractMesh, *, frozen: Any = (), itemsize: int | None = None
 ) -> dict[str, float]:
     """Bytes that each device sends in a step, by kind of collective, with ring algorithms.
 

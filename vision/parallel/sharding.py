@@ -79,7 +79,7 @@ def _misfit(spec: P, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> str |
     return None
 
 
-def shardings(abstract: Any, *, mesh: Mesh, rules: ShardingRules) -> Any:
+def shardings(abstract: Any, *, mesh: Mesh | AbstractMesh, rules: ShardingRules) -> Any:
     """A tree of NamedShardings like ``abstract`` (a TrainState of ShapeDtypeStructs, or any tree).
 
     Leaves under ``params`` and ``ema`` must follow their rules (see :func:`partition_spec`); the others do so if

@@ -1,0 +1,413 @@
+"""Images with a class for every pixel: the shapes world, a folder, PASCAL VOC, Cityscapes or ADE20K.
+
+Samples have equal shapes: an image lies in the upper left corner of a canvas, at its own size or, where it is larger,
+reduced until it fits. The rest of the canvas is grey, and void in the mask. The ground truth of evaluation is the mask
+at its own size.
+"""
+
+import functools
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+
+from vision.data.annotations.index_masks import (
+    MAX_CLASSES,
+    VOID,
+    Colour,
+    MaskRules,
+    class_table,
+    mask_values,
+    read_mask,
+)
+from vision.data.annotations.semantic_files import (
+    ADE20K_CLASSES,
+    CITYSCAPES,
+    VOC,
+    Pair,
+    ade20k_pairs,
+    ade20k_rules,
+    cityscapes_pairs,
+    cityscapes_rules,
+    folder_pairs,
+    voc_pairs,
+    voc_rules,
+)
+from vision.data.dataset import Split, is_held_out
+from vision.data.image_file import MAX_PIXELS, opened, upright
+from vision.data.on_demand import OnDemandSource
+from vision.data.shapes.world import ShapesConfig, ShapesSource
+from vision.data.source import ArraySource, Record, Source, in_memory
+from vision.errors import UserError
+from vision.home import expanded
+from vision.ranges import ImageArea, NonNegativeInt, Pixels, PositiveInt, check_ranges
+
+PAD = (124, 116, 104)
+"""Colour of a canvas where there is no image: ImageNet's mean."""
+FIELDS = ("image", "semantic", "size")
+SHAPES_TEST = 1_000
+"""Scenes of the shapes world to evaluate on."""
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+@dataclass(frozen=True)
+class SemanticConfig:
+    """Which images and masks to use, and how they are read."""
+
+    name: Literal["shapes", "folder", "voc", "cityscapes", "ade20k"] = "shapes"
+    """"shapes" (rendered, no download), "folder" (images and masks of equal names), or a data set in its own layout."""
+    dir: Path = Path("data")
+    """Folder that all other paths are relative to; unused by shapes."""
+    train: str = "train"
+    """Sub-folder to train on, or VOC's list of names. For "folder" it has ``images`` and ``masks``; without such a
+    sub-folder these are in ``dir`` itself, and one of ten images, by the hash of its name, is a test image."""
+    test: str = "test"
+    """Sub-folder to evaluate on, or VOC's list of names."""
+    images: str = "images"
+    """Folder: name of the folders of images."""
+    masks: str = "masks"
+    """Folder: name of the folders of masks, PNG files with the names of the images."""
+    classes: str = "classes.txt"
+    """Folder: file in ``dir`` with a class a line, "road", or with its colour in RGB masks, "road 128 64 128". Without
+    the file, classes are the values of the masks, from 0 to the largest that is not void."""
+    void: tuple[NonNegativeInt, ...] = (VOID,)
+    """Folder: values of masks that mean "no class"."""
+    height: Pixels = 512
+    """Height of the canvas in pixels."""
+    width: Pixels = 512
+    """Width of the canvas in pixels."""
+    overfit_images: NonNegativeInt = 0
+    """Train and evaluate on only the first this many training images, to overfit on purpose. 0 for all."""
+    stream: bool = False
+    """Decode images during training instead of holding the data set in memory."""
+    workers: NonNegativeInt = 0
+    """Streaming: number of worker processes that decode; 0 for threads of the main process."""
+    max_pixels: ImageArea = MAX_PIXELS
+    """Largest width times height of an image; decoding takes up to 24 bytes of memory for each pixel."""
+    shapes: ShapesConfig = ShapesConfig()
+    """The shapes world, at the resolution of the canvas, which is square. Classes are the background and the shapes."""
+    shapes_count: PositiveInt = 10_000
+    """Number of training images of the shapes world."""
+
+    def __post_init__(self):
+        check_ranges(self)
+        if self.name == "shapes" and self.height != self.width:
+            raise UserError(f"scenes of the shapes world are square, not {self.height}x{self.width}: give both sides")
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedSource:
+    """Images and masks from files as samples, decoded when they are asked for.
+
+    A sample has "image" uint8 [H W 3], "semantic" uint8 [H W] (`VOID` without a class) and "size" int32 [2], the height
+    and width that the image has in the canvas. With ``truth``, "truth" uint8 [TH TW] and "truth_size" int32 [2] too:
+    the mask at its own size in a canvas of ``truth``, void outside.
+    """
+
+    pairs: tuple[Pair, ...]
+    """Images and their masks."""
+    rules: MaskRules
+    """What the values of masks mean."""
+    class_names: tuple[str, ...]
+    """One for each class."""
+    canvas: Size
+    """Height and width of the samples in pixels."""
+    truth: Size | None = None
+    """Height and width of a canvas for the masks at their own sizes; None without."""
+    max_pixels: int = MAX_PIXELS
+    """Limit of an image's width times height."""
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        pair = self.pairs[index]
+        with opened(pair.image, max_pixels=self.max_pixels) as file:
+            image = upright(file)
+        mask = read_mask(pair.mask, self.rules, size=image.size, image=pair.image, max_pixels=self.max_pixels)
+        height, width = fitted_size((image.height, image.width), self.canvas)
+        reduced = mask
+        if (width, height) != image.size:
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+            reduced = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+        record = {
+            "image": placed(np.asarray(image), self.canvas, PAD),
+            "semantic": placed(reduced, self.canvas, VOID),
+            "size": np.array([height, width], np.int32),
+        }
+        if self.truth is not None:
+            record |= {"truth": placed(mask, self.truth, VOID), "truth_size": np.array(mask.shape, np.int32)}
+        return record
+
+
+def fitted_size(size: Size, canvas: Size) -> Size:
+    """The size (height, width) that an image has in the canvas: its own, or the largest of its shape that fits."""
+    scale = min(canvas[0] / size[0], canvas[1] / size[1], 1.0)
+    height, width = (max(1, min(round(side * scale), most)) for side, most in zip(size, canvas, strict=True))
+    return height, width
+
+
+def placed(
+    array: UInt8[np.ndarray, "h w ..."], canvas: Size, fill: int | tuple[int, ...]
+) -> UInt8[np.ndarray, "H W ..."]:
+    """An image or mask in the upper left corner of a canvas of (height, width)."""
+    if array.shape[:2] == canvas:
+        return np.ascontiguousarray(array)
+    out = np.empty((*canvas, *array.shape[2:]), np.uint8)
+    out[:] = np.asarray(fill, np.uint8)
+    out[: array.shape[0], : array.shape[1]] = array
+    return out
+
+
+def semantic_source(config: SemanticConfig, split: Split, *, limit_bytes: int = 2 * 2**30) -> Source:
+    """Samples of `MaskedSource` to train or evaluate on; in memory unless streamed, those of "test" with "truth".
+
+    Args:
+        config: which data set.
+        split: "train" or "test"; with ``config.overfit_images`` both are the first training images.
+        limit_bytes: maximum size in memory; 2 GiB by default.
+
+    Raises:
+        UserError: the data does not exist or does not follow its format (of a mask: raised when it is read, if
+            streamed); or the data set needs more memory than the limit.
+    """
+    if config.name == "shapes":
+        return _scenes(config, split)
+    source = unread_source(config, split)
+    if config.stream:
+        return source
+    extra = 0 if source.truth is None else source.truth[0] * source.truth[1]
+    needed = len(source) * (4 * config.height * config.width + extra)
+    if needed > limit_bytes:
+        raise UserError(
+            f"{len(source)} images of {config.height}x{config.width} need {needed / 2**30:.1f} GiB of memory, more "
+            f"than the limit of {limit_bytes / 2**30:.1f} GiB: give --data.stream, or a smaller --data.height and "
+            "--data.width."
+        )
+    return in_memory(source, limit_bytes=limit_bytes)
+
+
+def unread_source(config: SemanticConfig, split: Split) -> MaskedSource:
+    """The files of a split, decoded when they are asked for."""
+    names, rules = _classes(config)
+    pairs = _pairs(config, "train" if config.overfit_images else split)
+    if config.overfit_images:
+        pairs = pairs[: config.overfit_images]
+    truth = None
+    if split == "test":
+        truth = largest_size(tuple(each.mask for each in pairs), config.max_pixels)
+    return MaskedSource(tuple(pairs), rules, names, (config.height, config.width), truth, config.max_pixels)
+
+
+def class_colours(config: SemanticConfig) -> tuple[Colour, ...]:
+    """Colours of the classes that the data set itself has: of RGB masks, or of the palette of the first mask.
+
+    Empty where there are none.
+    """
+    if config.name == "shapes":
+        return ()
+    names, rules = _classes(config)
+    if rules.colours:
+        return rules.colours
+    first = _pairs(config, "train")[0].mask
+    with opened(first, max_pixels=config.max_pixels) as image:
+        flat = image.getpalette() if image.mode == "P" else None
+    values = list(rules.renumbered) if rules.renumbered else list(range(len(names)))
+    if not flat or len(flat) < 3 * (max(values) + 1):
+        return ()
+    return tuple((flat[3 * value], flat[3 * value + 1], flat[3 * value + 2]) for value in values)
+
+
+def description(config: SemanticConfig, split: Split) -> str:
+    """A description for protocols: "camvid, test (folder), 144x192"."""
+    training = split == "train" or config.overfit_images > 0
+    few = f"the first {config.overfit_images} images of " if config.overfit_images else ""
+    if config.name == "shapes":
+        where = f"the shapes world ({'train' if training else 'test'})"
+    else:
+        where = f"{config.dir}, {config.train if training else config.test} ({config.name})"
+    return f"{few}{where}, {config.height}x{config.width}"
+
+
+def _pairs(config: SemanticConfig, split: Split) -> list[Pair]:
+    root, name = expanded(config.dir), config.train if split == "train" else config.test
+    match config.name:
+        case "voc":
+            return voc_pairs(root, name)
+        case "cityscapes":
+            return cityscapes_pairs(root, name)
+        case "ade20k":
+            return ade20k_pairs(root, name)
+    if not root.is_dir():
+        raise UserError(f"There is no folder {root}: give --data.dir.")
+    if (root / name).is_dir():
+        return folder_pairs(root / name / config.images, root / name / config.masks)
+    if (root / config.train).is_dir() or (root / config.test).is_dir():
+        raise UserError(
+            f"There is no folder {root / name}, only one for the other split: see --data.train and --data.test"
+        )
+    if not (root / config.images).is_dir():
+        raise UserError(
+            f"{root} has neither a folder {name} with {config.images} and {config.masks} in it, nor these two folders "
+            "themselves: see --data.train, --data.images and --data.masks"
+        )
+    pairs = folder_pairs(root / config.images, root / config.masks)
+    held_out = [is_held_out(each.image.relative_to(root / config.images).as_posix()) for each in pairs]
+    chosen = [pair for pair, held in zip(pairs, held_out, strict=True) if held == (split == "test")]
+    if not chosen:
+        raise UserError(
+            f"of the {len(pairs)} images in {root / config.images} the names of {'none' if split == 'test' else 'all'} "
+            f"choose them as test images: add images, or make folders {config.train} and {config.test}"
+        )
+    return chosen
+
+
+@functools.lru_cache(maxsize=8)
+def _classes(config: SemanticConfig) -> tuple[tuple[str, ...], MaskRules]:
+    """Names of the classes, and what the values of masks mean."""
+    match config.name:
+        case "voc":
+            return VOC, voc_rules()
+        case "cityscapes":
+            return tuple(CITYSCAPES.values()), cityscapes_rules()
+        case "ade20k":
+            file = expanded(config.dir) / config.classes
+            names = (
+                class_table(file)[0] if file.is_file() else tuple(f"class {i}" for i in range(1, ADE20K_CLASSES + 1))
+            )
+            if len(names) != ADE20K_CLASSES:
+                raise UserError(f"{file} has {len(names)} classes, and ADE20K {ADE20K_CLASSES}")
+            return names, ade20k_rules()
+    file = expanded(config.dir) / config.classes
+    if file.is_file():
+        names, colours = class_table(file)
+        return names, MaskRules(classes=len(names), void=config.void, colours=colours)
+    masks = tuple(each.mask for each in _pairs(config, "train"))
+    largest = max(_in_threads(functools.partial(_largest_value, void=config.void, max_pixels=config.max_pixels), masks))
+    if largest < 0:
+        raise UserError(f"all {len(masks)} masks of {config.dir} are void alone: there is no class to learn")
+    if largest >= MAX_CLASSES:
+        raise UserError(
+            f"a mask of {config.dir} has the value {largest}: classes are 0 to {MAX_CLASSES - 1}; give the values that "
+            f"are no class by --data.void, or name the classes in {file}"
+        )
+    return tuple(f"class {value}" for value in range(largest + 1)), MaskRules(classes=largest + 1, void=config.void)
+
+
+def _largest_value(mask: Path, *, void: Sequence[int], max_pixels: int) -> int:
+    values = mask_values(mask, max_pixels=max_pixels)
+    if values.ndim == 3:
+        raise UserError(
+            f"the mask {mask} is in RGB, and no list of classes says what its colours are: write a file classes.txt "
+            'with a class a line, "road 128 64 128"'
+        )
+    found = set(np.unique(values).tolist()) - set(void)
+    return max(found, default=-1)
+
+
+@functools.lru_cache(maxsize=8)
+def largest_size(files: tuple[Path, ...], max_pixels: int) -> Size:
+    """The largest height and the largest width of images, read from their headers."""
+    sizes = _in_threads(functools.partial(_size, max_pixels=max_pixels), files)
+    return max(height for height, _ in sizes), max(width for _, width in sizes)
+
+
+def _size(file: Path, *, max_pixels: int) -> Size:
+    with opened(file, max_pixels=max_pixels) as image:
+        return image.height, image.width
+
+
+def _in_threads(function, files):
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        return list(pool.map(function, files))
+
+
+def world(config: SemanticConfig, split: Split) -> ShapesSource:
+    """The scenes of a split; only the first few of training if ``overfit_images`` is set."""
+    training = split == "train" or config.overfit_images > 0
+    size = (config.overfit_images or config.shapes_count) if training else SHAPES_TEST
+    shapes = replace(config.shapes, resolution=config.height)
+    return ShapesSource(config=shapes, size=size, split="train" if training else "test")
+
+
+def _scenes(config: SemanticConfig, split: Split) -> OnDemandSource:
+    """Scenes as the samples of `MaskedSource`, each rendered when it is first asked for."""
+    scenes = world(config, split)
+    side = config.height
+
+    def make(indices: Int[np.ndarray, " b"]) -> dict[str, np.ndarray]:
+        arrays = scenes.render(indices, ("image", "semantic"))
+        size = np.full((len(indices), 2), side, np.int32)
+        made = {"image": arrays["image"], "semantic": arrays["semantic"], "size": size}
+        return made | ({"truth": arrays["semantic"], "truth_size": size} if split == "test" else {})
+
+    fields = (*FIELDS, "truth", "truth_size") if split == "test" else FIELDS
+    names = ("background", *scenes.config.shapes)
+    return OnDemandSource(make, size=len(scenes), fields=fields, class_names=names)
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """How often each class occurs in masks."""
+
+    pixels: Int[np.ndarray, " k"]
+    """Pixels of each class."""
+    images: Int[np.ndarray, " k"]
+    """Images that have the class."""
+    image_pixels: Int[np.ndarray, " k"]
+    """Pixels with a class of the images that have it, for median frequencies."""
+    void: int
+    """Pixels without a class, those outside of images left out."""
+    empty: int
+    """Images without a pixel that has a class."""
+    counted: int
+    """Images that were counted."""
+    total: int
+    """Images of the split."""
+
+    def text(self, names: Sequence[str]) -> str:
+        """In one line: "367 images, 8.5 % void; Sky 17.1 %, Building 24.0 %, ..."."""
+        known = int(self.pixels.sum())
+        shares = ", ".join(
+            f"{name} {count / max(known, 1):.2%}" for name, count in zip(names, self.pixels, strict=True)
+        )
+        which = (
+            f"{self.total:,} images"
+            if self.counted == self.total
+            else f"the first {self.counted:,} of {self.total:,} images"
+        )
+        empty = f", {self.empty} without any class" if self.empty else ""
+        return f"{which}, {self.void / max(known + self.void, 1):.1%} void{empty}; of the rest {shares}"
+
+
+COUNTED = 500
+"""Images whose masks are counted where they are decoded or rendered for it."""
+
+
+def class_counts(source: Source, classes: int) -> ClassCounts:
+    """Frequencies of the classes, of all images that are in memory, or of the first `COUNTED` of others."""
+    counted = len(source)
+    if not isinstance(source, ArraySource) or isinstance(source, OnDemandSource):
+        counted = min(counted, COUNTED)
+    pixels, images, image_pixels = (np.zeros(classes, np.int64) for _ in range(3))
+    void = empty = 0
+    for record in map(source.__getitem__, range(counted)):
+        height, width = (int(side) for side in record["size"])
+        count = np.bincount(np.asarray(record["semantic"])[:height, :width].reshape(-1), minlength=256)
+        own, known = count[:classes], int(count[:classes].sum())
+        pixels += own
+        images += own > 0
+        image_pixels += np.where(own > 0, known, 0)
+        void += int(count[VOID])
+        empty += known == 0
+    return ClassCounts(pixels, images, image_pixels, void, empty, counted, len(source))
