@@ -12,12 +12,14 @@ Training: forward, backward, SGD with Nesterov momentum, float32. ResNet-18 in i
 ResNet-50, ResNeXt-50 32x4d, ConvNeXt-T, MobileNetV2 and ViT-S/16 on 224x224, batch 8.
 """
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from pairs import Job, compare
+from pairs import Job, Jobs, compare, when_asked
 
 CIFAR_BATCH, BATCH = 64, 8
+CIFAR_PARAMETERS = 11_173_962
+KINDS = ("training", "inference")
 LARGE = {
     "ResNet-50": ("resnet50", 25_557_032),
     "ResNeXt-50 32x4d": ("resnext50_32x4d", 25_028_904),
@@ -28,7 +30,7 @@ LARGE = {
 """Networks on 224x224: the name in ``CLASSIFIERS``, and the number of parameters."""
 
 
-def ours() -> dict[str, Callable[[], None]]:
+def ours() -> Jobs:
     """Our jobs."""
     import jax
     import jax.numpy as jnp
@@ -68,19 +70,14 @@ def ours() -> dict[str, Callable[[], None]]:
             state, _ = step(state, batch)
             jax.block_until_ready(state)
 
-        return train, lambda: jax.block_until_ready(forward(state, batch["image"]))
+        return {"training": train, "inference": lambda: jax.block_until_ready(forward(state, batch["image"]))}
 
-    small, small_use = jobs(CIFAR_RESNET18, 32, CIFAR_BATCH, 11_173_962)
-    large = {name: jobs(CLASSIFIERS[each], 224, BATCH, count) for name, (each, count) in LARGE.items()}
-    return {
-        "ResNet-18 (CIFAR) training": small,
-        "ResNet-18 (CIFAR) inference": small_use,
-        **{f"{name} training": train for name, (train, _) in large.items()},
-        **{f"{name} inference": use for name, (_, use) in large.items()},
-    }
+    small = partial(jobs, CIFAR_RESNET18, 32, CIFAR_BATCH, CIFAR_PARAMETERS)
+    large = {name: partial(jobs, CLASSIFIERS[each], 224, BATCH, count) for name, (each, count) in LARGE.items()}
+    return when_asked({"ResNet-18 (CIFAR)": small, **large}, KINDS)
 
 
-def theirs() -> dict[str, Callable[[], None]]:
+def theirs() -> Jobs:
     """The same jobs with torchvision."""
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -108,27 +105,25 @@ def theirs() -> dict[str, Callable[[], None]]:
             model.eval()
             model(images)
 
-        return train, use
+        return {"training": train, "inference": use}
 
-    cifar = torchvision.models.resnet18(num_classes=10)
-    cifar.conv1, cifar.maxpool = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()
-    small, small_use = jobs(cifar, 32, CIFAR_BATCH, 11_173_962)
-    made = {
-        "ResNet-50": torchvision.models.resnet50(),
-        "ResNeXt-50 32x4d": torchvision.models.resnext50_32x4d(),
-        "ConvNeXt-T": torchvision.models.convnext_tiny(),
-        "MobileNetV2": torchvision.models.mobilenet_v2(),
-        "ViT-S/16": torchvision.models.VisionTransformer(
-            image_size=224, patch_size=16, num_layers=12, num_heads=6, hidden_dim=384, mlp_dim=1536
-        ),
+    def small():
+        cifar = torchvision.models.resnet18(num_classes=10)
+        cifar.conv1, cifar.maxpool = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()
+        return jobs(cifar, 32, CIFAR_BATCH, CIFAR_PARAMETERS)
+
+    vit = {"image_size": 224, "patch_size": 16, "num_layers": 12, "num_heads": 6, "hidden_dim": 384, "mlp_dim": 1536}
+    makers = {
+        "ResNet-50": torchvision.models.resnet50,
+        "ResNeXt-50 32x4d": torchvision.models.resnext50_32x4d,
+        "ConvNeXt-T": torchvision.models.convnext_tiny,
+        "MobileNetV2": torchvision.models.mobilenet_v2,
+        "ViT-S/16": partial(torchvision.models.VisionTransformer, **vit),
     }
-    large = {name: jobs(model, 224, BATCH, LARGE[name][1]) for name, model in made.items()}
-    return {
-        "ResNet-18 (CIFAR) training": small,
-        "ResNet-18 (CIFAR) inference": small_use,
-        **{f"{name} training": train for name, (train, _) in large.items()},
-        **{f"{name} inference": use for name, (_, use) in large.items()},
+    large = {
+        name: lambda name=name, make=make: jobs(make(), 224, BATCH, LARGE[name][1]) for name, make in makers.items()
     }
+    return when_asked({"ResNet-18 (CIFAR)": small, **large}, KINDS)
 
 
 if __name__ == "__main__":

@@ -15,16 +15,17 @@ whichever is faster in a first trial. Peak memory is the largest resident set of
 """
 
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from pairs import Job, compare
+from pairs import Job, Jobs, compare, when_asked
 
 UNET_PARAMETERS, DIT_PARAMETERS, DIT_EMBEDDINGS = 35_746_307, 32_475_660, 2_758_272
+KINDS = ("training", "50-step DDIM")
 CLASSES, TRAIN_BATCH, SAMPLE_BATCH, STEPS = 10, 16, 8, 50
 
 
-def ours() -> dict[str, Callable[[], None]]:
+def ours() -> Jobs:
     """A training step and a sampling run of each network."""
     import jax
     import jax.numpy as jnp
@@ -81,16 +82,16 @@ def ours() -> dict[str, Callable[[], None]]:
         def sample() -> None:
             jax.block_until_ready(compiled(step.merged(state).params, condition, index, jax.random.key(0)))
 
-        return {"training": train, "50-step DDIM": sample}
+        return {KINDS[0]: train, KINDS[1]: sample}
 
-    networks = {
-        "UNet": jobs(UNet(UNetConfig()), 0, UNET_PARAMETERS),
-        "DiT-S/2": jobs(DiT(DiTConfig(classes=CLASSES)), CLASSES, DIT_PARAMETERS),
+    makers = {
+        "UNet": partial(jobs, UNet(UNetConfig()), 0, UNET_PARAMETERS),
+        "DiT-S/2": partial(jobs, DiT(DiTConfig(classes=CLASSES)), CLASSES, DIT_PARAMETERS),
     }
-    return {f"{name} {job}": run for name, all_ in networks.items() for job, run in all_.items()}
+    return when_asked(makers, KINDS)
 
 
-def theirs() -> dict[str, Callable[[], None]]:
+def theirs() -> Jobs:
     """The same jobs with diffusers."""
     import torch  # pyright: ignore[reportMissingImports]
     from diffusers import DDIMScheduler, DiTTransformer2DModel, UNet2DModel  # pyright: ignore[reportMissingImports]
@@ -135,7 +136,7 @@ def theirs() -> dict[str, Callable[[], None]]:
         if seconds() > plain:
             layout = torch.contiguous_format
             model.to(memory_format=layout)
-        return {"training": train, "50-step DDIM": sample}
+        return {KINDS[0]: train, KINDS[1]: sample}
 
     unet = UNet2DModel(
         sample_size=32,
@@ -161,15 +162,16 @@ def theirs() -> dict[str, Callable[[], None]]:
         num_embeds_ada_norm=CLASSES,
     )
     label = lambda x: torch.arange(len(x)) % CLASSES
-    networks = {
-        "UNet": jobs(unet, UNET_PARAMETERS, lambda x, time: unet(x, time).sample),
-        "DiT-S/2": jobs(
+    makers = {
+        "UNet": partial(jobs, unet, UNET_PARAMETERS, lambda x, time: unet(x, time).sample),
+        "DiT-S/2": partial(
+            jobs,
             dit,
             DIT_PARAMETERS + DIT_EMBEDDINGS,
             lambda x, time: dit(x, timestep=time, class_labels=label(x)).sample,
         ),
     }
-    return {f"{name} {job}": run for name, all_ in networks.items() for job, run in all_.items()}
+    return when_asked(makers, KINDS)
 
 
 if __name__ == "__main__":
@@ -181,6 +183,6 @@ if __name__ == "__main__":
         jobs=[
             Job(f"{name} {job}", images, pairs)
             for name in ("UNet", "DiT-S/2")
-            for job, images, pairs in (("training", TRAIN_BATCH, 7), ("50-step DDIM", SAMPLE_BATCH, 3))
+            for job, images, pairs in zip(KINDS, (TRAIN_BATCH, SAMPLE_BATCH), (7, 3), strict=True)
         ],
     )

@@ -6,6 +6,7 @@ with that of an environment with the other framework.
 """
 
 import argparse
+import functools
 import json
 import platform
 import resource
@@ -13,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 Jobs = Mapping[str, Callable[[], object]]
@@ -32,6 +33,18 @@ class Job:
     """Measurements of each side."""
     alone: bool = False
     """Whether only our side is measured, since the other framework has no counterpart."""
+
+
+def when_asked(makers: Mapping[str, Callable[[], Jobs]], kinds: Sequence[str]) -> dict[str, Callable[[], object]]:
+    """Jobs "NETWORK KIND" whose network is made when the first of them runs, so that peaks are without later networks.
+
+    Args:
+      makers: by name of the network: makes its jobs, by kind.
+      kinds: of every network's jobs.
+    """
+    networks = {name: functools.cache(make) for name, make in makers.items()}
+    run = lambda name, kind: lambda: networks[name]()[kind]()
+    return {f"{name} {kind}": run(name, kind) for name in networks for kind in kinds}
 
 
 def serve(jobs: Jobs) -> None:
