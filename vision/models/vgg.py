@@ -185,8 +185,8 @@ class Vgg(nn.Module):
             if stage < last or any(part == "pool" for _, part in own):
                 if min(hidden.shape[1:3]) < 2:
                     raise UserError(
-                        f"images of {image.shape[1]}x{image.shape[2]} pixels are too small for {last} stages of a VGG, each of which "
-                        f"halves them: choose images of at least {2**last} pixels"
+                        f"images of {image.shape[1]}x{image.shape[2]} pixels are too small for {last} stages of a VGG, "
+                        f"each of which halves them: choose images of at least {2**last} pixels"
                     )
                 hidden = max_pool_2x2(hidden)
             found |= {name: hidden if part == "pool" else tapped[part] for name, part in own}
