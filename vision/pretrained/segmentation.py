@@ -23,12 +23,14 @@ from vision.models.segmentation.fcn import FcnConfig
 from vision.models.segmentation.segmenter import DecoderConfig
 from vision.ops.pixels import PixelScale
 from vision.pretrained.adapted import Adapt, Adapted
+from vision.pretrained.backbone import OUTSIDE
 from vision.pretrained.rules import CONV, Rule, WeightRules, batch_norm_rules, conv_rules, dense_rules
 from vision.pretrained.state_dict import StateDict
 
 HEAD = (r"^params/(decoder|auxiliary)/logits/",)
 """The paths to replace for other classes."""
 
+_DECODER = re.compile(r"classifier\.|\w+/decoder/")
 _AUXILIARY = re.compile(r"aux_classifier\.|\w+/auxiliary/")
 _PUBLISHED = re.compile(r"backbone\.|classifier\.\d|aux_classifier\.")
 
@@ -72,6 +74,8 @@ def segmentation_weights(classifier: Adapt, *, pixels: PixelScale) -> Adapt:
                 "published weights of segmentation networks expect images normalised by the mean and deviation of "
                 f"ImageNet, and model.pixels is {pixels}: set --model.pixels imagenet"
             )
+        if not any(_DECODER.match(name) for name in tensors):
+            return Adapted(tensors, notes=("they are those of a backbone",), replaced=OUTSIDE)
         given = any(_AUXILIARY.match(name) for name in tensors)
         wanted = "auxiliary" in variables["params"]
         if given and not wanted:

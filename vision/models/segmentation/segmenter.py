@@ -22,7 +22,7 @@ DecoderConfig = FcnConfig | DeepLabConfig | UNetDecoderConfig | PyramidConfig
 
 # Shoeybi et al. 2019: of two layers, split the outputs of the first and the inputs of the second. The branches of
 # DeepLab, which have most of its parameters, are split by their outputs, which are gathered where they are projected.
-# Backbones have rules of their own.
+# Pyramids are small and not split. Backbones have rules of their own.
 SHARDING_RULES: tuple[tuple[str, P], ...] = (
     (r"(decoder|auxiliary)/mix/conv/kernel$", P(None, None, None, "tensor")),
     (r"(decoder|auxiliary)/mix/norm/(scale|bias|mean|var)$", P("tensor")),
