@@ -56,7 +56,8 @@ def test_logits_of_pytorch(size):
 
 def test_activations_of_pytorch():
     names = ("conv3_2", "relu3_2", "pool2")
-    found = jax.jit(lambda v: Vgg(NARROW).apply(v, golden_image(40, 36), names, method="activations"))(variables())
+    run = jax.jit(partial(Vgg(NARROW).apply, names=names, method="activations"))
+    found = run(variables(), golden_image(40, 36))
     for name in names:
         np.testing.assert_allclose(found[name], GOLDEN[name], rtol=0, atol=1e-5 * np.abs(GOLDEN[name]).max())
 
