@@ -145,7 +145,10 @@ class Shortcut(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """conv 3x3, norm, act, conv 3x3, norm, + shortcut, act (He et al. 2016, fig. 5 left); both dilated alike.
+    """conv 3x3, norm, act, conv 3x3, norm, + shortcut, act (He et al. 2016, fig. 5 left).
+
+    ``dilation`` is that of the first convolution and ``dilation_out`` that of the second: in a block that is dilated in
+    place of a stride, the second sees what is behind the stride that is not there.
 
     In addition to its shape, a block is given its parts: ``norm`` and ``act``; ``shortcut`` (channels, stride) for the
     residual connection; ``excite`` () for the layer after the last normalisation; ``drop``, the rate of stochastic
@@ -155,6 +158,7 @@ class BasicBlock(nn.Module):
     channels: int
     stride: int = 1
     dilation: int = 1
+    dilation_out: int = 1
     norm: Norm = batch_norm
     act: Callable[[Array], Array] = nn.relu
     shortcut: Callable[..., nn.Module] = Shortcut
@@ -168,10 +172,10 @@ class BasicBlock(nn.Module):
         """Transform ``features``; ``train`` is positional so that remat can treat it as static."""
         norm = partial(self.norm, train=train, dtype=self.dtype)
         last_norm = partial(norm, scale_init=nn.initializers.zeros) if self.zero_init else norm
-        conv = partial(Conv3x3, self.channels, dilation=self.dilation, winograd=train, dtype=self.dtype)
-        hidden = conv(strides=self.stride, name="conv_in")(features)
+        conv = partial(Conv3x3, self.channels, winograd=train, dtype=self.dtype)
+        hidden = conv(strides=self.stride, dilation=self.dilation, name="conv_in")(features)
         hidden = self.act(norm(name="norm_in")(hidden))
-        hidden = conv(name="conv_out")(hidden)
+        hidden = conv(dilation=self.dilation_out, name="conv_out")(hidden)
         hidden = last_norm(name="norm_out")(hidden)
         if self.excite is not None:
             hidden = self.excite(name="excite")(hidden)
@@ -313,15 +317,17 @@ class ResNet(nn.Module):
                 parts |= {"inner": narrow * config.group_width // 64 * config.groups, "groups": config.groups}
             if config.remat:
                 make = nn.remat(make, static_argnums=(2,))
-            # 2 ** (stage + 2) is the stride with which the stage would end; a stage after the stride that is kept has
-            # twice the dilation, but its first block that of the one before, whose features it sees
+            # 2 ** (stage + 2) is the stride with which the stage would end. Where that is too much, all that would come
+            # behind the stride has twice the dilation, so that pixels that a stride would have kept are as they were.
             dilated = config.output_stride < 32 and 2 ** (stage + 2) > config.output_stride
             for index in range(depth):
                 stride = 2 if stage > 0 and index == 0 and not dilated else 1
-                name = f"stage_{stage + 1}_block_{index}"
+                behind = 2 * dilation if dilated and index == 0 else dilation
                 shape = {"stride": stride, "dilation": dilation, "drop": next(rates)}
-                hidden = make(channels, **shape, **parts, name=name)(hidden, train)
-                dilation = 2 * dilation if dilated and index == 0 else dilation
+                if config.block == "basic":
+                    shape["dilation_out"] = behind
+                hidden = make(channels, **shape, **parts, name=f"stage_{stage + 1}_block_{index}")(hidden, train)
+                dilation = behind
             levels[f"c{stage + 2}"] = hidden
         return levels
 
