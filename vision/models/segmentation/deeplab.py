@@ -15,7 +15,7 @@ from annotated_types import MinLen
 from jaxtyping import Array, Float
 
 from vision.models.segmentation.fcn import logits_of
-from vision.models.segmentation.levels import Levels, last_level, level
+from vision.models.segmentation.levels import Levels, last_level, level, size_of
 from vision.nn.batch_norm import batch_norm
 from vision.nn.conv_norm_act import ConvNormAct, Norm, SeparableConvNormAct
 from vision.nn.resample_bilinear import upsample_bilinear_to
@@ -94,7 +94,7 @@ class DeepLab(nn.Module):
         if config.plus:
             reduce = ConvNormAct(config.fine_width, norm=self.norm, dtype=self.dtype, name="reduce")
             fine: Any = reduce(level(levels, "c2", "DeepLabV3+"), train=train)
-            hidden = jnp.concatenate([upsample_bilinear_to(hidden, fine.shape[1:3]), fine], -1)
+            hidden = jnp.concatenate([upsample_bilinear_to(hidden, size_of(fine)), fine], -1)
             hidden = conv(width, name="fuse")(hidden, train=train)
         return logits_of(self.classes)(conv(width, name="mix")(hidden, train=train))
 

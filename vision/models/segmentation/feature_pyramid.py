@@ -4,6 +4,7 @@ A feature pyramid (Lin et al. 2017) has as many channels at every stride; convol
 each level to stride 4, where they are summed (Kirillov et al., figure 3).
 """
 
+import functools
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vision.models.segmentation.fcn import logits_of
-from vision.models.segmentation.levels import Levels, level, numbers
+from vision.models.segmentation.levels import Levels, level, numbers, size_of
 from vision.nn.convolution import Conv, PointwiseConv
 from vision.nn.initializers import he_fan_out
 from vision.nn.norms import GroupNorm
@@ -48,7 +49,7 @@ class FeaturePyramid(nn.Module):
         for number in reversed(numbers(levels)):
             features = levels[f"c{number}"]
             lateral = PointwiseConv(self.channels, use_bias=True, dtype=self.dtype, name=f"lateral_{number}")(features)
-            above = lateral if above is None else lateral + upsample_nearest_to(above, features.shape[1:3])
+            above = lateral if above is None else lateral + upsample_nearest_to(above, size_of(features))
             found[f"c{number}"] = Conv(self.channels, 3, dtype=self.dtype, name=f"output_{number}")(above)
         return found
 
@@ -90,8 +91,7 @@ class PyramidDecoder(nn.Module):
         Raises:
           UserError: there are no features of stride 4.
         """
-        size_of = lambda number: levels[f"c{number}"].shape[1:3]
-        level(levels, "c2", "a feature pyramid")
+        finest = size_of(level(levels, "c2", "a feature pyramid"))
         used = {f"c{number}": levels[f"c{number}"] for number in numbers(levels) if number >= 2}
         pyramid = FeaturePyramid(self.config.width, self.dtype, name="pyramid")(used)
         make = nn.remat(Branch) if self.config.remat else Branch
@@ -99,7 +99,7 @@ class PyramidDecoder(nn.Module):
         for number in numbers(used):
             # how often the stride is halved until it is 4; levels that dilation keeps at one stride have equally many
             halvings = min(number, self.output_stride.bit_length() - 1) - 2
-            sizes = tuple(size_of(finer) for finer in reversed(range(2, 2 + halvings))) or (size_of(2),)
+            sizes = tuple(size_of(levels[f"c{finer}"]) for finer in reversed(range(2, 2 + halvings))) or (finest,)
             branch = make(self.config.branch_width, sizes, self.dtype, name=f"branch_{number}")
             branches.append(branch(pyramid[f"c{number}"]))
-        return logits_of(self.classes)(sum(branches))
+        return logits_of(self.classes)(functools.reduce(jnp.add, branches))

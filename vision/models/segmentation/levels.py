@@ -27,3 +27,8 @@ def level(levels: Levels, name: str, reader: str) -> Float[Array, "b h w c"]:
             "more stages"
         )
     return levels[name]
+
+
+def size_of(features: Float[Array, "b h w c"]) -> tuple[int, int]:
+    """Height and width."""
+    return features.shape[1], features.shape[2]

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from vision.models.segmentation.deeplab import DeepLab, DeepLabConfig
 from vision.models.segmentation.fcn import FcnConfig, FcnHead
 from vision.models.segmentation.feature_pyramid import PyramidConfig, PyramidDecoder
-from vision.models.segmentation.levels import last_level, level
+from vision.models.segmentation.levels import last_level, level, size_of
 from vision.models.segmentation.unet_decoder import UNetDecoder, UNetDecoderConfig
 from vision.nn.batch_norm import batch_norm
 from vision.nn.conv_norm_act import Norm
@@ -71,7 +71,7 @@ class Segmenter(nn.Module):
         Raises:
           UserError: the backbone has no features that the decoder or the auxiliary head needs.
         """
-        size = image.shape[1:3]
+        size = size_of(image)
         backbone: Any = self.backbone(name="backbone")
         levels = backbone.levels(image, train=train)
         how: dict[str, Any] = {"norm": self.norm, "dtype": jnp.dtype(self.dtype)}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vision.models.segmentation.fcn import logits_of
-from vision.models.segmentation.levels import Levels, last_level, numbers
+from vision.models.segmentation.levels import Levels, last_level, numbers, size_of
 from vision.nn.batch_norm import batch_norm
 from vision.nn.conv_norm_act import ConvNormAct, Norm
 from vision.nn.resample_bilinear import upsample_bilinear_to
@@ -46,7 +46,7 @@ class Step(nn.Module):
     ) -> Float[Array, "b h w channels"]:
         """Features of the finer resolution; ``train`` is positional so that remat can treat it as static."""
         conv = partial(ConvNormAct, self.channels, 3, norm=self.norm, dtype=self.dtype)
-        hidden = jnp.concatenate([upsample_bilinear_to(coarse, fine.shape[1:3]), fine], -1)
+        hidden = jnp.concatenate([upsample_bilinear_to(coarse, size_of(fine)), fine], -1)
         hidden = conv(name="conv_1")(hidden, train=train)
         return conv(name="conv_2")(hidden, train=train)
 
