@@ -17,6 +17,7 @@ from vision.launch.options import parse
 from vision.models.convnext import CONVNEXT_TINY, ConvNeXtConfig
 from vision.models.mobilenet import MOBILENET_V2, MobileNetV2Config
 from vision.models.resnet import RESNET50, ResNetConfig
+from vision.models.vgg import VGG16, VggConfig
 from vision.models.yolo import YOLO_S
 from vision.nn.fusion import fold
 from vision.ops.pixels import scaled
@@ -26,7 +27,7 @@ from vision.pretrained.initial import read_initial_values
 from vision.pretrained.rules import named, to_published
 from vision.pretrained.state_dict import write_state_dict
 from vision.pretrained.variables import write_variables
-from vision.recipes.backbones import BACKBONES, backbone
+from vision.recipes.backbones import BACKBONES, backbone, classifier_backbone, classifier_by_name
 from vision.recipes.classifiers import CLASSIFIERS, network
 from vision.recipes.detection import HEAD, chosen_backbone, detection, detection_network
 from vision.train.records import read_metrics
@@ -44,11 +45,13 @@ MOBILENET = MobileNetV2Config(
     last_width=32,
     classes=5,
 )
+VGG = VggConfig(depths=(1, 1, 1, 1, 2), widths=(4, 8, 8, 16, 16), hidden=8, classes=5)
 MODEL = replace(yolo_folder.TINY.model, pixels="imagenet")
 CONFIGS = {
     "resnet": replace(yolo_folder.TINY, model=MODEL, backbone=RESNET),
     "convnext": replace(yolo_folder.TINY, model=MODEL, backbone=CONVNEXT),
     "mobilenet": replace(yolo_folder.TINY, model=MODEL, backbone=MOBILENET),
+    "vgg": replace(yolo_folder.TINY, model=MODEL, backbone=VGG),
 }
 IMAGE = jax.random.uniform(jax.random.key(0), (2, 64, 64, 3), minval=-1.0)
 
@@ -88,6 +91,7 @@ def size(tree):
         (RESNET50, 25_557_032 - 1000 * 2049, 31_015_101),
         (CONVNEXT_TINY, 28_589_128 - 1000 * 769 - 2 * 768, 32_006_621),
         (MOBILENET_V2, 3_504_872 - 1000 * 1281, 7_366_781),
+        (VGG16, 14_714_688, 18_550_205),
     ],
 )
 def test_sizes(config, of_backbone, whole):
@@ -196,7 +200,10 @@ def test_another_network_is_refused(tmp_path):
         read(CONFIGS["resnet"], path)
 
 
-FIT = {"csp_darknet", *(name for name in CLASSIFIERS if re.fullmatch(r"(wide_)?resne.*|convnext.*|mobilenet.*", name))}
+FIT = {
+    "csp_darknet",
+    *(name for name in CLASSIFIERS if re.fullmatch(r"(wide_)?resne.*|convnext.*|mobilenet.*|vgg.*", name)),
+}
 FIT -= {"resnet18_cifar", *(f"resnet{depth}" for depth in (20, 32, 44, 56, 110))}
 
 
@@ -212,8 +219,26 @@ def test_all_names_are_built_or_refused_before_anything_else(name):
             detection(parsed.config)
 
 
+def test_dilated_networks_have_no_features_of_stride_32():
+    with pytest.raises(UserError, match="a ResNet with output_stride=8 has no features of stride 32, which"):
+        backbone(replace(RESNET, output_stride=8), pixels="symmetric", dtype="float32")
+
+
+def test_fields_without_a_backbone_of_their_own():
+    """Classifiers alone; ResNets have the output stride asked for, as the quick relatives, except CIFAR's."""
+    metadata = classifier_by_name(RESNET, output_stride=8).metadata
+    for table in (metadata["choices"], metadata["quick_choices"]):
+        assert table.keys() == CLASSIFIERS.keys()
+        strides = {name: config.output_stride for name, config in table.items() if isinstance(config, ResNetConfig)}
+        assert {name for name, stride in strides.items() if stride == 8} == {
+            name for name in FIT if re.match("(wide_)?resn", name)
+        }
+    made = classifier_backbone(metadata["choices"]["resnet50"], pixels="imagenet", dtype="float32")
+    assert made.make(made.norm)(name="backbone").output_stride == 8
+
+
 def test_one_dtype():
-    with pytest.raises(UserError, match="the backbone computes in float32 and the detector in bfloat16: give"):
+    with pytest.raises(UserError, match="the backbone computes in float32 and the rest of the network in bfloat16"):
         backbone(RESNET, pixels="symmetric", dtype="bfloat16")
 
 

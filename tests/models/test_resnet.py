@@ -209,6 +209,45 @@ def test_levels_of_features(config, sides, channels):
     assert {name: level.shape for name, level in levels.items()} == {**expected, "pooled": (2, channels[-1])}
 
 
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+def test_dilation_keeps_what_strides_skip(block):
+    """Features of strides 32 are every second and every fourth of those of a dilated network with equal weights."""
+    config = ResNetConfig(depths=(1, 1, 2, 3), block=block, width=8, classes=0)
+    variables = _random_variables(config)
+    image = jax.random.normal(jax.random.key(0), (2, 77, 64, 3))
+    run = lambda stride: ResNet(dataclasses.replace(config, output_stride=stride)).apply(
+        variables, image, train=False, method="levels"
+    )
+    plain, middle, fine = jax.jit(lambda: tuple(run(stride) for stride in (32, 16, 8)))()
+    for levels, (third, fourth) in ((plain, (1, 1)), (middle, (1, 2)), (fine, (2, 4))):
+        np.testing.assert_array_equal(levels["c3"], plain["c3"])
+        for name, factor in (("c4", third), ("c5", fourth)):
+            every = levels[name][:, ::factor, ::factor]
+            np.testing.assert_allclose(every, plain[name], rtol=1e-4, atol=1e-4 * np.abs(every).max(), err_msg=name)
+    assert fine["c5"].shape[1:3] == fine["c4"].shape[1:3] == fine["c3"].shape[1:3] == (10, 8)
+    assert [ResNet(dataclasses.replace(config, output_stride=stride)).output_stride for stride in (8, 16, 32)] == [
+        *(8, 16, 32)
+    ]
+
+
+def test_dilation_changes_neither_parameters_nor_that_there_is_a_classifier():
+    dilated = dataclasses.replace(resnet.RESNET50, output_stride=8)
+    assert jax.tree.map(jnp.shape, _shapes(dilated, 64)) == jax.tree.map(jnp.shape, _shapes(resnet.RESNET50, 64))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"stem": "cifar"}, "of 4 stages with the stem cifar has features of stride 8 at most"),
+        ({"depths": (1, 1)}, "of 2 stages with the stem imagenet has features of stride 8 at most"),
+    ],
+)
+def test_strides_that_a_network_cannot_have(changes, sentence):
+    config = dataclasses.replace(resnet.RESNET18, output_stride=16, **changes)
+    with pytest.raises(UserError, match=f"{sentence} and cannot have output_stride=16: choose output_stride=32"):
+        _shapes(config, 64)
+
+
 def test_without_classes_the_output_is_the_pooled_features(forward):
     config = dataclasses.replace(EVERYTHING, classes=0)
     assert "head" not in _shapes(config)["params"]

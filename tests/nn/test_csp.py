@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vision.nn.csp import Bottleneck, ConvNormAct, CSPBlock, PyramidPool, StemConv
+from vision.nn.conv_norm_act import StemConv
+from vision.nn.csp import Bottleneck, CSPBlock, PyramidPool, yolo_conv
 
 
 def test_the_stem_is_a_convolution_of_6x6():
@@ -50,7 +51,7 @@ def test_a_shortcut_adds_the_features():
     features = jax.random.normal(jax.random.key(0), (1, 4, 4, 8))
 
     def through(shortcut):
-        block = Bottleneck(8, shortcut, ConvNormAct)
+        block = Bottleneck(8, shortcut, yolo_conv)
         variables = block.init(jax.random.key(0), features, False)
         variables["params"]["conv_3x3"]["conv"]["kernel"] *= 0.0
         return block.apply(variables, features, False)

@@ -1,4 +1,4 @@
-"""Max pooling by slices against Flax's by windows."""
+"""Max pooling by slices against Flax's by windows; means over a grid cell by cell."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vision.nn.pooling import max_pool_2x2, max_pool_3x3, max_pool_5x5
+from vision.nn.pooling import average_pool_to, max_pool_2x2, max_pool_3x3, max_pool_5x5
 
 WINDOWS = {
     max_pool_2x2: partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2)),
@@ -41,3 +41,18 @@ def test_equal_maxima_share_the_gradient(pool):
     assert gradient.sum() == pool(jnp.zeros((1, 6, 6, 1))).size
     assert (gradient > 0).sum() > 9  # no one of equals takes it all
     assert jax.eval_shape(pool, jnp.zeros((1, 4, 4, 2), jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("size", [(7, 7), (3, 2), (14, 21), (8, 11), (1, 1)])
+def test_means_over_a_grid(size):
+    """Cells from floor(i h / H) to ceil((i + 1) h / H), which overlap; a single pixel is repeated."""
+    features = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    found = average_pool_to(jnp.asarray(features), (7, 5))
+    assert found.shape == (2, 7, 5, 3)
+    for row, column in np.ndindex(7, 5):
+        (top, bottom), (left, right) = (
+            (int(np.floor(index * length / cells)), int(np.ceil((index + 1) * length / cells)))
+            for index, length, cells in ((row, size[0], 7), (column, size[1], 5))
+        )
+        cell = features[:, top:bottom, left:right].mean((1, 2))
+        np.testing.assert_allclose(found[:, row, column], cell, rtol=1e-5, atol=1e-6)

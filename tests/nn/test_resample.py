@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vision.errors import UserError
-from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
+from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest, upsample_nearest_to
 
 
 def _folded(image, p):
@@ -53,3 +53,14 @@ def test_gradients(function):
 def test_patch_must_divide_both_sides():
     with pytest.raises(UserError, match="6x9 pixels cannot be cut into 2x2"):
         space_to_depth(jnp.zeros((1, 6, 9, 3)), 2)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (3, 5), (5, 7), (4, 7), (2, 3)])
+def test_repetition_to_sides_that_were_halved_and_rounded(size):
+    image = np.random.default_rng(0).normal(size=(2, 2, 3, 1)).astype(np.float32)
+    found = upsample_nearest_to(jnp.asarray(image), size)
+    if size == (2, 3):
+        np.testing.assert_array_equal(found, image)
+        return
+    rows, columns = (np.minimum(np.arange(length) // 2, side - 1) for length, side in zip(size, (2, 3), strict=True))
+    np.testing.assert_array_equal(found, image[:, rows][:, :, columns])

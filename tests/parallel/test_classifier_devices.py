@@ -12,6 +12,7 @@ import pytest
 from vision.models.convnext import ConvNeXtConfig
 from vision.models.mobilenet import MobileNetV2Config
 from vision.models.resnet import ResNetConfig
+from vision.models.vgg import VggConfig
 from vision.models.vit import ViTConfig
 from vision.ops.pixels import to_float
 from vision.parallel import sharding
@@ -30,6 +31,7 @@ NETWORKS = {
     "MobileNetV2": MobileNetV2Config(
         expansions=(1, 2), widths=(8, 16), depths=(1, 2), strides=(1, 2), stem_width=8, last_width=16, classes=CLASSES
     ),
+    "VGG": VggConfig(depths=(1, 2), widths=(8, 16), hidden=16, dropout=0.1, classes=CLASSES),
     "ViT": ViTConfig(patch=4, width=16, depth=2, heads=2, dropout=0.1, stochastic_depth=0.3, classes=CLASSES),
 }
 

@@ -23,6 +23,8 @@ from vision.models.resnet import RESNET50, ResNet
 from vision.models.resnet import SHARDING_RULES as RESNET_RULES
 from vision.models.unet import SHARDING_RULES as UNET_RULES
 from vision.models.unet import UNet
+from vision.models.vgg import SHARDING_RULES as VGG_RULES
+from vision.models.vgg import VGG16, Vgg
 from vision.models.vit import SHARDING_RULES as VIT_RULES
 from vision.models.vit import VIT_S16, ViT
 from vision.parallel.mesh import MeshConfig, make_mesh
@@ -172,6 +174,7 @@ NETWORKS = {
     "resnet": (ResNet(RESNET50), RESNET_RULES, (jnp.zeros((1, 64, 64, 3)),)),
     "convnext": (ConvNeXt(CONVNEXT_TINY), CONVNEXT_RULES, (jnp.zeros((1, 64, 64, 3)),)),
     "mobilenet": (MobileNetV2(MOBILENET_V2), MOBILENET_RULES, (jnp.zeros((1, 64, 64, 3)),)),
+    "vgg": (Vgg(VGG16), VGG_RULES, (jnp.zeros((1, 32, 32, 3)),)),
     "vit": (ViT(VIT_S16), VIT_RULES, (jnp.zeros((1, 64, 64, 3)),)),
 }
 
@@ -193,7 +196,7 @@ def test_the_published_networks_are_sharded_as_ever(network):
     """Against files of golden tables.
 
     They are unet_sharding.json, dit_sharding.json, resnet_sharding.json, convnext_sharding.json,
-    mobilenet_sharding.json and vit_sharding.json.
+    mobilenet_sharding.json, vgg_sharding.json and vit_sharding.json.
     """
     assert published_table(network) == json.loads((GOLDEN / f"{network}_sharding.json").read_text()), (
         f"if this is meant, write the tables anew: python {Path(__file__).name} --write, and look at the difference"

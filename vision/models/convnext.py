@@ -93,6 +93,11 @@ class ConvNeXt(nn.Module):
 
     config: ConvNeXtConfig = ConvNeXtConfig()
 
+    @property
+    def output_stride(self) -> int:
+        """The stride of the last features."""
+        return 2 ** (len(self.config.depths) + 1)
+
     def setup(self):
         """The parts after the features: the normalisation of their mean, and the head."""
         self.norm = LayerNorm()

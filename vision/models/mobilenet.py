@@ -120,6 +120,11 @@ class MobileNetV2(nn.Module):
     config: MobileNetV2Config = MOBILENET_V2
     norm: Norm = batch_norm
 
+    @property
+    def output_stride(self) -> int:
+        """The stride of the last features."""
+        return total_stride(self.config)
+
     def setup(self):
         """The parts after the features, which :meth:`features` does not need."""
         self.dropout = nn.Dropout(self.config.dropout)

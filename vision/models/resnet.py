@@ -2,9 +2,9 @@
 
 The stride of a bottleneck is in its 3x3 convolution ("v1.5"), as in the published weights. Relatives: ResNeXt (Xie et
 al. 2017), wide ResNets (Zagoruyko & Komodakis 2016), ResNet-D (He et al. 2019, "Bag of Tricks", section 4),
-squeeze-and-excitation (Hu et al. 2018), stochastic depth (Huang et al. 2016), and the 6n + 2 layers for CIFAR-10 (He et
-al. 2016, section 4.2). Padding is explicit and equals PyTorch's, so that published weights give the published logits
-(``vision/pretrained``).
+squeeze-and-excitation (Hu et al. 2018), stochastic depth (Huang et al. 2016), dilated last stages (Chen et al. 2017,
+"Rethinking Atrous Convolution"), and the 6n + 2 layers for CIFAR-10 (He et al. 2016, section 4.2). Padding is explicit
+and equals PyTorch's, so that published weights give the published logits (``vision/pretrained``).
 """
 
 import re
@@ -51,6 +51,10 @@ class ResNetConfig:
     """Channels of each group at a width of 64: 4 for ResNeXt 32x4d, 128 with one group for wide networks."""
     squeeze_excite: Fraction = 0.0
     """Hidden channels of squeeze-and-excitation as a share of the block's; 0 for none, 1/16 as published."""
+    output_stride: Literal[8, 16, 32] = 32
+    """Stride of the last features: 32 as for classification, each stage after the first with stride 2; at 16 and 8
+    convolutions of later stages are dilated instead (Chen et al. 2017), for dense prediction. The parameters are the
+    same."""
     stochastic_depth: DropRate = 0.0
     """Probability of dropping the last residual branch in training; linearly lower for earlier ones."""
     dropout: DropRate = 0.0
@@ -143,6 +147,9 @@ class Shortcut(nn.Module):
 class BasicBlock(nn.Module):
     """conv 3x3, norm, act, conv 3x3, norm, + shortcut, act (He et al. 2016, fig. 5 left).
 
+    ``dilation`` is that of the first convolution and ``dilation_out`` that of the second: in a block that is dilated in
+    place of a stride, the second sees what is behind the stride that is not there.
+
     In addition to its shape, a block is given its parts: ``norm`` and ``act``; ``shortcut`` (channels, stride) for the
     residual connection; ``excite`` () for the layer after the last normalisation; ``drop``, the rate of stochastic
     depth.
@@ -150,6 +157,8 @@ class BasicBlock(nn.Module):
 
     channels: int
     stride: int = 1
+    dilation: int = 1
+    dilation_out: int = 1
     norm: Norm = batch_norm
     act: Callable[[Array], Array] = nn.relu
     shortcut: Callable[..., nn.Module] = Shortcut
@@ -164,9 +173,9 @@ class BasicBlock(nn.Module):
         norm = partial(self.norm, train=train, dtype=self.dtype)
         last_norm = partial(norm, scale_init=nn.initializers.zeros) if self.zero_init else norm
         conv = partial(Conv3x3, self.channels, winograd=train, dtype=self.dtype)
-        hidden = conv(strides=self.stride, name="conv_in")(features)
+        hidden = conv(strides=self.stride, dilation=self.dilation, name="conv_in")(features)
         hidden = self.act(norm(name="norm_in")(hidden))
-        hidden = conv(name="conv_out")(hidden)
+        hidden = conv(dilation=self.dilation_out, name="conv_out")(hidden)
         hidden = last_norm(name="norm_out")(hidden)
         if self.excite is not None:
             hidden = self.excite(name="excite")(hidden)
@@ -176,7 +185,7 @@ class BasicBlock(nn.Module):
 
 
 class BottleneckBlock(nn.Module):
-    """conv 1x1, norm, act, conv 3x3 with stride and groups, norm, act, conv 1x1, norm, + shortcut, act.
+    """conv 1x1, norm, act, conv 3x3 with stride, dilation and groups, norm, act, conv 1x1, norm, + shortcut, act.
 
     He et al. 2016, fig. 5 right. ``inner`` is the width of the 3x3 convolution; the parts are those of BasicBlock.
     """
@@ -184,6 +193,7 @@ class BottleneckBlock(nn.Module):
     channels: int
     inner: int
     stride: int = 1
+    dilation: int = 1
     groups: int = 1
     norm: Norm = batch_norm
     act: Callable[[Array], Array] = nn.relu
@@ -200,8 +210,8 @@ class BottleneckBlock(nn.Module):
         last_norm = partial(norm, scale_init=nn.initializers.zeros) if self.zero_init else norm
         hidden = Conv1x1(self.inner, dtype=self.dtype, name="conv_in")(features)
         hidden = self.act(norm(name="norm_in")(hidden))
-        how: dict[str, Any] = {"strides": self.stride, "dtype": self.dtype, "name": "conv_mid"}
-        hidden = Conv3x3(self.inner, groups=self.groups, winograd=train, **how)(hidden)
+        how: dict[str, Any] = {"strides": self.stride, "dilation": self.dilation, "groups": self.groups}
+        hidden = Conv3x3(self.inner, winograd=train, dtype=self.dtype, name="conv_mid", **how)(hidden)
         hidden = self.act(norm(name="norm_mid")(hidden))
         hidden = Conv1x1(self.channels, dtype=self.dtype, name="conv_out")(hidden)
         hidden = last_norm(name="norm_out")(hidden)
@@ -221,6 +231,12 @@ class ResNet(nn.Module):
     config: ResNetConfig = ResNetConfig()
     norm: Norm = batch_norm
     act: Callable[[Array], Array] = nn.relu
+
+    @property
+    def output_stride(self) -> int:
+        """The stride of the last features."""
+        natural = natural_stride(self.config)
+        return natural if self.config.output_stride == 32 else self.config.output_stride
 
     def setup(self):
         """The parts after the features, which :meth:`features` does not need."""
@@ -258,7 +274,8 @@ class ResNet(nn.Module):
 
         Returns:
           "c1": the stem's output before its max pool; "c2", "c3", ...: each stage's output; in ``config.dtype``. With
-          the ImageNet stems "cN" has the stride 2**N; with the CIFAR stem "c1" and "c2" have the stride 1, "c3" 2.
+          the ImageNet stems "cN" has the stride 2**N, at most ``config.output_stride``; with the CIFAR stem "c1" and
+          "c2" have the stride 1, "c3" 2.
         """
         config = self.config
         dtype = jnp.dtype(config.dtype)
@@ -272,6 +289,12 @@ class ResNet(nn.Module):
                 f"groups of width {config.group_width} have no channels in a network of width {config.width}: "
                 f"choose a width of at least {-(-64 // config.group_width)}"
             )
+        if config.output_stride < 32 and (config.stem == "cifar" or config.output_stride > natural_stride(config)):
+            raise UserError(
+                f"a ResNet of {len(config.depths)} stages with the stem {config.stem} has features of stride "
+                f"{natural_stride(config)} at most and cannot have output_stride={config.output_stride}: choose "
+                "output_stride=32 for the strides that it has, or the stem imagenet or deep and four stages"
+            )
         hidden = self._stem(image, train, dtype)
         levels = {"c1": hidden}
         if config.stem != "cifar":
@@ -280,6 +303,7 @@ class ResNet(nn.Module):
         parts["shortcut"] = partial(Shortcut, kind=config.shortcut, norm=self.norm, dtype=dtype)
         rates = iter(linear_rates(config.stochastic_depth, sum(config.depths)))
         expansion = 4 if config.block == "bottleneck" else 1
+        dilation = 1
         for stage, depth in enumerate(config.depths):
             narrow = config.width * 2**stage
             channels = expansion * narrow
@@ -293,10 +317,17 @@ class ResNet(nn.Module):
                 parts |= {"inner": narrow * config.group_width // 64 * config.groups, "groups": config.groups}
             if config.remat:
                 make = nn.remat(make, static_argnums=(2,))
+            # 2 ** (stage + 2) is the stride with which the stage would end. Where that is too much, all that would come
+            # behind the stride has twice the dilation, so that pixels that a stride would have kept are as they were.
+            dilated = config.output_stride < 32 and 2 ** (stage + 2) > config.output_stride
             for index in range(depth):
-                stride = 2 if stage > 0 and index == 0 else 1
-                name = f"stage_{stage + 1}_block_{index}"
-                hidden = make(channels, stride=stride, drop=next(rates), **parts, name=name)(hidden, train)
+                stride = 2 if stage > 0 and index == 0 and not dilated else 1
+                behind = 2 * dilation if dilated and index == 0 else dilation
+                shape = {"stride": stride, "dilation": dilation, "drop": next(rates)}
+                if config.block == "basic":
+                    shape["dilation_out"] = behind
+                hidden = make(channels, **shape, **parts, name=f"stage_{stage + 1}_block_{index}")(hidden, train)
+                dilation = behind
             levels[f"c{stage + 2}"] = hidden
         return levels
 
@@ -315,6 +346,11 @@ class ResNet(nn.Module):
             conv = Conv3x3
         hidden = conv(width, dtype=dtype, name="stem_conv")(image)
         return self.act(norm(name="stem_norm")(hidden))
+
+
+def natural_stride(config: ResNetConfig) -> int:
+    """The stride of the last features without dilation."""
+    return 2 ** (len(config.depths) - 1) * (1 if config.stem == "cifar" else 4)
 
 
 def layers(config: ResNetConfig) -> int:

@@ -19,8 +19,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from vision.errors import UserError
+from vision.nn.conv_norm_act import Norm
 from vision.nn.convolution import PointwiseConv
-from vision.nn.csp import ConvNormAct, CSPBlock, Norm, PyramidPool, yolo_norm
+from vision.nn.csp import CSPBlock, PyramidPool, yolo_conv, yolo_norm
 from vision.nn.resample import upsample_nearest
 from vision.ops.pixels import PixelScale, scaled
 from vision.ranges import Classes, OpenFraction, PositiveFloat
@@ -188,7 +189,7 @@ class Yolo(nn.Module):
             raise UserError(f"a detector takes images whose sides are multiples of 32, not {height}x{width}")
         image = scaled(image, config.pixels)
         dtype = jnp.dtype(config.dtype)
-        conv = partial(ConvNormAct, norm=self.norm, dtype=dtype)
+        conv = partial(yolo_conv, norm=self.norm, dtype=dtype)
         if self.other_backbone is None:
             levels: Any = CSPDarknet(config, conv, name="backbone")(image, train=train)
         else:

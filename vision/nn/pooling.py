@@ -1,4 +1,4 @@
-"""Max pooling as maxima of strided slices, whose gradients are cheap on every backend.
+"""Pooling: maxima as those of strided slices, and means over a grid, whose gradients are cheap on every backend.
 
 The gradient of a window reduction is a select-and-scatter, which XLA runs on a CPU one window after another. Forward
 and backward over [64, 31, 31, 64] on two cores: 77 ms by windows, 10 ms by a reshape and one maximum, 3.7 ms by slices;
@@ -7,7 +7,9 @@ the 3x3 pool of a ResNet over [8, 112, 112, 64]: 185 ms and 45 ms. Equal maxima 
 
 import functools
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -38,3 +40,25 @@ def max_pool_5x5(features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     features = jnp.pad(features, ((0, 0), (2, 2), (2, 2), (0, 0)), constant_values=-jnp.inf)
     rows = functools.reduce(jnp.maximum, [features[:, i : i + height] for i in range(5)])
     return functools.reduce(jnp.maximum, [rows[:, :, j : j + width] for j in range(5)])
+
+
+def average_pool_to(features: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:
+    """Means over a grid of ``size`` (height, width), whatever the sides are: cells overlap where they do not divide.
+
+    Cell i of H covers the rows from floor(i h / H) to ceil((i + 1) h / H), as in PyTorch's adaptive average pooling; a
+    side smaller than the grid is repeated.
+    """
+    if features.shape[1:3] == size:
+        return features
+    rows, columns = (_cells(length, count) for length, count in zip(features.shape[1:3], size, strict=True))
+    for product, weights in (("wx,byxc->bywc", columns), ("hy,bywc->bhwc", rows)):
+        weights = jnp.asarray(weights, features.dtype)
+        features = jnp.einsum(product, weights, features, precision=jax.lax.Precision.HIGHEST)
+    return features
+
+
+def _cells(length: int, count: int) -> Float[np.ndarray, "{count} {length}"]:
+    """Weights of the means over ``count`` cells of a line."""
+    cell, pixel = np.arange(count)[:, None], np.arange(length)
+    inside = (pixel >= cell * length // count) & (pixel < -(-(cell + 1) * length // count))
+    return (inside / inside.sum(1, keepdims=True)).astype(np.float32)

@@ -35,3 +35,17 @@ def upsample_nearest(features: Float[Array, "b h w c"]) -> Float[Array, "b H W c
     batch, height, width, channels = features.shape
     tiled = jnp.broadcast_to(features[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
     return tiled.reshape(batch, 2 * height, 2 * width, channels)
+
+
+def upsample_nearest_to(features: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:
+    """Every pixel 2 x 2 times, as many as ``size`` (height, width) has: a last row or column is left out or repeated.
+
+    For sides that were halved and rounded, up or down. Features that have this size already are returned as they are.
+    """
+    if features.shape[1:3] == size:
+        return features
+    doubled = upsample_nearest(features)
+    missing = [max(wanted - side, 0) for wanted, side in zip(size, doubled.shape[1:3], strict=True)]
+    if any(missing):
+        doubled = jnp.pad(doubled, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+    return doubled[:, : size[0], : size[1]]

@@ -1,7 +1,9 @@
-"""Bilinear changes of resolution by 2, written as sums of slices so that their gradients are cheap on every backend."""
+"""Bilinear changes of resolution; those by 2 are sums of slices, whose gradients are cheap on every backend."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from vision.ops.resize import resize
 
 
 def upsample_bilinear(features: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
@@ -13,6 +15,18 @@ def upsample_bilinear(features: Float[Array, "b h w c"]) -> Float[Array, "b H W 
     for axis in (1, 2):
         features = _doubled(features, axis)
     return features
+
+
+def upsample_bilinear_to(features: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:
+    """To ``size`` (height, width), neither side of which is smaller, in the type of the features.
+
+    Where PyTorch's ``interpolate(mode="bilinear", align_corners=False)`` puts its pixels: equal to
+    :func:`upsample_bilinear` for twice the sides, otherwise two products with matrices of weights.
+    """
+    height, width = features.shape[1:3]
+    if size == (height, width):
+        return features
+    return upsample_bilinear(features) if size == (2 * height, 2 * width) else resize(features, size)
 
 
 def downsample_bilinear(features: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:

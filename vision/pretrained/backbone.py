@@ -13,8 +13,9 @@ from vision.pretrained.adapted import Adapt, Adapted
 from vision.pretrained.rules import Rule, WeightRules, renamed
 from vision.pretrained.state_dict import StateDict
 
-BEHIND = (r"^params/head/", r"^params/norm/")
-"""Variables of classifiers that a backbone has not: the head, and the normalisation of the mean before it."""
+BEHIND = (r"^params/head/", r"^params/norm/", r"^params/dense_\d/")
+"""Variables of classifiers that a backbone has not: the head, and the normalisation of the mean or the dense layers
+before it."""
 OUTSIDE = (r"^\w+/(?!backbone/)",)
 """Variables that are not of the backbone."""
 

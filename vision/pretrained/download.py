@@ -61,6 +61,8 @@ FILES: Mapping[str, PublishedFile] = {
     "convnext_xlarge": PublishedFile(f"{_CONVNEXT}convnext_xlarge_22k_1k_224_ema.pth", "convnext_xlarge", 87.0),
     "mobilenet_v2": PublishedFile(f"{_TORCHVISION}mobilenet_v2-7ebf99e0.pth", "mobilenet_v2", 72.154, 232),
     "mobilenet_v2_v1": PublishedFile(f"{_TORCHVISION}mobilenet_v2-b0353104.pth", "mobilenet_v2", 71.878),
+    "vgg16": PublishedFile(f"{_TORCHVISION}vgg16-397923af.pth", "vgg16", 71.592),
+    "vgg19": PublishedFile(f"{_TORCHVISION}vgg19-dcbb9e9d.pth", "vgg19", 72.376),
     "vit_ti16": PublishedFile(f"{_DEIT}deit_tiny_patch16_224-a1311bcf.pth", "vit_ti16", 72.2),
     "vit_s16": PublishedFile(f"{_DEIT}deit_small_patch16_224-cd65a155.pth", "vit_s16", 79.9),
     "vit_b16": PublishedFile(f"{_TORCHVISION}vit_b_16-c867db91.pth", "vit_b16", 81.072),

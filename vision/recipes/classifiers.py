@@ -11,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from vision.models import convnext, mobilenet, vit
+from vision.models import convnext, mobilenet, vgg, vit
 from vision.models.convnext import ConvNeXt, ConvNeXtConfig
 from vision.models.mobilenet import MobileNetV2, MobileNetV2Config
 from vision.models.resnet import (
@@ -34,6 +34,7 @@ from vision.models.speedrun import SHARDING_RULES as SPEEDRUN_RULES
 from vision.models.speedrun import SpeedrunConfig, SpeedrunNet, whitening_kernel
 from vision.models.speedrun import layer_of as speedrun_layer_of
 from vision.models.speedrun import layers as speedrun_layers
+from vision.models.vgg import Vgg, VggConfig
 from vision.models.vit import ViT, ViTConfig
 from vision.parallel.sharding import ShardingRules
 from vision.pretrained.adapted import Adapt, unchanged
@@ -42,9 +43,12 @@ from vision.pretrained.feature_classifier import FeatureNetwork, FeatureNetworkC
 from vision.pretrained.mobilenet import mobilenet_rules
 from vision.pretrained.resnet import HEAD, IGNORED, cifar_resnet_rules, resnet_rules
 from vision.pretrained.rules import WeightRules
+from vision.pretrained.vgg import vgg_rules
 from vision.pretrained.vit import vit_rules, vit_weights
 
-ClassifierConfig = ResNetConfig | ConvNeXtConfig | MobileNetV2Config | ViTConfig | SpeedrunConfig | FeatureNetworkConfig
+ClassifierConfig = (
+    ResNetConfig | ConvNeXtConfig | MobileNetV2Config | VggConfig | ViTConfig | SpeedrunConfig | FeatureNetworkConfig
+)
 """Configurations of classifiers: each has ``classes`` and ``channels``."""
 
 CLASSIFIERS: Mapping[str, ClassifierConfig] = {
@@ -63,6 +67,8 @@ CLASSIFIERS: Mapping[str, ClassifierConfig] = {
     "convnext_large": convnext.CONVNEXT_LARGE,
     "convnext_xlarge": convnext.CONVNEXT_XLARGE,
     "mobilenet_v2": mobilenet.MOBILENET_V2,
+    "vgg16": vgg.VGG16,
+    "vgg19": vgg.VGG19,
     "vit_ti16": vit.VIT_TI16,
     "vit_s16": vit.VIT_S16,
     "vit_b16": vit.VIT_B16,
@@ -84,6 +90,8 @@ def quick(config: ClassifierConfig) -> ClassifierConfig:
             return replace(config, depths=(1, 1, 1, 1), widths=(16, 32, 64, 128), layer_scale=1.0, classes=36)
         case MobileNetV2Config():
             return replace(config, depths=(1,) * len(config.depths), width=0.25, last_width=128, classes=36)
+        case VggConfig():
+            return replace(config, depths=(1,) * len(config.depths), widths=(16, 32, 64, 64, 64), hidden=64, classes=36)
         case ViTConfig():
             return replace(config, patch=4, width=64, depth=4, heads=4, classes=36)
         case SpeedrunConfig():
@@ -139,6 +147,9 @@ def network(config: ClassifierConfig) -> Classifier:
             layer_of, layers = functools.partial(mobilenet.layer_of, config), mobilenet.layers(config)
             published = mobilenet_rules(config)
             return Classifier(MobileNetV2(config), mobilenet.SHARDING_RULES, layer_of, layers, published, IGNORED)
+        case VggConfig():
+            layer_of, layers = functools.partial(vgg.layer_of, config), vgg.layers(config)
+            return Classifier(Vgg(config), vgg.SHARDING_RULES, layer_of, layers, vgg_rules(config))
         case ViTConfig():
             layer_of, layers = functools.partial(vit.layer_of, config), vit.layers(config)
             return Classifier(ViT(config), vit.SHARDING_RULES, layer_of, layers, vit_rules(config), adapt=vit_weights)
