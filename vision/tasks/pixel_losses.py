@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vision.ranges import Fraction, NonNegativeFloat, PositiveFraction
-
 
 def is_of_class(truth: Int[Array, "b h w"], *, ignore: int | None) -> Bool[Array, "b h w"]:
     """Whether a pixel has a class; ``ignore`` is the value of void pixels, None if there are none."""
@@ -22,7 +20,7 @@ def image_mean(values: Float[Array, "b h w"], counted: Bool[Array, "b h w"]) -> 
     return jnp.sum(jnp.where(counted, values, 0.0), (1, 2)) / jnp.maximum(jnp.sum(counted, (1, 2)), 1)
 
 
-def surprise(logits: Float[Array, "b h w k"], truth: Int[Array, "b h w"]) -> Float[Array, "b h w"]:
+def negative_log_likelihood(logits: Float[Array, "b h w k"], truth: Int[Array, "b h w"]) -> Float[Array, "b h w"]:
     """-log p(true class) of each pixel, in nats; p is the softmax of the logits. Void pixels have any value."""
     return jax.nn.logsumexp(logits, axis=-1) - _own(logits, truth)
 
@@ -33,8 +31,8 @@ def cross_entropy(
     counted: Bool[Array, "b h w"],
     *,
     class_weights: Float[Array, " k"] | None = None,
-    smoothing: Fraction | Array = 0.0,
-    focal: NonNegativeFloat | Array = 0.0,
+    smoothing: float | Array = 0.0,
+    focal: float | Array = 0.0,
 ) -> Float[Array, " b"]:
     """The mean of w(y) (1 - p(y))^focal CE over the counted pixels of each image, in nats.
 
@@ -69,8 +67,8 @@ def hardest(
     truth: Int[Array, "b h w"],
     counted: Bool[Array, "b h w"],
     *,
-    threshold: Fraction | Array,
-    minimum: PositiveFraction | Array,
+    threshold: float | Array,
+    minimum: float | Array,
 ) -> Bool[Array, "b h w"]:
     """The pixels on which online hard example mining trains (Shrivastava et al. 2016, as usual in segmentation).
 
@@ -78,7 +76,7 @@ def hardest(
     ``minimum`` of its counted pixels (rounded up), the least likely first. Pixels that are as likely as the last of
     these are kept too. No gradient passes through the choice.
     """
-    nats = jax.lax.stop_gradient(jnp.where(counted, surprise(logits, truth), -jnp.inf))
+    nats = jax.lax.stop_gradient(jnp.where(counted, negative_log_likelihood(logits, truth), -jnp.inf))
     ascending = jnp.sort(nats.reshape(len(nats), -1), axis=-1)
     least = jnp.ceil(minimum * jnp.sum(counted, (1, 2))).astype(jnp.int32)
     # all -inf in an image without counted pixels, where nothing is kept anyway

@@ -71,9 +71,8 @@ def check(config: SegmentationLossConfig, class_weights: Float[Array | np.ndarra
     if not _is_zero(config.focal) and not _is_zero(config.smoothing):
         raise UserError("loss.focal and loss.smoothing contradict each other: a focal loss is of one true class")
     if (config.class_weights == "none") != (class_weights is None):
-        raise UserError(
-            f'loss.class_weights is "{config.class_weights}", but {_given(class_weights)} weights are given'
-        )
+        given = "none" if class_weights is None else "some"
+        raise UserError(f'loss.class_weights is "{config.class_weights}", but of the weights {given} are given')
     if class_weights is not None and class_weights.shape != (classes,):
         raise UserError(f"{len(class_weights)} weights are given for {classes} classes")
 
@@ -150,8 +149,8 @@ def segmentation_loss(
         if logits.shape != (*truth.shape, classes):
             raise UserError(
                 f"the network gives {logits.shape[-1]} classes at {logits.shape[1]}x{logits.shape[2]} pixels for maps "
-                f"of {classes} classes at {truth.shape[1]}x{truth.shape[2]}: build it for the classes of the data, with "
-                "logits at the resolution of its input"
+                f"of {classes} classes at {truth.shape[1]}x{truth.shape[2]}: build it for the classes of the data, "
+                "with logits at the resolution of its input"
             )
         terms = segmentation_losses(logits, truth, config, ignore=ignore, class_weights=weights)
         means = {name: jnp.mean(values) for name, values in terms.items()}
@@ -182,7 +181,3 @@ def _has_unknown(truth: Int[Array, "b h w"], counted: Bool[Array, "b h w"], clas
 def _is_zero(value: Any) -> bool:
     """Whether a number is 0, and not a traced one, which may be anything."""
     return isinstance(value, int | float) and value == 0
-
-
-def _given(weights: Any) -> str:
-    return "no" if weights is None else "some"

@@ -2,7 +2,8 @@
 
 In each image, a predicted and a true segment of one class match if their IoU is above 0.5, which at most one pair of
 each segment can reach. Over all images, for each class: SQ is the mean IoU of the matches, RQ is
-TP / (TP + FP/2 + FN/2), and PQ = SQ RQ. The means are over the classes that have a segment in truth or prediction, for all, things and stuff.
+TP / (TP + FP/2 + FN/2), and PQ = SQ RQ. The means are over the classes that have a segment in truth or prediction,
+for all, things and stuff.
 
 Void and crowds count as in the publication's code (panopticapi): void pixels of the truth are taken out of the union;
 crowds neither match nor are missed; and an unmatched prediction is no false positive if more than half of it is on
