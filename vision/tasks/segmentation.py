@@ -70,9 +70,12 @@ def check(config: SegmentationLossConfig, class_weights: Float[Array | np.ndarra
             raise UserError("loss.class_weights is for the cross-entropy, whose weight is 0: set --loss.cross-entropy")
     if not _is_zero(config.focal) and not _is_zero(config.smoothing):
         raise UserError("loss.focal and loss.smoothing contradict each other: a focal loss is of one true class")
-    if (config.class_weights == "none") != (class_weights is None):
-        given = "none" if class_weights is None else "some"
-        raise UserError(f'loss.class_weights is "{config.class_weights}", but of the weights {given} are given')
+    if class_weights is None and config.class_weights != "none":
+        raise UserError(
+            f"loss.class_weights is {config.class_weights}, but no weights are given: count the classes first"
+        )
+    if class_weights is not None and config.class_weights == "none":
+        raise UserError("weights of the classes are given, but loss.class_weights is none: set --loss.class-weights")
     if class_weights is not None and class_weights.shape != (classes,):
         raise UserError(f"{len(class_weights)} weights are given for {classes} classes")
 
