@@ -146,14 +146,11 @@ def filled(boxes, side):
 
 def test_the_truth_itself_is_perfect_and_empty_masks_are_not_found():
     truth, found = read(*instance_set(3))
-    perfect = [
-        ImageMasks(
-            [m for m, c in zip(image.masks, image.crowd, strict=True) if not c], np.full(n, 0.5, np.float32), own
-        )
-        for image in truth.images
-        for own in [image.labels[~image.crowd]]
-        for n in [len(own)]
-    ]
+    perfect = []
+    for image in truth.images:
+        own = np.flatnonzero(~image.crowd)
+        once = np.full(len(own), 0.5, np.float32)
+        perfect.append(ImageMasks([image.masks[i] for i in own], once, image.labels[own]))
     for scored in (mask_scores(truth, perfect), boundary_scores(truth, perfect)):
         assert {scored.average_precision, scored.ar100} == {1.0}
     empty = lambda image: tuple(encode(np.zeros((image.height, image.width), bool)) for _ in image.masks)
