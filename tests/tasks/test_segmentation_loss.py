@@ -153,7 +153,7 @@ def test_impossible_settings_are_refused(changes, message):
 
 def test_weights_and_networks_that_do_not_fit_are_refused():
     make = lambda config, **more: segmentation_loss(Pointwise(), config, ignore=VOID, **more)
-    with pytest.raises(UserError, match="weights of the classes are given, but loss.class_weights is none"):
+    with pytest.raises(UserError, match=r"weights of the classes are given, but loss\.class_weights is none"):
         make(SegmentationLossConfig(), classes=CLASSES, class_weights=WEIGHTS)
     with pytest.raises(UserError, match="3 weights are given for 4 classes"):
         make(SegmentationLossConfig(class_weights="median_frequency"), classes=4, class_weights=WEIGHTS)
