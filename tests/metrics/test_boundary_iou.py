@@ -47,7 +47,7 @@ def _sums(predicted, truth, distances, mask=None):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_scores_are_those_of_single_masks(seed):
     predicted, truth = semantic_maps(seed)
-    distances = np.random.default_rng(seed).integers(1, 6, len(truth))
+    distances = np.random.default_rng(seed).integers(1, 6, len(truth)).tolist()
     scores = compute(_sums(predicted, truth, distances))
     expected = _brute(predicted, truth, distances)
     np.testing.assert_allclose(scores.class_boundary_iou, expected, rtol=1e-14)

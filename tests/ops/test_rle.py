@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vision.ops.rle import area, box, decode, encode, of_polygons, of_run_lengths, run_lengths_of_text
+from vision.ops.rle import Rle, area, box, decode, encode, of_polygons, of_run_lengths, run_lengths_of_text
 
 
 @st.composite
@@ -59,6 +59,12 @@ def test_any_text_is_numbers_or_none(text):
 @pytest.mark.parametrize("text", ["", "p", "P", "0P", "PPPPPPP0", "\u0663", "0 0"])
 def test_what_is_no_text_of_run_lengths(text):
     assert run_lengths_of_text(text) is None
+
+
+@pytest.mark.parametrize(("counts", "message"), [(b"p", "no run lengths"), (b"5", "reshape"), (b"0000", "reshape")])
+def test_run_lengths_that_do_not_fit_are_refused(counts, message):
+    with pytest.raises(ValueError, match=message):
+        decode(Rle(2, 3, counts))
 
 
 def test_polygons_are_united_and_cut_off():
