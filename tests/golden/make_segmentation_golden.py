@@ -1,6 +1,6 @@
 """Make the golden values of segmentation metrics with public packages, in an environment of its own.
 
-    pip install torch torchmetrics opencv-python-headless pycocotools
+    pip install torch torchmetrics opencv-python-headless pycocotools matplotlib
     pip install git+https://github.com/cocodataset/panopticapi git+https://github.com/bowenc0221/boundary-iou-api
     python tests/golden/make_segmentation_golden.py
 
@@ -29,6 +29,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "metrics"))
 from segmentation_maps import CLASSES, VOID, instance_set, masks, panoptic_pair, semantic_maps  # noqa: E402
 
+np.float = float  # boundary_iou is older than numpy 1.20, which has lost the name
 values = {}
 
 predicted, truth = (torch.from_numpy(of).long() for of in semantic_maps(0))
