@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from segmentation_maps import CLASSES, VOID, masks, semantic_maps
 
 from vision.errors import UserError
 from vision.metrics.segmentation.boundary import compute, init, merge, update
 from vision.ops.outlines import boundary_distance, mask_outline
+from vision.parallel.mesh import MeshConfig, make_mesh
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "segmentation.npz"
 _update = jax.jit(partial(update, ignore=VOID))
@@ -68,6 +70,18 @@ def test_padding_parts_and_void_change_nothing():
     second = _sums(predicted, truth, distances, ~mask)
     for one, other in zip(jax.tree.leaves(merge(first, second)), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_eight_devices_count_as_one_does():
+    predicted, truth = semantic_maps(4, images=8)
+    distances, mask = np.array([1, 2, 3, 4] * 2, np.int32), np.arange(8) != 2
+    split = NamedSharding(make_mesh(MeshConfig()), PartitionSpec("data"))
+    sharded = [jax.device_put(of, split) for of in (predicted, truth, distances, mask)]
+    assert len(sharded[0].sharding.device_set) == 8
+    whole = NamedSharding(split.mesh, PartitionSpec())
+    sums = jax.jit(partial(update, ignore=VOID), out_shardings=whole)(init(CLASSES), *sharded)
+    expected = _brute(predicted[mask], truth[mask], distances[mask].tolist())
+    np.testing.assert_allclose(compute(sums).class_boundary_iou, expected, rtol=1e-14)
 
 
 def test_an_image_padded_with_void_is_the_image_alone():

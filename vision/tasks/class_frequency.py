@@ -19,7 +19,7 @@ class ClassPixels:
     """Of any class, in the images in which the class is present."""
 
 
-def class_pixels(maps: Iterable[Int[np.ndarray, "h w"]], *, classes: int, ignore: int | None) -> ClassPixels:
+def class_pixels(maps: Iterable[Int[np.ndarray, "_ _"]], *, classes: int, ignore: int | None) -> ClassPixels:
     """Count the pixels of truth maps.
 
     Args:

@@ -125,7 +125,7 @@ def _boundary_evaluator() -> type:
 
     class BoundaryEvaluator(COCOeval):
         # the names are those of the library
-        def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802, N803
+        def computeIoU(self, imgId: Any, catId: Any) -> Any:  # noqa: N802, N803
             of_masks = super().computeIoU(imgId, catId)
             if not len(of_masks):
                 return of_masks
