@@ -16,6 +16,9 @@ Other code for YOLO reports different numbers for the same weights, since one or
 - images are padded to rectangles of similar shape in a batch, where here each is letterboxed to a square.
 
 So a protocol states the confidence, the IoU of non-maximum suppression and the maximum of detections.
+
+Overlaps are those of boxes here; `vision.metrics.segmentation.mask_average_precision` has those of masks and of their
+borders.
 """
 
 import contextlib
@@ -23,7 +26,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32
@@ -34,9 +37,13 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 """Where precision is read."""
 
 
+Overlap = Literal["boxes", "masks", "boundaries"]
+"""What the IoU is of; "boundaries" is the smaller one of those of masks and their borders."""
+
+
 @runtime_checkable
 class TrueImage(Protocol):
-    """The part of a `vision.data.annotations.cleaning.AnnotatedImage` that detections are compared with."""
+    """What an evaluation needs to know of an image, besides its boxes or masks."""
 
     @property
     def width(self) -> int:
@@ -49,18 +56,13 @@ class TrueImage(Protocol):
         ...
 
     @property
-    def boxes(self) -> Float32[np.ndarray, "n 4"]:
-        """(x0, y0, x1, y1) in pixels."""
-        ...
-
-    @property
     def labels(self) -> Int32[np.ndarray, " n"]:
         """Indices into the list of classes."""
         ...
 
     @property
     def crowd(self) -> Bool[np.ndarray, " n"]:
-        """Whether a box is around a crowd."""
+        """Whether it is a crowd."""
         ...
 
     @property
@@ -75,8 +77,18 @@ class TrueImage(Protocol):
 
 
 @runtime_checkable
-class Truth(Protocol):
-    """The part of `vision.data.annotations.cleaning.Annotations` that detections are compared with."""
+class TrueBoxes(TrueImage, Protocol):
+    """The part of a `vision.data.annotations.cleaning.AnnotatedImage` that detections are compared with."""
+
+    @property
+    def boxes(self) -> Float32[np.ndarray, "n 4"]:
+        """(x0, y0, x1, y1) in pixels."""
+        ...
+
+
+@runtime_checkable
+class TrueImages(Protocol):
+    """What an evaluation needs to know of a data set."""
 
     @property
     def images(self) -> Sequence[TrueImage]:
@@ -94,6 +106,36 @@ class Truth(Protocol):
         ...
 
 
+@runtime_checkable
+class Truth(TrueImages, Protocol):
+    """The part of `vision.data.annotations.cleaning.Annotations` that detections are compared with."""
+
+    @property
+    def images(self) -> Sequence[TrueBoxes]:
+        """All images, with their boxes."""
+        ...
+
+
+@runtime_checkable
+class Found(Protocol):
+    """What an evaluation needs to know of the detections in an image, besides their boxes or masks."""
+
+    @property
+    def scores(self) -> Float32[np.ndarray, " n"]:
+        """Confidences."""
+        ...
+
+    @property
+    def labels(self) -> Int32[np.ndarray, " n"]:
+        """Indices into the list of classes."""
+        ...
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all numbers are."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class ImageDetections:
     """The detections in one image, in any order."""
@@ -105,10 +147,15 @@ class ImageDetections:
     labels: Int32[np.ndarray, " n"]
     """Indices into the list of classes."""
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all numbers are."""
+        return bool(np.isfinite(self.boxes).all() and np.isfinite(self.scores).all())
+
 
 @dataclass(frozen=True, eq=False)
 class CocoScores:
-    """The scores of a detector by `coco_scores`. All in [0, 1]; nan where there are no boxes."""
+    """The scores of a detector by `coco_scores`. All in [0, 1]; nan where there are no objects."""
 
     average_precision: float
     """AP@[.50:.95]: mean over thresholds and classes, all areas, 100 detections."""
@@ -145,6 +192,8 @@ class CocoScores:
     reached; nan for a class without boxes."""
     images: int
     """How many images were evaluated."""
+    overlap: Overlap
+    """What the IoU is of."""
 
     @property
     def per_class(self) -> tuple[tuple[str, float, float], ...]:
@@ -166,12 +215,18 @@ class CocoScores:
         """
         classes = len(self.class_names)
         boxed = classes - int(np.isnan(self.class_ap50).sum())
-        of = f"{classes} classes" if boxed == classes else f"the {boxed} of {classes} classes that have boxes"
+        kind = "boxes" if self.overlap == "boxes" else "masks"
+        of = f"{classes} classes" if boxed == classes else f"the {boxed} of {classes} classes that have {kind}"
         on = f"on {self.images:,} images of {data}, {of}; {how}"
-        by = "COCO's (pycocotools, boxes)"
+        by = f"COCO's (pycocotools, {_OVERLAPS[self.overlap]})"
         return {name: f"{by} {words}, {on}" for name, words in _STATISTICS.items() if name in self.scalars()}
 
 
+_OVERLAPS = {
+    "boxes": "boxes",
+    "masks": "masks",
+    "boundaries": "the smaller IoU of masks and of their borders, 2 % of the diagonal wide",
+}
 # In the order of pycocotools' statistics
 _STATISTICS = {
     "average_precision": "AP@[.50:.95], 100 detections",
@@ -201,17 +256,39 @@ def coco_scores(truth: Truth, found: Sequence[ImageDetections]) -> CocoScores:
       ValueError: the numbers of images and of ``found`` differ.
     """
     check_found(truth, found)
+    return scores_of(truth, _true_boxes(truth), _found_boxes(truth, found), overlap="boxes")
+
+
+def scores_of(
+    truth: TrueImages,
+    true: list[dict[str, Any]],
+    found: list[dict[str, Any]],
+    *,
+    overlap: Overlap,
+    evaluator: type | None = None,
+) -> CocoScores:
+    """COCO's numbers of annotations in COCO's terms.
+
+    Args:
+      truth: images and classes.
+      true: annotations of all images, each with "image_id", "category_id", "area", "iscrowd", and "bbox" or
+        "segmentation" as run lengths.
+      found: likewise, with "score".
+      overlap: what the IoU is of.
+      evaluator: a subclass of pycocotools' ``COCOeval`` with an IoU of its own; by default that class.
+    """
     # Imported here, since only evaluations of detectors need it.
     from pycocotools.cocoeval import COCOeval
 
+    kind = "bbox" if overlap == "boxes" else "segm"
     with contextlib.redirect_stdout(io.StringIO()):  # the library prints its progress and a table
-        evaluator = COCOeval(_dataset(truth, _true_boxes(truth)), _dataset(truth, _found_boxes(truth, found)), "bbox")
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    statistics = np.where(evaluator.stats < 0, np.nan, evaluator.stats).tolist()
+        sums: Any = (evaluator or COCOeval)(_dataset(truth, true), _dataset(truth, found), kind)
+        sums.evaluate()
+        sums.accumulate()
+        sums.summarize()
+    statistics = np.where(sums.stats < 0, np.nan, sums.stats).tolist()
     # [thresholds, recalls, classes by category id, areas, maxima of detections]; all areas come first, 100 last
-    table = evaluator.eval["precision"][:, :, :, 0, -1]
+    table = sums.eval["precision"][:, :, :, 0, -1]
     order = np.argsort(np.argsort(truth.category_ids))  # of class i among the sorted ids
     table = np.where(table < 0, np.nan, table)[:, :, order]
     return CocoScores(
@@ -221,10 +298,11 @@ def coco_scores(truth: Truth, found: Sequence[ImageDetections]) -> CocoScores:
         class_ap50=table[0].mean(0),
         precision=np.ascontiguousarray(table[0].T),
         images=len(truth.images),
+        overlap=overlap,
     )
 
 
-def check_found(truth: Truth, found: Sequence[ImageDetections]) -> None:
+def check_found(truth: TrueImages, found: Sequence[Found]) -> None:
     """Raise unless detections and truth fit, as described for `coco_scores`."""
     if not truth.images:
         raise UserError("the detector was shown no images, so there is no precision: evaluate at least one image")
@@ -234,7 +312,7 @@ def check_found(truth: Truth, found: Sequence[ImageDetections]) -> None:
     if len(set(numbers)) < len(numbers):
         raise UserError("two images of the annotation have the same number (image id): number them apart")
     classes = len(truth.class_names)
-    wrong = sum(not (np.isfinite(each.boxes).all() and np.isfinite(each.scores).all()) for each in found)
+    wrong = sum(not each.is_finite for each in found)
     if wrong:
         raise UserError(
             f"{wrong:,} images have detections that are not finite, so the detector cannot be evaluated: look for an "
@@ -266,7 +344,7 @@ def _found_boxes(truth: Truth, found: Sequence[ImageDetections]) -> list[dict[st
 
 
 def _boxes(
-    truth: Truth, image: TrueImage, boxes: Float32[np.ndarray, "n 4"], labels: Int[np.ndarray, " n"]
+    truth: TrueImages, image: TrueImage, boxes: Float32[np.ndarray, "n 4"], labels: Int[np.ndarray, " n"]
 ) -> list[dict[str, Any]]:
     """Boxes of an image in COCO's terms: (left, upper, width, height)."""
     corners = boxes.astype(np.float64)
@@ -277,8 +355,8 @@ def _boxes(
     ]
 
 
-def _dataset(truth: Truth, boxes: list[dict[str, Any]]) -> Any:
-    """A ``pycocotools.coco.COCO`` of these boxes, without a file."""
+def _dataset(truth: TrueImages, annotations: list[dict[str, Any]]) -> Any:
+    """A ``pycocotools.coco.COCO`` of these annotations, without a file."""
     from pycocotools.coco import COCO
 
     coco: Any = COCO()
@@ -289,7 +367,7 @@ def _dataset(truth: Truth, boxes: list[dict[str, Any]]) -> Any:
             for number, name in zip(truth.category_ids, truth.class_names, strict=True)
         ],
         # numbered from 1, since a match with id 0 would count as no match
-        "annotations": [{"id": number, **box} for number, box in enumerate(boxes, start=1)],
+        "annotations": [{"id": number, **each} for number, each in enumerate(annotations, start=1)],
     }
     coco.createIndex()
     return coco

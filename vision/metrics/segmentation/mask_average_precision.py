@@ -1,0 +1,145 @@
+"""Average precision of instance masks as COCO defines it, and boundary average precision (Cheng et al. 2021).
+
+Both are `vision.metrics.detection.average_precision` with another overlap. `mask_scores` takes the IoU of masks; with a
+crowd, the share of the predicted mask that lies on it. `boundary_scores` takes the smaller one of that IoU and of the
+IoU of the borders of the masks, 2 % of the image's diagonal wide; on crowds that of masks alone. Small, medium and
+large go by the area of the annotation, and of an unmatched prediction by the pixels of its mask.
+
+A true instance without a pixel overlaps nothing and is missed: readers drop such. A predicted one is a false positive.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32
+
+from vision.errors import UserError
+from vision.metrics.detection.average_precision import CocoScores, TrueImage, TrueImages, check_found, scores_of
+from vision.ops import rle
+from vision.ops.outlines import boundary_distance, mask_outline
+from vision.ops.rle import Rle
+
+
+@runtime_checkable
+class TrueMasks(TrueImage, Protocol):
+    """What predicted masks of an image are compared with."""
+
+    @property
+    def masks(self) -> Sequence[Rle]:
+        """Of the n instances, crowds among them, each of the size of the image."""
+        ...
+
+
+@runtime_checkable
+class MaskTruth(TrueImages, Protocol):
+    """What predicted masks of a data set are compared with."""
+
+    @property
+    def images(self) -> Sequence[TrueMasks]:
+        """All images, with their masks."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ImageMasks:
+    """The instances predicted in one image, in any order."""
+
+    masks: Sequence[Rle]
+    """Each of the size of the image."""
+    scores: Float32[np.ndarray, " n"]
+    """Confidences."""
+    labels: Int32[np.ndarray, " n"]
+    """Indices into the list of classes."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all scores are."""
+        return bool(np.isfinite(self.scores).all())
+
+
+def image_masks(
+    masks: Bool[np.ndarray, "n h w"], scores: Float32[np.ndarray, " n"], labels: Int32[np.ndarray, " n"]
+) -> ImageMasks:
+    """Predicted instances from their pixels, which are packed."""
+    return ImageMasks([rle.encode(each) for each in masks], scores, labels)
+
+
+def mask_scores(truth: MaskTruth, found: Sequence[ImageMasks]) -> CocoScores:
+    """COCO's twelve numbers for masks, the AP of each class, and its curves.
+
+    Args:
+      truth: the annotation; crowds are COCO's ``iscrowd``.
+      found: the predicted instances of each of its images, in its order.
+
+    Raises:
+      UserError: there are no images, two have the same id, a score is not finite, a class is invalid, or a mask is not
+        of the size of its image.
+      ValueError: the numbers of images and of ``found`` differ, or those of masks and of scores or labels.
+    """
+    return scores_of(truth, *_annotations(truth, found, boundaries=False), overlap="masks")
+
+
+def boundary_scores(truth: MaskTruth, found: Sequence[ImageMasks]) -> CocoScores:
+    """COCO's twelve numbers with the smaller IoU of masks and of borders; arguments and errors as of `mask_scores`."""
+    both = _annotations(truth, found, boundaries=True)
+    return scores_of(truth, *both, overlap="boundaries", evaluator=_boundary_evaluator())
+
+
+def _annotations(
+    truth: MaskTruth, found: Sequence[ImageMasks], *, boundaries: bool
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """True and predicted instances in COCO's terms."""
+    check_found(truth, found)
+    true_ones: list[dict[str, Any]] = []
+    found_ones: list[dict[str, Any]] = []
+    for image, each in zip(truth.images, found, strict=True):
+        rows = zip(image.masks, image.labels.tolist(), image.area.tolist(), image.crowd.tolist(), strict=True)
+        for mask, label, area, crowd in rows:
+            entry = _entry(truth, image, mask, label, boundaries=boundaries)
+            true_ones.append({**entry, "area": area, "iscrowd": int(crowd)})
+        for mask, label, score in zip(each.masks, each.labels.tolist(), each.scores.tolist(), strict=True):
+            entry = _entry(truth, image, mask, label, boundaries=boundaries)
+            found_ones.append({**entry, "area": rle.area(mask), "iscrowd": 0, "score": score})
+    return true_ones, found_ones
+
+
+def _entry(truth: MaskTruth, image: TrueMasks, mask: Rle, label: int, *, boundaries: bool) -> dict[str, Any]:
+    if (mask.height, mask.width) != (image.height, image.width):
+        raise UserError(
+            f"a mask of {mask.height}x{mask.width} pixels is compared in the image {image.image_id} of "
+            f"{image.height}x{image.width}: bring masks to the size of the image"
+        )
+    entry = {"image_id": image.image_id, "category_id": int(truth.category_ids[label]), "segmentation": mask.as_coco()}
+    if boundaries:
+        outline = mask_outline(rle.decode(mask), boundary_distance(mask.height, mask.width))
+        entry["boundary"] = rle.encode(outline).as_coco()
+    return entry
+
+
+def _boundary_evaluator() -> type:
+    """The evaluator of pycocotools with the smaller IoU of each pair, except with crowds."""
+    from pycocotools.cocoeval import COCOeval
+
+    class BoundaryEvaluator(COCOeval):
+        # the names are those of the library
+        def computeIoU(self, imgId: Any, catId: Any) -> Any:  # noqa: N802, N803
+            of_masks = super().computeIoU(imgId, catId)
+            if not len(of_masks):
+                return of_masks
+            annotated: Any = self
+            whole, key = (annotated._gts, annotated._dts), (imgId, catId)
+            outlines = ({**each, "segmentation": each["boundary"]} for side in whole for each in side[key])
+            count = len(whole[0][key])
+            every = list(outlines)
+            annotated._gts, annotated._dts = (defaultdict(list, {key: part}) for part in (every[:count], every[count:]))
+            try:
+                of_outlines = super().computeIoU(imgId, catId)
+            finally:
+                annotated._gts, annotated._dts = whole
+            crowd = np.array([bool(each["iscrowd"]) for each in whole[0][key]])
+            return np.where(crowd, of_masks, np.minimum(of_masks, of_outlines))
+
+    return BoundaryEvaluator
