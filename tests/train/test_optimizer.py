@@ -220,7 +220,8 @@ def test_layers_far_from_the_head_learn_slower():
 
 
 @pytest.mark.parametrize(
-    ("schedule", "middle", "end"), [("cosine", 0.25, 0.0), ("linear", 0.25, 0.0), ("constant", 0.5, 0.5)]
+    ("schedule", "middle", "end"),
+    [("cosine", 0.25, 0.0), ("linear", 0.25, 0.0), ("polynomial", 0.5 * 0.5**0.9, 0.0), ("constant", 0.5, 0.5)],
 )
 def test_schedules_at_their_start_peak_middle_and_end(schedule, middle, end):
     config = OptimizerConfig(lr=0.5, schedule=schedule, warmup=40)

@@ -143,14 +143,18 @@ def load_dataset(config: DataConfig, split: Split, *, seed: int = 0, fields: tup
     return ArraySource({field: loaded.arrays[field] for field in fields}, loaded.class_names)
 
 
-def check_classes(source: Source, classes: int, *, otherwise: str = "") -> None:
+def check_classes(source: Source, classes: int, *, option: str = "--model.classes", otherwise: str = "") -> None:
     """Raise ``UserError`` unless the data has this number of classes.
 
-    ``otherwise`` is appended to the advice: ", or 0 to train without labels".
+    Args:
+      source: the data.
+      classes: of the model.
+      option: sets them.
+      otherwise: is appended to the advice: ", or 0 to train without labels".
     """
     found = len(source.class_names)
     if found != classes:
-        raise UserError(f"the data has {found} classes and the model {classes}: set --model.classes {found}{otherwise}")
+        raise UserError(f"the data has {found} classes and the model {classes}: set {option} {found}{otherwise}")
 
 
 def check_channels(source: Source, channels: int) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Array, UInt8
 from vision.data.annotations.index_masks import VOID
 from vision.data.image_data import Data
 from vision.metrics.segmentation import boundary, confusion
+from vision.ops.outlines import boundary_distance
 from vision.ops.resize import resize_region
 from vision.report.confusion import confusion_plot
 from vision.report.segmentation import SegmentedImage, class_bars, segmentation_sheet
@@ -70,8 +71,10 @@ def evaluator(compiler: Compiler, segment: Segment, *, classes: int) -> Callable
         predicted = predicted_classes(segment, variables, batch)
         truth = batch["truth"].astype(jnp.int32)
         marks, edges = sums
-        marks = confusion.update(marks, predicted.astype(jnp.int32), truth, batch["mask"])
-        edges = boundary.update(edges, predicted.astype(jnp.int32), truth, batch["truth_size"], batch["mask"])
+        marks = confusion.update(marks, predicted.astype(jnp.int32), truth, batch["mask"], ignore=VOID)
+        edges = boundary.update(
+            edges, predicted.astype(jnp.int32), truth, batch["distance"], batch["mask"], ignore=VOID
+        )
         known = truth != VOID
         right = jnp.sum(known & (predicted == truth), axis=(1, 2))
         return (marks, edges), (predicted, right, jnp.sum(known, axis=(1, 2)))
@@ -83,6 +86,7 @@ def evaluator(compiler: Compiler, segment: Segment, *, classes: int) -> Callable
         shown = _Shown()
         for batch in test.batches():
             fields = {name: batch[name] for name in ("image", "size", "truth", "truth_size", "mask")}
+            fields["distance"] = np.array([boundary_distance(*size) for size in batch["truth_size"].tolist()], np.int32)
             sums, found = compiled(sums, variables, compiler.shard(fields))
             if jax.process_count() == 1:  # sheets want images, which other processes do not have here
                 shown.add(batch, *jax.device_get(found))

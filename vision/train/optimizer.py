@@ -11,7 +11,10 @@ from vision.errors import UserError
 from vision.ranges import Decay, NonNegativeFloat, NonNegativeInt, PositiveFraction
 from vision.train.parameter_groups import frozen, layerwise, weights_alone
 
-ScheduleName = Literal["cosine", "linear", "constant"]
+ScheduleName = Literal["cosine", "linear", "polynomial", "constant"]
+
+POWER = 0.9
+"""Of the schedule "polynomial", (1 - step / steps) ** 0.9 (Chen et al. 2018, "DeepLab", section 4.1)."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def learning_rate(config: AdamConfig | OptimizerConfig, *, steps: int, batch_siz
     falls = {
         "cosine": optax.cosine_decay_schedule(config.lr, left),
         "linear": optax.linear_schedule(config.lr, 0.0, left),
+        "polynomial": optax.polynomial_schedule(config.lr, 0.0, POWER, left),
         "constant": optax.constant_schedule(config.lr),
     }
     rate = falls[config.schedule]
