@@ -68,6 +68,8 @@ FAR = LONGEST_OUTLINE
         ({"size": [20, 40], "counts": [800]}, "a mask of 20x40 pixels in an image of 30x40"),
         ({"size": [HEIGHT, WIDTH], "counts": [1199]}, "a mask whose run lengths do not add up to 30x40"),
         ({"size": [HEIGHT, WIDTH], "counts": "01"}, "a mask whose run lengths do not add up to 30x40: '01'"),
+        # -1, 1 and 1200
+        ({"size": [HEIGHT, WIDTH], "counts": "O1`U1"}, "a mask whose run lengths do not add up to 30x40"),
         ({"size": [HEIGHT, WIDTH], "counts": "_Z1O"}, "a mask whose run lengths do not add up to 30x40"),
         ({"size": [HEIGHT, WIDTH], "counts": "\u00df"}, "a mask whose run lengths are not understood"),
     ],

@@ -30,14 +30,14 @@ def segments(generator, shape):
     """A map of segments with void, their ids, classes and crowds."""
     number = int(generator.integers(1, 9))
     ids = generator.choice(np.arange(1, 1000), number, replace=False)
-    drawn = blocks(generator, [0, *ids], shape, size=6)
-    ids = np.setdiff1d(drawn, [0])
+    region = blocks(generator, [0, *ids], shape, size=6)
+    ids = np.setdiff1d(region, [0])
     crowd = generator.random(len(ids)) < 0.25
     labels = generator.integers(0, CLASSES - 1, len(ids))
     # one crowd of a class in an image, as in COCO
     for label in range(CLASSES):
         crowd[np.flatnonzero(crowd & (labels == label))[1:]] = False
-    return {"map": drawn, "ids": ids, "labels": labels, "crowd": crowd}
+    return {"map": region, "ids": ids, "labels": labels, "crowd": crowd}
 
 
 def panoptic_pair(seed, *, shape=(24, 30)):

@@ -89,13 +89,13 @@ def test_numbers_are_those_of_pycocotools_on_files(seed, tmp_path, capsys):
     (tmp_path / "results.json").write_text(json.dumps(results))
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(tmp_path / "truth.json")
-        judge = COCOeval(coco, coco.loadRes(str(tmp_path / "results.json")), "segm")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
+        reference = COCOeval(coco, coco.loadRes(str(tmp_path / "results.json")), "segm")
+        reference.evaluate()
+        reference.accumulate()
+        reference.summarize()
     scores = mask_scores(*read(dataset, results))
     ours = [getattr(scores, name) for name in STATISTICS]
-    np.testing.assert_array_equal(ours, np.where(judge.stats < 0, np.nan, judge.stats))
+    np.testing.assert_array_equal(ours, np.where(reference.stats < 0, np.nan, reference.stats))
     assert 0.05 < scores.average_precision < 0.95
     assert capsys.readouterr().out == ""
     protocol = scores.protocol("toys", "all predictions")

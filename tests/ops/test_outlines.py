@@ -38,8 +38,8 @@ def _masks(draw):
 
 @settings(max_examples=80)
 @given(_masks())
-def test_the_border_of_a_mask_is_what_erosion_takes_away(drawn):
-    mask, distance = drawn
+def test_the_border_of_a_mask_is_what_erosion_takes_away(case):
+    mask, distance = case
     np.testing.assert_array_equal(mask_outline(mask, distance), mask & ~eroded(mask, distance))
 
 

@@ -38,7 +38,8 @@ def encode(mask: Bool[np.ndarray, "h w"]) -> Rle:
     from pycocotools import mask as coco  # only evaluations and annotations of masks need it
 
     packed: Any = coco.encode(np.asfortranarray(mask, np.uint8))
-    return Rle(*mask.shape, packed["counts"])
+    height, width = mask.shape
+    return Rle(height, width, packed["counts"])
 
 
 def decode(rle: Rle) -> Bool[np.ndarray, "h w"]:
@@ -87,7 +88,8 @@ def of_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) ->
     """
     from pycocotools import mask as coco
 
-    each: Any = coco.frPyObjects([list(points) for points in polygons], height, width)
+    points: Any = [list(each) for each in polygons]
+    each: Any = coco.frPyObjects(points, height, width)
     packed: Any = coco.merge(each)
     return Rle(height, width, packed["counts"])
 

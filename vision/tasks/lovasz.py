@@ -24,17 +24,20 @@ def lovasz_jaccard(
       truth: pixels of the class.
       counted: pixels that take part.
     """
-    # descending; pixels that do not count come last, with an error of 0
-    key = jnp.where(counted, -errors, 1.0)
-    key, is_true, is_counted = jax.lax.sort((key, truth & counted, counted), num_keys=1)
-    left = jnp.sum(is_true, -1, keepdims=True, dtype=jnp.int32) - jnp.cumsum(is_true, -1, dtype=jnp.int32)
-    before = jnp.cumsum(~is_true, -1, dtype=jnp.int32)
-    union = jnp.maximum(jnp.sum(is_true, -1, keepdims=True, dtype=jnp.int32) + before, 1).astype(errors.dtype)
+    # descending; pixels that do not count come last. The order is a constant of the gradient, and so are the increments
+    key = jax.lax.stop_gradient(jnp.where(counted, -errors, 1.0))
+    _, order = jax.lax.sort((key, jax.lax.broadcasted_iota(jnp.int32, key.shape, key.ndim - 1)), num_keys=1)
+    own = truth & counted
+    is_true = jnp.take_along_axis(own, order, -1)
+    total = jnp.sum(own, -1, keepdims=True, dtype=jnp.int32)
+    left = total - jnp.cumsum(is_true, -1, dtype=jnp.int32)
+    union = jnp.maximum(total + jnp.cumsum(~is_true, -1, dtype=jnp.int32), 1).astype(errors.dtype)
     step = jnp.where(is_true, 1.0 / union, left / (union * jnp.maximum(union - 1.0, 1.0)))
     # without true pixels the union is that of the errors: the first adds all
     first = (jnp.arange(errors.shape[-1]) == 0).astype(errors.dtype)
-    step = jnp.where(jnp.any(is_true, -1, keepdims=True), step, first)
-    return jnp.sum(jnp.where(is_counted, -key * jax.lax.stop_gradient(step), 0.0), -1)
+    step = jnp.where(total > 0, step, first)
+    step = jnp.put_along_axis(jnp.zeros_like(step), order, step, -1, inplace=False)
+    return jnp.sum(jnp.where(counted, errors * step, 0.0), -1)
 
 
 def lovasz_softmax(

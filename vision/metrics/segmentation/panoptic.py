@@ -14,6 +14,7 @@ count, so that their order does not matter.) All is on the host, since segments 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
@@ -203,11 +204,11 @@ def compute(sums: PanopticSums, things: Sequence[bool] | Bool[np.ndarray, " k"])
         "segmentation_quality": over(sums.iou, sums.matches),
         "recognition_quality": over(sums.matches, total),
     }
-    means = {}
+    means: dict[str, float] = {}
     for prefix, group in (("", some), ("things_", some & is_thing), ("stuff_", some & ~is_thing)):
         for name, values in table.items():
             means[f"{prefix}{name}"] = float(values[group].mean()) if group.any() else math.nan
-    by_class = {f"class_{name}": np.where(some, values, np.nan) for name, values in table.items()}
+    by_class: dict[str, Any] = {f"class_{name}": np.where(some, values, np.nan) for name, values in table.items()}
     return PanopticScores(**means, **by_class, things=is_thing, sums=sums)
 
 
