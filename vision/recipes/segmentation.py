@@ -43,7 +43,7 @@ from vision.ops.pixels import PixelScale, scaled, to_float
 from vision.parallel.agreement import is_first
 from vision.pretrained.rules import to_published
 from vision.pretrained.segmentation import HEAD, segmentation_rules, segmentation_weights
-from vision.ranges import Classes
+from vision.ranges import Classes, Pixels
 from vision.recipes.assemble import WeightsSource, assemble
 from vision.recipes.backbones import Backbone, classifier_backbone, classifier_by_name
 from vision.recipes.classifiers import ClassifierConfig
@@ -99,6 +99,8 @@ class SegmentationRunConfig(RunConfig):
     pixels: PixelScale = "imagenet"
     """How the network takes images; published weights need "imagenet"."""
     data: SemanticConfig = SemanticConfig()
+    crop: tuple[Pixels, ...] = ()
+    """Height and width of the windows to train on; by default those of the canvas."""
     augment: MaskAugmentConfig = MaskAugmentConfig()
     loss: SegmentationLossConfig = SegmentationLossConfig()
     segmenter: SegmenterConfig = SegmenterConfig()
@@ -173,12 +175,16 @@ def segmentation(config: SegmentationRunConfig) -> Experiment:
         auxiliary=config.auxiliary,
         dtype=dtype,
     )
-    size, data = (config.data.height, config.data.width), semantic_data(config)
+    if len(config.crop) not in (0, 2):
+        raise UserError(f"crop is a height and a width, not {len(config.crop)} numbers")
+    canvas = (config.data.height, config.data.width)
+    height, width = config.crop or canvas
+    data = semantic_data(config)
     fill = tuple(value / 127.5 - 1.0 for value in PAD)
 
     def prepare(batch: Batch, *, key: Key[Array, ""]) -> Batch:
         sample = {**batch, "image": to_float(batch["image"])}
-        made = mask_augment(sample, config.augment, size=size, fill=fill, key=key)
+        made = mask_augment(sample, config.augment, size=(height, width), fill=fill, key=key)
         return {"image": scaled(made["image"], config.pixels), "semantic": made["semantic"].astype(jnp.int32)}
 
     loss = accumulate(preprocessed(weighted_loss(model, config), prepare), config.microbatches)
@@ -188,7 +194,7 @@ def segmentation(config: SegmentationRunConfig) -> Experiment:
     views = segmenter(model, config.segmenter)
     segment = lambda values, images: views(values, scaled(to_float(images), config.pixels))
     weighted = config.loss.class_weights != "none"
-    image = jnp.zeros((1, *size, 3))
+    image = jnp.zeros((1, height, width, 3))
     constants = {"constants": {"class_weights": jnp.ones(config.classes)}} if weighted else {}
     return assemble(
         config,
@@ -255,7 +261,14 @@ def views_text(config: SegmenterConfig) -> str:
 def colours(config: SegmentationRunConfig) -> UInt8[np.ndarray, "k 3"]:
     """A colour for each class: the data set's own, or different ones."""
     own = class_colours(config.data)
-    return np.array(own, np.uint8) if len(set(own)) == config.classes else distinct_colours(config.classes)
+    return np.array(own, np.uint8) if len(set(own)) == config.classes else known_colours(config)
+
+
+def known_colours(config: SegmentationRunConfig) -> UInt8[np.ndarray, "k 3"]:
+    """A different colour for each class, for which no data is read."""
+    if config.data.name in ("shapes", "voc"):  # whose first class is the background
+        return np.concatenate([np.full((1, 3), 200, np.uint8), distinct_colours(config.classes - 1)])
+    return distinct_colours(config.classes)
 
 
 def weights_source(config: SegmentationRunConfig, backbone: Backbone) -> WeightsSource:
@@ -325,7 +338,7 @@ def prediction(
         compiler,
         segment,
         class_names=class_names,
-        colours=distinct_colours(config.classes),
+        colours=known_colours(config),
         canvas=(config.data.height, config.data.width),
         max_pixels=config.data.max_pixels,
     )

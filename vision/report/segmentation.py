@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 _INK, _PALE = (34, 34, 34), (110, 110, 110)
 _RIGHT, _WRONG, _VOID = (226, 232, 236), (213, 94, 0), (70, 70, 70)
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 _GAP = 10  # pixels between and around tiles
 _FONT_SIZE, _LINE = 13, 17
 _SMALLEST = 160  # pixels of the longer side: smaller images are enlarged on sheets
@@ -28,17 +29,19 @@ def overlay(
     *,
     opacity: float = 0.6,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with the colour of its class over every pixel, and a line between classes.
+    """The image in grey under the colours of its classes, and a line between classes.
 
     Args:
       image: RGB.
-      mask: classes; pixels of a value without a colour, such as void, stay as they are.
+      mask: classes; pixels of a value without a colour, such as void, stay as they are in the image.
       colours: one for each class.
       opacity: of the colours, in [0, 1].
     """
     known = mask < len(colours)
     over = colours[np.where(known, mask, 0)]
-    mixed = np.round((1 - opacity) * image + opacity * over.astype(np.float32)).astype(np.uint8)
+    # in its own colours the image would change those of the classes
+    grey = image @ _LUMA
+    mixed = np.round((1 - opacity) * grey[..., None] + opacity * over.astype(np.float32)).astype(np.uint8)
     mixed[_borders(mask) & known] = 255
     return np.where(known[..., None], mixed, image)
 
@@ -92,7 +95,7 @@ def segmentation_sheet(
     font, bold = _font(), _font(bold=True)
     rows = [_row(each, colours, font, void=void) for each in images]
     width = max(_GAP + max(row.width for row in rows), 480)
-    blocks = [_titled(title, width, bold), _legend(class_names, colours, width, font), *rows]
+    blocks = [_titled(title, width, bold), _legend(list(class_names), colours, width, font), *rows]
     sheet = Image.new("RGB", (width, sum(block.height for block in blocks) + _GAP), "white")
     y = 0
     for block in blocks:
@@ -109,7 +112,8 @@ def labelled_overlay(
     factor = _factor(image)
     shown = shown.resize((shown.width * factor, shown.height * factor), Image.Resampling.NEAREST)
     present = [label for label in np.unique(mask).tolist() if label < len(colours)]
-    names, own = [class_names[label] for label in present], colours[present]
+    names = [str(class_names[label]) for label in present]
+    own = colours[present]
     width = max(shown.width, 240)
     legend = _legend(names, own, width, _font())
     out = Image.new("RGB", (width, shown.height + legend.height), "white")
@@ -139,7 +143,7 @@ def class_bars(
     places = np.arange(len(order))
     values = [float(iou[i]) for i in order]
     axes.barh(places, values, color=[tuple(colours[i] / 255) for i in order], edgecolor="#777777", linewidth=0.5)
-    for place, value in zip(places, values, strict=True):
+    for place, value in enumerate(values):
         axes.text(value + 0.01, place, f"{value:.3f}", va="center", fontsize=8, color="#444444")
     axes.set_yticks(places, labels=[class_names[i] for i in order], fontsize=8)
     for text in axes.get_yticklabels():
@@ -196,7 +200,9 @@ def _titled(title: str, width: int, font: ImageFont.FreeTypeFont) -> Image.Image
 def _legend(class_names: Sequence[str], colours: Colours, width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
     """Squares of colour with names, in as many lines as are necessary."""
     names = list(class_names[:_MAX_IN_LEGEND])
-    items = [(name, tuple(int(c) for c in colours[i])) for i, name in enumerate(names)]
+    items: list[tuple[str, tuple[int, ...]]] = [
+        (name, tuple(int(c) for c in colours[i])) for i, name in enumerate(names)
+    ]
     if len(class_names) > len(names):
         items.append((f"and {len(class_names) - len(names)} more", (255, 255, 255)))
     x, y = _GAP, 4
