@@ -6,6 +6,7 @@ from typing import Literal
 Task = Literal[
     "recognition",
     "detection",
+    "segmentation",
     "diffusion",
     "variational autoencoders",
     "autoencoders",
