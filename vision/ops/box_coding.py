@@ -1,5 +1,6 @@
-"""Boxes as offsets from reference boxes, which is what region-based detectors predict (Girshick et al. 2014, appendix C).
+"""Boxes as offsets from reference boxes, which is what region-based detectors predict.
 
+Girshick et al. 2014, "Rich feature hierarchies", appendix C:
 t_x = (x - x_a) / w_a, t_y = (y - y_a) / h_a, t_w = log(w / w_a), t_h = log(h / h_a), of centres and sides, each times a
 weight, which the published networks choose so that the offsets have about unit variance.
 """

@@ -92,7 +92,7 @@ def paste_masks(
 
 
 def _interpolation(first: int, last: int, size: int, extent: int) -> tuple[slice, Float[np.ndarray, "k size"]]:
-    """The pixels of the image that lie in a box from ``first`` to ``last``, and the weights of ``size`` values there."""
+    """The pixels of the image in a box from ``first`` to ``last``, and the weights of ``size`` values in each."""
     length = max(last - first + 1, 1)
     begin = min(max(first, 0), extent)
     end = max(min(last + 1, extent), begin)

@@ -142,8 +142,8 @@ def mask_matrix_nms(
 ) -> Rescored:
     """:func:`matrix_nms` by the IoU of masks in place of that of boxes, as in the paper.
 
-    The overlaps of two blocks of masks are one product of matrices, float32 while it is computed. An empty mask overlaps
-    nothing.
+    The overlaps of two blocks of masks are one product of matrices, float32 while it is computed. An empty mask
+    overlaps nothing.
 
     Args:
       masks: whether each pixel is of the object; of at most 2^24 pixels, so that float32 counts them.
@@ -263,7 +263,7 @@ def _candidates(
     threshold: Number,
     multiple: int = 1,
 ) -> tuple[Shaped[Array, "m k"], Float[Array, " m"], Int[Array, " m"]]:
-    """Boxes or masks, scores with -inf for those that are never kept, and labels, padded to a multiple above 0 by such ones."""
+    """Boxes or masks, scores with -inf for those that are never kept, and labels, padded to a multiple above 0."""
     n = len(scores)
     padding = max(-n % multiple, multiple if n == 0 else 0)
     labels = jnp.zeros(n, jnp.int32) if labels is None else labels

@@ -152,8 +152,8 @@ def sample_regions(
 def mask_rcnn_loss(model: MaskRcnn, config: InstanceLossConfig) -> LossFn:
     """The LossFn of Faster or Mask R-CNN on batches as the module says: the sum of the losses of both stages.
 
-    Logs "objectness", "region_box", "class", "box", "mask" where there are masks, and "positive_regions", how many of an
-    image's regions are of a box. An image without boxes teaches what is background.
+    Logs "objectness", "region_box", "class", "box", "mask" where there are masks, and "positive_regions", how many of
+    an image's regions are of a box. An image without boxes teaches what is background.
     """
 
     def loss(params, model_state, batch, *, key, step):

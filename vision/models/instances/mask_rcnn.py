@@ -53,7 +53,8 @@ class MaskRcnnConfig:
     """Normalisation of the backbone: fixed, as the published detectors begin from a classifier's weights; or by the
     batch, for training from random weights."""
     norm_epsilon: NonNegativeFloat = 1e-5
-    """Added to the variance; 0 for torchvision's published detectors (fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn)."""
+    """Added to the variance; 0 for torchvision's published weights of fasterrcnn_resnet50_fpn and
+    maskrcnn_resnet50_fpn."""
     channels: Channels = 256
     """Of the pyramid."""
     box_width: Channels = 1024
