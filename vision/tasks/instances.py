@@ -74,6 +74,13 @@ class InstanceLossConfig:
             )
 
 
+def of_class(values: Float[Array, "b k *n c"], labels: Int[Array, "b k"]) -> Float[Array, "b k *n"]:
+    """What is predicted for one class of each region, as a masked sum: the gradient of a gather would be a scatter."""
+    chosen = labels[..., None] == jnp.arange(values.shape[-1])
+    chosen = chosen.reshape(*labels.shape, *[1] * (values.ndim - 3), -1)
+    return jnp.sum(jnp.where(chosen, values, 0.0), axis=-1)
+
+
 def head_losses(
     logits: Float[Array, "b k c"],
     offsets: Float[Array, "b k c 4"],
@@ -94,8 +101,8 @@ def head_losses(
       valid: whether there is a region.
     """
     number = jnp.maximum(jnp.sum(valid), 1)
-    own = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
-    chosen = jnp.take_along_axis(offsets, labels[..., None, None], axis=2)[:, :, 0]
+    own = of_class(jax.nn.log_softmax(logits), labels)
+    chosen = of_class(jnp.moveaxis(offsets, 2, 3), labels)
     return {
         "class": -jnp.sum(jnp.where(valid, own, 0.0)) / number,
         "box": box_loss(chosen, targets, positive=valid & (labels > 0)) / number,
@@ -117,7 +124,7 @@ def mask_loss(
       labels: as for :func:`head_losses`.
       valid: whether there is a region; those with the label 0 do not count.
     """
-    logits = jnp.take_along_axis(logits, labels[..., None, None, None], axis=-1)[..., 0]
+    logits = of_class(logits, labels)
     entropy = jnp.mean(jax.nn.softplus(logits) - targets * logits, axis=(2, 3))
     of_box = valid & (labels > 0)
     return jnp.sum(jnp.where(of_box, entropy, 0.0)) / jnp.maximum(jnp.sum(of_box), 1)
@@ -271,8 +278,7 @@ def instance_detector(model: MaskRcnn, config: InstanceDetectorConfig) -> Callab
         found = select_instances(*call("boxes", levels, proposals.boxes), proposals, size, config)
         if not model.config.mask:
             return found
-        own = (1 + found.labels)[..., None, None, None]
-        masks = jnp.take_along_axis(call("masks", levels, found.boxes), own, axis=-1)[..., 0]
+        masks = of_class(call("masks", levels, found.boxes), 1 + found.labels)
         return found._replace(masks=jnp.where(found.valid[..., None, None], jax.nn.sigmoid(masks), 0.0))
 
     return detect
