@@ -23,8 +23,9 @@ def test_decoding_is_the_inverse():
     low = random.uniform(0, 300, (2, 2, 50, 2))
     boxes = np.concatenate([low, low + random.uniform(5, 200, low.shape)], axis=-1).astype(np.float32)
     weights = (10.0, 10.0, 5.0, 5.0)
-    again = decode(encode(boxes[0], boxes[1], weights=weights), jnp.asarray(boxes[1]), weights=weights)
-    np.testing.assert_allclose(again, boxes[0], rtol=1e-4, atol=1e-2)
+    one, other = map(jnp.asarray, boxes)
+    again = decode(encode(one, other, weights=weights), other, weights=weights)
+    np.testing.assert_allclose(again, one, rtol=1e-4, atol=1e-2)
 
 
 def test_predictions_of_any_size_are_finite():

@@ -15,9 +15,19 @@ LABELS = (0, 1, 2, 1)
 """From 0, without the background."""
 
 
+_GAINS = {
+    "backbone.fpn.layer_blocks.0.0.weight": 0.4,
+    "backbone.fpn.layer_blocks.2.0.weight": 2.0,
+    "backbone.fpn.layer_blocks.3.0.weight": 3.0,
+    "rpn.head.bbox_pred.weight": 0.2,
+    "roi_heads.box_predictor.cls_score.weight": 2.0,
+    "roi_heads.box_predictor.cls_score.bias": 10.0,
+}
+
+
 def weight(name, shape):
-    """A parameter or statistic by its published name; proposals are not far from their anchors."""
-    return published_array(name, shape) * np.float32(0.2 if name == "rpn.head.bbox_pred.weight" else 1.0)
+    """A parameter or statistic by its published name, so that objects of all sizes and classes are detected."""
+    return published_array(name, shape) * np.float32(_GAINS.get(name, 1.0))
 
 
 def pixels():

@@ -158,16 +158,16 @@ def test_pixels_and_weights_of_a_classifier(tmp_path, capsys):
 
 
 def test_proposals_and_detections_of_torchvision(small):
-    """On padded images of two sizes: boxes within 1e-2 pixels, scores and masks within 1e-3."""
+    """On padded images of two sizes: boxes, in pixels, scores and masks within 1e-3."""
     model = MaskRcnn(SMALL)
     few = ProposalConfig(before=60, after=40)
-    detect = instance_detector(model, InstanceDetectorConfig(proposals=few, max_detections=6))
-    size = np.int32(SIZES)
+    detect = instance_detector(model, InstanceDetectorConfig(proposals=few, iou=0.1, max_detections=6))
+    size = jnp.array(SIZES, jnp.int32)
 
     def run(variables, images):
         levels = model.apply(variables, images, train=False, method="levels")
         return select_proposals(model.apply(variables, levels, method="regions"), size, few), detect(
-            variables, images, jnp.asarray(size)
+            variables, images, size
         )
 
     proposals, found = jax.device_get(jax.jit(run)(small, pixels()))

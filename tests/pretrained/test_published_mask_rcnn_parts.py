@@ -58,7 +58,7 @@ def test_losses_of_the_first_stage():
     offsets, targets = normal("anchors", 12, 4).reshape(2, 6, 4), normal("wanted", 12, 4).reshape(2, 6, 4)
     # what is true of background is never a number
     targets[state < 1] = np.nan
-    where = {"positive": state == 1, "valid": state >= 0}
+    where = {"positive": jnp.asarray(state == 1), "valid": jnp.asarray(state >= 0)}
 
     def loss(objectness, offsets):
         found = region_losses(objectness, offsets, jnp.asarray(targets), **where)
@@ -74,7 +74,7 @@ def test_losses_of_the_first_stage():
 def test_losses_of_the_second_stage():
     """Two of the twelve places are empty, and everything is lost there."""
     padded = lambda x: np.concatenate([x, np.full((2, *x.shape[1:]), 100, x.dtype)]).reshape(2, 6, *x.shape[1:])
-    labels, valid = padded(np.arange(10) % 4) % 4, np.arange(12).reshape(2, 6) < 10
+    labels, valid = padded(np.arange(10) % 4) % 4, jnp.arange(12).reshape(2, 6) < 10
     targets = padded(normal("targets", 10, 4))
     targets[labels == 0] = np.nan
 

@@ -29,8 +29,9 @@ TINY = MaskRcnnConfig(
     mask_depth=1,
     anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0),
 )
+# All anchors, so that the few of the coarse levels are among them
 FEW = InstanceLossConfig(
-    proposals=ProposalConfig(before=20, after=16), anchors=32, regions=24, region_positive=0.5, region_iou=0.4
+    proposals=ProposalConfig(before=20, after=16), anchors=2000, regions=24, region_positive=0.5, region_iou=0.4
 )
 SIDE, SLOTS = 64, 40
 

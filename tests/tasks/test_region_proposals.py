@@ -69,10 +69,10 @@ def test_samples_are_balanced(state, count, fraction, seed):
 
 def test_samples_are_random():
     """Every candidate is as likely as any other of its kind, and keys differ."""
-    state = np.arange(N)[None] % 3 - 1
+    state = jnp.arange(N)[None] % 3 - 1
     run = jax.vmap(lambda key: balanced_sample(state == 1, state == 0, count=8, fraction=0.5, key=key))
     found = jax.jit(run)(jax.random.split(jax.random.key(0), 2000))
-    counts = np.bincount(np.asarray(found.index).reshape(-1), minlength=N)
+    counts, state = np.bincount(np.asarray(found.index).reshape(-1), minlength=N), np.asarray(state)
     assert (counts[state[0] == -1] == 0).all()
     # 2000 draws of 4 among 10: 800 +- 22
     assert np.abs(counts[state[0] >= 0] - 800).max() < 5 * 22
