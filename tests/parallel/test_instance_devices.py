@@ -41,7 +41,7 @@ def trained(devices):
 
     def init(key):
         made = model.init(key, jnp.zeros((1, SIDE, SIDE, 3)), train=False)
-        return network_state(made, optimizer=optimizer, key=key)
+        return network_state(made, optimizer=optimizer, key=key, averages=())
 
     step = compiler.step(gradient(mask_rcnn_loss(model, LOSS), optimizer), init)
     random = np.random.default_rng(0)
