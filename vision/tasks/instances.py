@@ -167,10 +167,10 @@ def mask_rcnn_loss(model: MaskRcnn, config: InstanceLossConfig) -> LossFn:
         del step
         for_anchors, for_regions, for_network = jax.random.split(key, 3)
         variables = {"params": params, **model_state}
-        call = lambda method, *arguments: model.apply(variables, *arguments, method=method)
+        call: Any = lambda method, *arguments: model.apply(variables, *arguments, method=method)
         how: Any = {"rngs": {"dropout": for_network}, "mutable": ["batch_stats"]}
         levels, new = model.apply(variables, batch["image"], train=True, method="levels", **how)
-        regions: Any = call("regions", levels)
+        regions = call("regions", levels)
 
         found, sample = sample_anchors(regions, batch, config, key=for_anchors)
         anchors = taken(jnp.concatenate(regions.anchors, axis=0)[None], sample.index)
@@ -196,10 +196,10 @@ def mask_rcnn_loss(model: MaskRcnn, config: InstanceLossConfig) -> LossFn:
             boxes, box, labels = boxes[:, :most], box[:, :most], labels[:, :most]
             scale = [batch["masks"].shape[2 + axis] / batch["image"].shape[1 + axis] for axis in (1, 0, 1, 0)]
             true = crop_masks(batch["masks"], box, boxes * jnp.array(scale), size=MASK_SIDE)
-            masks: Any = call("masks", levels, boxes)
+            masks = call("masks", levels, boxes)
             parts["mask"] = mask_loss(masks, true, labels=labels, valid=sample.positive[:, :most])
         scalars = {**parts, "positive_regions": jnp.mean(jnp.sum(sample.positive, axis=1).astype(jnp.float32))}
-        return sum(parts.values()), ({**model_state, **new}, scalars)
+        return sum(parts.values(), jnp.zeros(())), ({**model_state, **new}, scalars)
 
     return loss
 
@@ -275,7 +275,8 @@ def instance_detector(model: MaskRcnn, config: InstanceDetectorConfig) -> Callab
         call: Any = lambda method, *arguments, **how: model.apply(variables, *arguments, method=method, **how)
         levels = call("levels", images, train=False)
         proposals = select_proposals(call("regions", levels), size, config.proposals)
-        found = select_instances(*call("boxes", levels, proposals.boxes), proposals, size, config)
+        logits, offsets = call("boxes", levels, proposals.boxes)
+        found = select_instances(logits, offsets, proposals, size, config)
         if not model.config.mask:
             return found
         masks = of_class(call("masks", levels, found.boxes), 1 + found.labels)
