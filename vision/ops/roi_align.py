@@ -127,7 +127,8 @@ def _over_levels(
                 across = jnp.stack([columns.before[..., i], columns.behind[..., i]], axis=-1)
                 weights.append(weight[..., :, None, j, None] * across[..., None, :, :] / samples**2)
     kind = jax.ShapeDtypeStruct(table.shape, table.dtype)
-    return _mixed(kind, table, tuple(index), tuple(weights)).astype(table.dtype)
+    mixed: Any = _mixed(kind, table, tuple(index), tuple(weights))
+    return mixed.astype(table.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
