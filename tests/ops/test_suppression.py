@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vision.ops import suppression
-from vision.ops.suppression import gaussian_decay, linear_decay, matrix_nms, non_maximum_suppression, soft_nms
+from vision.ops.suppression import (
+    gaussian_decay,
+    linear_decay,
+    mask_matrix_nms,
+    matrix_nms,
+    non_maximum_suppression,
+    soft_nms,
+)
 
 N, MOST = 40, 12
 DECAYS = {
@@ -223,7 +230,12 @@ def test_soft_nms_follows_the_paper(rescored, name, boxes, scores, labels):
 
 def sequential_matrix_nms(boxes, scores, labels, decay):
     """Wang et al. 2020, "Matrix NMS", one box at a time: the decayed score of each box, in float64."""
-    overlaps = ious(np.float64(boxes), np.float64(boxes)) * (labels[:, None] == labels)
+    return sequential_decay(ious(np.float64(boxes), np.float64(boxes)), scores, labels, decay)
+
+
+def sequential_decay(overlaps, scores, labels, decay):
+    """The same by the overlaps of all pairs."""
+    overlaps = overlaps * (labels[:, None] == labels)
     order = [k for k in np.lexsort((np.arange(len(scores)), -scores)) if scores[k] >= 0.05]
     decayed, own = np.full(len(scores), -np.inf), {}
     for place, j in enumerate(order):
@@ -250,6 +262,39 @@ def test_matrix_nms_follows_the_paper(rescored, name, boxes, scores, labels):
     best = np.sort(expected[expected >= 0.05 + 1e-6])[::-1][:MOST]
     np.testing.assert_allclose(score[: len(best)], best, rtol=1e-5)
     assert (score[len(best) :] < 0.05 + 2e-6).all()
+
+
+def mask_overlaps(masks):
+    """The IoU of every pair, one after another."""
+    shared = lambda a, b: (a & b).sum() / max((a | b).sum(), 1)
+    return np.array([[shared(a, b) for b in masks] for a in masks])
+
+
+@pytest.mark.parametrize("name", ["gaussian", "linear"])
+def test_matrix_nms_of_masks_follows_the_paper(name, small_blocks):
+    """Of several blocks, with equal, empty and full masks, labels, and scores that do not count."""
+    decay, numpys = DECAYS[name]
+    run = jax.jit(partial(mask_matrix_nms, decay=decay, score_threshold=0.05, max_detections=MOST))
+    for seed in range(3):
+        random = np.random.default_rng(seed)
+        low, side = random.integers(0, 5, (N, 2)), random.integers(1, 5, (N, 2))
+        y, x = np.mgrid[:7, :9]
+        masks = np.stack(
+            [(y >= a) & (y < a + h) & (x >= b) & (x < b + w) for (a, b), (h, w) in zip(low, side, strict=True)]
+        )
+        masks ^= random.random(masks.shape) < 0.1
+        masks[3], masks[5], masks[7] = masks[2], False, True
+        scores, labels = random.uniform(0, 1, N).astype(np.float32), random.integers(0, 3, N).astype(np.int32)
+        scores[9] = np.nan
+        expected = sequential_decay(mask_overlaps(masks), np.nan_to_num(scores), labels, numpys)
+        found = run(masks, scores, labels=labels)
+        picks = indices(found)
+        best = np.argsort(-expected, kind="stable")[:MOST]
+        assert picks == best[expected[best] >= 0.05].tolist()
+        np.testing.assert_allclose(found.score[: len(picks)], expected[picks], rtol=1e-5)
+    alone = run(masks[:1], scores[:1])
+    assert indices(alone) == [0]
+    assert indices(run(masks[:0], scores[:0])) == []
 
 
 def test_rescoring_of_thousands_of_boxes():

@@ -109,7 +109,7 @@ def open_run(
         config = config_of(stored.config, origin=folder / CONFIG, default=module.config)
     except UserError as error:
         raise UserError(f"{unfitting}: {error}") from error
-    missing = sorted(set(flatten(module.config)) - set(flat(stored.config)))
+    missing = sorted(set(flatten(config)) - set(flat(stored.config)))
     if missing:
         report(f"{folder} was trained before {module.name} had {', '.join(missing)}: assuming the defaults")
     changed = parse_fields(f"python -m {module.module}", base=config, arguments=overrides, known=known)

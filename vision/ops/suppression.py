@@ -1,6 +1,6 @@
-"""Which of many overlapping boxes to keep: greedy non-maximum suppression, matrix NMS and soft-NMS.
+"""Which of many overlapping boxes to keep: greedy non-maximum suppression, matrix NMS (of masks too) and soft-NMS.
 
-All three compile, with shapes that depend only on shapes, and can be vmapped over images. They take n boxes with scores
+All compile, with shapes that depend only on shapes, and can be vmapped over images. They take n boxes with scores
 and return indices in descending order of scores; among equal scores the lower index goes first. Scores that are NaN,
 -inf or below the threshold are never kept. With labels, boxes suppress only boxes of the same label. Memory is O(n),
 never O(n^2). No boxes (n = 0) and n < ``max_detections`` are fine.
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from vision.ops.boxes import iou, pairwise_iou
 
@@ -125,41 +125,47 @@ def matrix_nms(
       max_detections: maximum number of boxes to keep.
     """
     boxes, scores, labels = _candidates(boxes, scores, labels, score_threshold, multiple=_BLOCK)
-    n = len(scores)
-    ranked, order = lax.top_k(scores, n)
+    ranked, order = lax.top_k(scores, len(scores))
     boxes, labels = boxes[order], labels[order]
-    cut = lambda x, block: lax.dynamic_slice_in_dim(x, block * _BLOCK, _BLOCK)
-    put = lambda x, block, part: lax.dynamic_update_slice_in_dim(x, part, block * _BLOCK, axis=0)
-    overlap = lambda i, j: _overlap(cut(boxes, i), cut(labels, i), cut(boxes, j), cut(labels, j))
+    overlap = lambda i, j: _overlap(_block(boxes, i), _block(labels, i), _block(boxes, j), _block(labels, j))
+    return _decayed(ranked, order, overlap, decay, score_threshold, max_detections)
 
-    def smallest(overlap, own):
-        # Wang et al. 2020: decay_j = min over better i of f(iou_ij) / f(iou_.i). A box i whose score has decayed to
-        # zero, f(iou_.i) = 0, does not affect j: the boxes that suppress it do.
-        share = decay(overlap) / jnp.where(own > 0, own, 1.0)[:, None]
-        return jnp.min(jnp.where((own > 0)[:, None], share, 1.0), axis=0)
 
-    def column(j, carry):
-        """Resolve block j by all blocks i <= j, of which the earlier ones are resolved."""
-        own, factor = carry
+def mask_matrix_nms(
+    masks: Bool[Array, "n h w"],
+    scores: Float[Array, " n"],
+    *,
+    labels: Int[Array, " n"] | None = None,
+    decay: Decay = gaussian_decay,
+    score_threshold: Number,
+    max_detections: int,
+) -> Rescored:
+    """:func:`matrix_nms` by the IoU of masks in place of that of boxes, as in the paper.
 
-        def tile(i, carry):
-            largest, least = carry
-            part = overlap(i, j)
-            return jnp.maximum(largest, jnp.max(part, axis=0)), jnp.minimum(least, smallest(part, cut(own, i)))
+    The overlaps of two blocks of masks are one product of matrices, float32 while it is computed. An empty mask
+    overlaps nothing.
 
-        largest, least = lax.fori_loop(0, j, tile, (jnp.zeros(_BLOCK), jnp.ones(_BLOCK)))
-        within = jnp.triu(overlap(j, j), 1)
-        # Wang et al. 2020: f(iou_.j) = min over better k of f(iou_kj), which is f of the largest, since f falls
-        settled = decay(jnp.maximum(largest, jnp.max(within, axis=0)))
-        least = jnp.minimum(least, smallest(within, settled))
-        return put(own, j, settled), put(factor, j, least)
+    Args:
+      masks: whether each pixel is of the object; of at most 2^24 pixels, so that float32 counts them.
+      scores: larger is better; those from the threshold on are finite and not negative.
+      labels: masks decay only by those of their label; None for a single label.
+      decay: f of the paper, :func:`gaussian_decay` or :func:`linear_decay` or similar.
+      score_threshold: masks with a decayed score below it are dropped.
+      max_detections: maximum number of masks to keep.
+    """
+    flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2])
+    flat, scores, labels = _candidates(flat, scores, labels, score_threshold, multiple=_BLOCK)
+    ranked, order = lax.top_k(scores, len(scores))
+    flat, labels = flat[order], labels[order]
 
-    blocks = -(-jnp.sum(ranked > -jnp.inf) // _BLOCK)
-    _, factor = lax.fori_loop(0, blocks, column, (jnp.ones(n), jnp.ones(n)))
-    decayed = _eligible(ranked * factor, score_threshold)
-    # back in the order of the boxes, where top_k breaks ties by the lower index
-    score, index = lax.top_k(jnp.zeros_like(decayed).at[order].set(decayed), min(max_detections, n))
-    return _rescored(index, score, max_detections)
+    def overlap(i, j):
+        one, other = (_block(flat, k).astype(jnp.float32) for k in (i, j))
+        shared = one @ other.T
+        union = jnp.sum(one, axis=1)[:, None] + jnp.sum(other, axis=1) - shared
+        same = _block(labels, i)[:, None] == _block(labels, j)
+        return jnp.where(same, shared / jnp.maximum(union, 1.0), 0.0)
+
+    return _decayed(ranked, order, overlap, decay, score_threshold, max_detections)
 
 
 def soft_nms(
@@ -203,14 +209,61 @@ def soft_nms(
     return _rescored(index, score, max_detections)
 
 
+def _block(x: Array, block: Array) -> Array:
+    """The part of an array of sorted boxes that is one block of them."""
+    return lax.dynamic_slice_in_dim(x, block * _BLOCK, _BLOCK)
+
+
+def _decayed(
+    ranked: Float[Array, " n"],
+    order: Int[Array, " n"],
+    overlap: Callable[[Array, Array], Float[Array, "_ _"]],
+    decay: Decay,
+    threshold: Number,
+    max_detections: int,
+) -> Rescored:
+    """The matrix of Matrix NMS, block by block: scores in descending order, and the overlaps of blocks i and j."""
+    n = len(ranked)
+    put = lambda x, block, part: lax.dynamic_update_slice_in_dim(x, part, block * _BLOCK, axis=0)
+
+    def smallest(overlap, own):
+        # Wang et al. 2020: decay_j = min over better i of f(iou_ij) / f(iou_.i). A box i whose score has decayed to
+        # zero, f(iou_.i) = 0, does not affect j: the boxes that suppress it do.
+        share = decay(overlap) / jnp.where(own > 0, own, 1.0)[:, None]
+        return jnp.min(jnp.where((own > 0)[:, None], share, 1.0), axis=0)
+
+    def column(j, carry):
+        """Resolve block j by all blocks i <= j, of which the earlier ones are resolved."""
+        own, factor = carry
+
+        def tile(i, carry):
+            largest, least = carry
+            part = overlap(i, j)
+            return jnp.maximum(largest, jnp.max(part, axis=0)), jnp.minimum(least, smallest(part, _block(own, i)))
+
+        largest, least = lax.fori_loop(0, j, tile, (jnp.zeros(_BLOCK), jnp.ones(_BLOCK)))
+        within = jnp.triu(overlap(j, j), 1)
+        # Wang et al. 2020: f(iou_.j) = min over better k of f(iou_kj), which is f of the largest, since f falls
+        settled = decay(jnp.maximum(largest, jnp.max(within, axis=0)))
+        least = jnp.minimum(least, smallest(within, settled))
+        return put(own, j, settled), put(factor, j, least)
+
+    blocks = -(-jnp.sum(ranked > -jnp.inf) // _BLOCK)
+    _, factor = lax.fori_loop(0, blocks, column, (jnp.ones(n), jnp.ones(n)))
+    decayed = _eligible(ranked * factor, threshold)
+    # back in the order of the boxes, where top_k breaks ties by the lower index
+    score, index = lax.top_k(jnp.zeros_like(decayed).at[order].set(decayed), min(max_detections, n))
+    return _rescored(index, score, max_detections)
+
+
 def _candidates(
-    boxes: Float[Array, "n 4"],
+    boxes: Shaped[Array, "n k"],
     scores: Float[Array, " n"],
     labels: Int[Array, " n"] | None,
     threshold: Number,
     multiple: int = 1,
-) -> tuple[Float[Array, "m 4"], Float[Array, " m"], Int[Array, " m"]]:
-    """Boxes, scores with -inf for those that are never kept, and labels, padded to a multiple above 0 by such ones."""
+) -> tuple[Shaped[Array, "m k"], Float[Array, " m"], Int[Array, " m"]]:
+    """Boxes or masks, scores with -inf for those that are never kept, and labels, padded to a multiple above 0."""
     n = len(scores)
     padding = max(-n % multiple, multiple if n == 0 else 0)
     labels = jnp.zeros(n, jnp.int32) if labels is None else labels

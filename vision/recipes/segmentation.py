@@ -274,12 +274,11 @@ def known_colours(config: SegmentationRunConfig) -> UInt8[np.ndarray, "k 3"]:
 def weights_source(config: SegmentationRunConfig, backbone: Backbone) -> WeightsSource:
     """Published networks of torchvision, and classifiers, which fill the backbone alone."""
     rules = segmentation_rules(backbone.published, config.decoder)
-    published = rules or tuple(backbone.published)
     written = lambda state: to_published(
         {name: each for name, each in averages(state).items() if name != "constants"}, rules=rules
     )
     return WeightsSource(
-        published=published,
+        published=(*rules, *backbone.published),
         ignored=backbone.ignored,
         replaced=HEAD,
         adapt=segmentation_weights(backbone.adapt, pixels=config.pixels),
