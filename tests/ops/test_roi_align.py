@@ -123,7 +123,10 @@ def test_memory_is_that_of_a_few_results():
 
 
 def test_types():
-    features = jnp.ones((1, 4, 4, 2), jnp.bfloat16)
-    found = roi_align(features, jnp.array([[[0.0, 0.0, 3.0, 3.0]]]), size=2)
-    assert found.dtype == jnp.bfloat16
+    features, box = jnp.ones((1, 4, 4, 2), jnp.bfloat16), jnp.array([[[0.0, 0.0, 3.0, 3.0]]])
+    total = lambda features: jnp.sum(roi_align(features, box, size=2).astype(jnp.float32))
+    found, gradient = roi_align(features, box, size=2), jax.grad(total)(features)
+    assert found.dtype == gradient.dtype == jnp.bfloat16
     np.testing.assert_array_equal(found.astype(jnp.float32), 1.0)
+    # every one of the 2 x 2 means over two channels has weights that add up to 1
+    np.testing.assert_allclose(gradient.astype(jnp.float32).sum(), 8.0, rtol=1e-2)

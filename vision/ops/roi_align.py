@@ -6,8 +6,9 @@ interpolated bilinearly from its four neighbours. The value at the index (i, j) 
 
 The four neighbours are gathered and not found by matrix products: for 512 boxes on a level of 200x304 cells and 256
 channels, two products per box, of the rows and of the columns, hold a gigabyte between them and do as much as the whole
-ResNet-50 before. A gather of each of the points in turn holds 50 MB, whatever the size of the levels, and all levels of
-a pyramid are one table, so that a box costs the same whichever level it is on.
+ResNet-50 before. A gather of each neighbour of each point in turn holds 26 MB, whatever the size of the levels, and all
+levels of a pyramid are one table, so that a box costs the same whichever level it is on. On a pyramid for 800x1216
+pixels these boxes take 80 ms on two CPU cores, and 390 ms with the gradient.
 """
 
 import math
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -107,9 +109,6 @@ def _over_levels(
     """Boxes each on its level, from one table of the cells of all."""
     sides = [features.shape[1:3] for features in levels]
     table = jnp.concatenate([features.reshape(len(features), -1, features.shape[-1]) for features in levels], axis=1)
-    if min(width for _, width in sides) == 1:
-        # Two neighbours of a row are read at once; the second of the very last cell has the weight 0
-        table = jnp.pad(table, ((0, 0), (0, 1), (0, 0)))
     starts = [sum(height * width for height, width in sides[:k]) for k in range(len(sides))]
     of = lambda values: jnp.array(values)[level]
     height, width = of([height for height, _ in sides]), of([width for _, width in sides])
@@ -117,42 +116,37 @@ def _over_levels(
     rows = _taps(placed[..., 1], placed[..., 3], height, size, samples, aligned)
     columns = _taps(placed[..., 0], placed[..., 2], width, size, samples, aligned)
     start = of(starts)[..., None]
-    last = (height - 1)[..., None]
+    last_row, last_column = (height - 1)[..., None], (width - 1)[..., None]
     index, weights = [], []
-    for j in range(samples):
-        for second, weight in ((0, rows.before), (1, rows.behind)):
-            row = start + jnp.minimum(rows.first[..., j] + second, last) * width[..., None]
-            for i in range(samples):
-                index.append(row[..., :, None] + columns.first[..., None, :, i])
-                across = jnp.stack([columns.before[..., i], columns.behind[..., i]], axis=-1)
-                weights.append(weight[..., :, None, j, None] * across[..., None, :, :] / samples**2)
+    for j, i in np.ndindex(samples, samples):
+        for down, along_y in enumerate((rows.before, rows.behind)):
+            row = start + jnp.minimum(rows.first[..., j] + down, last_row) * width[..., None]
+            for right, along_x in enumerate((columns.before, columns.behind)):
+                column = jnp.minimum(columns.first[..., i] + right, last_column)
+                index.append((row[..., :, None] + column[..., None, :]).reshape(len(table), -1))
+                weight = along_y[..., :, None, j] * along_x[..., None, :, i] / samples**2
+                weights.append(weight.reshape(len(table), -1))
     kind = jax.ShapeDtypeStruct(table.shape, table.dtype)
     mixed: Any = _mixed(kind, table, tuple(index), tuple(weights))
-    return mixed.astype(table.dtype)
+    return mixed.astype(table.dtype).reshape(*boxes.shape[:2], size, size, table.shape[-1])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _mixed(
     kind: jax.ShapeDtypeStruct,
     table: Float[Array, "b cells c"],
-    index: tuple[Int[Array, "b n s s"], ...],
-    weights: tuple[Float[Array, "b n s s 2"], ...],
-) -> Float[Array, "b n s s c"]:
-    """The sum over pairs of neighbouring cells of the table, each from its index on, times their weights; float32.
+    index: tuple[Int[Array, "b m"], ...],
+    weights: tuple[Float[Array, "b m"], ...],
+) -> Float[Array, "b m c"]:
+    """The sum over cells of the table at each index, times their weights; float32.
 
-    Its gradient adds pair after pair to one table of ``kind``, where that of the gathers would be a table for each: 512
-    boxes on a pyramid for 800x1216 pixels then take 774 MB, and 443 MB this way.
+    Its gradient adds one after another to one table of ``kind``, where that of the gathers would be a table for each.
     """
     del kind
     made = jnp.zeros((), jnp.float32)
     for at, weight in zip(index, weights, strict=True):
-        axes = (at.ndim - 1, at.ndim)
-        numbers = lax.GatherDimensionNumbers(offset_dims=axes, collapsed_slice_dims=(), start_index_map=(0,))
-        take = lambda cells, at, numbers=numbers: lax.gather(
-            cells, at, numbers, (2, cells.shape[-1]), mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS
-        )
-        pair = jax.vmap(take)(table, at[..., None])
-        made = made + pair[..., 0, :] * weight[..., 0, None] + pair[..., 1, :] * weight[..., 1, None]
+        take = lambda cells, at: cells.at[at].get(mode="promise_in_bounds")
+        made = made + jax.vmap(take)(table, at) * weight[..., None]
     return made
 
 
@@ -163,14 +157,8 @@ def _mixed_forward(kind: jax.ShapeDtypeStruct, table: Array, index: Any, weights
 def _mixed_backward(kind: jax.ShapeDtypeStruct, residuals: Any, gradient: Array) -> tuple[Array, None, None]:
     made = jnp.zeros(kind.shape, jnp.float32)
     for at, weight in zip(*residuals, strict=True):
-        axes = (at.ndim - 1, at.ndim)
-        numbers = lax.ScatterDimensionNumbers(
-            update_window_dims=axes, inserted_window_dims=(), scatter_dims_to_operand_dims=(0,)
-        )
-        add = lambda cells, at, pair, numbers=numbers: lax.scatter_add(
-            cells, at, pair, numbers, mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS
-        )
-        made = jax.vmap(add)(made, at[..., None], weight[..., None] * gradient[..., None, :])
+        add = lambda cells, at, values: cells.at[at].add(values, mode="promise_in_bounds")
+        made = jax.vmap(add)(made, at, weight[..., None] * gradient)
     return made.astype(kind.dtype), None, None
 
 
