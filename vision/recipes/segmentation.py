@@ -33,12 +33,13 @@ from vision.data.source import Source
 from vision.evaluation.segmentation import segmentation_metrics
 from vision.evaluation.segmentation_files import segment_files
 from vision.inference import Inference
-from vision.models.resnet import RESNET18, RESNET50
+from vision.models.resnet import RESNET50
 from vision.models.segmentation.deeplab import DeepLabConfig
 from vision.models.segmentation.fcn import FcnConfig
 from vision.models.segmentation.feature_pyramid import PyramidConfig
 from vision.models.segmentation.segmenter import SHARDING_RULES, DecoderConfig, Segmenter
 from vision.models.segmentation.unet_decoder import UNetDecoderConfig
+from vision.models.vgg import VggConfig
 from vision.ops.pixels import PixelScale, scaled, to_float
 from vision.parallel.agreement import is_first
 from vision.pretrained.rules import to_published
@@ -72,7 +73,7 @@ SMALL_DECODERS: Mapping[str, DecoderConfig] = {
     "deeplab_v3": DeepLabConfig(width=32, rates=(2, 4)),
     "deeplab_v3_plus": DeepLabConfig(plus=True, width=32, fine_width=16, rates=(2, 4)),
     "fcn": FcnConfig(),
-    "unet": UNetDecoderConfig(width=64),
+    "unet": UNetDecoderConfig(width=128),
     "pyramid": PyramidConfig(width=64, branch_width=32),
 }
 """The same with few channels, for ``--quick``."""
@@ -125,7 +126,8 @@ SEGMENTATION_ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 QUICK_SEGMENTATION: dict[str, Any] = {
-    "backbone": replace(RESNET18, width=32, classes=1),
+    # features of every resolution: those of a ResNet begin at half of it, too coarse for figures of 16 pixels
+    "backbone": VggConfig(depths=(1, 2, 2, 2, 2), widths=(16, 32, 64, 128, 128), classes=0),
     "decoder": SMALL_DECODERS["unet"],
     "classes": 1 + len(SHAPES),
     "auxiliary": False,
@@ -148,7 +150,7 @@ QUICK_SEGMENTATION: dict[str, Any] = {
 
 TINY_SEGMENTATION: dict[str, Any] = {
     **QUICK_SEGMENTATION,
-    "backbone": replace(RESNET18, width=8, depths=(1, 1, 1, 1), classes=1),
+    "backbone": VggConfig(depths=(1, 1, 1, 1), widths=(4, 8, 8, 8), classes=0),
     "decoder": UNetDecoderConfig(width=8),
     "classes": 3,
     "data": SemanticConfig(
