@@ -30,6 +30,7 @@ from vision.data.semantic import (
 )
 from vision.data.shapes.world import SHAPES, ShapesConfig
 from vision.data.source import Source
+from vision.errors import UserError
 from vision.evaluation.segmentation import segmentation_metrics
 from vision.evaluation.segmentation_files import segment_files
 from vision.inference import Inference
@@ -150,7 +151,7 @@ QUICK_SEGMENTATION: dict[str, Any] = {
 
 TINY_SEGMENTATION: dict[str, Any] = {
     **QUICK_SEGMENTATION,
-    "backbone": VggConfig(depths=(1, 1, 1, 1), widths=(4, 8, 8, 8), classes=0),
+    "backbone": VggConfig(depths=(1, 1, 1, 1, 1), widths=(4, 8, 8, 8, 8), classes=0),
     "decoder": UNetDecoderConfig(width=8),
     "classes": 3,
     "data": SemanticConfig(
