@@ -5,10 +5,10 @@ interpolated bilinearly from its four neighbours. The value at the index (i, j) 
 (i, j) of the boxes, as in the paper's figure 3 and the published networks; with ``aligned`` at (i + 1/2, j + 1/2).
 
 The four neighbours are gathered and not found by matrix products: for 512 boxes on a level of 200x304 cells and 256
-channels, two products per box, of the rows and of the columns, hold a gigabyte between them and do as much as the whole
-ResNet-50 before. A gather of each neighbour of each point in turn holds 26 MB, whatever the size of the levels, and all
-levels of a pyramid are one table, so that a box costs the same whichever level it is on. On a pyramid for 800x1216
-pixels these boxes take 80 ms on two CPU cores, and 390 ms with the gradient.
+channels, two products per box, of the rows and of the columns, hold a gigabyte between them and multiply two thirds as
+often as the ResNet-50 before. A gather of each neighbour of each point in turn holds 26 MB, whatever the size of the
+levels, and all levels of a pyramid are one table, so that a box costs the same whichever level it is on. On a pyramid
+for 800x1216 pixels these boxes take 80 ms on two CPU cores, and 390 ms with the gradient.
 """
 
 import math
