@@ -28,6 +28,7 @@ from vision.recipes.classifiers import ClassifierConfig
 from vision.recipes.segmentation import (
     QUICK_SEGMENTATION,
     SEGMENTATION_ABLATIONS,
+    SMALL_DECODERS,
     TINY_SEGMENTATION,
     SegmentationRunConfig,
     decoder_by_name,
@@ -55,8 +56,13 @@ class Config(SegmentationRunConfig):
     evaluation_batch: int = 1
 
 
-QUICK = Config(**QUICK_SEGMENTATION)
-TINY = Config(**TINY_SEGMENTATION)
+# a dilated ResNet and DeepLabV3+ as in the recipe, with few channels
+SMALL: dict[str, Any] = {
+    "backbone": replace(RESNET101, depths=(1, 1, 1, 1), width=32, output_stride=16),
+    "decoder": SMALL_DECODERS["deeplab_v3_plus"],
+}
+QUICK = Config(**{**QUICK_SEGMENTATION, **SMALL})
+TINY = Config(**{**TINY_SEGMENTATION, **SMALL, "backbone": replace(SMALL["backbone"], width=8)})
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     **SEGMENTATION_ABLATIONS,
