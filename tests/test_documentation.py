@@ -93,7 +93,7 @@ def test_links_lead_somewhere():
 
 
 def test_bring_your_own_data(tmp_path):
-    """From images to samples, to a classifier and to a detector, by the commands of the document, made short."""
+    """From images to samples, a classifier, a detector and a segmenter, by the document's commands, made short."""
     rng = np.random.default_rng(0)
     for kind in ("cats", "dogs"):
         (tmp_path / "my_images" / kind).mkdir(parents=True)
@@ -109,7 +109,13 @@ def test_bring_your_own_data(tmp_path):
         Image.fromarray(rng.integers(0, 256, (40, 48, 3), np.uint8)).save(tmp_path / "my_data/images" / split / name)
         boxes = [f"{k} 0.5 0.5 {0.2 + 0.03 * index} {0.3 + 0.02 * index * k}" for k in (0, 1)]
         (tmp_path / "my_data/labels" / split / f"{index}.txt").write_text("\n".join(boxes))
+        segmented = tmp_path / "my_data" / ("train" if index < 12 else "test")
+        for kind, pixels in (("images", rng.integers(0, 256, (30, 28, 3))), ("masks", rng.integers(0, 2, (30, 28)))):
+            (segmented / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(segmented / kind / name)
     short = "--batch-size 8 --images 16"
+    segmenter = f"{short} --data.height 32 --data.width 32 --decoder.width 8 --no-auxiliary"
+    segmenter = f"{segmenter} --backbone resnet18 --backbone.depths 1 1 1 1 --backbone.width 8"
     detector = f"{short} --data.resolution 32 --model.width 0.125"
     short = f"{short} --data.resolution 16 --model.width 8"
     sampling = "--model.multipliers 1 --samples 4 --diffusion.steps 20 --sampling.steps 2"
@@ -118,10 +124,11 @@ def test_bring_your_own_data(tmp_path):
         "experiments.finetune": f"{short} --model.depths 1",
         "experiments.fit_anchors": detector,
         "experiments.yolo_folder": detector,
+        "experiments.segment_folder": segmenter,
     }
     lines = [shlex.split(line) for line in commands(ROOT / "docs" / "bring_your_own_data.md")]
     typed = [words for words in lines if not any(word.endswith(".safetensors") for word in words)]
-    assert [len(lines), len(typed)] == [9, 8]
+    assert [len(lines), len(typed)] == [11, 10]
     said = []
     alone = {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")}
     for words in typed:
@@ -135,6 +142,7 @@ def test_bring_your_own_data(tmp_path):
     assert len(list((tmp_path / "runs" / "classifier" / "predictions").glob("*/predictions.png"))) == 1
     assert said[4].splitlines()[-1].startswith("--model.anchors ")
     assert said[6].count("new_images/") == 4
+    assert said[9].count("new_images/") == 4
     assert (tmp_path / "detector.stablehlo").stat().st_size > 1e6
 
 
