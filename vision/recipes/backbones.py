@@ -1,6 +1,6 @@
 """Backbones by name: features of strides up to 32 from any classifier that has them, with its published weights.
 
-Recipes have the field ``backbone`` and give their network what is made of it: detection :func:`backbone_by_name` and
+Recipes have the field ``backbone`` and give their network the result: detection :func:`backbone_by_name` and
 :func:`backbone`, which know the detector's own backbone too; dense prediction :func:`classifier_by_name` and
 :func:`classifier_backbone`, for networks that begin with a classifier.
 """

@@ -1,6 +1,6 @@
 """Augmentation of images with their masks on the device: random scale, crop, flip and colour, aligned to the pixel.
 
-A window of the scaled image is made of the original in one step, by two products with a matrix per sample (see
+A window of the scaled image is computed from the original in one step, by two products with a matrix per sample (see
 ``vision.ops.resize``), and of the mask by its nearest pixels at the same places. So masks never have mixed classes, and
 images are antialiased. Shapes are static.
 """
