@@ -90,7 +90,7 @@ def test_overlaps_and_matches_are_those_of_shapely_and_loops(seed):
             a, b = shapely.box(*one), shapely.box(*other)
             whole = a.area if crowd[j] else a.union(b).area
             assert shared[i, j] == pytest.approx(a.intersection(b).area / whole, abs=1e-12)
-    assert matched(found, scores, true, crowd).tolist() == slow_match(found, scores, true, crowd)
+    assert matched(shared, scores, crowd).tolist() == slow_match(found, scores, true, crowd)
 
 
 def test_boxes_without_area_overlap_nothing():
@@ -107,9 +107,10 @@ def test_ties_and_crowds_by_hand():
     # the most confident takes the last of equal boxes, of equally confident ones the first takes the remaining box;
     # half on a crowd is
     # on it
-    assert matched(found, scores, boxes, crowd).tolist() == [0, 1, UNMATCHED, ON_CROWD, ON_CROWD, UNMATCHED]
-    assert matched(found[:0], scores[:0], boxes, crowd).tolist() == []
-    assert matched(found, scores, boxes[:0], crowd[:0]).tolist() == [UNMATCHED] * 6
+    shared = overlaps(found, boxes, crowd)
+    assert matched(shared, scores, crowd).tolist() == [0, 1, UNMATCHED, ON_CROWD, ON_CROWD, UNMATCHED]
+    assert matched(shared[:0], scores[:0], crowd).tolist() == []
+    assert matched(shared[:, :0], scores, crowd[:0]).tolist() == [UNMATCHED] * 6
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -22,12 +22,12 @@ from vision.data.annotations.segmentation import rle_of_segmentation
 from vision.errors import UserError
 from vision.metrics.detection.average_precision import ImageDetections, coco_scores
 from vision.metrics.segmentation.mask_average_precision import (
-    ImageMasks,
     boundary_scores,
-    image_masks,
+    detected_masks,
+    mask_overlaps,
     mask_scores,
 )
-from vision.ops.rle import Rle, encode
+from vision.ops.rle import Rle, decode, encode
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "segmentation_metrics.npz"
 STATISTICS = (
@@ -78,7 +78,7 @@ def read(dataset, results):
             )
         )
         scores = np.array([each["score"] for each in theirs], np.float32)
-        found.append(ImageMasks([rle(each, image) for each in theirs], scores, labels(theirs)))
+        found.append(detected_masks([rle(each, image) for each in theirs], scores, labels(theirs)))
     return Set(tuple(images), tuple(each["name"] for each in dataset["categories"]), tuple(numbers)), found
 
 
@@ -99,8 +99,8 @@ def test_numbers_are_those_of_pycocotools_on_files(seed, tmp_path, capsys):
     assert 0.05 < scores.average_precision < 0.95
     assert capsys.readouterr().out == ""
     protocol = scores.protocol("toys", "all predictions")
-    assert protocol["ap50"].startswith("COCO's (pycocotools, masks) AP@.50")
-    assert "on 6 images of toys, 3 classes; all predictions" in protocol["ap50"]
+    assert protocol["mask_ap50"].startswith("COCO's (pycocotools, masks) AP@.50")
+    assert "on 6 images of toys, 3 classes; all predictions" in protocol["mask_ap50"]
 
 
 def test_boundary_ap_is_that_of_the_published_code():
@@ -110,7 +110,7 @@ def test_boundary_ap_is_that_of_the_published_code():
     ours = [getattr(scores, name) for name in STATISTICS]
     np.testing.assert_allclose(ours, np.where(golden < 0, np.nan, golden), rtol=1e-12)
     assert scores.average_precision < of_masks.average_precision
-    assert "the smaller IoU of masks and of their borders" in scores.protocol("toys", "")["ap50"]
+    assert "the smaller IoU of masks and of their borders" in scores.protocol("toys", "")["boundary_ap50"]
 
 
 def test_masks_that_are_boxes_have_the_numbers_of_boxes():
@@ -128,12 +128,31 @@ def test_masks_that_are_boxes_have_the_numbers_of_boxes():
         pictures.append(AnnotatedImage(file=None, boxes=boxes, **common))
         masked.append(Masked(masks=tuple(encode(mask) for mask in filled(boxes, side)), **common))
         boxes_found.append(ImageDetections(near, scores, labels))
-        masks_found.append(image_masks(filled(near, side), scores, labels))
+        masks_found.append(detected_masks([encode(mask) for mask in filled(near, side)], scores, labels))
     names, numbers = ("a", "b"), (4, 3)
     of_boxes = coco_scores(Annotations(tuple(pictures), names, numbers, Counts(5, 0, 0, 0, 2)), boxes_found)
     of_masks = mask_scores(Set(tuple(masked), names, numbers), masks_found)
-    assert of_masks.scalars() == pytest.approx(of_boxes.scalars(), rel=1e-12)
+    of_both = {f"mask_{name}": value for name, value in of_boxes.scalars().items()}
+    assert of_masks.scalars() == pytest.approx(of_both, rel=1e-12)
     np.testing.assert_allclose(of_masks.class_average_precision, of_boxes.class_average_precision)
+
+
+def test_overlaps_of_masks_are_those_of_their_pixels():
+    truth, found = read(*instance_set(0))
+    compared = 0
+    for image, each in zip(truth.images, found, strict=True):
+        shared = mask_overlaps(image, each)
+        assert shared.shape == (len(each.masks), len(image.masks))
+        for i, one in enumerate(map(decode, each.masks)):
+            for j, other in enumerate(map(decode, image.masks)):
+                whole = one if image.crowd[j] else one | other
+                assert shared[i, j] == pytest.approx((one & other).sum() / whole.sum())
+                compared += shared[i, j] > 0
+    assert compared > 10
+    nothing = detected_masks([], np.zeros(0, np.float32), np.zeros(0, np.int32))
+    assert mask_overlaps(truth.images[0], nothing).shape == (0, len(truth.images[0].masks))
+    with pytest.raises(ValueError, match="boxes alone"):
+        mask_overlaps(truth.images[0], replace(nothing, masks=None))
 
 
 def filled(boxes, side):
@@ -150,14 +169,14 @@ def test_the_truth_itself_is_perfect_and_empty_masks_are_not_found():
     for image in truth.images:
         own = np.flatnonzero(~image.crowd)
         once = np.full(len(own), 0.5, np.float32)
-        perfect.append(ImageMasks([image.masks[i] for i in own], once, image.labels[own]))
+        perfect.append(detected_masks([image.masks[i] for i in own], once, image.labels[own]))
     for scored in (mask_scores(truth, perfect), boundary_scores(truth, perfect)):
         assert {scored.average_precision, scored.ar100} == {1.0}
     empty = lambda image: tuple(encode(np.zeros((image.height, image.width), bool)) for _ in image.masks)
     nothing = replace(truth, images=tuple(replace(image, masks=empty(image)) for image in truth.images))
     for scores in (mask_scores, boundary_scores):
         assert scores(nothing, found).average_precision == 0
-        none = [ImageMasks([], np.zeros(0, np.float32), np.zeros(0, np.int32)) for _ in truth.images]
+        none = [detected_masks([], np.zeros(0, np.float32), np.zeros(0, np.int32)) for _ in truth.images]
         assert scores(truth, none).average_precision == 0
 
 

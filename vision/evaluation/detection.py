@@ -1,4 +1,4 @@
-"""Evaluation of detectors: numbers and plots of a test set, and detections in files."""
+"""Evaluation of detectors, of boxes or of masks too: numbers and plots of a test set, and detections in files."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Int, UInt8
 from PIL import Image
 
 from vision.data.annotations.cleaning import Annotations
@@ -20,7 +20,21 @@ from vision.errors import UserError
 from vision.evaluation.detection_files import Predicted, summary, unique_stems, write_image, write_results
 from vision.evaluation.detection_images import ReadImage, plots, read_files, sheets
 from vision.metrics.detection.average_precision import CocoScores, ImageDetections, coco_scores
-from vision.metrics.detection.matching import CONFIDENCES, IOU, ConfidenceCurves, confidence_curves, matching
+from vision.metrics.detection.matching import (
+    CONFIDENCES,
+    IOU,
+    ConfidenceCurves,
+    box_overlaps,
+    confidence_curves,
+    matching,
+)
+from vision.metrics.segmentation.mask_average_precision import (
+    boundary_scores,
+    mask_baselines,
+    mask_overlaps,
+    mask_scores,
+)
+from vision.ops.rle import Rle
 from vision.ranges import Fraction, PositiveInt
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluate, Evaluation, EvaluatorFactory
@@ -30,7 +44,10 @@ MAX_CLASSES = 20
 """Up to this number of classes, each has its own AP."""
 
 Detect = Callable[[Mapping[str, Any], Array], Any]
-"""(variables, images uint8 [b s s 3]) -> detections, a `vision.tasks.detection.Detections` in pixels of the square."""
+"""(variables, images uint8 [b s s 3]) -> detections in pixels of the square: a `vision.tasks.detection.Detections`, or
+the like with masks, which the detector's `Paste` understands."""
+Paste = Callable[[Any, int, Int[np.ndarray, " n"], Letterbox], Sequence[Rle]]
+"""(detections, image, places of detections in it, its letterbox) -> their masks, each of the original image's size."""
 
 
 @runtime_checkable
@@ -61,20 +78,24 @@ class DetectionSet:
     """This process's share of the batches, the same number on each: "image" uint8 [b s s 3], letterboxed, "index" int32
     [b], places in the truth, and "mask" bool [b]."""
     truth: Callable[[], Annotations]
-    """Reads the annotation, in pixels of the original images."""
+    """Reads the annotation, in pixels of the original images, with masks for a detector that predicts them."""
     resolution: int
     """Side s of the squares in pixels."""
     description: str
     """In words, for the protocol: "the shapes world (test), 128x128"."""
 
 
-def evaluator(compiler: Compiler, detect: Detect, config: Selection) -> Callable[[Any, DetectionSet], Evaluation]:
+def evaluator(
+    compiler: Compiler, detect: Detect, config: Selection, *, paste: Paste | None = None
+) -> Callable[[Any, DetectionSet], Evaluation]:
     """(variables, test set) -> COCO's metrics, precision and recall at the best F1, curves, confusions, images.
 
     Every process gets all detections. Boxes are mapped back to the original images and clipped to them; those that lie
     in the padding have no area then and are dropped. Of up to 20 classes, AP and AP50 of each that has boxes
-    are reported too. Image sheets are made only by a single-process run.
+    are reported too. With ``paste``, the numbers of masks and of their borders are added, and detections are right or
+    wrong by their masks. Image sheets are made only by a single-process run.
     """
+    overlaps = box_overlaps if paste is None else mask_overlaps
 
     def found_in(variables: Any, batch: Mapping[str, Array]) -> Any:
         # what is replicated is the global batch, in the order of its processes' shares
@@ -91,15 +112,23 @@ def evaluator(compiler: Compiler, detect: Detect, config: Selection) -> Callable
             for row in np.flatnonzero(mask).tolist():
                 picture = truth.images[int(index[row])]
                 box = Letterbox(picture.width, picture.height, test.resolution)
-                found[int(index[row])] = original(detections, row, box)
+                found[int(index[row])] = original(detections, row, box, paste)
         missing = len(truth.images) - len(found)
         if missing:
             raise ValueError(f"{missing} images of the truth were in no batch.")
         everything = [found[place] for place in range(len(truth.images))]
-        scores, matches = coco_scores(truth, everything), matching(truth, everything)
+        matches = matching(truth, everything, overlaps=overlaps)
         curves = confidence_curves(matches)
+        of_boxes = coco_scores(truth, everything)
+        scores = of_boxes if paste is None else mask_scores(truth, everything)
         scalars, protocol = _numbers(scores, curves, test.description, config)
-        images = plots(truth, everything, scores, curves)
+        if paste is not None:
+            others = (of_boxes, boundary_scores(truth, everything))
+            for each in others:
+                scalars |= each.scalars()
+                protocol |= each.protocol(test.description, _how(config))
+            protocol["mask_average_precision"] += f"; {mask_baselines(truth, everything)}"
+        images = plots(truth, everything, scores, curves, overlaps=overlaps)
         if jax.process_count() == 1:  # images without files are in the batches, which other processes do not have here
             images |= sheets(
                 truth,
@@ -123,6 +152,7 @@ def detection_metrics(
     resolution: int,
     batch_size: int,
     description: str,
+    paste: Paste | None = None,
 ) -> EvaluatorFactory:
     """COCO's numbers on the test split, see :func:`evaluator`.
 
@@ -135,10 +165,11 @@ def detection_metrics(
       resolution: size of the letterboxed squares in pixels.
       batch_size: images at a time, rounded up to a multiple of the devices.
       description: of the averages, for protocols: "EMA 0.9999".
+      paste: of a detector that predicts masks.
     """
 
     def factory(compiler: Compiler) -> Evaluate:
-        evaluate = evaluator(compiler, detect, config)
+        evaluate = evaluator(compiler, detect, config, paste=paste)
         size, words = compiler.rounded_up(batch_size), f"{data.description('test')}, {description}"
         test = DetectionSet(lambda: data.test_batches(size), truth, resolution, words)
         return lambda state: evaluate(variables(state), test)
@@ -150,30 +181,37 @@ def _numbers(
     scores: CocoScores, curves: ConfidenceCurves, data: str, config: Selection
 ) -> tuple[dict[str, float], dict[str, str]]:
     """All scalars and their protocol."""
-    how = (
-        f"detections of confidence {config.confidence:g} or more, non-maximum suppression at IoU {config.iou:g}, "
-        f"at most {config.max_detections} an image"
-    )
+    how = _how(config)
+    kind = "boxes" if scores.overlap == "boxes" else "masks"
     scalars, protocol = scores.scalars(), scores.protocol(data, how)
     on = f"on {scores.images:,} images of {data}; {how}"
-    at = f"matched as COCO does at IoU {IOU:g}, at the confidence of the best mean F1 on these images"
+    of = "" if kind == "boxes" else " of masks"
+    at = f"matched as COCO does at IoU {IOU:g}{of}, at the confidence of the best mean F1 on these images"
     marks = {
         name: float(values[curves.best])
         for name, values in zip(("precision", "recall", "f1"), curves.mean, strict=True)
     }
     boxed = int((~np.isnan(scores.class_ap50)).sum())
-    words = {name: f"mean of {name} over the {boxed} classes that have boxes, {at}, {on}" for name in marks}
+    words = {name: f"mean of {name} over the {boxed} classes that have {kind}, {at}, {on}" for name in marks}
     marks["best_confidence"] = float(CONFIDENCES[curves.best])
     words["best_confidence"] = f"where the mean F1 over classes is best, of 0, 0.001, ..., 1, {on}"
     if len(scores.class_names) <= MAX_CLASSES:
         for name, precision, ap50 in scores.per_class:
             marks |= {f"class_average_precision/{name}": precision, f"class_ap50/{name}": ap50}
-            words[f"class_average_precision/{name}"] = f"COCO's AP@[.50:.95] of {name}, {on}"
-            words[f"class_ap50/{name}"] = f"COCO's AP@.50 of {name}, {on}"
+            words[f"class_average_precision/{name}"] = f"COCO's AP@[.50:.95] of {name} by {kind}, {on}"
+            words[f"class_ap50/{name}"] = f"COCO's AP@.50 of {name} by {kind}, {on}"
     for name, value in marks.items():
         if not math.isnan(value):  # without boxes, or without detections
             scalars[name], protocol[name] = value, words[name]
     return scalars, protocol
+
+
+def _how(config: Selection) -> str:
+    """How detections were chosen, for protocols."""
+    return (
+        f"detections of confidence {config.confidence:g} or more, non-maximum suppression at IoU {config.iou:g}, "
+        f"at most {config.max_detections} an image"
+    )
 
 
 def _reader(test: DetectionSet, truth: Annotations, places: set[int]) -> ReadImage:
@@ -200,15 +238,17 @@ def _without_padding(square: UInt8[np.ndarray, "s s 3"], box: Letterbox) -> UInt
     return np.array(part.resize((box.width, box.height), Image.Resampling.BICUBIC))
 
 
-def original(detections: Any, row: int, box: Letterbox) -> ImageDetections:
+def original(detections: Any, row: int, box: Letterbox, paste: Paste | None = None) -> ImageDetections:
     """The detections of row ``row`` in pixels of the original image, clipped to it; those without area are dropped."""
-    valid = detections.valid[row]
+    valid = np.flatnonzero(detections.valid[row])
     boxes = box.from_square(np.asarray(detections.boxes[row][valid], np.float32))
     boxes = np.clip(boxes, 0, np.array([box.width, box.height] * 2, np.float32))
     # non-finite boxes stay, so that the evaluation refuses them
     seen = ~np.any(boxes[:, 2:] <= boxes[:, :2], axis=1)
-    scores, labels = (np.asarray(of[row][valid][seen]) for of in (detections.scores, detections.labels))
-    return ImageDetections(boxes[seen], scores.astype(np.float32), labels.astype(np.int32))
+    places = valid[seen]
+    scores, labels = (np.asarray(of[row][places]) for of in (detections.scores, detections.labels))
+    masks = None if paste is None else paste(detections, row, places, box)
+    return ImageDetections(boxes[seen], scores.astype(np.float32), labels.astype(np.int32), masks)
 
 
 @dataclass(frozen=True)
@@ -224,9 +264,10 @@ class PredictionConfig:
     only: tuple[str, ...] = ()
     """Names of the classes to detect; all classes by default."""
     crops: bool = False
-    """Also write each detection as a cropped image."""
+    """Also write each detection as a cropped image; with a mask, as a PNG that is transparent outside of it."""
     text: bool = True
-    """Also write a text file for each image: class, centre, size (fractions of the image's sides) and confidence."""
+    """Also write a text file for each image: class, centre, size (fractions of the image's sides) and confidence; of
+    masks, class and the points of the outline of the largest part."""
     numbers: Path | None = None
     """A COCO annotation file: detections.json then uses its image and category ids, matched by name; else from 1."""
 
@@ -252,12 +293,14 @@ def predict_files(
     resolution: int,
     batch_size: int = 8,
     max_pixels: int = MAX_PIXELS,
+    paste: Paste | None = None,
 ) -> Callable[[Any, Sequence[Path], Path], list[str]]:
     """(variables, files, folder) -> one line a file that lists its detections; writes images and results to the folder.
 
     The folder gets, for each file, an image under the same name with the boxes marked (JPEG of a JPEG, else PNG), and a
     text file and crops if configured, see `PredictionConfig`; and for all files ``detections.json`` in COCO's result
-    format, and ``images.json``, which lists the image and category ids it uses.
+    format, and ``images.json``, which lists the image and category ids it uses. With masks see
+    `vision.evaluation.mask_files`.
     Files of one name get numbers: ``cell``, ``cell-2``. Images are turned upright by their EXIF orientation.
 
     Files that are not images are skipped and named in the returned lines. Raises ``UserError`` where none is an
@@ -271,6 +314,7 @@ def predict_files(
       resolution: side of the squares that files are letterboxed into, each at its own size.
       batch_size: images at a time; no more are in memory.
       max_pixels: limit of an image's width times height.
+      paste: of a detector that predicts masks.
     """
     compiled = compiler.function(detect)
 
@@ -282,7 +326,7 @@ def predict_files(
         padded = np.resize(squares, (batch_size, *squares.shape[1:]))
         detections = jax.device_get(compiled(variables, compiler.shard_padded(padded)))
         boxes = [Letterbox(image.width, image.height, resolution) for image in images]
-        return [original(detections, row, box) for row, box in enumerate(boxes)]
+        return [original(detections, row, box, paste) for row, box in enumerate(boxes)]
 
     def predict(variables: Any, files: Sequence[Path], folder: Path) -> list[str]:
         lines: list[str] = []
@@ -310,7 +354,7 @@ def predict_files(
             raise UserError(f"there is nothing to predict: {files[0]}{rest} cannot be decoded as images")
         if jax.process_index() == 0:
             write_results(folder, predicted, class_names, numbers)
-        return [*lines, f"images with boxes, and detections.json: {folder}"]
+        return [*lines, f"images with {'boxes' if paste is None else 'masks'}, and detections.json: {folder}"]
 
     return predict
 

@@ -1,4 +1,4 @@
-"""Detections written to files: images with boxes, crops, text files, and results in COCO's format."""
+"""Detections written to files: images with boxes or masks, crops, text files, and results in COCO's format."""
 
 import io
 import json
@@ -6,13 +6,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 from PIL import Image
 
 from vision.atomic import write_atomically
 from vision.data.annotations.coco import CocoNumbers
+from vision.evaluation.mask_files import polygon_lines, save_cutout, save_instance_map, segmentations
 from vision.metrics.detection.average_precision import ImageDetections
+from vision.ops import rle
+from vision.ops.rle import Rle
 from vision.report.boxes import ImageWithBoxes, image_with_boxes
 
 _JPEG = frozenset({".jpg", ".jpeg"})
@@ -75,10 +80,11 @@ def summary(found: ImageDetections, class_names: Sequence[str]) -> str:
 def write_image(
     folder: Path, stem: str, image: Image.Image, one: Predicted, class_names: Sequence[str], *, crops: bool, text: bool
 ) -> None:
-    """Writes the image with its boxes: STEM.jpg of a JPEG, else STEM.png.
+    """Writes the image with its boxes or masks: STEM.jpg of a JPEG, else STEM.png.
 
     With ``crops`` also crops/CLASS/STEM-1 and so on, the most confident first, see `folder_names`; with ``text`` also
-    STEM.txt, see `text_lines`.
+    STEM.txt, see `text_lines` and `vision.evaluation.mask_files.polygon_lines`. Of masks also masks/STEM.png, see
+    `vision.evaluation.mask_files.save_instance_map`.
 
     Args:
       folder: exists already.
@@ -100,10 +106,15 @@ def write_image(
         scores=found.scores[order],
         true=np.zeros((0, 4), np.float32),
         true_labels=np.zeros(0, np.int32),
+        predicted_masks=None if found.masks is None else _decoded([found.masks[i] for i in order], one),
     )
     _save(folder / f"{stem}{suffix}", image_with_boxes(marked, class_names), jpeg)
+    if found.masks is not None:
+        (folder / "masks").mkdir(exist_ok=True)
+        save_instance_map(folder / "masks" / f"{stem}.png", found, height=one.height, width=one.width)
     if text:
-        write_atomically(folder / f"{stem}.txt", "".join(f"{line}\n" for line in text_lines(one)).encode())
+        lines = text_lines(one) if found.masks is None else polygon_lines(found, one.width, one.height)
+        write_atomically(folder / f"{stem}.txt", "".join(f"{line}\n" for line in lines).encode())
     if not crops:
         return
     folders = folder_names(class_names)
@@ -111,8 +122,18 @@ def write_image(
         x0, y0 = np.floor(found.boxes[place, :2]).astype(int)
         x1, y1 = np.ceil(found.boxes[place, 2:]).astype(int)
         name = folders[int(found.labels[place])]
+        if found.masks is not None:
+            save_cutout(folder / "crops" / name / f"{stem}-{number}.png", pixels, rle.decode(found.masks[place]))
+            continue
         (folder / "crops" / name).mkdir(parents=True, exist_ok=True)
         _save(folder / "crops" / name / f"{stem}-{number}{suffix}", pixels[y0:y1, x0:x1], jpeg)
+
+
+def _decoded(masks: Sequence[Rle], one: Predicted) -> Bool[np.ndarray, "n h w"]:
+    made = np.zeros((len(masks), one.height, one.width), bool)
+    for k, mask in enumerate(masks):
+        made[k] = rle.decode(mask)
+    return made
 
 
 def text_lines(one: Predicted) -> list[str]:
@@ -133,8 +154,9 @@ def write_results(
 ) -> None:
     """Writes ``detections.json`` in COCO's format of results, and ``images.json``, an annotation without boxes.
 
-    Images and categories have the ids in ``numbers``, or are numbered from 1, in their order here. Boxes are
-    [x, y, width, height] in pixels.
+    Masks are the "segmentation" of results as run lengths, and ``polygons.json`` is an annotation with the outlines of
+    all of their parts. Images and categories have the ids in ``numbers``, or are numbered from 1, in their order here.
+    Boxes are [x, y, width, height] in pixels.
 
     Raises:
       UserError: ``numbers`` lacks one of them.
@@ -154,7 +176,20 @@ def write_results(
     ]
     categories = [{"id": number, "name": name} for number, name in zip(kinds, class_names, strict=True)]
     named = {"images": images, "categories": categories, "annotations": []}
-    for name, content in (("detections.json", results), ("images.json", named)):
+    written: dict[str, Any] = {"detections.json": results, "images.json": named}
+    if predicted[0].found.masks is not None:
+        outlined: list[dict[str, Any]] = []
+        places = iter(results)
+        for one in predicted:
+            for packed, parts in zip(*segmentations(one.found), strict=True):
+                result = next(places)
+                result["segmentation"] = packed
+                own = {name: result[name] for name in ("image_id", "category_id", "bbox", "score")}
+                area = rle.area(Rle(one.height, one.width, packed["counts"].encode()))
+                number = len(outlined) + 1
+                outlined.append({"id": number, **own, "segmentation": parts, "area": area, "iscrowd": 0})
+        written["polygons.json"] = {**named, "annotations": outlined}
+    for name, content in written.items():
         write_atomically(folder / name, json.dumps(content, ensure_ascii=False, indent=1).encode())
 
 

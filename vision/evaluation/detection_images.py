@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
@@ -16,11 +17,15 @@ from vision.metrics.detection.matching import (
     FalsePositive,
     Matching,
     Miss,
+    Overlaps,
+    box_overlaps,
     detection_confusion,
     is_confident,
     worst_false_positives,
     worst_misses,
 )
+from vision.ops import rle
+from vision.ops.rle import Rle
 from vision.report.boxes import ImageWithBoxes, boxes_sheet, context
 from vision.report.confusion import confusion_plot
 from vision.report.precision_recall import confidence_plot, precision_recall_plot
@@ -50,7 +55,12 @@ def read_files(truth: Annotations) -> ReadImage:
 
 
 def plots(
-    truth: Annotations, found: Sequence[ImageDetections], scores: CocoScores, curves: ConfidenceCurves
+    truth: Annotations,
+    found: Sequence[ImageDetections],
+    scores: CocoScores,
+    curves: ConfidenceCurves,
+    *,
+    overlaps: Overlaps = box_overlaps,
 ) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
     """Plots of the metrics: "precision_recall" and "confidence" where there are boxes, and "confusion".
 
@@ -65,20 +75,25 @@ def plots(
             scores.precision, RECALLS, scores.class_ap50, truth.class_names
         )
         plots["confidence"] = confidence_plot(CONFIDENCES, precision, recall, f1, best=curves.best)
-    matrix = detection_confusion(truth, found, confidence=confidence)
+    matrix = detection_confusion(truth, found, confidence=confidence, overlaps=overlaps)
     if matrix.sum():
         plots["confusion"] = confusion_plot(
-            matrix, (*truth.class_names, "background"), title=_confusion_title(matrix, confidence)
+            matrix, (*truth.class_names, "background"), title=_confusion_title(matrix, confidence, _what(found))
         )
     return plots
 
 
-def _confusion_title(matrix: Int[np.ndarray, "j j"], confidence: float) -> str:
+def _what(found: Sequence[ImageDetections]) -> str:
+    """What is found."""
+    return "boxes" if found[0].masks is None else "masks"
+
+
+def _confusion_title(matrix: Int[np.ndarray, "j j"], confidence: float, what: str) -> str:
     boxes, right = int(matrix[:-1].sum()), int(np.trace(matrix))
     missed, wrong = int(matrix[:-1, -1].sum()), int(matrix[-1].sum())
     return (
-        f"{right:,} of {boxes:,} boxes found with the right class, {missed:,} missed,\n{wrong:,} detections where no "
-        f"box is (confidence ≥ {confidence:.3f}, IoU ≥ {IOU:g})"
+        f"{right:,} of {boxes:,} {what} found with the right class, {missed:,} missed,\n{wrong:,} detections where "
+        f"there is none (confidence ≥ {confidence:.3f}, IoU ≥ {IOU:g})"
     )
 
 
@@ -92,6 +107,8 @@ def sheets(
 ) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
     """Image sheets: "found", twelve images evenly spaced over the set; "mistakes", the worst errors.
 
+    Where detections have masks, "found" has the true masks next to them, and half as many images.
+
     Args:
         truth: the annotation.
         found: detections of each of its images.
@@ -100,14 +117,16 @@ def sheets(
         read_images: called once, with the indices of all images that are shown.
     """
     count = len(truth.images)
-    chosen = sorted({round(place) for place in np.linspace(0, count - 1, min(count, MAX_SHOWN)).tolist()})
+    masked = found[0].masks is not None
+    most = min(count, MAX_SHOWN // 2 if masked else MAX_SHOWN)
+    chosen = sorted({round(place) for place in np.linspace(0, count - 1, most).tolist()})
     false = worst_false_positives(truth, found, matches, confidence=confidence, max_errors=MAX_ERRORS)
     missed = worst_misses(truth, found, matches, confidence=confidence, max_errors=MAX_ERRORS)
     read = read_images({*chosen, *(each.image for each in (*false, *missed))})
-    shown = [_shown(truth, found, place, confidence, read(place)) for place in chosen]
+    shown = [tile for place in chosen for tile in _shown(truth, found, place, confidence, read(place))]
     which = f"{len(chosen)} of the {count:,} images" if len(chosen) < count else f"all {count:,} images"
     heading = f"{which}, with detections of confidence {confidence:.3f} or more (that of the best F1)"
-    columns = math.ceil(math.sqrt(len(chosen)))
+    columns = math.ceil(math.sqrt(len(shown)))
     wrong = int(np.sum(~matches.right & ~matches.ignored & is_confident(matches.scores, confidence)))
     caught = int(np.sum(matches.right & is_confident(matches.scores, confidence)))
     lost = int(matches.boxes.sum()) - caught
@@ -117,7 +136,7 @@ def sheets(
             _false_marks(truth, found, false, read),
         ),
         (
-            _counted(lost, len(missed), "boxes missed", confidence, "largest"),
+            _counted(lost, len(missed), f"{_what(found)} missed", confidence, "largest"),
             _missed_marks(truth, found, missed, confidence, read),
         ),
     )
@@ -138,15 +157,16 @@ def _shown(
     place: int,
     confidence: float,
     image: UInt8[np.ndarray, "h w 3"],
-) -> ImageWithBoxes:
-    """A whole image, reduced to the size of a tile."""
+) -> list[ImageWithBoxes]:
+    """A whole image, reduced to the size of a tile; with masks, the true ones too."""
     picture, each = truth.images[place], found[place]
     scale = min(1.0, TILE / max(picture.width, picture.height))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     sure = np.flatnonzero(is_confident(each.scores, confidence))
     sure = sure[np.argsort(-each.scores[sure], kind="stable")]
-    real = ~picture.crowd
-    return ImageWithBoxes(
+    real = np.flatnonzero(~picture.crowd)
+    no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
+    marked = ImageWithBoxes(
         image=np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)),
         predicted=each.boxes[sure] * np.float32(scale),
         predicted_labels=each.labels[sure],
@@ -155,6 +175,48 @@ def _shown(
         true_labels=picture.labels[real],
         caption=(_name(truth, place),),
     )
+    if each.masks is None or picture.masks is None:
+        return [marked]
+    predicted = replace(
+        marked,
+        true=no_boxes,
+        true_labels=no_labels,
+        predicted_masks=_reduced([each.masks[i] for i in sure], size),
+        caption=(f"{_name(truth, place)}, found",),
+    )
+    true = replace(
+        predicted,
+        predicted=marked.true,
+        predicted_labels=marked.true_labels,
+        scores=None,
+        predicted_masks=_reduced([picture.masks[i] for i in real], size),
+        caption=(f"{_name(truth, place)}, true",),
+    )
+    return [predicted, true]
+
+
+def _reduced(masks: Sequence[Rle], size: tuple[int, int]) -> Bool[np.ndarray, "n h w"]:
+    """Masks at another width and height."""
+    made = np.zeros((len(masks), size[1], size[0]), bool)
+    for k, mask in enumerate(masks):
+        made[k] = Image.fromarray(rle.decode(mask)).resize(size, Image.Resampling.NEAREST)
+    return made
+
+
+def _cropped(
+    masks: Sequence[Rle] | None,
+    places: Sequence[int],
+    corner: Float32[np.ndarray, " 2"],
+    like: UInt8[np.ndarray, "h w 3"],
+) -> Bool[np.ndarray, "n h w"] | None:
+    """The part of masks in a crop of the image; None where there are none."""
+    if masks is None:
+        return None
+    (x, y), (height, width) = corner.astype(int).tolist(), like.shape[:2]
+    made = np.zeros((len(places), height, width), bool)
+    for k, place in enumerate(places):
+        made[k] = rle.decode(masks[place])[y : y + height, x : x + width]
+    return made
 
 
 def _false_marks(
@@ -167,7 +229,7 @@ def _false_marks(
         said = truth.class_names[each.labels[error.place]]
         crop, corner = context(read(error.image), each.boxes[error.place])
         shift = np.tile(corner, 2)
-        near = _touching(picture.boxes, each.boxes[error.place]) & ~picture.crowd
+        near = np.flatnonzero(_touching(picture.boxes, each.boxes[error.place]) & ~picture.crowd)
         marks.append(
             ImageWithBoxes(
                 image=crop,
@@ -181,6 +243,8 @@ def _false_marks(
                     _why_false(truth, error, said),
                     _name(truth, error.image),
                 ),
+                predicted_masks=_cropped(each.masks, [error.place], corner, crop),
+                true_masks=_cropped(picture.masks, near.tolist(), corner, crop),
             )
         )
     return marks
@@ -188,7 +252,7 @@ def _false_marks(
 
 def _why_false(truth: Annotations, error: FalsePositive, said: str) -> str:
     if error.nearest < 0:
-        return "no true box there"
+        return "nothing of the truth there"
     true = truth.class_names[truth.images[error.image].labels[error.nearest]]
     if error.iou < IOU:
         return f"poorly localised, IoU {error.iou:.2f}" if true == said else f"overlaps {true}, IoU {error.iou:.2f}"
@@ -204,7 +268,8 @@ def _missed_marks(
         picture, each = truth.images[error.image], found[error.image]
         crop, corner = context(read(error.image), picture.boxes[error.box])
         shift = np.tile(corner, 2)
-        near = _touching(each.boxes, picture.boxes[error.box]) & is_confident(each.scores, confidence)
+        touching = _touching(each.boxes, picture.boxes[error.box])
+        near = np.flatnonzero(touching & is_confident(each.scores, confidence))
         if error.instead >= 0:
             taken = truth.class_names[each.labels[error.instead]]
             said = f"taken for {taken} {each.scores[error.instead]:.2f}"
@@ -223,6 +288,8 @@ def _missed_marks(
                     said,
                     _name(truth, error.image),
                 ),
+                predicted_masks=_cropped(each.masks, near.tolist(), corner, crop),
+                true_masks=_cropped(picture.masks, [error.box], corner, crop),
             )
         )
     return marks

@@ -1,7 +1,8 @@
-"""Images with predicted and true boxes, one by one or on a sheet.
+"""Images with predicted and true boxes or masks, one by one or on a sheet.
 
 Predicted boxes have a solid frame in the colour of their class and a tag with its name and the confidence. True boxes
-have a thin frame, dashed in white and that colour, so that it is visible on any background.
+have a thin frame, dashed in white and that colour, so that it is visible on any background. Masks have an outline
+instead of a frame: predicted ones in the colour of their class, which also covers them, true ones in white.
 """
 
 import math
@@ -10,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Bool, Float32, Int32, UInt8
 from PIL import Image, ImageDraw, ImageFont
+
+from vision.ops.outlines import mask_outline
 
 # Okabe and Ito (2008) without black: distinguishable with any colour vision
 _PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0), (86, 180, 233), (204, 121, 167), (240, 228, 66))
-_INK, _PALE = (34, 34, 34), (110, 110, 110)
+_INK, _PALE, _WHITE = (34, 34, 34), (110, 110, 110), (255, 255, 255)
+_OPACITY = 0.4  # of the colour of a mask
 _SMALLEST = 320  # pixels of the longer side: smaller images are enlarged, so that tags fit
 _SMALLEST_FONT = 11
 _GAP = 12  # pixels between and around the tiles of a sheet
@@ -35,14 +39,18 @@ class ImageWithBoxes:
     """Predicted boxes; the first ones get the best positions for their tags."""
     predicted_labels: Int32[np.ndarray, " n"]
     """Classes."""
-    scores: Float32[np.ndarray, " n"]
-    """Confidences, in [0, 1]."""
+    scores: Float32[np.ndarray, " n"] | None
+    """Confidences, in [0, 1]; None for tags without a number."""
     true: Float32[np.ndarray, "m 4"]
     """True boxes."""
     true_labels: Int32[np.ndarray, " m"]
     """Classes."""
     caption: tuple[str, ...] = ()
     """Lines below the image on a sheet, the first one bold."""
+    predicted_masks: Bool[np.ndarray, "n h w"] | None = None
+    """Shown in place of the frames of the predicted boxes."""
+    true_masks: Bool[np.ndarray, "m h w"] | None = None
+    """Shown in place of the frames of the true boxes."""
 
 
 def class_colours(classes: int) -> UInt8[np.ndarray, "{classes} 3"]:
@@ -129,24 +137,53 @@ def boxes_sheet(
 
 def _rendered(image: Image.Image, marked: ImageWithBoxes, scale: float, class_names: Sequence[str]) -> Image.Image:
     """Draws on ``image``, which is that of ``marked`` at another scale."""
-    draw = ImageDraw.Draw(image)
     longer = max(image.size)
     line = max(2, round(longer / 320))
     font = _font(max(_SMALLEST_FONT, round(longer / 42)))
     colours = [(*colour,) for colour in class_colours(len(class_names)).tolist()]
-    for box, label in zip(
-        (marked.predicted * scale).tolist()[::-1], marked.predicted_labels.tolist()[::-1], strict=True
-    ):
-        draw.rectangle(_inside(box, image.size), outline=colours[label], width=line)
-    for box, label in zip((marked.true * scale).tolist(), marked.true_labels.tolist(), strict=True):
-        _dashed(draw, _inside(box, image.size), colours[label], max(1, line // 2), 3 * line)
+    if marked.predicted_masks is not None:
+        chosen = [colours[label] for label in marked.predicted_labels.tolist()]
+        image = _covered(image, marked.predicted_masks[::-1], chosen[::-1], line, opacity=_OPACITY)
+    if marked.true_masks is not None:
+        image = _covered(image, marked.true_masks, [_WHITE] * len(marked.true_masks), max(1, line // 2), opacity=0.0)
+    draw = ImageDraw.Draw(image)
+    if marked.predicted_masks is None:
+        for box, label in zip(
+            (marked.predicted * scale).tolist()[::-1], marked.predicted_labels.tolist()[::-1], strict=True
+        ):
+            draw.rectangle(_inside(box, image.size), outline=colours[label], width=line)
+    if marked.true_masks is None:
+        for box, label in zip((marked.true * scale).tolist(), marked.true_labels.tolist(), strict=True):
+            _dashed(draw, _inside(box, image.size), colours[label], max(1, line // 2), 3 * line)
     placed: list[_Area] = []
-    rows = zip(
-        (marked.predicted * scale).tolist(), marked.predicted_labels.tolist(), marked.scores.tolist(), strict=True
-    )
-    for box, label, score in rows:
-        _tag(draw, image.size, box, (f"{class_names[label]} {score:.2f}", f"{score:.2f}"), colours[label], font, placed)
+    texts: list[tuple[str, ...]]
+    if marked.scores is None:
+        texts = [(str(class_names[label]),) for label in marked.predicted_labels.tolist()]
+    else:
+        scored = zip(marked.predicted_labels.tolist(), marked.scores.tolist(), strict=True)
+        texts = [(f"{class_names[label]} {score:.2f}", f"{score:.2f}") for label, score in scored]
+    rows = zip((marked.predicted * scale).tolist(), marked.predicted_labels.tolist(), texts, strict=True)
+    for box, label, text in rows:
+        _tag(draw, image.size, box, text, colours[label], font, placed)
     return image
+
+
+def _covered(
+    image: Image.Image,
+    masks: Bool[np.ndarray, "n h w"],
+    colours: Sequence[tuple[int, ...]],
+    line: int,
+    *,
+    opacity: float,
+) -> Image.Image:
+    """The image under masks of its proportions, each with an outline."""
+    pixels = np.array(image)
+    for mask, colour in zip(masks, colours, strict=True):
+        large = np.array(Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST))
+        tint = np.array(colour, np.float32)
+        pixels[large] = np.round((1 - opacity) * pixels[large] + opacity * tint).astype(np.uint8)
+        pixels[mask_outline(large, line)] = tint
+    return Image.fromarray(pixels)
 
 
 def _inside(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -32,6 +32,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32
 
 from vision.errors import UserError
+from vision.ops.rle import Rle
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 """Where precision is read."""
@@ -146,6 +147,8 @@ class ImageDetections:
     """Confidences."""
     labels: Int32[np.ndarray, " n"]
     """Indices into the list of classes."""
+    masks: Sequence[Rle] | None = None
+    """Each of the size of the original image; None for a detector of boxes alone."""
 
     @property
     def is_finite(self) -> bool:
@@ -155,7 +158,7 @@ class ImageDetections:
 
 @dataclass(frozen=True, eq=False)
 class CocoScores:
-    """The scores of a detector by `coco_scores`. All in [0, 1]; nan where there are no objects."""
+    """COCO's numbers of a detector, of its boxes, masks or borders. All in [0, 1]; nan where there are no objects."""
 
     average_precision: float
     """AP@[.50:.95]: mean over thresholds and classes, all areas, 100 detections."""
@@ -202,9 +205,13 @@ class CocoScores:
         return tuple(zip(*columns, strict=True))
 
     def scalars(self) -> dict[str, float]:
-        """The twelve numbers for the record, without those that are undefined."""
-        numbers = {each.name: getattr(self, each.name) for each in fields(self)[: len(_STATISTICS)]}
+        """The twelve numbers for the record, without those that are undefined; of masks as "mask_ap50" and so on."""
+        numbers = {f"{self._prefix}{each.name}": getattr(self, each.name) for each in fields(self)[: len(_STATISTICS)]}
         return {name: value for name, value in numbers.items() if not math.isnan(value)}
+
+    @property
+    def _prefix(self) -> str:
+        return {"boxes": "", "masks": "mask_", "boundaries": "boundary_"}[self.overlap]
 
     def protocol(self, data: str, how: str) -> dict[str, str]:
         """A description of how each scalar was computed.
@@ -219,7 +226,8 @@ class CocoScores:
         of = f"{classes} classes" if boxed == classes else f"the {boxed} of {classes} classes that have {kind}"
         on = f"on {self.images:,} images of {data}, {of}; {how}"
         by = f"COCO's (pycocotools, {_OVERLAPS[self.overlap]})"
-        return {name: f"{by} {words}, {on}" for name, words in _STATISTICS.items() if name in self.scalars()}
+        named = {f"{self._prefix}{name}": words for name, words in _STATISTICS.items()}
+        return {name: f"{by} {words}, {on}" for name, words in named.items() if name in self.scalars()}
 
 
 _OVERLAPS = {

@@ -5,16 +5,17 @@ image, in descending order of confidence, each detection takes the free box that
 Detections with equal scores keep their order. An unmatched detection on a crowd (half of its area or more) is ignored:
 neither right nor wrong. Crowds are not boxes to detect. Since a match depends only on more confident detections, one
 matching serves all confidences. Unlike COCO's numbers, which take the 100 most confident of a class, it takes all
-detections.
+detections. The IoU is that of boxes, or of masks where those are given as the `Overlaps`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int
 
-from vision.metrics.detection.average_precision import ImageDetections, Truth, check_found
+from vision.metrics.detection.average_precision import ImageDetections, TrueBoxes, Truth, check_found
 
 IOU = 0.5
 """The least IoU at which a detection matches a box."""
@@ -22,6 +23,9 @@ CONFIDENCES = np.linspace(0.0, 1.0, 1001)
 """Confidences at which precision and recall are counted."""
 UNMATCHED, ON_CROWD = -1, -2
 """The match of a detection without a box, and of one on a crowd."""
+
+Overlaps = Callable[[Any, ImageDetections], Float64[np.ndarray, "n m"]]
+"""(image of the truth, detections) -> IoU of each detection with each true object, as `overlaps` has it."""
 
 
 def overlaps(
@@ -36,27 +40,34 @@ def overlaps(
     return np.divide(shared, total, out=np.zeros_like(shared), where=total > 0)
 
 
+def box_overlaps(image: TrueBoxes, found: ImageDetections) -> Float64[np.ndarray, "n m"]:
+    """`overlaps` of the boxes of an image."""
+    return overlaps(found.boxes, image.boxes, image.crowd)
+
+
 def is_confident(scores: Float32[np.ndarray, " n"], confidence: float) -> Bool[np.ndarray, " n"]:
     """Whether scores are at or above a confidence, which is rounded to their precision: 0.9 is not below 0.9."""
     return scores >= np.float32(confidence)
 
 
 def matched(
-    found: Float32[np.ndarray, "n 4"],
-    scores: Float32[np.ndarray, " n"],
-    true: Float32[np.ndarray, "m 4"],
-    crowd: Bool[np.ndarray, " m"],
+    shared: Float64[np.ndarray, "n m"], scores: Float32[np.ndarray, " n"], crowd: Bool[np.ndarray, " m"]
 ) -> Int[np.ndarray, " n"]:
-    """For each detection in an image, whatever its class, the index of its box, or `UNMATCHED` or `ON_CROWD`."""
-    result = np.full(len(found), UNMATCHED)
-    if not len(true):
+    """For each detection in an image, whatever its class, the index of its box, or `UNMATCHED` or `ON_CROWD`.
+
+    Args:
+      shared: IoU of each detection with each true box, see `overlaps`.
+      scores: of the detections.
+      crowd: which boxes are around crowds.
+    """
+    result = np.full(len(scores), UNMATCHED)
+    if not len(crowd):
         return result
-    shared = overlaps(found, true, crowd)
     on_crowd = np.any(shared[:, crowd] >= IOU, axis=1)
     free = np.where(crowd, -1.0, shared)
     result[on_crowd] = ON_CROWD
     for place in np.argsort(-scores, kind="stable"):
-        best = len(true) - 1 - int(np.argmax(free[place, ::-1]))
+        best = len(crowd) - 1 - int(np.argmax(free[place, ::-1]))
         if free[place, best] >= IOU:
             result[place] = best
             free[:, best] = -1.0
@@ -79,9 +90,11 @@ class Matching:
     """Whether it lies on a crowd instead."""
     boxes: Int[np.ndarray, " k"]
     """Boxes of each class, without crowds."""
+    overlaps: Overlaps
+    """What they were matched by."""
 
 
-def matching(truth: Truth, found: Sequence[ImageDetections]) -> Matching:
+def matching(truth: Truth, found: Sequence[ImageDetections], *, overlaps: Overlaps = box_overlaps) -> Matching:
     """Match the detections of each image and class.
 
     Raises as `vision.metrics.detection.average_precision.coco_scores`.
@@ -92,9 +105,10 @@ def matching(truth: Truth, found: Sequence[ImageDetections]) -> Matching:
     for image, each in zip(truth.images, found, strict=True):
         np.add.at(boxes, image.labels[~image.crowd], 1)
         result = np.full(len(each.scores), UNMATCHED)
+        shared = overlaps(image, each)
         for label in np.intersect1d(image.labels, each.labels):
             ours, theirs = np.flatnonzero(each.labels == label), np.flatnonzero(image.labels == label)
-            finds = matched(each.boxes[ours], each.scores[ours], image.boxes[theirs], image.crowd[theirs])
+            finds = matched(shared[np.ix_(ours, theirs)], each.scores[ours], image.crowd[theirs])
             result[ours] = np.where(finds < 0, finds, theirs[np.maximum(finds, 0)])
         matches.append(result)
     every = np.concatenate(matches)
@@ -105,6 +119,7 @@ def matching(truth: Truth, found: Sequence[ImageDetections]) -> Matching:
         right=every >= 0,
         ignored=every == ON_CROWD,
         boxes=boxes,
+        overlaps=overlaps,
     )
 
 
@@ -174,7 +189,9 @@ def confidence_curves(matches: Matching) -> ConfidenceCurves:
     return ConfidenceCurves(counted(matches.right), counted(wrong), matches.boxes)
 
 
-def detection_confusion(truth: Truth, found: Sequence[ImageDetections], *, confidence: float) -> Int[np.ndarray, "j j"]:
+def detection_confusion(
+    truth: Truth, found: Sequence[ImageDetections], *, confidence: float, overlaps: Overlaps = box_overlaps
+) -> Int[np.ndarray, "j j"]:
     """The confusion matrix of a detector: j is one more than the classes, the last row and column are the background.
 
     Detections of at least ``confidence`` are matched whatever their class. A detected box is in the row of its class
@@ -186,7 +203,7 @@ def detection_confusion(truth: Truth, found: Sequence[ImageDetections], *, confi
     for image, each in zip(truth.images, found, strict=True):
         confident = is_confident(each.scores, confidence)
         labels = each.labels[confident]
-        finds = matched(each.boxes[confident], each.scores[confident], image.boxes, image.crowd)
+        finds = matched(overlaps(image, each)[confident], each.scores[confident], image.crowd)
         right = finds >= 0
         missed = ~image.crowd
         missed[finds[right]] = False
@@ -237,7 +254,7 @@ def worst_false_positives(
         image = int(np.searchsorted(ends, number, side="right"))
         place = number - int(ends[image] - sizes[image])
         true = truth.images[image]
-        shared = overlaps(found[image].boxes[place : place + 1], true.boxes, np.zeros(len(true.boxes), bool))[0]
+        shared = matches.overlaps(true, found[image])[place]
         shared = np.where(true.crowd, 0.0, shared)
         near = bool(len(shared)) and float(shared.max()) > 0
         result.append(
@@ -266,15 +283,17 @@ def worst_misses(
         missed += [(float(np.prod(sides[box])), place, int(box), float(score[box])) for box in left]
     missed.sort(key=lambda each: -each[0])
     return [
-        Miss(image=place, box=box, instead=_instead(truth, found, place, box, confidence), score=score)
+        Miss(image=place, box=box, instead=_instead(truth, found, matches, place, box, confidence), score=score)
         for _, place, box, score in missed[:max_errors]
     ]
 
 
-def _instead(truth: Truth, found: Sequence[ImageDetections], place: int, box: int, confidence: float) -> int:
+def _instead(
+    truth: Truth, found: Sequence[ImageDetections], matches: Matching, place: int, box: int, confidence: float
+) -> int:
     """The most confident detection of another class on a box; -1 if there is none."""
     true, each = truth.images[place], found[place]
-    shared = overlaps(each.boxes, true.boxes[box : box + 1], np.zeros(1, bool))[:, 0]
+    shared = matches.overlaps(true, each)[:, box]
     on_it = (shared >= IOU) & is_confident(each.scores, confidence) & (each.labels != true.labels[box])
     return int(np.argmax(np.where(on_it, each.scores, -np.inf))) if on_it.any() else -1
 

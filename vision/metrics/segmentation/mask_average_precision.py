@@ -10,14 +10,21 @@ A true instance without a pixel overlaps nothing and is missed: readers drop suc
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Float32, Float64, Int32
 
 from vision.errors import UserError
-from vision.metrics.detection.average_precision import CocoScores, TrueImage, TrueImages, check_found, scores_of
+from vision.metrics.detection.average_precision import (
+    CocoScores,
+    ImageDetections,
+    TrueImage,
+    TrueImages,
+    check_found,
+    scores_of,
+)
 from vision.ops import rle
 from vision.ops.outlines import boundary_distance, mask_outline
 from vision.ops.rle import Rle
@@ -43,31 +50,33 @@ class MaskTruth(TrueImages, Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class ImageMasks:
-    """The instances predicted in one image, in any order."""
-
-    masks: Sequence[Rle]
-    """Each of the size of the image."""
-    scores: Float32[np.ndarray, " n"]
-    """Confidences."""
-    labels: Int32[np.ndarray, " n"]
-    """Indices into the list of classes."""
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether all scores are."""
-        return bool(np.isfinite(self.scores).all())
+def detected_masks(
+    masks: Sequence[Rle], scores: Float32[np.ndarray, " n"], labels: Int32[np.ndarray, " n"]
+) -> ImageDetections:
+    """Predicted instances of one image, each in the smallest box around its mask."""
+    boxes = np.array([rle.box(each) for each in masks], np.float32).reshape(-1, 4)
+    return ImageDetections(boxes, scores, labels, masks)
 
 
-def image_masks(
-    masks: Bool[np.ndarray, "n h w"], scores: Float32[np.ndarray, " n"], labels: Int32[np.ndarray, " n"]
-) -> ImageMasks:
-    """Predicted instances from their pixels, which are packed."""
-    return ImageMasks([rle.encode(each) for each in masks], scores, labels)
+def masks_of(found: ImageDetections) -> Sequence[Rle]:
+    """The masks of detections. Raises ``ValueError`` if they have none."""
+    if found.masks is None:
+        raise ValueError("the detections have boxes alone, and masks are compared")
+    return found.masks
 
 
-def mask_scores(truth: MaskTruth, found: Sequence[ImageMasks]) -> CocoScores:
+def mask_overlaps(image: TrueMasks, found: ImageDetections) -> Float64[np.ndarray, "n m"]:
+    """IoU of each predicted mask with each true one, in [0, 1]; with a crowd, the share of the prediction on it."""
+    from pycocotools import mask as coco  # only evaluations of masks need it
+
+    masks = masks_of(found)
+    if not len(masks) or not len(image.masks):
+        return np.zeros((len(masks), len(image.masks)))
+    packed: Any = [[each.as_coco() for each in masks] for masks in (masks, image.masks)]
+    return np.asarray(coco.iou(packed[0], packed[1], image.crowd.astype(int).tolist()), np.float64)
+
+
+def mask_scores(truth: MaskTruth, found: Sequence[ImageDetections]) -> CocoScores:
     """COCO's twelve numbers for masks, the AP of each class, and its curves.
 
     Args:
@@ -77,19 +86,40 @@ def mask_scores(truth: MaskTruth, found: Sequence[ImageMasks]) -> CocoScores:
     Raises:
       UserError: there are no images, two have the same id, a score is not finite, a class is invalid, or a mask is not
         of the size of its image.
-      ValueError: the numbers of images and of ``found`` differ, or those of masks and of scores or labels.
+      ValueError: the numbers of images and of ``found`` differ, or those of masks and of scores or labels; detections
+        have no masks.
     """
     return scores_of(truth, *_annotations(truth, found, boundaries=False), overlap="masks")
 
 
-def boundary_scores(truth: MaskTruth, found: Sequence[ImageMasks]) -> CocoScores:
+def boundary_scores(truth: MaskTruth, found: Sequence[ImageDetections]) -> CocoScores:
     """COCO's twelve numbers with the smaller IoU of masks and of borders; arguments and errors as of `mask_scores`."""
     both = _annotations(truth, found, boundaries=True)
     return scores_of(truth, *both, overlap="boundaries", evaluator=_boundary_evaluator())
 
 
+def mask_baselines(truth: MaskTruth, found: Sequence[ImageDetections]) -> str:
+    """In words, the AP that the boxes of the same detections would get as masks, and the whole image as one mask."""
+    sides = [(image.height, image.width) for image in truth.images]
+    filled = [replace(each, masks=_filled(each.boxes, *size)) for each, size in zip(found, sides, strict=True)]
+    labels = np.concatenate([image.labels[~image.crowd] for image in truth.images])
+    most = int(np.bincount(labels, minlength=1).argmax())
+    once, one = np.ones(1, np.float32), np.array([most], np.int32)
+    whole = [detected_masks(_filled(np.array([[0, 0, w, h]], np.float32), h, w), once, one) for h, w in sides]
+    values = [np.nan_to_num(mask_scores(truth, each).average_precision) for each in (filled, whole)]
+    return (
+        f"the boxes of the same detections, filled, get {values[0]:.4f}, and the whole of each image as one "
+        f"{truth.class_names[most]} gets {values[1]:.4f}"
+    )
+
+
+def _filled(boxes: Float32[np.ndarray, "n 4"], height: int, width: int) -> list[Rle]:
+    corners = [[[x0, y0, x1, y0, x1, y1, x0, y1]] for x0, y0, x1, y1 in boxes.tolist()]
+    return [rle.of_polygons(each, height, width) for each in corners]
+
+
 def _annotations(
-    truth: MaskTruth, found: Sequence[ImageMasks], *, boundaries: bool
+    truth: MaskTruth, found: Sequence[ImageDetections], *, boundaries: bool
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """True and predicted instances in COCO's terms."""
     check_found(truth, found)
@@ -100,7 +130,7 @@ def _annotations(
         for mask, label, area, crowd in rows:
             entry = _entry(truth, image, mask, label, boundaries=boundaries)
             true_ones.append({**entry, "area": area, "iscrowd": int(crowd)})
-        for mask, label, score in zip(each.masks, each.labels.tolist(), each.scores.tolist(), strict=True):
+        for mask, label, score in zip(masks_of(each), each.labels.tolist(), each.scores.tolist(), strict=True):
             entry = _entry(truth, image, mask, label, boundaries=boundaries)
             found_ones.append({**entry, "area": rle.area(mask), "iscrowd": 0, "score": score})
     return true_ones, found_ones
