@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vision.data.annotations.cleaning import AnnotatedImage, Annotations, Counts
+from vision.data.annotations.cleaning import AnnotatedImage, Annotations
+from vision.data.annotations.counts import Counts
 from vision.data.content import content_of
 from vision.data.detection import AnnotatedSource, RenderedSource
 from vision.data.folder import folder_source

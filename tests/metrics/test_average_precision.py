@@ -10,7 +10,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from vision.data.annotations.cleaning import AnnotatedImage, Annotations, Counts
+from vision.data.annotations.cleaning import AnnotatedImage, Annotations
+from vision.data.annotations.counts import Counts
 from vision.errors import UserError
 from vision.metrics.detection.average_precision import RECALLS, ImageDetections, coco_scores
 

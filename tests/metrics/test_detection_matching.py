@@ -6,7 +6,8 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vision.data.annotations.cleaning import AnnotatedImage, Annotations, Counts
+from vision.data.annotations.cleaning import AnnotatedImage, Annotations
+from vision.data.annotations.counts import Counts
 from vision.errors import UserError
 from vision.metrics.detection.average_precision import RECALLS, ImageDetections, coco_scores
 from vision.metrics.detection.matching import (

@@ -16,7 +16,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from segmentation_maps import instance_set
 
-from vision.data.annotations.cleaning import AnnotatedImage, Annotations, Counts
+from vision.data.annotations.cleaning import AnnotatedImage, Annotations
+from vision.data.annotations.counts import Counts
 from vision.data.annotations.fields import Entry
 from vision.data.annotations.segmentation import rle_of_segmentation
 from vision.errors import UserError

@@ -1,29 +1,40 @@
-"""Annotations as text: one file per image, one line per box, "class cx cy w h".
+"""Annotations as text: one file per image, one line per object, "class cx cy w h" or "class x1 y1 x2 y2 x3 y3 ...".
 
-The class is an index into a list, from 0; centre, width and height are fractions of the image's width and height. It is
-the format of Darknet (Redmon & Farhadi 2018) and of later YOLO versions. Label files have the names of the images with
+The class is an index into a list, from 0; four numbers are the centre, width and height of a box, more are the points
+of a polygon, all as fractions of the image's width and height. Boxes are the format of Darknet (Redmon & Farhadi 2018)
+and of later YOLO versions, polygons the form in which these have masks. The box of a polygon is the smallest around its
+points. Label files have the names of the images with
 ".txt", in capitals or not, in the same folder or in a sibling folder: images/train/a.jpg and labels/train/a.txt. An
 image without a label file has no boxes. Sizes are read from the headers of the images, after EXIF rotation.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float64
 
 from vision.data.annotations.cleaning import DEFAULT_RULES, Annotations, CleaningRules, RawAnnotation, collect
 from vision.data.annotations.fields import shown, text_lines
+from vision.data.annotations.segmentation import rle_of_polygons
 from vision.data.class_names import check_name, unique_names
 from vision.data.folder import image_files
 from vision.data.image_file import SUFFIXES
 from vision.data.listing import files_below
 from vision.errors import UserError
+from vision.ops.rle import Rle
 
 _SUFFIX = ".txt"
 
 
 def read_box_text(
-    image_folder: Path, classes_file: Path, *, label_folder: Path | None = None, rules: CleaningRules = DEFAULT_RULES
+    image_folder: Path,
+    classes_file: Path,
+    *,
+    label_folder: Path | None = None,
+    masks: bool = False,
+    rules: CleaningRules = DEFAULT_RULES,
 ) -> Annotations:
     """The images of a folder with the boxes of their label files, cleaned by `vision.data.annotations.cleaning`.
 
@@ -32,6 +43,7 @@ def read_box_text(
         classes_file: see `class_list`.
         label_folder: where label files with the same relative names are; None takes the folder that `label_folder_of`
             finds.
+        masks: whether to read the polygons as masks as well; a line with a box is an error then.
         rules: options of reading and cleaning.
 
     Returns:
@@ -53,15 +65,14 @@ def read_box_text(
             f"None of the {len(images)} images in {image_folder} has a label file in {labels}, such as "
             f"{names[0]}.txt for {images[0].name}."
         )
-    lines = {name: _lines(files[name]) for name in names if name in files}
+    lines = {name: _lines(files[name], masks=masks) for name in names if name in files}
     _check_first(lines.values(), len(classes), labels, classes_file)
     stated = []
     for number, (file, name) in enumerate(zip(images, names, strict=True), start=1):
-        boxes, numbers = lines.get(name, ([], []))
-        stated.append(_raw_annotation(file, number, boxes, numbers, len(classes)))
+        stated.append(_raw_annotation(file, number, lines.get(name, ()), len(classes), masks=masks))
     # A label file without an image means that the image is missing.
     for number, name in enumerate(sorted(files.keys() - set(names)), start=len(stated) + 1):
-        stated.append(_raw_annotation(image_folder / name, number, [], [], len(classes)))
+        stated.append(_raw_annotation(image_folder / name, number, (), len(classes), masks=masks))
     return collect(
         stated, class_names=classes, category_ids=tuple(range(len(classes))), folder=image_folder, rules=rules
     )
@@ -98,8 +109,23 @@ def class_list(path: Path) -> tuple[str, ...]:
     return unique_names(names, range(len(names)), str(path))
 
 
-# Class numbers from 0, and corners as fractions.
-_Lines = tuple[list[list[float]], list[int]]
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """One line of a label file after its checks, in fractions of width and height."""
+
+    number: int  # of the class, from 0
+    corners: tuple[float, float, float, float]
+    points: Float64[np.ndarray, "n 2"]  # of a polygon; none where masks are not read
+    where: str  # file and line
+
+    def mask(self, height: int, width: int) -> Rle:
+        """The pixels of the polygon."""
+        polygon = self.points * (width, height)
+        refused = lambda text: UserError(f"{self.where} has {text}.")
+        return rle_of_polygons([polygon.reshape(-1).tolist()], height, width, refused)
+
+
+_Lines = Sequence[_Line]
 
 
 def _label_files(folder: Path, classes_file: Path) -> dict[Path, Path]:
@@ -119,7 +145,7 @@ def _label_files(folder: Path, classes_file: Path) -> dict[Path, Path]:
 
 def _check_first(lines: Iterable[_Lines], classes: int, folder: Path, classes_file: Path) -> None:
     """Refuse labels that are numbered from 1, which would name every class wrongly but the last, which is unknown."""
-    numbers = {number for _, each in lines for number in each}
+    numbers = {line.number for each in lines for line in each}
     if numbers and min(numbers) >= 1 and max(numbers) == classes:
         raise UserError(
             f"The labels in {folder} go from 1 to {classes} where 0 to {classes - 1} are expected: subtract 1 from the "
@@ -127,10 +153,9 @@ def _check_first(lines: Iterable[_Lines], classes: int, folder: Path, classes_fi
         )
 
 
-def _lines(path: Path) -> _Lines:
-    """Corners as fractions, and classes, of a label file."""
-    boxes: list[list[float]] = []
-    numbers: list[int] = []
+def _lines(path: Path, *, masks: bool) -> _Lines:
+    """What a label file says; with ``masks`` every line must be a polygon."""
+    found: list[_Line] = []
     for place, line in enumerate(text_lines(path, "The label file"), start=1):
         words = line.split()
         if not words:
@@ -138,16 +163,33 @@ def _lines(path: Path) -> _Lines:
         try:
             if "_" in line:  # which Python reads as nothing
                 raise ValueError
-            number = _class_number(words[0])
-            x, y, width, height = map(float, words[1:])
+            number, values = _class_number(words[0]), [float(word) for word in words[1:]]
+            if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+                raise ValueError
         except ValueError as error:
             raise UserError(
-                f"{path}, line {place} is {shown(line.strip())}, but a line must be 'class cx cy w h': an integer and "
-                "4 numbers."
+                f"{path}, line {place} is {shown(line.strip())}, but a line must be 'class cx cy w h' or "
+                "'class x1 y1 x2 y2 x3 y3 ...': an integer, and 4 numbers or three or more points."
             ) from error
-        numbers.append(number)
-        boxes.append([x - width / 2, y - height / 2, x + width / 2, y + height / 2])
-    return boxes, numbers
+        if masks and len(values) == 4:
+            raise UserError(
+                f"{path}, line {place} is {shown(line.strip())}, which is a box or two points, but masks are read from "
+                "'class x1 y1 x2 y2 x3 y3 ...', polygons of three or more points."
+            )
+        points = np.array(values, np.float64).reshape(-1, 2)
+        kept = points if masks else points[:0]
+        found.append(_Line(number, _corners(points), kept, f"{path}, line {place}"))
+    return found
+
+
+def _corners(points: Float64[np.ndarray, "n 2"]) -> tuple[float, float, float, float]:
+    """Of the box around a polygon, or of centre and size; not finite where a number is not."""
+    if len(points) == 2:
+        with np.errstate(invalid="ignore", over="ignore"):
+            low, high = points[0] - points[1] / 2, points[0] + points[1] / 2
+    else:
+        low, high = points.min(0), points.max(0)
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
 
 def _class_number(word: str) -> int:
@@ -160,16 +202,16 @@ def _class_number(word: str) -> int:
         return int(float(word))
 
 
-def _raw_annotation(
-    file: Path, number: int, boxes: list[list[float]], numbers: list[int], classes: int
-) -> RawAnnotation:
+def _raw_annotation(file: Path, number: int, lines: _Lines, classes: int, *, masks: bool) -> RawAnnotation:
+    known = [0 <= line.number < classes for line in lines]
     return RawAnnotation(
         file=file,
         image_id=number,
         size=None,
-        boxes=np.array(boxes, np.float64).reshape(-1, 4),
-        labels=np.array([each if 0 <= each < classes else -1 for each in numbers], np.int32),
-        unknown=tuple(f"class {shown(each)}" for each in numbers if not 0 <= each < classes),
-        crowd=np.zeros(len(boxes), bool),
+        boxes=np.array([line.corners for line in lines], np.float64).reshape(-1, 4),
+        labels=np.array([line.number if know else -1 for line, know in zip(lines, known, strict=True)], np.int32),
+        unknown=tuple(f"class {shown(line.number)}" for line, know in zip(lines, known, strict=True) if not know),
+        crowd=np.zeros(len(lines), bool),
+        masks=tuple(line.mask for line in lines) if masks else None,
         normalised=True,
     )

@@ -10,14 +10,15 @@ handled by `collect`, in this order, and counted in `Counts`:
 - a box with a corner that is not finite is dropped;
 - a box that reaches outside its image is clipped to it;
 - one narrower or lower than `MIN_SIDE` after that (or with swapped corners) is dropped;
-- an exact duplicate (same class, corners and crowd flag) is dropped;
+- with masks, an instance whose mask has no pixel in the image is dropped;
+- an exact duplicate (same class, corners and crowd flag, and with masks the same pixels) is dropped;
 - if there were boxes and all have been dropped, that is an error;
 - an image without boxes is kept as background.
 """
 
 import collections
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,20 +28,22 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, Int32
 from PIL import ExifTags, Image
 
+from vision.data.annotations.counts import EXAMPLES, MIN_SIDE, ROUNDING_TOLERANCE, Counts, examples
 from vision.data.grey_levels import rgb
 from vision.data.image_file import MAX_PIXELS, ImageError, opened, upright
 from vision.data.listing import entries
 from vision.errors import UserError
+from vision.ops import rle
+from vision.ops.rle import Rle
 
-MIN_SIDE = 0.5
-"""Shortest side of a box, in pixels of its image; boxes with a shorter one are dropped."""
-ROUNDING_TOLERANCE = 0.02
-"""A box that reaches outside by at most this many pixels is clipped silently: coordinates are often rounded."""
-
-# How many examples are named with a count.
-_EXAMPLES = 3
+# What is counted over all images, and is of the same name in `Counts`.
+_TALLIED = ("clipped", "unknown", "not_finite", "without_area", "without_pixels", "duplicates")
 # Values of EXIF's orientation that rotate an image by 90 degrees.
 _QUARTER_TURNS = (5, 6, 7, 8)
+
+
+LazyMask = Callable[[int, int], Rle]
+"""The mask of an instance in an image of a height and a width in pixels, which may be known from its file alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,82 +67,8 @@ class AnnotatedImage:
     """In square pixels: of the object's mask where the annotation has it, else of the box."""
     image_id: int
     """COCO's id of the image; the index from 1 where the format has none."""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How much was read, what cleaning changed, and a few examples of it."""
-
-    images: int
-    """Images that exist."""
-    boxes: int
-    """Boxes to train on: all that are kept except crowds."""
-    crowd: int
-    """Boxes around crowds."""
-    background: int
-    """Images without a box to train on."""
-    classes: int
-    """Classes in the list."""
-    empty_classes: tuple[str, ...] = ()
-    """Names of classes without a box to train on."""
-    clipped: int = 0
-    """Boxes that were clipped to their image by more than `ROUNDING_TOLERANCE` and kept."""
-    unknown: int = 0
-    """Boxes dropped because their class is not in the list."""
-    not_finite: int = 0
-    """Boxes dropped because a corner is infinite or not a number."""
-    without_area: int = 0
-    """Boxes dropped because a side within the image is shorter than `MIN_SIDE`."""
-    duplicates: int = 0
-    """Boxes dropped because an equal one precedes them."""
-    orphans: int = 0
-    """Boxes dropped because the annotation does not list their image."""
-    missing: int = 0
-    """Images left out because they are not in their folder."""
-    damaged: int = 0
-    """Images left out because they cannot be decoded or their size differs from the annotation."""
-    beyond_max_boxes: int = 0
-    """Boxes that are not trained on because their image has more than the maximum."""
-    unknown_examples: tuple[str, ...] = ()
-    """The first few, each with its class and file."""
-    missing_examples: tuple[str, ...] = ()
-    """The first few, by name."""
-    damaged_examples: tuple[str, ...] = ()
-    """The first few, each with the reason."""
-
-    @property
-    def dropped(self) -> int:
-        """How many boxes of existing images were dropped."""
-        return self.unknown + self.not_finite + self.without_area + self.duplicates
-
-    def __str__(self) -> str:
-        """A readable summary: one line, and another for each kind of problem."""
-        crowd = f" and {_number(self.crowd, 'crowd', 'crowds')} (not trained on)" if self.crowd else ""
-        empty = f"; {self.background} of the images have none and serve as background" if self.background else ""
-        boxes = f"{_number(self.boxes, 'box', 'boxes')} of {_number(self.classes, 'class', 'classes')}"
-        lines = [f"{_number(self.images, 'image', 'images')} with {boxes}{crowd}{empty}."]
-        if self.clipped:
-            lines.append(f"Clipped to their image: {_number(self.clipped, 'box', 'boxes')}.")
-        reasons = (
-            (self.unknown, f"of an unknown class ({_examples(self.unknown_examples, self.unknown)})"),
-            (self.not_finite, "with corners that are not finite"),
-            (self.without_area, f"with a side of less than {MIN_SIDE} pixels in their image"),
-            (self.duplicates, "that are exact duplicates"),
-            (self.orphans, "of images that are not listed"),
-        )
-        if self.dropped + self.orphans:
-            lines.append(f"Boxes dropped: {', '.join(f'{count} {why}' for count, why in reasons if count)}.")
-        reasons = (
-            (self.missing, f"not in their folder ({_examples(self.missing_examples, self.missing)})"),
-            (self.damaged, f"damaged ({_examples(self.damaged_examples, self.damaged)})"),
-        )
-        if self.missing + self.damaged:
-            lines.append(f"Images left out: {', '.join(f'{count} {why}' for count, why in reasons if count)}.")
-        if self.beyond_max_boxes:
-            lines.append(f"Beyond the maximum per image (the smallest): {self.beyond_max_boxes} boxes.")
-        if self.empty_classes:
-            lines.append(f"Classes without boxes: {', '.join(self.empty_classes)}.")
-        return "\n".join(lines)
+    masks: tuple[Rle, ...] | None = None
+    """One for each of the n boxes, crowds among them, at the size of the image; None where masks were not read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +106,10 @@ class RawAnnotation:
     crowd: Bool[np.ndarray, " n"]
     """As in `AnnotatedImage`."""
     area: Float64[np.ndarray, " n"] | None = None
-    """As in `AnnotatedImage`, NaN for a box without an area; None if no box has one."""
+    """As in `AnnotatedImage`, NaN for a box without an area; None if no box has one. The area that is missing is that
+    of the mask, or without masks of the box."""
+    masks: tuple[LazyMask, ...] | None = None
+    """Of every box, crowds among them; None where masks are not read."""
     normalised: bool = False
     """Whether boxes are fractions."""
 
@@ -243,24 +175,25 @@ def collect(
     numbers = tally.numbers
     counts = replace(
         _contents(annotated, class_names),
-        **{name: numbers[name] for name in ("clipped", "unknown", "not_finite", "without_area", "duplicates")},
+        **{name: numbers[name] for name in _TALLIED},
         orphans=orphans,
         missing=len(missing),
         damaged=len(damaged),
-        unknown_examples=tuple(tally.unknown[:_EXAMPLES]),
-        missing_examples=tuple(missing[:_EXAMPLES]),
-        damaged_examples=tuple(damaged[:_EXAMPLES]),
+        unknown_examples=tuple(tally.unknown[:EXAMPLES]),
+        missing_examples=tuple(missing[:EXAMPLES]),
+        damaged_examples=tuple(damaged[:EXAMPLES]),
     )
     if counts.unknown and counts.unknown == numbers["boxes"]:
         raise UserError(
             f"All {counts.unknown} boxes are of unknown classes "
-            f"({_examples(counts.unknown_examples, counts.unknown)}); the known ones are "
-            f"{_examples(class_names, len(class_names), 12)}."
+            f"({examples(counts.unknown_examples, counts.unknown)}); the known ones are "
+            f"{examples(class_names, len(class_names), 12)}."
         )
     if counts.dropped and counts.dropped == numbers["boxes"]:
+        pixels = f", {counts.without_pixels} with a mask without pixels in it" if counts.masks else ""
         raise UserError(
             f"None of the {counts.dropped} boxes of the images in {folder} is left: {counts.unknown} are of unknown "
-            f"classes, {counts.not_finite} not finite, {counts.without_area} without area inside their image. "
+            f"classes, {counts.not_finite} not finite, {counts.without_area} without area inside their image{pixels}. "
             "Check the unit and the order of their coordinates."
         )
     return Annotations(annotated, class_names, category_ids, counts, rules.max_pixels)
@@ -305,12 +238,13 @@ def _contents(annotated: Sequence[AnnotatedImage], class_names: tuple[str, ...])
         crowd=sum(int(each.crowd.sum()) for each in annotated),
         background=sum(bool(each.crowd.all()) for each in annotated),
         classes=len(class_names),
+        masks=any(each.masks is not None for each in annotated),
         empty_classes=tuple(name for name, count in zip(class_names, trainable, strict=True) if not count),
     )
 
 
 def _ruled(item: RawAnnotation, size: tuple[int, int], tally: _Tally) -> AnnotatedImage:
-    """One image's boxes after cleaning."""
+    """One image's boxes after cleaning. Masks are made of those alone that pass the rules for boxes."""
     corner = np.array([*size, *size], np.float64)
     with np.errstate(over="ignore"):
         stated = item.boxes * corner if item.normalised else item.boxes
@@ -321,20 +255,24 @@ def _ruled(item: RawAnnotation, size: tuple[int, int], tally: _Tally) -> Annotat
     sides = boxes[:, 2:] - boxes[:, :2]
     large = np.all(sides >= MIN_SIDE, axis=1)
     stays = known & finite & large
-    once = _first_of_equals(boxes, item.labels, item.crowd, stays)
-    kept = stays & once
+    masks = None if item.masks is None else _masks(item.masks, size, stays)
+    pixels = None if masks is None else np.array([rle.area(each) for each in masks], np.int64)
+    filled = stays if pixels is None else stays & (pixels > 0)
+    once = _first_of_equals(boxes, item.labels, item.crowd, filled, masks)
+    kept = filled & once
     moved = np.any(np.abs(stated - boxes) > ROUNDING_TOLERANCE, axis=1)
     tally.numbers.update(
         boxes=len(boxes),
         unknown=int((~known).sum()),
         not_finite=int((known & ~finite).sum()),
         without_area=int((known & finite & ~large).sum()),
-        duplicates=int((stays & ~once).sum()),
+        without_pixels=int((stays & ~filled).sum()),
+        duplicates=int((filled & ~once).sum()),
         clipped=int((kept & moved).sum()),
     )
-    if len(tally.unknown) < _EXAMPLES:
+    if len(tally.unknown) < EXAMPLES:
         tally.unknown += [f"{name} in {item.file.name}" for name in item.unknown]
-    area = sides[:, 0] * sides[:, 1]
+    area = sides[:, 0] * sides[:, 1] if pixels is None else pixels.astype(np.float32)
     if item.area is not None:
         area = np.where(np.isnan(item.area), area, item.area).astype(np.float32)
     return AnnotatedImage(
@@ -346,7 +284,15 @@ def _ruled(item: RawAnnotation, size: tuple[int, int], tally: _Tally) -> Annotat
         crowd=item.crowd[kept],
         area=area[kept],
         image_id=item.image_id,
+        masks=None if masks is None else tuple(masks[place] for place in np.flatnonzero(kept)),
     )
+
+
+def _masks(lazy: Sequence[LazyMask], size: tuple[int, int], wanted: Bool[np.ndarray, " n"]) -> list[Rle]:
+    """Masks in an image of (width, height) ``size``; those that are not ``wanted`` have no pixel."""
+    width, height = size
+    empty = rle.of_run_lengths([width * height], height, width)
+    return [make(height, width) if want else empty for make, want in zip(lazy, wanted, strict=True)]
 
 
 def _first_of_equals(
@@ -354,15 +300,23 @@ def _first_of_equals(
     labels: Int[np.ndarray, " n"],
     crowd: Bool[np.ndarray, " n"],
     considered: Bool[np.ndarray, " n"],
+    masks: Sequence[Rle] | None,
 ) -> Bool[np.ndarray, " n"]:
-    """Whether no earlier box is equal; only boxes that are ``considered`` count."""
-    seen: set[tuple] = set()
+    """Whether no earlier box is equal, and where there are masks its mask; only ``considered`` boxes count."""
+    seen: dict[tuple, list[int]] = {}
     first = np.ones(len(boxes), bool)
     for place in np.flatnonzero(considered):
-        key = (labels[place], crowd[place], *boxes[place].tolist())
-        first[place] = key not in seen
-        seen.add(key)
+        earlier = seen.setdefault((labels[place], crowd[place], *boxes[place].tolist()), [])
+        first[place] = not any(masks is None or _same_pixels(masks[place], masks[each]) for each in earlier)
+        earlier.append(place)
     return first
+
+
+def _same_pixels(one: Rle, other: Rle) -> bool:
+    """Whether two masks of an image are equal; one mask may be written in several ways."""
+    if one == other:
+        return True
+    return rle.area(one) == rle.area(other) and np.array_equal(rle.decode(one), rle.decode(other))
 
 
 def _present(files: Iterable[Path]) -> list[bool]:
@@ -425,12 +379,3 @@ def _decoded(file: Path, size: tuple[int, int], max_pixels: int) -> Image.Image:
 
 def _unusable(file: Path, reason: str) -> str:
     return f"{file} cannot be used ({reason}); repair or remove it, or leave such files out with skip_damaged."
-
-
-def _number(count: int, one: str, more: str) -> str:
-    return f"{count} {one if count == 1 else more}"
-
-
-def _examples(shown: Sequence[str], count: int, most: int = _EXAMPLES) -> str:
-    """The first few of ``count`` items."""
-    return ", ".join(shown[:most]) + (", ..." if count > len(shown[:most]) else "")

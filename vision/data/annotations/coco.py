@@ -10,14 +10,22 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from vision.data.annotations.cleaning import DEFAULT_RULES, Annotations, CleaningRules, RawAnnotation, collect
+from vision.data.annotations.cleaning import (
+    DEFAULT_RULES,
+    Annotations,
+    CleaningRules,
+    LazyMask,
+    RawAnnotation,
+    collect,
+)
 from vision.data.annotations.fields import LARGEST, Entry, finite, real, shown
-from vision.data.annotations.segmentation import Corners, box_of_segmentation
+from vision.data.annotations.segmentation import Corners, box_of_segmentation, rle_of_segmentation
 from vision.data.class_names import check_name, unique_names
 from vision.data.notices import notice
 from vision.errors import UserError
@@ -26,7 +34,9 @@ from vision.errors import UserError
 _LONGEST_NAME, _LONGEST_PATH = 255, 2000
 
 
-def read_coco(json_path: Path, image_folder: Path, *, rules: CleaningRules = DEFAULT_RULES) -> Annotations:
+def read_coco(
+    json_path: Path, image_folder: Path, *, masks: bool = False, rules: CleaningRules = DEFAULT_RULES
+) -> Annotations:
     """The images and boxes of a COCO file, cleaned by `vision.data.annotations.cleaning`.
 
     Args:
@@ -35,6 +45,7 @@ def read_coco(json_path: Path, image_folder: Path, *, rules: CleaningRules = DEF
             (each "id", "name"). A size that is missing, 0 or -1 is read from the image. Without a box, it is that of
             the polygons or the mask. The second category of a name is called "person (id 7)".
         image_folder: what "file_name" is relative to; no name leads out of it.
+        masks: whether to read the masks as well, which are those of "segmentation"; every annotation must have one.
         rules: options of reading and cleaning.
 
     Returns:
@@ -42,8 +53,9 @@ def read_coco(json_path: Path, image_folder: Path, *, rules: CleaningRules = DEF
 
     Raises:
         UserError: the file or folder does not exist; it is not JSON, lacks a key, or has a value of the wrong type or
-            out of its range (with the entry); an
-            id of an image or a category is duplicated; no annotation refers to a listed image; and as for `collect`.
+            out of its range (with the entry); an id of an image or a category is duplicated; no annotation refers to a
+            listed image; with masks, an annotation has none, or one of another size than its image; and as for
+            `collect`.
     """
     if not image_folder.is_dir():
         raise UserError(f"There is no folder {image_folder} of images for {json_path}.")
@@ -52,9 +64,12 @@ def read_coco(json_path: Path, image_folder: Path, *, rules: CleaningRules = DEF
     names = _categories(categories, json_path)
     images = _images(listed, json_path)
     boxes: dict[int, list[_Box]] = {number: [] for number in images}
-    orphans = _distribute(entries, boxes, json_path)
+    orphans = _distribute(entries, boxes, json_path, masks=masks)
     labels = {category: label for label, category in enumerate(names)}
-    stated = [_raw_annotation(number, image, boxes[number], labels, image_folder) for number, image in images.items()]
+    stated = [
+        _raw_annotation(number, image, boxes[number], labels, image_folder, masks=masks)
+        for number, image in images.items()
+    ]
     return collect(
         stated,
         class_names=tuple(names.values()),
@@ -116,8 +131,15 @@ def read_coco_numbers(json_path: Path) -> CocoNumbers:
     return CocoNumbers(json_path, files, by_name)
 
 
-# (category id, corners, area or NaN, crowd)
-_Box = tuple[int, Corners, float, bool]
+@dataclass(frozen=True)
+class _Box:
+    """An annotation after its checks."""
+
+    category: int
+    corners: Corners
+    area: float  # NaN where there is none
+    crowd: bool
+    mask: LazyMask
 
 
 @dataclass(frozen=True)
@@ -199,7 +221,7 @@ def _file_name(entry: Entry) -> str:
     return name
 
 
-def _distribute(entries: Sequence[Entry], boxes: Mapping[int, list[_Box]], path: Path) -> int:
+def _distribute(entries: Sequence[Entry], boxes: Mapping[int, list[_Box]], path: Path, *, masks: bool) -> int:
     """Append every annotation to the boxes of its image; returns how many belong to no image."""
     orphans, repeated = 0, 0
     ids: set[int] = set()
@@ -209,7 +231,10 @@ def _distribute(entries: Sequence[Entry], boxes: Mapping[int, list[_Box]], path:
             repeated += number in ids
             ids.add(number)
         image, category = entry.integer("image_id"), entry.integer("category_id")
-        found = (category, _corners(entry), _area(entry), entry.flag("iscrowd"))
+        if masks and not entry.fields.get("segmentation"):
+            raise entry.refused("no segmentation, from which the mask of the instance is read")
+        mask = partial(rle_of_segmentation, entry)
+        found = _Box(category, _corners(entry), _area(entry), entry.flag("iscrowd"), mask)
         if image in boxes:
             boxes[image].append(found)
         else:
@@ -247,15 +272,16 @@ def _area(entry: Entry) -> float:
 
 
 def _raw_annotation(
-    number: int, image: _Image, boxes: Sequence[_Box], labels: Mapping[int, int], folder: Path
+    number: int, image: _Image, boxes: Sequence[_Box], labels: Mapping[int, int], folder: Path, *, masks: bool
 ) -> RawAnnotation:
     return RawAnnotation(
         file=folder / image.name,
         image_id=number,
         size=image.size,
-        boxes=np.array([corners for _, corners, _, _ in boxes], np.float64).reshape(-1, 4),
-        labels=np.array([labels.get(category, -1) for category, *_ in boxes], np.int32),
-        unknown=tuple(f"category {category}" for category, *_ in boxes if category not in labels),
-        crowd=np.array([crowd for *_, crowd in boxes], bool),
-        area=np.array([area for _, _, area, _ in boxes], np.float64),
+        boxes=np.array([each.corners for each in boxes], np.float64).reshape(-1, 4),
+        labels=np.array([labels.get(each.category, -1) for each in boxes], np.int32),
+        unknown=tuple(f"category {each.category}" for each in boxes if each.category not in labels),
+        crowd=np.array([each.crowd for each in boxes], bool),
+        area=np.array([each.area for each in boxes], np.float64),
+        masks=tuple(each.mask for each in boxes) if masks else None,
     )

@@ -1,11 +1,13 @@
 """COCO's segmentations: polygons, and run lengths of masks (RLE), plain or as text; their boxes and their pixels."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from vision.data.annotations.fields import Entry, finite, is_number, shown
+from vision.errors import UserError
 from vision.ops import rle
 from vision.ops.rle import Rle
 
@@ -46,14 +48,30 @@ def rle_of_segmentation(entry: Entry, height: int, width: int) -> Rle:
         if (found.height, found.width) != (height, width):
             raise entry.refused(f"a mask of {found.height}x{found.width} pixels in an image of {height}x{width}")
         return found
-    polygons = _polygons(segmentation, entry)
+    return rle_of_polygons(_polygons(segmentation, entry), height, width, entry.refused)
+
+
+def rle_of_polygons(
+    polygons: Sequence[Sequence[float]], height: int, width: int, refused: Callable[[str], UserError]
+) -> Rle:
+    """The run lengths of the union of polygons in an image of a size; parts outside of it are cut off.
+
+    Args:
+        polygons: x0, y0, x1, y1, ... in pixels, finite, each of three or more points.
+        height: of the image.
+        width: of the image.
+        refused: the error that the annotation has the text that it is given.
+
+    Raises:
+        UserError: an outline is longer than `LONGEST_OUTLINE`.
+    """
     for polygon in polygons:
         points = np.array(polygon, np.float64).reshape(-1, 2)
         with np.errstate(over="ignore"):
             steps = np.abs(points - np.roll(points, 1, axis=0)).max(1)
             # a point far away has long steps from it, unless all points are there
             if steps.sum() + np.abs(points).max() > LONGEST_OUTLINE:
-                raise entry.refused(
+                raise refused(
                     f"a polygon whose outline is longer than {LONGEST_OUTLINE:,} pixels or as far away: "
                     f"{shown(polygon)}"
                 )

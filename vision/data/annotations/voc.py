@@ -7,9 +7,16 @@ the edges of pixels, so a box is (xmin - 1, ymin - 1, xmax, ymax).
 Objects that are marked as difficult become crowds: they are not trained on, and evaluation ignores whether they are
 detected. This is VOC's protocol, with one difference: in COCO's evaluation several detections may match one crowd, and
 the overlap with it is taken relative to the detection.
+
+Masks are images of indices for the names in ImageSets/Segmentation: SegmentationObject has the number of the object at
+each pixel, SegmentationClass that of its class, both 0 for background and 255 for void, which belongs to nothing. They
+stand by themselves (the XML is not read): the class of an object is the most frequent one at its pixels, its box is
+that of its mask, and none is a crowd, for which masks have no mark.
 """
 
-from collections.abc import Container
+import os
+from collections.abc import Container, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
@@ -18,6 +25,8 @@ import numpy as np
 
 from vision.data.annotations.cleaning import DEFAULT_RULES, Annotations, CleaningRules, RawAnnotation, collect
 from vision.data.annotations.fields import file_bytes, shown, text_lines
+from vision.data.annotations.object_masks import raw_of_masks
+from vision.data.annotations.semantic_files import VOC
 from vision.data.class_names import check_name
 from vision.data.image_file import SUFFIXES
 from vision.data.listing import entries
@@ -25,14 +34,22 @@ from vision.errors import UserError
 
 
 def read_voc(
-    folder: Path, split: str | None, *, class_names: tuple[str, ...] | None = None, rules: CleaningRules = DEFAULT_RULES
+    folder: Path,
+    split: str | None,
+    *,
+    class_names: tuple[str, ...] | None = None,
+    masks: bool = False,
+    rules: CleaningRules = DEFAULT_RULES,
 ) -> Annotations:
     """The images and boxes of a VOC data set, cleaned by `vision.data.annotations.cleaning`.
 
     Args:
-        folder: with JPEGImages and Annotations.
-        split: "train" for the names in ImageSets/Main/train.txt, and so on; None for all of Annotations, sorted.
-        class_names: the classes; None takes the names in all of Annotations, sorted, so that splits agree.
+        folder: with JPEGImages and Annotations, or with masks SegmentationObject and SegmentationClass.
+        split: "train" for the names in ImageSets/Main/train.txt, with masks ImageSets/Segmentation/train.txt, and so
+            on; None for all of Annotations or SegmentationObject, sorted.
+        class_names: the classes, with masks those of the values from 1 on; None takes the names in all of Annotations,
+            sorted, so that splits agree, and with masks the 20 classes of VOC.
+        masks: whether to read the masks, and classes and boxes from them.
         rules: options of reading and cleaning.
 
     Returns:
@@ -41,8 +58,11 @@ def read_voc(
 
     Raises:
         UserError: a folder or the file of the split does not exist; a name of the split has no XML file; an XML file is
-            malformed or lacks an element; there are no objects to take classes from; and as for `collect`.
+            malformed or lacks an element; there are no objects to take classes from; a mask is missing, damaged, in
+            RGB, or of another size than its image; and as for `collect`.
     """
+    if masks:
+        return _read_masks(folder, split, class_names or VOC[1:], rules)
     annotations, images = folder / "Annotations", folder / "JPEGImages"
     for each in (annotations, images):
         if not each.is_dir():
@@ -50,33 +70,66 @@ def read_voc(
     every = {file.stem: file for file in entries(annotations) if file.suffix.lower() == ".xml"}
     if not every:
         raise UserError(f"There are no XML files in {annotations}.")
-    names = list(every) if split is None else _split(folder / "ImageSets" / "Main" / f"{split}.txt", every)
+    listed = folder / "ImageSets" / "Main" / f"{split}.txt"
+    names = list(every) if split is None else _split(listed, every, "XML file in Annotations")
     parsed = {name: _objects(every[name]) for name in (names if class_names else every)}
     classes = class_names or tuple(sorted({written for _, objects in parsed.values() for written, _, _ in objects}))
     if not classes:
         raise UserError(f"No XML file in {annotations} has an object, so there are no classes.")
-    files = {file.stem: file for file in entries(images) if file.suffix.lower() in SUFFIXES}
+    files = _image_files(images, names)
     labels = {name: label for label, name in enumerate(classes)}
-    stated = [
-        _raw_annotation(files.get(name, images / f"{name}.jpg"), number, *parsed[name], labels)
-        for number, name in enumerate(names, start=1)
-    ]
+    stated = [_raw_annotation(files[name], number, *parsed[name], labels) for number, name in enumerate(names, start=1)]
     ids = tuple(range(1, len(classes) + 1))
     return collect(stated, class_names=classes, category_ids=ids, folder=images, rules=rules)
+
+
+def _read_masks(folder: Path, split: str | None, class_names: tuple[str, ...], rules: CleaningRules) -> Annotations:
+    """Masks with what follows from them."""
+    objects, classes, images = (folder / name for name in ("SegmentationObject", "SegmentationClass", "JPEGImages"))
+    for each in (objects, classes, images):
+        if not each.is_dir():
+            raise UserError(
+                f"There is no folder {each}; VOC has images in JPEGImages and masks in SegmentationObject and "
+                "SegmentationClass."
+            )
+    every = {file.stem: file for file in entries(objects) if file.suffix.lower() == ".png"}
+    if not every:
+        raise UserError(f"There are no PNG files in {objects}.")
+    listed = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
+    names = list(every) if split is None else _split(listed, every, "PNG file in SegmentationObject")
+    files = _image_files(images, names)
+
+    def raw(number: int, name: str) -> RawAnnotation:
+        of_class = classes / f"{name}.png"
+        return raw_of_masks(
+            files[name], number, every[name], of_class, classes_count=len(class_names), max_pixels=rules.max_pixels
+        )
+
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        stated = list(pool.map(raw, range(1, len(names) + 1), names))
+    ids = tuple(range(1, len(class_names) + 1))
+    return collect(stated, class_names=class_names, category_ids=ids, folder=images, rules=rules)
+
+
+def _image_files(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+    """The images of these names, of any suffix; a JPEG where there is none, which is then missing."""
+    files = {file.stem: file for file in entries(folder) if file.suffix.lower() in SUFFIXES}
+    return {name: files.get(name, folder / f"{name}.jpg") for name in names}
 
 
 # (class as written, corners, difficult)
 _Object = tuple[str, tuple[float, float, float, float], bool]
 
 
-def _split(path: Path, known: Container[str]) -> list[str]:
+def _split(path: Path, known: Container[str], what: str) -> list[str]:
+    """The names of a list, each of which has a ``what``."""
     names: list[str] = []
     for number, line in enumerate(text_lines(path, "The split"), start=1):
         name = line.strip()
         if not name:
             continue
         if name not in known:
-            raise UserError(f"{path}, line {number} names {shown(name)}, which has no XML file in Annotations.")
+            raise UserError(f"{path}, line {number} names {shown(name)}, which has no {what}.")
         names.append(name)
     if not names:
         raise UserError(f"The split {path} lists no images.")

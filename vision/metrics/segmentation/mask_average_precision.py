@@ -35,8 +35,8 @@ class TrueMasks(TrueImage, Protocol):
     """What predicted masks of an image are compared with."""
 
     @property
-    def masks(self) -> Sequence[Rle]:
-        """Of the n instances, crowds among them, each of the size of the image."""
+    def masks(self) -> Sequence[Rle] | None:
+        """Of the n instances, crowds among them, each of the size of the image; None where they were not read."""
         ...
 
 
@@ -86,8 +86,8 @@ def mask_scores(truth: MaskTruth, found: Sequence[ImageDetections]) -> CocoScore
     Raises:
       UserError: there are no images, two have the same id, a score is not finite, a class is invalid, or a mask is not
         of the size of its image.
-      ValueError: the numbers of images and of ``found`` differ, or those of masks and of scores or labels; detections
-        have no masks.
+      ValueError: the masks of an image were not read, or its detections have none; the numbers of images and of
+        ``found`` differ, or those of masks and of scores or labels.
     """
     return scores_of(truth, *_annotations(truth, found, boundaries=False), overlap="masks")
 
@@ -126,6 +126,8 @@ def _annotations(
     true_ones: list[dict[str, Any]] = []
     found_ones: list[dict[str, Any]] = []
     for image, each in zip(truth.images, found, strict=True):
+        if image.masks is None:
+            raise ValueError(f"the masks of the image {image.image_id} were not read")
         rows = zip(image.masks, image.labels.tolist(), image.area.tolist(), image.crowd.tolist(), strict=True)
         for mask, label, area, crowd in rows:
             entry = _entry(truth, image, mask, label, boundaries=boundaries)
