@@ -157,6 +157,63 @@ class PathAggregation(nn.Module):
         return [p3, p4, p5]
 
 
+def neck_levels(
+    image: Float[Array, "b h w 3"],
+    config: YoloConfig,
+    *,
+    norm: Norm,
+    other_backbone: Callable[..., nn.Module] | None,
+    train: bool,
+) -> list[Float[Array, "b _ _ _"]]:
+    """The neck's features of strides 8, 16 and 32, by submodules "backbone", "neck" and, of other backbones, "pool".
+
+    To be called within the compact method of a network, whose arguments these are (see :class:`Yolo`).
+
+    Raises:
+      UserError: sides that are not multiples of 32.
+    """
+    height, width = image.shape[1:3]
+    if height % STRIDES[-1] or width % STRIDES[-1]:
+        raise UserError(f"a detector takes images whose sides are multiples of 32, not {height}x{width}")
+    image = scaled(image, config.pixels)
+    conv = partial(yolo_conv, norm=norm, dtype=jnp.dtype(config.dtype))
+    if other_backbone is None:
+        levels: Any = CSPDarknet(config, conv, name="backbone")(image, train=train)
+    else:
+        backbone: Any = other_backbone(name="backbone")
+        found = backbone.levels(image, train=train)
+        pooled = PyramidPool(channels(config, 1024), conv=conv, name="pool")(found["c5"], train=train)
+        levels = [found["c3"], found["c4"], pooled]
+    neck: Any = PathAggregation(config, conv, name="neck")
+    return neck(levels, train=train)
+
+
+def anchor_outputs(
+    levels: list[Float[Array, "b _ _ _"]], config: YoloConfig, *, extra: int = 0
+) -> list[Float[Array, "b _ _ a _"]]:
+    """What a 1x1 convolution on each level predicts, float32 [b h/stride w/stride anchors (4 + 1 + classes + extra)].
+
+    By submodules "detect_3" to "detect_5" of the network in whose compact method it is called. Objectness and classes
+    begin with the probability ``config.prior``, the ``extra`` outputs of each anchor, the last ones, about 0.
+    """
+    size = 5 + config.classes + extra
+    # Lin et al. 2017, section 4.1: b = -log((1 - pi) / pi)
+    bias = np.zeros((config.anchors_per_cell, size), np.float32)
+    bias[:, 4 : 5 + config.classes] = -math.log((1 - config.prior) / config.prior)
+    outputs = []
+    for level, features in zip((3, 4, 5), levels, strict=True):
+        head = PointwiseConv(
+            config.anchors_per_cell * size,
+            use_bias=True,
+            bias_init=lambda key, shape, dtype=jnp.float32: jnp.asarray(bias.reshape(shape), dtype),
+            dtype=jnp.dtype(config.dtype),
+            name=f"detect_{level}",
+        )
+        raw = head(features).astype(jnp.float32)
+        outputs.append(raw.reshape(*raw.shape[:3], config.anchors_per_cell, size))
+    return outputs
+
+
 class Yolo(nn.Module):
     """Predict a box, an objectness and classes for each anchor of each cell, at three strides.
 
@@ -183,34 +240,5 @@ class Yolo(nn.Module):
         Raises:
           UserError: sides that are not multiples of 32.
         """
-        config = self.config
-        height, width = image.shape[1:3]
-        if height % STRIDES[-1] or width % STRIDES[-1]:
-            raise UserError(f"a detector takes images whose sides are multiples of 32, not {height}x{width}")
-        image = scaled(image, config.pixels)
-        dtype = jnp.dtype(config.dtype)
-        conv = partial(yolo_conv, norm=self.norm, dtype=dtype)
-        if self.other_backbone is None:
-            levels: Any = CSPDarknet(config, conv, name="backbone")(image, train=train)
-        else:
-            backbone: Any = self.other_backbone(name="backbone")
-            found = backbone.levels(image, train=train)
-            pooled = PyramidPool(channels(config, 1024), conv=conv, name="pool")(found["c5"], train=train)
-            levels = [found["c3"], found["c4"], pooled]
-        levels = PathAggregation(config, conv, name="neck")(levels, train=train)
-        size = 5 + config.classes
-        # Lin et al. 2017, section 4.1: b = -log((1 - pi) / pi)
-        bias = np.zeros((config.anchors_per_cell, size), np.float32)
-        bias[:, 4:] = -math.log((1 - config.prior) / config.prior)
-        predictions = []
-        for level, features in zip((3, 4, 5), levels, strict=True):
-            head = PointwiseConv(
-                config.anchors_per_cell * size,
-                use_bias=True,
-                bias_init=lambda key, shape, dtype=jnp.float32: jnp.asarray(bias.reshape(shape), dtype),
-                dtype=dtype,
-                name=f"detect_{level}",
-            )
-            raw = head(features).astype(jnp.float32)
-            predictions.append(raw.reshape(*raw.shape[:3], config.anchors_per_cell, size))
-        return predictions
+        levels = neck_levels(image, self.config, norm=self.norm, other_backbone=self.other_backbone, train=train)
+        return anchor_outputs(levels, self.config)

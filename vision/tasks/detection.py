@@ -16,9 +16,9 @@ from annotated_types import Interval
 from jaxtyping import Array, Bool, Float, Int
 
 from vision.models.yolo import STRIDES, YoloConfig
-from vision.ops.boxes import ciou, iou
+from vision.ops.boxes import ciou, clip_to_image, iou
 from vision.ops.resize import resize
-from vision.ops.suppression import non_maximum_suppression
+from vision.ops.suppression import Kept, non_maximum_suppression
 from vision.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from vision.tasks.anchor_assignment import Assignment, assign
 from vision.types import LossFn
@@ -200,25 +200,35 @@ def detection_loss(
 
     def loss(params, model_state, batch, *, key, step):
         del step
-        variables = {"params": params, **model_state}
-        if running_statistics:
-            raw: Any = network.apply(variables, batch["image"], train=False)
-        else:
-            how: Any = {"rngs": {"dropout": key}, "mutable": ["batch_stats"]}
-            raw, new = network.apply(variables, batch["image"], train=True, **how)
-            model_state = {**model_state, **new}
+        how: Any = {"key": key, "running_statistics": running_statistics}
+        raw, model_state = training_predictions(network, params, model_state, batch["image"], **how)
         found = detection_losses(raw, batch, model=model, config=config)
-        scalars = {name: found[name] for name in ("box", "objectness", "class", "anchor_recall")}
-        if "dropped_boxes" in batch:  # boxes of mosaics that found no slot
-            scalars["dropped_boxes"] = jnp.mean(batch["dropped_boxes"].astype(jnp.float32))
-        return found["loss"], (model_state, scalars)
+        return found.pop("loss"), (model_state, {**found, **dropped(batch)})
 
     return loss
 
 
+def training_predictions(
+    network: nn.Module, params: Any, model_state: Any, images: Array, *, key: Array, running_statistics: bool
+) -> tuple[Any, Any]:
+    """What the network predicts in training, and its state after it, which running statistics leave as it is."""
+    variables = {"params": params, **model_state}
+    if running_statistics:
+        return network.apply(variables, images, train=False), model_state
+    how: Any = {"rngs": {"dropout": key}, "mutable": ["batch_stats"]}
+    found, new = network.apply(variables, images, train=True, **how)
+    return found, {**model_state, **new}
+
+
+def dropped(batch: Mapping[str, Array]) -> dict[str, Float[Array, ""]]:
+    """The mean of "dropped_boxes", the boxes of mosaics that found no slot, where the batch has them."""
+    name = "dropped_boxes"
+    return {name: jnp.mean(batch[name].astype(jnp.float32))} if name in batch else {}
+
+
 @dataclass(frozen=True)
-class DetectorConfig:
-    """How detections are selected from the predictions of a network."""
+class SelectionConfig:
+    """Which predictions of a network are detections."""
 
     confidence: Fraction = 0.001
     """Scores below this are no detections; 0.001 for average precision, 0.25 for images."""
@@ -230,32 +240,75 @@ class DetectorConfig:
     """Number of the most confident boxes that take part in suppression; a box with two likely classes is two."""
     agnostic: bool = False
     """Whether boxes of different classes suppress each other too."""
+
+
+@dataclass(frozen=True)
+class DetectorConfig(SelectionConfig):
+    """How detections are selected from the predictions of a network."""
+
     flip_tta: bool = False
     """Test-time augmentation: add the detections of the image flipped left to right."""
     scales: tuple[PositiveFloat, ...] = ()
     """Test-time augmentation: add those of the image resized by these positive factors, to multiples of 32."""
 
 
-def after_nms(boxes: Float[Array, "b n 4"], scores: Float[Array, "b n k"], config: DetectorConfig) -> Detections:
-    """Detections after greedy non-maximum suppression of the most confident candidates, by class unless agnostic."""
-    classes = scores.shape[-1]
-    max_detections = min(config.candidates, scores.shape[1] * classes)
+class Chosen(NamedTuple):
+    """Pairs of a box and a class, the most confident first; only ``valid`` entries count, others are zeros."""
 
-    def of_image(boxes: Array, scores: Array) -> Detections:
-        best, place = jax.lax.top_k(scores.reshape(-1), max_detections)
-        near, labels = boxes[place // classes], (place % classes).astype(jnp.int32)
-        kept = non_maximum_suppression(
-            near,
-            best,
-            labels=None if config.agnostic else labels,
+    box: Int[Array, "b m"]
+    """Its place among the n boxes of its image."""
+    scores: Float[Array, "b m"]
+    labels: Int[Array, "b m"]
+    valid: Bool[Array, "b m"]
+
+
+def most_confident(scores: Float[Array, "b n k"], count: int) -> Chosen:
+    """The ``count`` pairs of a box and a class with the largest scores, or all; every one is valid."""
+    classes = scores.shape[-1]
+    flat = scores.reshape(len(scores), -1)
+    best, place = jax.lax.top_k(flat, min(count, flat.shape[1]))
+    return Chosen(place // classes, best, (place % classes).astype(jnp.int32), jnp.ones(best.shape, bool))
+
+
+def kept_only(among: Chosen, index: Int[Array, "b m"], valid: Bool[Array, "b m"]) -> Chosen:
+    """The entries at ``index`` of each image, where ``valid``."""
+    blank = lambda values: jnp.where(valid, jnp.take_along_axis(values, index, axis=1), 0)
+    return Chosen(blank(among.box), blank(among.scores), blank(among.labels), valid)
+
+
+def greedily(boxes: Float[Array, "b n 4"], scores: Float[Array, "b n k"], config: SelectionConfig) -> Chosen:
+    """What greedy non-maximum suppression keeps of the most confident candidates, by class unless agnostic."""
+    among = most_confident(scores, config.candidates)
+
+    def of_image(boxes: Array, among: Chosen) -> Kept:
+        return non_maximum_suppression(
+            boxes[among.box],
+            among.scores,
+            labels=None if config.agnostic else among.labels,
             iou_threshold=config.iou,
             score_threshold=config.confidence,
             max_detections=config.max_detections,
         )
-        blank = lambda x: jnp.where(kept.valid.reshape(-1, *[1] * (x.ndim - 1)), x[kept.index], 0)
-        return Detections(blank(near), blank(best), blank(labels), kept.valid)
 
-    return jax.vmap(of_image)(boxes, scores)
+    return kept_only(among, *jax.vmap(of_image)(boxes, among))
+
+
+def boxes_at(boxes: Float[Array, "b n 4"], chosen: Chosen) -> Float[Array, "b m 4"]:
+    """The box of each entry, zeros where it is not valid."""
+    return jnp.where(chosen.valid[..., None], jnp.take_along_axis(boxes, chosen.box[..., None], axis=1), 0.0)
+
+
+def after_nms(boxes: Float[Array, "b n 4"], scores: Float[Array, "b n k"], config: SelectionConfig) -> Detections:
+    """Detections after greedy non-maximum suppression of the most confident candidates, by class unless agnostic."""
+    chosen = greedily(boxes, scores, config)
+    return Detections(boxes_at(boxes, chosen), chosen.scores, chosen.labels, chosen.valid)
+
+
+def of_classes(scores: Float[Array, "b n k"], classes: Sequence[int] | None) -> Float[Array, "b n k"]:
+    """Scores of 0 for all but these classes; None for all."""
+    if classes is None:
+        return scores
+    return jnp.where(jnp.isin(jnp.arange(scores.shape[-1]), jnp.asarray(classes)), scores, 0.0)
 
 
 def candidates(network: nn.Module, model: YoloConfig, config: DetectorConfig) -> Callable[..., tuple[Array, Array]]:
@@ -282,10 +335,7 @@ def candidates(network: nn.Module, model: YoloConfig, config: DetectorConfig) ->
             boxes, scores = everything(variables, resize(images, (rows, columns)))
             found.append((boxes * jnp.array([width / columns, height / rows] * 2), scores))
         boxes, scores = (jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
-        if classes is not None:
-            scores = jnp.where(jnp.isin(jnp.arange(scores.shape[-1]), jnp.asarray(classes)), scores, 0.0)
-        limits = jnp.array([width, height, width, height], jnp.float32)
-        return jnp.clip(boxes, 0.0, limits), scores
+        return clip_to_image(boxes, width=width, height=height), of_classes(scores, classes)
 
     return predict
 
