@@ -284,7 +284,7 @@ def weights_source(config: SegmentationRunConfig, backbone: Backbone) -> Weights
 
 
 def semantic_data(config: SegmentationRunConfig) -> tuple[Data, Callable[[Split], ClassCounts]]:
-    """Images with a class for every pixel, those to test on with the truth at its own size; and how often classes are."""
+    """Images with a class for every pixel, those to test on with the truth at its own size; counts of classes."""
 
     @functools.cache
     def checked(split: Split) -> Source:
