@@ -8,12 +8,12 @@ from PIL import Image
 
 from vision.data.annotations.index_masks import VOID
 from vision.data.annotations.semantic_files import CITYSCAPES
+from vision.data.class_counts import class_counts
 from vision.data.content import content_of
 from vision.data.semantic import (
     PAD,
     SemanticConfig,
     class_colours,
-    class_counts,
     description,
     fitted_size,
     semantic_source,

@@ -10,7 +10,8 @@ from PIL import Image
 
 from experiments import segment_folder
 from vision.data.annotations.index_masks import mask_values
-from vision.data.semantic import class_counts, semantic_source
+from vision.data.class_counts import class_counts
+from vision.data.semantic import semantic_source
 from vision.errors import UserError
 from vision.launch import run as launcher
 from vision.launch import verbs
@@ -74,7 +75,7 @@ def test_classes_are_weighted_by_their_frequency():
     experiment = segmentation(config)
     values = experiment.initial_values()
     counts = class_counts(semantic_source(config.data, "train"), 3)
-    frequency = counts.pixels / counts.image_pixels
+    frequency = counts.pixels / counts.around
     np.testing.assert_allclose(values["constants/class_weights"], np.median(frequency) / frequency, rtol=1e-6)
     assert segmentation(TINY).initial_values is None
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_mask_rcnn import TINY
 
 from vision.errors import UserError
 from vision.models.instances.heads import Doubled
@@ -17,15 +18,6 @@ from vision.models.resnet import ResNetConfig
 from vision.parallel.sharding import path_name
 from vision.ranges import check_ranges
 
-TINY = MaskRcnnConfig(
-    classes=3,
-    backbone=ResNetConfig(depths=(1, 1, 1, 1), block="basic", width=8),
-    norm="batch",
-    channels=8,
-    box_width=16,
-    mask_width=8,
-    mask_depth=1,
-)
 PUBLISHED = MaskRcnnConfig(classes=90)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 from test_classifier_devices import tiny_arrays_are_sharded_too  # noqa: F401 - a fixture
 
-from vision.models.instances.mask_rcnn import SHARDING_RULES, MaskRcnn, MaskRcnnConfig
-from vision.models.resnet import ResNetConfig
+from tests.models.tiny_mask_rcnn import TINY
+from vision.models.instances.mask_rcnn import SHARDING_RULES, MaskRcnn
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.parallel.sharding import path_name
 from vision.tasks.instances import InstanceLossConfig, mask_rcnn_loss
@@ -20,23 +20,13 @@ from vision.train.state import network_state
 from vision.train.step import gradient
 
 SIDE, IMAGES, BOXES = 64, 8, 5
-MODEL = MaskRcnnConfig(
-    classes=3,
-    backbone=ResNetConfig(depths=(1, 1, 1, 1), block="basic", width=8, zero_init=False),
-    norm="batch",
-    channels=8,
-    box_width=16,
-    mask_width=8,
-    mask_depth=1,
-    anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0),
-)
 LOSS = InstanceLossConfig(proposals=ProposalConfig(before=12, after=10), anchors=32, regions=12, region_positive=0.5)
 
 
 def trained(devices):
     """(state, losses) after a step, on one device or on eight in every kind of division."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:1]) if devices == 1 else make_mesh(MeshConfig(fsdp=2, tensor=2))
-    model, optimizer = MaskRcnn(MODEL), optax.sgd(0.1)
+    model, optimizer = MaskRcnn(TINY), optax.sgd(0.1)
     compiler = Compiler(mesh, SHARDING_RULES)
 
     def init(key):

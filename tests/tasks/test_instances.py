@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.tiny_mask_rcnn import TINY
 from vision.errors import UserError
-from vision.models.instances.mask_rcnn import MaskRcnn, MaskRcnnConfig
-from vision.models.resnet import ResNetConfig
+from vision.models.instances.mask_rcnn import MaskRcnn
 from vision.parallel.sharding import path_name
 from vision.tasks.instances import (
     InstanceDetectorConfig,
@@ -19,16 +19,6 @@ from vision.tasks.instances import (
 )
 from vision.tasks.region_proposals import ProposalConfig
 
-TINY = MaskRcnnConfig(
-    classes=3,
-    backbone=ResNetConfig(depths=(1, 1, 1, 1), block="basic", width=8, zero_init=False),
-    norm="batch",
-    channels=8,
-    box_width=16,
-    mask_width=8,
-    mask_depth=1,
-    anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0),
-)
 # All anchors, so that the few of the coarse levels are among them
 FEW = InstanceLossConfig(
     proposals=ProposalConfig(before=20, after=16), anchors=2000, regions=24, region_positive=0.5, region_iou=0.4

@@ -43,7 +43,7 @@ from vision.data.dataset import Split, is_held_out
 from vision.data.image_file import MAX_PIXELS, opened, upright
 from vision.data.on_demand import OnDemandSource
 from vision.data.shapes.world import ShapesConfig, ShapesSource
-from vision.data.source import ArraySource, Record, Source, in_memory
+from vision.data.source import Record, Source, in_memory
 from vision.errors import UserError
 from vision.home import expanded
 from vision.ranges import ImageArea, NonNegativeInt, Pixels, PositiveInt, check_ranges
@@ -354,60 +354,3 @@ def _scenes(config: SemanticConfig, split: Split) -> OnDemandSource:
     fields = (*FIELDS, "truth", "truth_size") if split == "test" else FIELDS
     names = ("background", *scenes.config.shapes)
     return OnDemandSource(make, size=len(scenes), fields=fields, class_names=names)
-
-
-@dataclass(frozen=True)
-class ClassCounts:
-    """How often each class occurs in masks."""
-
-    pixels: Int[np.ndarray, " k"]
-    """Pixels of each class."""
-    images: Int[np.ndarray, " k"]
-    """Images that have the class."""
-    image_pixels: Int[np.ndarray, " k"]
-    """Pixels with a class of the images that have it, for median frequencies."""
-    void: int
-    """Pixels without a class, those outside of images left out."""
-    empty: int
-    """Images without a pixel that has a class."""
-    counted: int
-    """Images that were counted."""
-    total: int
-    """Images of the split."""
-
-    def text(self, names: Sequence[str]) -> str:
-        """In one line: "367 images, 8.5 % void; Sky 17.1 %, Building 24.0 %, ..."."""
-        known = int(self.pixels.sum())
-        shares = ", ".join(
-            f"{name} {count / max(known, 1):.2%}" for name, count in zip(names, self.pixels, strict=True)
-        )
-        which = (
-            f"{self.total:,} images"
-            if self.counted == self.total
-            else f"the first {self.counted:,} of {self.total:,} images"
-        )
-        empty = f", {self.empty} without any class" if self.empty else ""
-        return f"{which}, {self.void / max(known + self.void, 1):.1%} void{empty}; of the rest {shares}"
-
-
-COUNTED = 500
-"""Images whose masks are counted where they are decoded or rendered for it."""
-
-
-def class_counts(source: Source, classes: int) -> ClassCounts:
-    """Frequencies of the classes, of all images that are in memory, or of the first `COUNTED` of others."""
-    counted = len(source)
-    if not isinstance(source, ArraySource) or isinstance(source, OnDemandSource):
-        counted = min(counted, COUNTED)
-    pixels, images, image_pixels = (np.zeros(classes, np.int64) for _ in range(3))
-    void = empty = 0
-    for record in map(source.__getitem__, range(counted)):
-        height, width = (int(side) for side in record["size"])
-        count = np.bincount(np.asarray(record["semantic"])[:height, :width].reshape(-1), minlength=256)
-        own, known = count[:classes], int(count[:classes].sum())
-        pixels += own
-        images += own > 0
-        image_pixels += np.where(own > 0, known, 0)
-        void += int(count[VOID])
-        empty += known == 0
-    return ClassCounts(pixels, images, image_pixels, void, empty, counted, len(source))

@@ -1,15 +1,17 @@
 """Counts beyond 2**31 on devices, whose integers have 32 bits: of pixels, of which two thousand images have as many."""
 
-from typing import Any
+from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 LARGEST_TERM = 2**30
 """What `plus` can add at once."""
 _BITS = 30
+T = TypeVar("T")
 
 
 class WideCount(struct.PyTreeNode):
@@ -35,9 +37,16 @@ def plus(total: WideCount, term: Int[Array, "..."]) -> WideCount:
     return _carried(total.high, total.low + term)
 
 
-def together(one: WideCount, other: WideCount) -> WideCount:
-    """The merged counts of two disjoint sets."""
-    return _carried(one.high + other.high, one.low + other.low)
+def plus_true(total: WideCount, rows: Bool[Array, "..."]) -> WideCount:
+    """The count [] after adding how many of at most 2**30 values are true."""
+    return plus(total, jnp.sum(rows, dtype=jnp.int32))
+
+
+def together(one: T, other: T) -> T:
+    """The merged counts of two disjoint sets: of trees whose leaves are `WideCount` or arrays, which are added."""
+    is_wide = lambda leaf: isinstance(leaf, WideCount)
+    merged = lambda a, b: _carried(a.high + b.high, a.low + b.low) if is_wide(a) else a + b
+    return jax.tree.map(merged, one, other, is_leaf=is_wide)
 
 
 def value(total: WideCount) -> Any:

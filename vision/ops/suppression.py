@@ -124,11 +124,7 @@ def matrix_nms(
       score_threshold: boxes with a decayed score below it are dropped.
       max_detections: maximum number of boxes to keep.
     """
-    boxes, scores, labels = _candidates(boxes, scores, labels, score_threshold, multiple=_BLOCK)
-    ranked, order = lax.top_k(scores, len(scores))
-    boxes, labels = boxes[order], labels[order]
-    overlap = lambda i, j: _overlap(_block(boxes, i), _block(labels, i), _block(boxes, j), _block(labels, j))
-    return _decayed(ranked, order, overlap, decay, score_threshold, max_detections)
+    return _matrix_nms(boxes, scores, labels, pairwise_iou, decay, score_threshold, max_detections)
 
 
 def mask_matrix_nms(
@@ -153,19 +149,15 @@ def mask_matrix_nms(
       score_threshold: masks with a decayed score below it are dropped.
       max_detections: maximum number of masks to keep.
     """
-    flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2])
-    flat, scores, labels = _candidates(flat, scores, labels, score_threshold, multiple=_BLOCK)
-    ranked, order = lax.top_k(scores, len(scores))
-    flat, labels = flat[order], labels[order]
 
-    def overlap(i, j):
-        one, other = (_block(flat, k).astype(jnp.float32) for k in (i, j))
+    def overlaps(one, other):
+        one, other = one.astype(jnp.float32), other.astype(jnp.float32)
         shared = one @ other.T
         union = jnp.sum(one, axis=1)[:, None] + jnp.sum(other, axis=1) - shared
-        same = _block(labels, i)[:, None] == _block(labels, j)
-        return jnp.where(same, shared / jnp.maximum(union, 1.0), 0.0)
+        return shared / jnp.maximum(union, 1.0)
 
-    return _decayed(ranked, order, overlap, decay, score_threshold, max_detections)
+    flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2])
+    return _matrix_nms(flat, scores, labels, overlaps, decay, score_threshold, max_detections)
 
 
 def soft_nms(
@@ -214,16 +206,25 @@ def _block(x: Array, block: Array) -> Array:
     return lax.dynamic_slice_in_dim(x, block * _BLOCK, _BLOCK)
 
 
-def _decayed(
-    ranked: Float[Array, " n"],
-    order: Int[Array, " n"],
-    overlap: Callable[[Array, Array], Float[Array, "_ _"]],
+def _matrix_nms(
+    items: Shaped[Array, "n k"],
+    scores: Float[Array, " n"],
+    labels: Int[Array, " n"] | None,
+    overlaps: Callable[[Array, Array], Float[Array, "_ _"]],
     decay: Decay,
     threshold: Number,
     max_detections: int,
 ) -> Rescored:
-    """The matrix of Matrix NMS, block by block: scores in descending order, and the overlaps of blocks i and j."""
-    n = len(ranked)
+    """Matrix NMS of boxes or flat masks by the ``overlaps`` of two blocks of them, block by block."""
+    items, scores, labels = _candidates(items, scores, labels, threshold, multiple=_BLOCK)
+    n = len(scores)
+    ranked, order = lax.top_k(scores, n)
+    items, labels = items[order], labels[order]
+
+    def overlap(i, j):
+        same = _block(labels, i)[:, None] == _block(labels, j)
+        return jnp.where(same, overlaps(_block(items, i), _block(items, j)), 0.0)
+
     put = lambda x, block, part: lax.dynamic_update_slice_in_dim(x, part, block * _BLOCK, axis=0)
 
     def smallest(overlap, own):

@@ -13,6 +13,7 @@ from jaxtyping import Array, Key, UInt8
 
 from vision.data.annotations.index_masks import VOID
 from vision.data.augment.masks import MaskAugmentConfig, mask_augment
+from vision.data.class_counts import ClassCounts, class_counts, median_frequency
 from vision.data.content import content_of
 from vision.data.dataset import Split, check_classes
 from vision.data.image_data import Data, HostBatch, process_share
@@ -22,7 +23,6 @@ from vision.data.semantic import (
     PAD,
     SemanticConfig,
     class_colours,
-    class_counts,
     description,
     semantic_source,
     unread_source,
@@ -51,7 +51,6 @@ from vision.recipes.backbones import Backbone, classifier_backbone, classifier_b
 from vision.recipes.classifiers import ClassifierConfig
 from vision.recipes.run_config import RunConfig
 from vision.report.boxes import class_colours as distinct_colours
-from vision.tasks.class_frequency import ClassPixels, median_frequency
 from vision.tasks.segmentation import SegmentationLossConfig, segmentation_loss
 from vision.tasks.segmentation import check as check_loss
 from vision.tasks.segmenter import SegmenterConfig, segmenter
@@ -182,7 +181,7 @@ def segmentation(config: SegmentationRunConfig) -> Experiment:
         raise UserError(f"crop is a height and a width, not {len(config.crop)} numbers")
     canvas = (config.data.height, config.data.width)
     height, width = config.crop or canvas
-    data = semantic_data(config)
+    data, counts = semantic_data(config)
     fill = tuple(value / 127.5 - 1.0 for value in PAD)
 
     def prepare(batch: Batch, *, key: Key[Array, ""]) -> Batch:
@@ -219,7 +218,7 @@ def segmentation(config: SegmentationRunConfig) -> Experiment:
         inference=functools.partial(inference, config, segment),
         labelled=True,
         weights=weights_source(config, backbone),
-        statistics=functools.partial(class_weights, config, data) if weighted else None,
+        statistics=(lambda: {WEIGHTS: median_frequency(counts("train"))}) if weighted else None,
         rules=(*SHARDING_RULES, *backbone.rules),
         evaluation_only=("segmenter.", "data.test", "data.max_pixels"),
     )
@@ -238,12 +237,6 @@ def weighted_loss(model: Segmenter, config: SegmentationRunConfig) -> LossFn:
         return own(params, model_state, batch, key=key, step=step)
 
     return loss
-
-
-def class_weights(config: SegmentationRunConfig, data: Data) -> Mapping[str, np.ndarray]:
-    """Weights of the classes by their frequency in the training set."""
-    counts = class_counts(data.source("train"), config.classes)
-    return {WEIGHTS: median_frequency(ClassPixels(counts.pixels, counts.image_pixels))}
 
 
 def averages(state: TrainState) -> Any:
@@ -290,15 +283,24 @@ def weights_source(config: SegmentationRunConfig, backbone: Backbone) -> Weights
     )
 
 
-def semantic_data(config: SegmentationRunConfig) -> Data:
-    """Images in a canvas with a class for every pixel; those to test on with the truth at its own size."""
+def semantic_data(config: SegmentationRunConfig) -> tuple[Data, Callable[[Split], ClassCounts]]:
+    """Images with a class for every pixel, those to test on with the truth at its own size; counts of classes."""
+
+    @functools.cache
+    def checked(split: Split) -> Source:
+        opened = semantic_source(config.data, split)
+        check_classes(opened, config.classes, option="--classes")
+        return opened
+
+    @functools.cache
+    def counts(split: Split) -> ClassCounts:
+        return class_counts(checked(split), config.classes)
 
     @functools.cache
     def source(split: Split) -> Source:
-        opened = semantic_source(config.data, split)
-        check_classes(opened, config.classes, option="--classes")
+        opened = checked(split)
         if is_first() and config.data.name != "shapes":
-            print(f"{split}: {class_counts(opened, config.classes).text(opened.class_names)}", file=sys.stderr)
+            print(f"{split}: {counts(split).text(opened.class_names)}", file=sys.stderr)
         return opened
 
     def train_batches(
@@ -310,7 +312,7 @@ def semantic_data(config: SegmentationRunConfig) -> Data:
             yield {name: batch[name] for name in FIELDS}
 
     height, width, shape = config.data.height, config.data.width, jax.ShapeDtypeStruct
-    return Data(
+    data = Data(
         sample={
             "image": shape((height, width, 3), jnp.uint8),
             "semantic": shape((height, width), jnp.uint8),
@@ -327,6 +329,7 @@ def semantic_data(config: SegmentationRunConfig) -> Data:
             world(config.data, split) if config.data.name == "shapes" else unread_source(config.data, split)
         ),
     )
+    return data, counts
 
 
 def prediction(

@@ -8,13 +8,14 @@ instead of a frame: predicted ones in the colour of their class, which also cove
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from vision.ops.outlines import mask_outline
+from vision.report import lettering
+from vision.report.lettering import Font, cut
 
 # Okabe and Ito (2008) without black: distinguishable with any colour vision
 _PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0), (86, 180, 233), (204, 121, 167), (240, 228, 66))
@@ -26,7 +27,6 @@ _GAP = 12  # pixels between and around the tiles of a sheet
 _CAPTION_FONT, _LINE = 13, 17
 _MAX_IN_LEGEND = 20
 
-_Font = ImageFont.FreeTypeFont
 _Area = tuple[float, float, float, float]
 
 
@@ -114,7 +114,7 @@ def boxes_sheet(
     """
     if not sections or columns < 1 or tile < 1:
         raise ValueError(f"A sheet of {len(sections)} sections in {columns} columns of {tile} pixels is empty.")
-    font, bold = _font(_CAPTION_FONT), _font(_CAPTION_FONT, bold=True)
+    font, bold = lettering.font(_CAPTION_FONT), lettering.font(_CAPTION_FONT, bold=True)
     columns = max(1, min(columns, max(len(images) for _, images in sections)))
     width = max(_GAP + columns * (tile + _GAP), 480)
     blocks = [_legend(class_names, width, font)]
@@ -139,7 +139,7 @@ def _rendered(image: Image.Image, marked: ImageWithBoxes, scale: float, class_na
     """Draws on ``image``, which is that of ``marked`` at another scale."""
     longer = max(image.size)
     line = max(2, round(longer / 320))
-    font = _font(max(_SMALLEST_FONT, round(longer / 42)))
+    font = lettering.font(max(_SMALLEST_FONT, round(longer / 42)))
     colours = [(*colour,) for colour in class_colours(len(class_names)).tolist()]
     if marked.predicted_masks is not None:
         chosen = [colours[label] for label in marked.predicted_labels.tolist()]
@@ -213,7 +213,7 @@ def _tag(
     box: Sequence[float],
     texts: Sequence[str],
     colour: tuple[int, ...],
-    font: _Font,
+    font: Font,
     placed: list[_Area],
 ) -> None:
     """Draws the first of the texts that fits at its box without overlapping ``placed`` tags."""
@@ -244,7 +244,7 @@ def _readable(colour: Sequence[int]) -> tuple[int, int, int]:
     return (0, 0, 0) if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else (255, 255, 255)
 
 
-def _cell(marked: ImageWithBoxes, class_names: Sequence[str], tile: int, font: _Font, bold: _Font) -> Image.Image:
+def _cell(marked: ImageWithBoxes, class_names: Sequence[str], tile: int, font: Font, bold: Font) -> Image.Image:
     """An image with its boxes, with its caption below."""
     height, width = marked.image.shape[:2]
     scale = tile / max(height, width)
@@ -256,11 +256,11 @@ def _cell(marked: ImageWithBoxes, class_names: Sequence[str], tile: int, font: _
     draw = ImageDraw.Draw(cell)
     for number, text in enumerate(marked.caption):
         style, colour = (bold, _INK) if number == 0 else (font, _PALE)
-        draw.text((0, size[1] + 3 + number * _LINE), _cut(text, style, tile), fill=colour, font=style)
+        draw.text((0, size[1] + 3 + number * _LINE), cut(text, style, tile), fill=colour, font=style)
     return cell
 
 
-def _legend(class_names: Sequence[str], width: int, font: _Font) -> Image.Image:
+def _legend(class_names: Sequence[str], width: int, font: Font) -> Image.Image:
     """The meaning of frames and, for few classes, of colours."""
     pieces: list[tuple[str, tuple[int, ...], str]] = [("found", _PALE, "solid"), ("true", _PALE, "dashed")]
     if len(class_names) <= _MAX_IN_LEGEND:
@@ -281,28 +281,11 @@ def _legend(class_names: Sequence[str], width: int, font: _Font) -> Image.Image:
             _dashed(draw, swatch, colour, 1, 4)
         else:
             draw.rectangle(swatch, outline=colour, fill=colour if kind == "filled" else None, width=2)
-        draw.text((x + 26, y), _cut(text, font, width - x - 26 - _GAP), fill=_INK, font=font)
+        draw.text((x + 26, y), cut(text, font, width - x - 26 - _GAP), fill=_INK, font=font)
     return legend
 
 
-def _heading(text: str, width: int, bold: _Font) -> Image.Image:
+def _heading(text: str, width: int, bold: Font) -> Image.Image:
     heading = Image.new("RGB", (width, _LINE + 10), "white")
-    ImageDraw.Draw(heading).text((_GAP, 2), _cut(text, bold, width - 2 * _GAP), fill=_INK, font=bold)
+    ImageDraw.Draw(heading).text((_GAP, 2), cut(text, bold, width - 2 * _GAP), fill=_INK, font=bold)
     return heading
-
-
-def _cut(text: str, font: _Font, width: float) -> str:
-    """The text, or as much of its start as fits with an ellipsis."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}…") > width:
-        text = text[:-1]
-    return f"{text.rstrip()}…"
-
-
-def _font(size: int, *, bold: bool = False) -> _Font:
-    """DejaVu Sans, which is part of matplotlib and has most alphabets."""
-    import matplotlib
-
-    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
-    return ImageFont.truetype(str(file), size)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from vision.atomic import write_atomically
+from vision.report import lettering
+from vision.report.lettering import broken
 
 _TILE = 128  # pixels: the largest side of enlarged images
 _SMALL = 64  # pixels: images up to this side are enlarged
@@ -65,14 +67,14 @@ def sample_grid(
     if row_titles is not None and len(row_titles) != rows:
         raise ValueError(f"{len(row_titles)} row titles for {rows} rows: give one for each.")
 
-    font = ImageFont.load_default(_FONT_SIZE)
-    titles = [_wrapped(text, font, _TITLE_WIDTH, _CAPTION_LINES) for text in row_titles or ()]
+    font = lettering.font(_FONT_SIZE)
+    titles = [broken(text, font, _TITLE_WIDTH, _CAPTION_LINES) for text in row_titles or ()]
     title_width = 0
     if titles:
         title_width = 8 + round(max(font.getlength(line) for lines in titles for line in lines))
     if scale is None:
         scale = _chosen_scale(height, width, columns, padding, title_width)
-    texts = [_wrapped(text, font, scale * width, _CAPTION_LINES) for text in captions or ()]
+    texts = [broken(text, font, scale * width, _CAPTION_LINES) for text in captions or ()]
     text_height = _LINE_HEIGHT * max(map(len, texts)) if texts else 0
 
     step_y, step_x = scale * height + text_height + padding, scale * width + padding
@@ -120,29 +122,3 @@ def _chosen_scale(height: int, width: int, columns: int, padding: int, title_wid
         return 1
     by_grid = (_WIDEST - title_width - padding * (columns + 1)) // (columns * width)
     return max(1, min(_TILE // side, by_grid))
-
-
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, max_lines: int) -> list[str]:
-    """Breaks ``text`` at spaces into at most ``max_lines`` lines of ``width`` pixels and truncates the rest."""
-    lines = [""]
-    words = text.split()
-    for i, word in enumerate(words):
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-        elif len(lines) == max_lines:
-            lines[-1] = " ".join([lines[-1], *words[i:]])
-            break
-        elif lines[-1]:
-            lines.append(word)
-        else:
-            lines[-1] = word
-    return [_cut(line, font, width) for line in lines]
-
-
-def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text.rstrip() + "..."

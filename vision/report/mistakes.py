@@ -2,20 +2,22 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from vision.report import lettering
+from vision.report.lettering import Font, broken, cut
 
 _TILE = 160  # pixels: the largest side of an enlarged or reduced image
 _GAP = 12  # pixels between and around tiles
 _FONT_SIZE, _LINE = 13, 17
 _BAR_HEIGHT, _GUESS_LINE = 4, 24
+_TITLE_LINES = 4
 _INK, _PALE, _TRUE, _WRONG = (34, 34, 34), (110, 110, 110), (0, 114, 178), (190, 70, 0)
 _BAR, _TRACK = (86, 150, 200), (232, 232, 232)
 
-_Font = ImageFont.FreeTypeFont
 _Piece = tuple[str, tuple[int, int, int]]  # a text and its RGB colour
 
 
@@ -72,7 +74,7 @@ def mistakes_sheet(
         raise ValueError(f"A sheet of {columns} columns is empty.")
     if np.any(truths == predictions):
         raise ValueError("An image on the sheet of mistakes is predicted right.")
-    font, bold = _font(), _font(bold=True)
+    font, bold = lettering.font(_FONT_SIZE), lettering.font(_FONT_SIZE, bold=True)
     if not len(images):
         return _titled([], 1, f"no mistakes among {total:,} images", bold)
     if class_names and max(truths.max(), predictions.max()) >= len(class_names):
@@ -111,7 +113,7 @@ def prediction_sheet(
         raise ValueError(
             f"{len(images)} images, {len(top)} lists of predictions and {len(titles)} titles do not match."
         )
-    font, bold = _font(), _font(bold=True)
+    font, bold = lettering.font(_FONT_SIZE), lettering.font(_FONT_SIZE, bold=True)
     guesses = max(map(len, top))
     cells = [
         _guessed(_fitted(image), list(of), titles[i] if titles else None, guesses, font, bold)
@@ -120,19 +122,19 @@ def prediction_sheet(
     return _titled(cells, columns, "", bold)
 
 
-def _mistake(truth: str, guess: str, confidence: str, font: _Font) -> list[list[_Piece]]:
+def _mistake(truth: str, guess: str, confidence: str, font: Font) -> list[list[_Piece]]:
     """The caption on one line if it fits, else the two names on separate lines, at most two each."""
     one = [(truth, _TRUE), (" → ", _PALE), (guess, _WRONG), (f" {confidence}", _PALE)]
     if font.getlength("".join(text for text, _ in one)) <= _TILE:
         return [one]
-    guesses = _broken(guess, font, _TILE - font.getlength(f"→  {confidence}"), 2)
-    lines = [[(line, _TRUE)] for line in _broken(truth, font, _TILE, 2)] + [[(line, _WRONG)] for line in guesses]
+    guesses = broken(guess, font, _TILE - font.getlength(f"→  {confidence}"), 2)
+    lines = [[(line, _TRUE)] for line in broken(truth, font, _TILE, 2)] + [[(line, _WRONG)] for line in guesses]
     lines[-len(guesses)].insert(0, ("→ ", _PALE))
     lines[-1].append((f" {confidence}", _PALE))
     return lines
 
 
-def _captioned(tile: Image.Image, lines: list[list[_Piece]], height: int, font: _Font) -> Image.Image:
+def _captioned(tile: Image.Image, lines: list[list[_Piece]], height: int, font: Font) -> Image.Image:
     """An image centred in its cell with its caption below, with room for ``height`` lines."""
     cell = Image.new("RGB", (_TILE, _TILE + 3 + height * _LINE), "white")
     cell.paste(tile, ((_TILE - tile.width) // 2, _TILE - tile.height))
@@ -146,21 +148,21 @@ def _captioned(tile: Image.Image, lines: list[list[_Piece]], height: int, font: 
 
 
 def _guessed(
-    tile: Image.Image, guesses: list[tuple[str, float]], title: str | None, rows: int, font: _Font, bold: _Font
+    tile: Image.Image, guesses: list[tuple[str, float]], title: str | None, rows: int, font: Font, bold: Font
 ) -> Image.Image:
     """A title, an image, and a line and a bar for each prediction."""
     above = 0 if title is None else _LINE + 2
     cell = Image.new("RGB", (_TILE, above + _TILE + 4 + rows * _GUESS_LINE), "white")
     draw = ImageDraw.Draw(cell)
     if title is not None:
-        draw.text((0, 0), _cut(title, font, _TILE, front=True), fill=_PALE, font=font)
+        draw.text((0, 0), cut(title, font, _TILE, front=True), fill=_PALE, font=font)
     cell.paste(tile, ((_TILE - tile.width) // 2, above + (_TILE - tile.height) // 2))
     for k, (name, probability) in enumerate(guesses):
         y = above + _TILE + 4 + k * _GUESS_LINE
         style = bold if k == 0 else font
         number = f"{probability:.2f}"
         edge = _TILE - font.getlength(number)
-        draw.text((0, y), _cut(name, style, edge - 6), fill=_INK, font=style)
+        draw.text((0, y), cut(name, style, edge - 6), fill=_INK, font=style)
         draw.text((edge, y), number, fill=_PALE, font=font)
         bar = y + _GUESS_LINE - _BAR_HEIGHT - 3
         draw.rectangle((0, bar, _TILE - 1, bar + _BAR_HEIGHT - 1), fill=_TRACK)
@@ -170,12 +172,12 @@ def _guessed(
     return cell
 
 
-def _titled(cells: list[Image.Image], columns: int, title: str, bold: _Font) -> UInt8[np.ndarray, "H W 3"]:
+def _titled(cells: list[Image.Image], columns: int, title: str, bold: Font) -> UInt8[np.ndarray, "H W 3"]:
     """Cells of one size row by row below a title, which is wrapped to the width of the sheet."""
     columns = min(columns, max(len(cells), 1))
     width, height = cells[0].size if cells else (2 * _TILE, 0)
     sheet_width = _GAP + columns * (width + _GAP)
-    lines = _broken(title, bold, sheet_width - 2 * _GAP) if title else []
+    lines = broken(title, bold, sheet_width - 2 * _GAP, _TITLE_LINES) if title else []
     top = _GAP + len(lines) * _LINE + (6 if lines and cells else 0)
     rows = math.ceil(len(cells) / columns)
     sheet = Image.new("RGB", (sheet_width, top + rows * (height + _GAP) + (0 if cells else _GAP)), "white")
@@ -199,36 +201,3 @@ def _fitted(image: UInt8[np.ndarray, "h w c"]) -> Image.Image:
         return tile.resize((tile.width * factor, tile.height * factor), Image.Resampling.NEAREST)
     size = (max(1, round(side * _TILE / longer)) for side in tile.size)
     return tile.resize((next(size), next(size)), Image.Resampling.LANCZOS)
-
-
-def _font(*, bold: bool = False) -> _Font:
-    """DejaVu Sans, which is part of matplotlib and, unlike Pillow's font, has an arrow and most alphabets."""
-    import matplotlib
-
-    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
-    return ImageFont.truetype(str(file), _FONT_SIZE)
-
-
-def _broken(text: str, font: _Font, width: float, max_lines: int = 4) -> list[str]:
-    """At most ``max_lines`` lines of at most ``width`` pixels, broken at spaces; longer text is truncated."""
-    lines = [""]
-    words = text.split()
-    for i, word in enumerate(words):
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width or not lines[-1]:
-            lines[-1] = longer
-        elif len(lines) < max_lines:
-            lines.append(word)
-        else:
-            lines[-1] = " ".join([lines[-1], *words[i:]])
-            break
-    return [_cut(line, font, width) for line in lines]
-
-
-def _cut(text: str, font: _Font, width: float, *, front: bool = False) -> str:
-    """The text, truncated at the end (or at the ``front``) with an ellipsis if it is too long."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}…") > width:
-        text = text[1:] if front else text[:-1]
-    return f"…{text.lstrip()}" if front else f"{text.rstrip()}…"

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from vision.report import lettering
+from vision.report.lettering import Font, cut
 
 _INK, _PALE = (34, 34, 34), (110, 110, 110)
 _RIGHT, _WRONG, _VOID = (226, 232, 236), (213, 94, 0), (70, 70, 70)
@@ -92,7 +95,7 @@ def segmentation_sheet(
     """
     if not images:
         raise ValueError("A sheet of no images is empty.")
-    font, bold = _font(), _font(bold=True)
+    font, bold = lettering.font(_FONT_SIZE), lettering.font(_FONT_SIZE, bold=True)
     rows = [_row(each, colours, font, void=void) for each in images]
     width = max(_GAP + max(row.width for row in rows), 480)
     blocks = [_titled(title, width, bold), _legend(list(class_names), colours, width, font), *rows]
@@ -115,7 +118,7 @@ def labelled_overlay(
     names = [str(class_names[label]) for label in present]
     own = colours[present]
     width = max(shown.width, 240)
-    legend = _legend(names, own, width, _font())
+    legend = _legend(names, own, width, lettering.font(_FONT_SIZE))
     out = Image.new("RGB", (width, shown.height + legend.height), "white")
     out.paste(shown, (0, 0))
     out.paste(legend, (0, shown.height))
@@ -172,7 +175,7 @@ def _factor(image: UInt8[np.ndarray, "h w 3"]) -> int:
     return max(1, math.ceil(_SMALLEST / max(image.shape[:2])))
 
 
-def _row(each: SegmentedImage, colours: Colours, font: ImageFont.FreeTypeFont, *, void: int) -> Image.Image:
+def _row(each: SegmentedImage, colours: Colours, font: Font, *, void: int) -> Image.Image:
     tiles = {"image": each.image}
     if each.truth is not None:
         tiles["truth"] = overlay(each.image, each.truth, colours)
@@ -187,17 +190,17 @@ def _row(each: SegmentedImage, colours: Colours, font: ImageFont.FreeTypeFont, *
         x = _GAP + column * (width + _GAP)
         row.paste(Image.fromarray(tile).resize((width, height), Image.Resampling.NEAREST), (x, 0))
         text = each.caption if column == 0 and each.caption else name
-        draw.text((x, height + 1), _cut(text, font, width), fill=_PALE, font=font)
+        draw.text((x, height + 1), cut(text, font, width), fill=_PALE, font=font)
     return row
 
 
-def _titled(title: str, width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
+def _titled(title: str, width: int, font: Font) -> Image.Image:
     block = Image.new("RGB", (width, _GAP + _LINE + 4), "white")
-    ImageDraw.Draw(block).text((_GAP, _GAP - 2), _cut(title, font, width - 2 * _GAP), fill=_INK, font=font)
+    ImageDraw.Draw(block).text((_GAP, _GAP - 2), cut(title, font, width - 2 * _GAP), fill=_INK, font=font)
     return block
 
 
-def _legend(class_names: Sequence[str], colours: Colours, width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
+def _legend(class_names: Sequence[str], colours: Colours, width: int, font: Font) -> Image.Image:
     """Squares of colour with names, in as many lines as are necessary."""
     names = list(class_names[:_MAX_IN_LEGEND])
     items: list[tuple[str, tuple[int, ...]]] = [
@@ -219,19 +222,3 @@ def _legend(class_names: Sequence[str], colours: Colours, width: int, font: Imag
         draw.rectangle((left, top + 2, left + _SWATCH, top + 2 + _SWATCH), fill=colour, outline=(150, 150, 150))
         draw.text((left + _SWATCH + 5, top), name, fill=_INK, font=font)
     return block
-
-
-def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
-
-
-def _font(*, bold: bool = False) -> ImageFont.FreeTypeFont:
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    import matplotlib
-
-    folder = f"{matplotlib.get_data_path()}/fonts/ttf"
-    return ImageFont.truetype(f"{folder}/{name}", _FONT_SIZE)

@@ -138,7 +138,7 @@ def segmentation_loss(
       config: the terms.
       classes: k, the number of classes of the data.
       ignore: the value of void pixels; None if there are none.
-      class_weights: as ``config.class_weights`` wants them (`vision.tasks.class_frequency`), None for none.
+      class_weights: as ``config.class_weights`` wants them (`vision.data.class_counts`), None for none.
 
     Raises:
       UserError: a value of the configuration is out of range, has no effect, or contradicts another; when called, the

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vision.errors import UserError
 from vision.metrics import wide_count
-from vision.metrics.segmentation.confusion import pixels_of, refuse_unknown
+from vision.metrics.segmentation.confusion import pixels_of, refuse_few, refuse_unknown
 from vision.ops.outlines import BOUNDARY_RATIO, label_outlines
 
 _VOID = -1
@@ -74,8 +74,7 @@ class BoundaryScores:
 
 def init(classes: int) -> BoundarySums:
     """Counts of no images. Raises ``UserError`` below two classes."""
-    if classes < 2:
-        raise UserError(f"a segmentation is evaluated on at least 2 classes, not {classes}: add the background")
+    refuse_few(classes)
     none = jnp.zeros((), jnp.int32)
     return BoundarySums(none, wide_count.zero(classes), wide_count.zero(classes), wide_count.zero(), wide_count.zero())
 
@@ -114,22 +113,18 @@ def update(
 
     shared = counts(true, on_true & on_found & (true == found))
     either = counts(true, on_true) + counts(found, on_found) - shared
-    more = jnp.int32(len(truth)) if mask is None else jnp.sum(mask, dtype=jnp.int32)
-    plus = lambda total, rows: wide_count.plus(total, jnp.sum(rows, dtype=jnp.int32))
     return BoundarySums(
-        images=sums.images + more,
+        images=sums.images + pixels.images,
         shared=wide_count.plus(sums.shared, shared),
         either=wide_count.plus(sums.either, either),
-        not_class=plus(sums.not_class, pixels.not_class),
-        unknown=plus(sums.unknown, pixels.unknown),
+        not_class=wide_count.plus_true(sums.not_class, pixels.not_class),
+        unknown=wide_count.plus_true(sums.unknown, pixels.unknown),
     )
 
 
 def merge(one: BoundarySums, other: BoundarySums) -> BoundarySums:
     """The merged counts of two disjoint sets of images."""
-    names = ("shared", "either", "not_class", "unknown")
-    added = {name: wide_count.together(getattr(one, name), getattr(other, name)) for name in names}
-    return BoundarySums(images=one.images + other.images, **added)
+    return wide_count.together(one, other)
 
 
 def compute(sums: BoundarySums) -> BoundaryScores:

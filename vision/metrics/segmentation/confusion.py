@@ -122,6 +122,8 @@ _SCALARS = ("mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_i
 class Pixels(NamedTuple):
     """How the pixels of a batch count: each is in at most one group, those of masked images in none."""
 
+    images: Int[Array, ""]
+    """How many images are not masked."""
     valid: Bool[Array, "b h w"]
     """Both truth and prediction are classes."""
     void: Bool[Array, "b h w"]
@@ -147,19 +149,18 @@ def pixels_of(
     """
     if truth.size > wide_count.LARGEST_TERM:
         raise UserError(f"a batch of {truth.size:,} pixels is too large to be counted: evaluate smaller batches")
-    counted = jnp.ones(truth.shape, bool)
-    if mask is not None:
-        counted &= mask[:, None, None]
+    shown = jnp.ones(len(truth), bool) if mask is None else mask
+    counted = jnp.broadcast_to(shown[:, None, None], truth.shape)
     void = counted & (truth == ignore) if ignore is not None else jnp.zeros(truth.shape, bool)
     known = counted & ~void & (truth >= 0) & (truth < classes)
     found = (predicted >= 0) & (predicted < classes)
-    return Pixels(known & found, void, known & ~found, counted & ~void & ~known)
+    images = jnp.sum(shown, dtype=jnp.int32)
+    return Pixels(images, known & found, void, known & ~found, counted & ~void & ~known)
 
 
 def init(classes: int) -> ConfusionSums:
     """Counts of no images; 8 classes**2 bytes. Raises ``UserError`` below two classes."""
-    if classes < 2:
-        raise UserError(f"a segmentation is evaluated on at least 2 classes, not {classes}: add the background")
+    refuse_few(classes)
     none = jnp.zeros((), jnp.int32)
     return ConfusionSums(none, wide_count.zero(classes, classes), *(wide_count.zero() for _ in range(3)))
 
@@ -188,22 +189,18 @@ def update(
     pixels = pixels_of(predicted, truth, mask, classes=classes, ignore=ignore)
     row, column = (jnp.where(pixels.valid, of, 0) for of in (truth, predicted))
     counts = jnp.zeros((classes, classes), jnp.int32).at[row, column].add(pixels.valid.astype(jnp.int32))
-    more = jnp.int32(len(truth)) if mask is None else jnp.sum(mask, dtype=jnp.int32)
-    plus = lambda total, rows: wide_count.plus(total, jnp.sum(rows, dtype=jnp.int32))
     return ConfusionSums(
-        images=sums.images + more,
+        images=sums.images + pixels.images,
         confusion=wide_count.plus(sums.confusion, counts),
-        void=plus(sums.void, pixels.void),
-        not_class=plus(sums.not_class, pixels.not_class),
-        unknown=plus(sums.unknown, pixels.unknown),
+        void=wide_count.plus_true(sums.void, pixels.void),
+        not_class=wide_count.plus_true(sums.not_class, pixels.not_class),
+        unknown=wide_count.plus_true(sums.unknown, pixels.unknown),
     )
 
 
 def merge(one: ConfusionSums, other: ConfusionSums) -> ConfusionSums:
     """The merged counts of two disjoint sets of images."""
-    names = ("confusion", "void", "not_class", "unknown")
-    added = {name: wide_count.together(getattr(one, name), getattr(other, name)) for name in names}
-    return ConfusionSums(images=one.images + other.images, **added)
+    return wide_count.together(one, other)
 
 
 def compute(sums: ConfusionSums) -> SegmentationScores:
@@ -221,6 +218,12 @@ def compute(sums: ConfusionSums) -> SegmentationScores:
             "IoU: evaluate at least one image that is not all void"
         )
     return _of_confusion(confusion, images=int(sums.images), void=void)
+
+
+def refuse_few(classes: int) -> None:
+    """Raise ``UserError`` below two classes, of which there is nothing to evaluate."""
+    if classes < 2:
+        raise UserError(f"a segmentation is evaluated on at least 2 classes, not {classes}: add the background")
 
 
 def refuse_unknown(not_class: wide_count.WideCount, unknown: wide_count.WideCount, classes: int) -> None:
