@@ -65,14 +65,21 @@ def masks_of(found: ImageDetections) -> Sequence[Rle]:
     return found.masks
 
 
+def true_masks(image: TrueMasks) -> Sequence[Rle]:
+    """The masks of an image of the truth. Raises ``ValueError`` if they were not read."""
+    if image.masks is None:
+        raise ValueError(f"the masks of the image {image.image_id} were not read")
+    return image.masks
+
+
 def mask_overlaps(image: TrueMasks, found: ImageDetections) -> Float64[np.ndarray, "n m"]:
     """IoU of each predicted mask with each true one, in [0, 1]; with a crowd, the share of the prediction on it."""
     from pycocotools import mask as coco  # only evaluations of masks need it
 
-    masks = masks_of(found)
-    if not len(masks) or not len(image.masks):
-        return np.zeros((len(masks), len(image.masks)))
-    packed: Any = [[each.as_coco() for each in masks] for masks in (masks, image.masks)]
+    ours, true = masks_of(found), true_masks(image)
+    if not len(ours) or not len(true):
+        return np.zeros((len(ours), len(true)))
+    packed: Any = [[each.as_coco() for each in masks] for masks in (ours, true)]
     return np.asarray(coco.iou(packed[0], packed[1], image.crowd.astype(int).tolist()), np.float64)
 
 
@@ -126,9 +133,7 @@ def _annotations(
     true_ones: list[dict[str, Any]] = []
     found_ones: list[dict[str, Any]] = []
     for image, each in zip(truth.images, found, strict=True):
-        if image.masks is None:
-            raise ValueError(f"the masks of the image {image.image_id} were not read")
-        rows = zip(image.masks, image.labels.tolist(), image.area.tolist(), image.crowd.tolist(), strict=True)
+        rows = zip(true_masks(image), image.labels.tolist(), image.area.tolist(), image.crowd.tolist(), strict=True)
         for mask, label, area, crowd in rows:
             entry = _entry(truth, image, mask, label, boundaries=boundaries)
             true_ones.append({**entry, "area": area, "iscrowd": int(crowd)})
