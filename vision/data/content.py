@@ -1,8 +1,8 @@
 """What a data set consists of, wherever it lies: a number of images and a hash.
 
-The hash is over what names the images: the paths of files below their common folder and their classes, the boxes of an
-annotation, the files of a prepared data set, the settings of rendered scenes; of arrays in memory it is over their
-bytes. A folder that is moved or copied keeps its hash; one that gains, loses or renames files does not.
+The hash is over what names the images: the paths of files below their common folder and their classes, the boxes and
+masks of an annotation, the files of a prepared data set, the settings of rendered scenes; of arrays in memory it is
+over their bytes. A folder that is moved or copied keeps its hash; one that gains, loses or renames files does not.
 """
 
 import hashlib
@@ -72,6 +72,7 @@ def _annotated(source: AnnotatedSource) -> Iterator[bytes]:
     for name, image in zip(_names(image.file or Path(str(image.image_id)) for image in images), images, strict=True):
         yield f"{name} {image.width} {image.height}".encode("utf-8", "surrogateescape")
         yield from (np.ascontiguousarray(array).tobytes() for array in (image.boxes, image.labels, image.crowd))
+        yield from (mask.counts for mask in image.masks or ())
 
 
 def _arrays(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes]:

@@ -1,17 +1,18 @@
 """Images with boxes for detection: the shapes world, or annotations in COCO's, VOC's or text form.
 
-Samples have equal shapes: a letterboxed square and a fixed maximum number of boxes. The ground truth for evaluation is
-the annotation itself, in pixels of the original images (`ground_truth`); "index" of a sample is its index there.
+Samples have equal shapes: a letterboxed square and a fixed maximum number of boxes, on request with a map of their
+instances (`vision.data.instance_maps`). The ground truth for evaluation is the annotation itself, in pixels of the
+original images (`ground_truth`); "index" of a sample is its index there.
 """
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int32
+from jaxtyping import Float32, Int, Int32
 
 from vision.data.annotations.box_text import class_list, label_folder_of, read_box_text
 from vision.data.annotations.cleaning import (
@@ -25,16 +26,20 @@ from vision.data.annotations.coco import read_coco
 from vision.data.annotations.voc import read_voc
 from vision.data.dataset import Split
 from vision.data.image_file import MAX_PIXELS
+from vision.data.instance_maps import instance_map, map_dtype, renumbered_map
 from vision.data.letterbox import Letterbox, letterboxed
 from vision.data.on_demand import OnDemandSource
-from vision.data.shapes.world import ShapesConfig, ShapesSource
+from vision.data.shapes.world import ShapesConfig, ShapesSource, instance_masks
 from vision.data.source import Record, Source, in_memory
 from vision.errors import UserError
 from vision.home import expanded
+from vision.ops import rle
 from vision.ranges import ImageArea, NonNegativeInt, Pixels, PositiveInt, check_ranges
 
 # Scenes of the shapes world to evaluate on.
 _SHAPES_TEST = 500
+# Scenes whose annotations are made at a time.
+_SCENES_AT_ONCE = 64
 # The fields of a scene that are used.
 _SCENE = ("boxes", "shape", "valid")
 
@@ -56,12 +61,13 @@ class DetectionConfig:
     test_images: str = "val2017"
     """COCO and text: folder of the images to evaluate on."""
     train_names: str = "train"
-    """VOC: name of the list in ImageSets/Main to train on, without .txt; empty for all of Annotations."""
+    """VOC: name of the list in ImageSets/Main to train on, without .txt; empty for all of Annotations. Where masks are
+    read, it is in ImageSets/Segmentation, and all are those of SegmentationObject."""
     test_names: str = "val"
-    """VOC: name of the list in ImageSets/Main to evaluate on, without .txt; empty for all of Annotations."""
+    """VOC: likewise of the list to evaluate on."""
     classes: str = "classes.txt"
-    """Text: file with one class name per line. VOC also takes its classes from this file if it exists,
-    else the sorted names in all of its annotations."""
+    """Text: file with one class name per line. VOC also takes its classes from this file if it exists, else the sorted
+    names in all of its annotations; where masks are read, the names of the values from 1 on, else VOC's own 20."""
     resolution: Pixels = 640
     """Size in pixels of the square that images are letterboxed into."""
     max_boxes: PositiveInt = 100
@@ -85,48 +91,54 @@ class DetectionConfig:
         check_ranges(self)
 
 
-def detection_source(config: DetectionConfig, split: Split, *, limit_bytes: int = 2 * 2**30) -> Source:
+def detection_source(
+    config: DetectionConfig, split: Split, *, masks: bool = False, limit_bytes: int = 2 * 2**30
+) -> Source:
     """Samples to train or evaluate on, of equal shapes; in memory unless streamed.
 
     A sample has "image" uint8 [s s 3], letterboxed; "boxes" float32 [m 4] in pixels of that square, "labels" int32 [m]
     and "valid" bool [m] for at most m boxes, the valid ones first, padded with zeros, without crowds; and "index" int32
-    [], the index of the image in `ground_truth`.
+    [], the index of the image in `ground_truth`. With masks it has "instances" uint8 [s s], or uint16 for more than 255
+    boxes, too: 1 + k at the pixels of the k-th box, 0 elsewhere; a box may have no pixel (see `instance_map`).
 
     Args:
         config: which data set.
         split: "train" or "test"; with ``config.overfit_images`` both are the first training images.
+        masks: whether to read the masks of the instances.
         limit_bytes: maximum size in memory; 2 GiB by default.
 
     Raises:
-        UserError: the data does not exist or does not follow its format; an image is damaged (raised when it is read,
-            if streamed); or the data set needs more memory than the limit.
+        UserError: the data does not exist, has no masks where they are asked for, or does not follow its format; an
+            image is damaged (raised when it is read, if streamed); or the data set needs more memory than the limit.
     """
+    map_bytes = map_dtype(config.max_boxes).itemsize if masks else 0
     if config.name == "shapes":
-        source: Source = RenderedSource(_world(config, split), config.max_boxes)
+        source: Source = RenderedSource(_world(config, split), config.max_boxes, masks)
     else:
-        source = AnnotatedSource(ground_truth(config, split), config.resolution, config.max_boxes)
+        source = AnnotatedSource(ground_truth(config, split, masks=masks), config.resolution, config.max_boxes)
     if config.stream:
         return source
-    needed = len(source) * (3 * config.resolution**2 + config.max_boxes * (4 * 4 + 4 + 1) + 4)
+    needed = len(source) * ((3 + map_bytes) * config.resolution**2 + config.max_boxes * (4 * 4 + 4 + 1) + 4)
     if needed > limit_bytes:
         raise UserError(
             f"{len(source)} images of {config.resolution}x{config.resolution} need {needed / 2**30:.1f} GiB of "
             f"memory, more than the limit of {limit_bytes / 2**30:.1f} GiB: stream them, or lower the resolution."
         )
     if config.name == "shapes":
-        return _rendered_source(config, split)
+        return _rendered_source(config, split, masks=masks)
     return in_memory(source, limit_bytes=limit_bytes)
 
 
-def ground_truth(config: DetectionConfig, split: Split) -> Annotations:
+def ground_truth(config: DetectionConfig, split: Split, *, masks: bool = False) -> Annotations:
     """The annotations of the same images, including crowds, in pixels of the originals; their counts are for printing.
 
-    For the shapes world they are those of the rendered scenes. The last few are cached.
+    For the shapes world they are those of the rendered scenes. With masks, every image has them. The last few are
+    cached.
 
     Raises:
-        UserError: the data does not exist or does not follow its format.
+        UserError: the data does not exist, has no masks where they are asked for, or does not follow its format.
     """
-    return _ground_truth(config, "train" if config.overfit_images else split)
+    return _ground_truth(config, "train" if config.overfit_images else split, masks)
 
 
 def description(config: DetectionConfig, split: Split) -> str:
@@ -149,10 +161,10 @@ def description(config: DetectionConfig, split: Split) -> str:
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedSource:
-    """AnnotatedImage images from files as the samples of `detection_source`, decoded when they are asked for."""
+    """Annotated images from files as the samples of `detection_source`, decoded when they are asked for."""
 
     annotations: Annotations
-    """The images and their boxes."""
+    """The images and their boxes; samples have "instances" where these have masks."""
     resolution: int
     """Size of the square in pixels."""
     max_boxes: int
@@ -175,8 +187,14 @@ class AnnotatedSource:
         image = open_image(annotated.file, size, max_pixels=self.annotations.max_pixels)
         box = Letterbox(annotated.width, annotated.height, self.resolution)
         trainable = ~annotated.crowd
-        boxes = padded_boxes(box.to_square(annotated.boxes[trainable]), annotated.labels[trainable], self.max_boxes)
-        return {"image": letterboxed(image, self.resolution), **boxes, "index": np.asarray(index, np.int32)}
+        boxes = box.to_square(annotated.boxes[trainable])
+        padded = padded_boxes(boxes, annotated.labels[trainable], self.max_boxes)
+        record = {"image": letterboxed(image, self.resolution), **padded, "index": np.asarray(index, np.int32)}
+        if annotated.masks is not None:
+            kept = np.flatnonzero(trainable)[largest_boxes(boxes, self.max_boxes)]
+            masks = [annotated.masks[place] for place in kept.tolist()]
+            record["instances"] = instance_map(masks, box, map_dtype(self.max_boxes))
+        return record
 
 
 @dataclass(frozen=True)
@@ -187,6 +205,8 @@ class RenderedSource:
     """The scenes; their resolution is that of the samples."""
     max_boxes: int
     """Maximum number of boxes per image."""
+    masks: bool = field(default=False, repr=False)  # the images are the same
+    """Whether samples have "instances"."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -197,9 +217,14 @@ class RenderedSource:
 
     def __getitem__(self, index: int) -> Record:
         scene = self.scenes[index]
-        valid = scene["valid"]
-        boxes = padded_boxes(scene["boxes"][valid], scene["shape"][valid].astype(np.int32), self.max_boxes)
-        return {"image": scene["image"], **boxes, "index": np.asarray(index, np.int32)}
+        fields = _padded_scene(scene, self.max_boxes, masks=self.masks)
+        return {"image": scene["image"], **fields, "index": np.asarray(index, np.int32)}
+
+
+def largest_boxes(boxes: Float32[np.ndarray, "n 4"], max_boxes: int) -> Int[np.ndarray, " k"]:
+    """Which boxes `padded_boxes` keeps, in ascending order."""
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return np.sort(np.argsort(-area, kind="stable")[:max_boxes])
 
 
 def padded_boxes(
@@ -211,8 +236,7 @@ def padded_boxes(
         "boxes" float32 [max_boxes 4], "labels" int32 [max_boxes] and "valid" bool [max_boxes], the valid ones first,
         padded with zeros.
     """
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    kept = np.sort(np.argsort(-area, kind="stable")[:max_boxes])
+    kept = largest_boxes(boxes, max_boxes)
     empty = max_boxes - len(kept)
     return {
         "boxes": np.pad(boxes[kept], ((0, empty), (0, 0))),
@@ -222,12 +246,15 @@ def padded_boxes(
 
 
 @functools.lru_cache(maxsize=4)  # a source and its ground truth need the same annotations, which may be slow to read
-def _ground_truth(config: DetectionConfig, split: Split) -> Annotations:
-    annotations = _scenes(_world(config, split)) if config.name == "shapes" else _read(config, split)
+def _ground_truth(config: DetectionConfig, split: Split, masks: bool) -> Annotations:
+    if config.name == "shapes":
+        annotations = _scenes(_world(config, split), masks=masks)
+    else:
+        annotations = _read(config, split, masks=masks)
     if not annotations.counts.boxes:
         raise UserError(
             f"None of the {annotations.counts.images} images of the {split} split has a box to "
-            f"{'train' if split == 'train' else 'evaluate'} on: {_where_boxes_are_missing(config, split)}."
+            f"{'train' if split == 'train' else 'evaluate'} on: {_where_boxes_are_missing(config, split, masks=masks)}."
         )
     if split == "test":
         return annotations
@@ -235,29 +262,32 @@ def _ground_truth(config: DetectionConfig, split: Split) -> Annotations:
     return replace(annotations, counts=replace(annotations.counts, beyond_max_boxes=beyond))
 
 
-def _read(config: DetectionConfig, split: Split) -> Annotations:
+def _read(config: DetectionConfig, split: Split, *, masks: bool) -> Annotations:
     folder, training = expanded(config.dir), split == "train"
     rules = CleaningRules(first=config.overfit_images, skip_damaged=config.skip_damaged, max_pixels=config.max_pixels)
     images = folder / (config.train_images if training else config.test_images)
     classes = folder / config.classes
     match config.name:
         case "coco":
-            return read_coco(folder / (config.train_json if training else config.test_json), images, rules=rules)
+            path = folder / (config.train_json if training else config.test_json)
+            return read_coco(path, images, masks=masks, rules=rules)
         case "voc":
             names = class_list(classes) if classes.is_file() else None
             listed = (config.train_names if training else config.test_names) or None
-            return read_voc(folder, listed, class_names=names, rules=rules)
+            return read_voc(folder, listed, class_names=names, masks=masks, rules=rules)
         case _:
-            return read_box_text(images, classes, rules=rules)
+            return read_box_text(images, classes, masks=masks, rules=rules)
 
 
-def _where_boxes_are_missing(config: DetectionConfig, split: Split) -> str:
+def _where_boxes_are_missing(config: DetectionConfig, split: Split, *, masks: bool) -> str:
     """The likely cause."""
     folder, training = expanded(config.dir), split == "train"
     match config.name:
         case "coco":
             path = folder / (config.train_json if training else config.test_json)
             return f"{path} has no annotations, or of crowds alone; annotations of a test set are often kept back"
+        case "voc" if masks:
+            return f"the masks in {folder / 'SegmentationObject'} have no objects"
         case "voc":
             return f"the XML files in {folder / 'Annotations'} have no objects, or difficult ones alone"
         case "text":
@@ -275,45 +305,62 @@ def _world(config: DetectionConfig, split: Split) -> ShapesSource:
     return ShapesSource(config=shapes, size=size, split="train" if training else "test")
 
 
-def _rendered_source(config: DetectionConfig, split: Split) -> OnDemandSource:
+def _rendered_source(config: DetectionConfig, split: Split, *, masks: bool) -> OnDemandSource:
     """All scenes of the shapes world in memory, each rendered when it is first asked for."""
     world = _world(config, "train" if config.overfit_images else split)
+    used = (*_SCENE, "instances") if masks else _SCENE
 
     def make(indices: np.ndarray) -> dict[str, np.ndarray]:
-        arrays = world.render(indices, ("image", *_SCENE))
-        rows = [
-            padded_boxes(boxes[valid], shape[valid].astype(np.int32), config.max_boxes)
-            for boxes, shape, valid in zip(*(arrays[name] for name in _SCENE), strict=True)
-        ]
+        arrays = world.render(indices, ("image", *used))
+        scenes = ({name: arrays[name][place] for name in used} for place in range(len(indices)))
+        rows = [_padded_scene(scene, config.max_boxes, masks=masks) for scene in scenes]
         padded = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         return {"image": arrays["image"], **padded, "index": indices.astype(np.int32)}
 
-    fields = ("image", "boxes", "labels", "valid", "index")
+    fields = ("image", "boxes", "labels", "valid", "index", *(("instances",) if masks else ()))
     return OnDemandSource(make, size=len(world), fields=fields, class_names=world.config.shapes)
 
 
-def _scenes(scenes: ShapesSource) -> Annotations:
-    arrays = scenes.arrays(_SCENE)
-    side = scenes.config.resolution
-    columns = (arrays[name] for name in _SCENE)
-    images = (_scene(boxes, shape, valid, side) for boxes, shape, valid in zip(*columns, strict=True))
-    numbered: Sequence[AnnotatedImage] = [replace(each, image_id=number) for number, each in enumerate(images, start=1)]
-    return rendered_annotations(tuple(numbered), scenes.config.shapes)
+def _padded_scene(scene: Mapping[str, np.ndarray], max_boxes: int, *, masks: bool) -> dict[str, np.ndarray]:
+    """The fields of a sample that a scene has, but for its image."""
+    valid = scene["valid"]  # the valid ones come first, so that the numbers of instances are those of boxes
+    boxes = scene["boxes"][valid]
+    fields = padded_boxes(boxes, scene["shape"][valid].astype(np.int32), max_boxes)
+    if masks:
+        kept = largest_boxes(boxes, max_boxes)
+        fields["instances"] = renumbered_map(scene["instances"], kept, map_dtype(max_boxes))
+    return fields
 
 
-def _scene(
-    boxes: Float32[np.ndarray, "m 4"], shape: Int[np.ndarray, " m"], valid: Bool[np.ndarray, " m"], side: int
-) -> AnnotatedImage:
-    boxes = boxes[valid]
+def _scenes(scenes: ShapesSource, *, masks: bool) -> Annotations:
+    used = (*_SCENE, "instances") if masks else _SCENE
+    images: list[AnnotatedImage] = []
+    for start in range(0, len(scenes), _SCENES_AT_ONCE):  # of all scenes, maps would take much memory
+        arrays = scenes.render(np.arange(start, min(start + _SCENES_AT_ONCE, len(scenes))), used)
+        for place in range(len(arrays["valid"])):
+            scene = {name: arrays[name][place] for name in used}
+            images.append(_scene(scene, len(images) + 1, scenes.config.resolution))
+    return rendered_annotations(tuple(images), scenes.config.shapes)
+
+
+def _scene(scene: Mapping[str, np.ndarray], image_id: int, side: int) -> AnnotatedImage:
+    """The annotation of a scene; with "instances" the masks are exact, and areas are theirs."""
+    valid = scene["valid"]
+    boxes, masks = scene["boxes"][valid], None
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    if "instances" in scene:
+        masks = tuple(rle.encode(mask) for mask in instance_masks(scene["instances"][None], len(boxes))[0])
+        area = np.array([rle.area(mask) for mask in masks], np.float32)
     return AnnotatedImage(
         file=None,
         width=side,
         height=side,
         boxes=boxes,
-        labels=shape[valid].astype(np.int32),
+        labels=scene["shape"][valid].astype(np.int32),
         crowd=np.zeros(len(boxes), bool),
-        area=(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
-        image_id=0,
+        area=area,
+        image_id=image_id,
+        masks=masks,
     )
 
 

@@ -284,7 +284,7 @@ def _ruled(item: RawAnnotation, size: tuple[int, int], tally: _Tally) -> Annotat
         crowd=item.crowd[kept],
         area=area[kept],
         image_id=item.image_id,
-        masks=None if masks is None else tuple(masks[place] for place in np.flatnonzero(kept)),
+        masks=None if masks is None else tuple(masks[place] for place in np.flatnonzero(kept).tolist()),
     )
 
 
@@ -305,7 +305,7 @@ def _first_of_equals(
     """Whether no earlier box is equal, and where there are masks its mask; only ``considered`` boxes count."""
     seen: dict[tuple, list[int]] = {}
     first = np.ones(len(boxes), bool)
-    for place in np.flatnonzero(considered):
+    for place in np.flatnonzero(considered).tolist():
         earlier = seen.setdefault((labels[place], crowd[place], *boxes[place].tolist()), [])
         first[place] = not any(masks is None or _same_pixels(masks[place], masks[each]) for each in earlier)
         earlier.append(place)

@@ -1,0 +1,63 @@
+"""Instance maps: at each pixel of a letterboxed image, which of its boxes the instance there belongs to.
+
+A map has 0 where there is no instance and 1 + k at the pixels of the k-th box. Where instances overlap, the smaller one
+is on top, by the pixels of its mask at the size of the annotation: under a large one a small one would vanish.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int, Integer, UInt8
+
+from vision.data.letterbox import Letterbox
+from vision.errors import UserError
+from vision.ops import rle
+from vision.ops.rle import Rle
+
+
+def map_dtype(max_boxes: int) -> np.dtype:
+    """The smallest unsigned dtype of maps of at most ``max_boxes`` instances: uint8, or uint16 beyond 255.
+
+    Raises:
+        UserError: they are more than 65,535.
+    """
+    for dtype in (np.uint8, np.uint16):
+        if max_boxes <= np.iinfo(dtype).max:
+            return np.dtype(dtype)
+    raise UserError(f"an image has at most 65,535 instances with masks: --data.max-boxes is {max_boxes}")
+
+
+def instance_map(masks: Sequence[Rle], box: Letterbox, dtype: np.dtype) -> Integer[np.ndarray, "s s"]:
+    """The map of an image in its square, from masks at the size of the image.
+
+    By nearest neighbour: a pixel of the square has what is at its centre in the image, mapped as `Letterbox` maps
+    boxes. So a mask may lose all of its pixels, if it is small or covered.
+
+    Args:
+        masks: of the instances, in the order of their numbers; of equally large ones the later is on top.
+        box: where the image lies in the square.
+        dtype: as of `map_dtype`.
+    """
+    (width, height), (x, y) = box.size, box.offset
+    columns, rows = (_sources(*sides) for sides in ((width, box.width), (height, box.height)))
+    inside = np.zeros((height, width), dtype)
+    areas = np.array([rle.area(each) for each in masks])
+    for place in np.argsort(-areas, kind="stable").tolist():
+        inside[rle.decode(masks[place])[rows[:, None], columns]] = 1 + place
+    square = np.zeros((box.resolution, box.resolution), dtype)
+    square[y : y + height, x : x + width] = inside
+    return square
+
+
+def renumbered_map(
+    instances: UInt8[np.ndarray, "h w"], kept: Int[np.ndarray, " n"], dtype: np.dtype
+) -> Integer[np.ndarray, "h w"]:
+    """A map of only the instances ``kept``, in their order: 1 + k where ``instances`` has 1 + kept[k]."""
+    table = np.zeros(np.iinfo(instances.dtype).max + 1, dtype)
+    table[1 + kept] = np.arange(1, len(kept) + 1)
+    return table[instances]
+
+
+def _sources(resized: int, original: int) -> Int[np.ndarray, " {resized}"]:
+    """Which pixel of the original is at the centre of each of the resized; in integers, (2 i + 1) / 2 * scale."""
+    return (2 * np.arange(resized) + 1) * original // (2 * resized)
