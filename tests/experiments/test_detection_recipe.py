@@ -17,8 +17,9 @@ from vision.launch import verbs
 from vision.models.yolo import Yolo
 from vision.ops.pixels import to_float
 from vision.parallel.sharding import path_name
-from vision.recipes import detection
-from vision.recipes.detection import SgdConfig, sgd, size_of_step
+from vision.recipes import detection_data
+from vision.recipes.detection import SgdConfig, sgd
+from vision.recipes.detection_data import size_of_step
 from vision.tasks.detection import DetectorConfig, detector
 from vision.train.checkpoint import Checkpoints
 from vision.train.records import read_metrics
@@ -104,7 +105,7 @@ def several_scales(tmp_path_factory):
     """A run of two steps whose batches may have either of two sides."""
     workdir = tmp_path_factory.mktemp("yolo") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(detection, "size_of_step", lambda sizes, step, seed: sizes[step % 2])
+        patch.setattr(detection_data, "size_of_step", lambda sizes, step, seed: sizes[step % 2])
         assert run(*SMALL, "--sizes", 32, 64, *UNIT, "--workdir", workdir) == 0
     return workdir
 

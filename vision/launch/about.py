@@ -7,6 +7,7 @@ Task = Literal[
     "recognition",
     "detection",
     "segmentation",
+    "instances",
     "diffusion",
     "variational autoencoders",
     "autoencoders",

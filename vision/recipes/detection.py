@@ -1,25 +1,17 @@
 """The recipe of detectors: network, augmentation, loss, optimizer, data, evaluation."""
 
 import functools
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from vision.data.annotations.anchors import anchor_report
 from vision.data.augment.boxes import BoxAugmentConfig, box_augment
-from vision.data.content import content_of
-from vision.data.dataset import Split, check_classes
-from vision.data.detection import DetectionConfig, box_sizes, description, detection_source, ground_truth
-from vision.data.image_data import Data, HostBatch, process_share
+from vision.data.detection import DetectionConfig, ground_truth
 from vision.data.letterbox import preprocessing
-from vision.data.pipeline import batches, evaluation_batches
-from vision.data.source import Source
 from vision.errors import UserError
 from vision.evaluation.detection import PredictionConfig, detection_metrics, predict_files
 from vision.inference import Candidates, Inference
@@ -28,12 +20,12 @@ from vision.nn.batch_norm import EPSILON
 from vision.nn.csp import NORM_EPSILON, yolo_norm
 from vision.nn.fusion import fold, folded_norm
 from vision.ops.pixels import to_float
-from vision.parallel.agreement import is_first
 from vision.pretrained.yolo import HEAD, IGNORED, yolo_rules, yolo_state_dict, yolo_weights
 from vision.ranges import Decay, Fraction, NonNegativeFloat, NonNegativeInt, Pixels
 from vision.recipes.assemble import WeightsSource, assemble
 from vision.recipes.backbones import Backbone, BackboneConfig, backbone_by_name
 from vision.recipes.backbones import backbone as make_backbone
+from vision.recipes.detection_data import detection_data
 from vision.recipes.quick_data import DETECTION
 from vision.recipes.run_config import RunConfig
 from vision.tasks.detection import DetectionLossConfig, DetectorConfig, candidates, detection_loss, detector
@@ -100,9 +92,6 @@ QUICK_DETECTION: dict[str, Any] = {
 }
 """``--quick`` of all detection experiments: half the channels of YOLOv5 n on the shapes world, six minutes."""
 
-_SCENES_FOR_ANCHORS = 250
-"""Rendered scenes whose boxes are compared with the anchors; of files all are."""
-
 TINY_DETECTION: dict[str, Any] = {
     **QUICK_DETECTION,
     "data": replace(
@@ -157,7 +146,14 @@ def detection(config: DetectionRunConfig) -> Experiment:
     """The experiment. Raises ``UserError`` for settings that contradict each other."""
     check(config)
     network, backbone = detection_network(config), chosen_backbone(config)
-    data = detection_data(config)
+    data = detection_data(
+        config.data,
+        classes=config.model.classes,
+        option="--model.classes",
+        seed=config.seed,
+        sizes=config.sizes,
+        anchors=config.model.anchor_levels.reshape(-1, 2),
+    )
 
     def prepare(batch: Batch, *, key: jax.Array) -> Batch:
         """Augmented on the device, at the size of "canvas", an array without elements."""
@@ -227,67 +223,6 @@ def weights_source(config: DetectionRunConfig, backbone: Backbone | None) -> Wei
 def averages(state: TrainState) -> Any:
     """The averaged variables of a state."""
     return state.ema["ema"]
-
-
-def detection_data(config: DetectionRunConfig) -> Data:
-    """Images with padded boxes; with several ``sizes``, "canvas" has the size of the step."""
-    fields = ("image", "boxes", "labels", "valid")
-
-    @functools.cache
-    def source(split: Split) -> Source:
-        if split == "train" and config.data.name != "shapes":
-            ground_truth(config.data, "test")  # without boxes it is refused before training
-        opened = detection_source(config.data, split)
-        check_classes(opened, config.model.classes)
-        if is_first() and config.data.name != "shapes":  # which are as they were asked for, and take time to render
-            print(f"{split}: {ground_truth(config.data, split).counts}", file=sys.stderr)
-        if is_first() and split == "train":
-            few = replace(config.data, shapes_count=min(config.data.shapes_count, _SCENES_FOR_ANCHORS))
-            report = anchor_report(box_sizes(few), config.model.anchor_levels.reshape(-1, 2))
-            if report.refit:
-                print(f"{report}\nSee python -m experiments.fit_anchors.", file=sys.stderr)
-        return opened
-
-    def train_batches(
-        batch_size: int, *, seed: int, start_step: int, process_index: int, process_count: int
-    ) -> Iterator[HostBatch]:
-        share: dict[str, Any] = {"process_index": process_index, "process_count": process_count}
-        share |= {"seed": seed, "start_step": start_step, "workers": config.data.workers}
-        for step, batch in enumerate(batches(source("train"), batch_size=batch_size, **share), start=start_step):
-            kept = {name: batch[name] for name in fields}
-            if config.sizes:
-                size = size_of_step(config.sizes, step, config.seed)
-                kept["canvas"] = np.zeros((len(batch["image"]), size, size, 0), np.uint8)
-            yield kept
-
-    def test_batches(batch_size: int) -> Iterator[HostBatch]:
-        how = {"workers": config.data.workers, **process_share()}
-        return evaluation_batches(source("test"), batch_size=batch_size, **how)
-
-    size, boxes, shape = config.data.resolution, config.data.max_boxes, jax.ShapeDtypeStruct
-    sample = {
-        "image": shape((size, size, 3), jnp.uint8),
-        "boxes": shape((boxes, 4), jnp.float32),
-        "labels": shape((boxes,), jnp.int32),
-        "valid": shape((boxes,), jnp.bool_),
-    }
-    if config.sizes:
-        sample["canvas"] = shape((config.sizes[0], config.sizes[0], 0), jnp.uint8)
-    return Data(
-        sample=sample,
-        source=source,
-        train_batches=train_batches,
-        test_batches=test_batches,
-        description=functools.partial(description, config.data),
-        class_names=lambda: tuple(source("test").class_names),
-        content=lambda split: content_of(detection_source(replace(config.data, stream=True), split)),
-    )
-
-
-def size_of_step(sizes: Sequence[int], step: int, seed: int) -> int:
-    """The image size of ``step``: another one, at random, every ten steps (Redmon & Farhadi 2017, section 2)."""
-    bits = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(step // 10,)))
-    return sizes[int(bits.random_raw() % len(sizes))]
 
 
 def folded(config: DetectionRunConfig, make: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ Ren et al. 2015; He et al. 2017; with the constants of the widely published netw
   same factor or two: a mask then covers the whole array of the image at a lower resolution.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from vision.ops.box_coding import decode, encode
 from vision.ops.roi_masks import crop_masks
 from vision.ops.suppression import non_maximum_suppression
 from vision.ranges import Fraction, PositiveInt
+from vision.tasks.detection import of_classes
 from vision.tasks.region_proposals import (
     Matches,
     ProposalConfig,
@@ -240,13 +241,16 @@ def select_instances(
     proposals: Proposals,
     size: Int[Array, "b 2"],
     config: InstanceDetectorConfig,
+    *,
+    classes: Sequence[int] | None = None,
 ) -> Instances:
-    """Objects without masks: boxes of all classes, clipped to the image, after suppression within each class."""
-    classes = logits.shape[-1] - 1
+    """Objects without masks: boxes of the classes, clipped to the image, after suppression within each class."""
+    count = logits.shape[-1] - 1
     boxes = clipped(decode(offsets[:, :, 1:], proposals.boxes[:, :, None], weights=WEIGHTS), size)
     large = jnp.min(boxes[..., 2:] - boxes[..., :2], axis=-1) >= _SMALLEST_SIDE
-    scores = jnp.where(large & proposals.valid[..., None], jax.nn.softmax(logits)[..., 1:], -jnp.inf)
-    labels = jnp.broadcast_to(jnp.arange(classes, dtype=jnp.int32), boxes.shape[1:3]).reshape(-1)
+    scores = of_classes(jax.nn.softmax(logits)[..., 1:], classes)
+    scores = jnp.where(large & proposals.valid[..., None], scores, -jnp.inf)
+    labels = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), boxes.shape[1:3]).reshape(-1)
 
     def of_image(boxes: Array, scores: Array) -> tuple[Array, ...]:
         kept = non_maximum_suppression(
@@ -265,10 +269,17 @@ def select_instances(
 
 
 def instance_detector(model: MaskRcnn, config: InstanceDetectorConfig) -> Callable[..., Instances]:
-    """(variables, images [b h w 3] in [-1, 1], size int32 [b 2] or None for whole arrays) -> objects."""
+    """(variables, images [b h w 3] in [-1, 1], size int32 [b 2] or None for whole arrays) -> objects.
+
+    A sequence ``classes`` leaves out all others.
+    """
 
     def detect(
-        variables: Mapping[str, Any], images: Float[Array, "b h w 3"], size: Int[Array, "b 2"] | None = None
+        variables: Mapping[str, Any],
+        images: Float[Array, "b h w 3"],
+        size: Int[Array, "b 2"] | None = None,
+        *,
+        classes: Sequence[int] | None = None,
     ) -> Instances:
         if size is None:
             size = jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (len(images), 2))
@@ -276,7 +287,7 @@ def instance_detector(model: MaskRcnn, config: InstanceDetectorConfig) -> Callab
         levels = call("levels", images, train=False)
         proposals = select_proposals(call("regions", levels), size, config.proposals)
         logits, offsets = call("boxes", levels, proposals.boxes)
-        found = select_instances(logits, offsets, proposals, size, config)
+        found = select_instances(logits, offsets, proposals, size, config, classes=classes)
         if not model.config.mask:
             return found
         masks = of_class(call("masks", levels, found.boxes), 1 + found.labels)
