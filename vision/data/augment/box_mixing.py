@@ -1,4 +1,4 @@
-"""Mixing two samples with boxes: mixup, and copy-paste of the contents of boxes."""
+"""Mixing two samples with boxes: mixup, copy-paste of the contents of boxes, and of instances by their masks."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from vision.data.augment.box_padding import packed
+from vision.data.augment.box_padding import packed, worth_keeping
+from vision.data.augment.instances import renumbered, visible_parts
 from vision.ops.boxes import area
 
 Samples = Mapping[str, Array]
@@ -89,6 +90,59 @@ def copy_paste(
     mask = _inside(pasted["boxes"], valid, height, width)
     image = jnp.where(mask[..., None], others["image"], samples["image"])
     return {**samples, "image": image, **_both(samples, pasted, valid, samples["dropped_boxes"])}
+
+
+def paste_instances(
+    samples: Samples,
+    others: Samples,
+    *,
+    probability: float,
+    max_pastes: int,
+    least_side: float,
+    least_area: float,
+    largest_ratio: float,
+    key: Key[Array, ""],
+) -> dict[str, Array]:
+    """Paste a random subset of the instances of another sample by their masks (Ghiasi et al. 2021, section 3).
+
+    What they cover is updated: a box is the smallest around the pixels that remain, and an instance is dropped that has
+    less than ``least_area`` of its pixels left, or whose box is too small or too long.
+
+    Args:
+      samples: a batch with "instances", integer [b h w], 1 + k at the pixels of the k-th box.
+      others: another batch of the same shapes; sample i gets instances of its i-th sample.
+      probability: that instances are pasted into a sample.
+      max_pastes: the number of pasted instances is uniform from 1 to this, or to all of the other sample.
+      least_side: see `worth_keeping`.
+      least_area: the least share of the pixels before.
+      largest_ratio: see `worth_keeping`.
+      key: one for the batch.
+
+    Returns:
+      the fields of ``samples``, "instances" int32; "dropped_boxes" counts boxes beyond the maximum.
+    """
+    coin_key, order_key, count_key = jax.random.split(key, 3)
+    count, slots = samples["valid"].shape
+    chosen = jax.random.uniform(coin_key, (count, 1)) < probability
+    allowed = others["valid"] & chosen
+    most = jnp.minimum(jnp.sum(allowed, axis=-1, keepdims=True), max_pastes)
+    number = 1 + jnp.floor(jax.random.uniform(count_key, (count, 1)) * most)
+    draw = jnp.where(allowed, jax.random.uniform(order_key, allowed.shape), 2.0)
+    rank = jnp.argsort(jnp.argsort(draw, axis=-1), axis=-1)
+    pasted = allowed & (rank < number)
+
+    own, other = (of["instances"].astype(jnp.int32) for of in (samples, others))
+    numbers = jnp.broadcast_to(jnp.arange(slots), pasted.shape)
+    other = renumbered(other, numbers, pasted, slots)
+    both = jnp.where(other > 0, slots + other, own)
+    image = jnp.where((other > 0)[..., None], others["image"], samples["image"])
+    before, _ = visible_parts(own, slots)
+    after, boxes = visible_parts(both, 2 * slots)
+    rules = {"least_side": least_side, "least_area": 0.0, "largest_ratio": largest_ratio}
+    left = (after[:, :slots] >= least_area * before) & worth_keeping(boxes, boxes, **rules)[:, :slots]
+    valid = jnp.concatenate([samples["valid"] & left, pasted & (after[:, slots:] > 0)], axis=1)
+    labels = jnp.concatenate([samples["labels"], others["labels"]], axis=1)
+    return {**samples, "image": image, **packed(boxes, labels, valid, slots, samples["dropped_boxes"], both)}
 
 
 def _both(samples: Samples, added: Samples, valid: Array, lost: Array) -> dict[str, Array]:

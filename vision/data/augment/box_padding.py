@@ -1,8 +1,9 @@
-"""Arrays of a fixed number of boxes: which boxes are kept after a transform, and how they are packed."""
+"""Arrays of a fixed number of boxes: which are kept after a transform, and how they and maps of them are packed."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
+from vision.data.augment.instances import renumbered
 from vision.ops.boxes import area
 
 
@@ -35,6 +36,7 @@ def packed(
     valid: Bool[Array, "b m"],
     max_boxes: int,
     dropped: Int[Array, " b"],
+    instances: Integer[Array, "b h w"] | None = None,
 ) -> dict[str, Array]:
     """Move each sample's valid boxes to the front of an array of ``max_boxes`` entries.
 
@@ -46,10 +48,12 @@ def packed(
       valid: which entries are boxes.
       max_boxes: of each sample.
       dropped: how many boxes of each sample were dropped before.
+      instances: a map of which entry each pixel belongs to, 1 + k for the k-th, and 0 for none.
 
     Returns:
       "boxes" [b max_boxes 4], "labels" and "valid" [b max_boxes], zeros where there is no box, and "dropped_boxes" [b]:
-      ``dropped`` plus the boxes that are dropped here.
+      ``dropped`` plus the boxes that are dropped here. With ``instances``, "instances" int32 [b h w] is the map of the
+      packed boxes, 0 where a box was not kept.
     """
     count = jnp.sum(valid, axis=-1, dtype=jnp.int32)
     missing = max(max_boxes - boxes.shape[1], 0)
@@ -61,4 +65,5 @@ def packed(
     labels = jnp.where(kept, jnp.take_along_axis(labels, order, axis=-1), 0)
     empty = lambda of: jnp.pad(of, [(0, 0), (0, missing)] + [(0, 0)] * (of.ndim - 2))
     dropped = dropped + jnp.maximum(count - max_boxes, 0)
-    return {"boxes": empty(own), "labels": empty(labels), "valid": empty(kept), "dropped_boxes": dropped}
+    out = {"boxes": empty(own), "labels": empty(labels), "valid": empty(kept), "dropped_boxes": dropped}
+    return out if instances is None else {**out, "instances": renumbered(instances, order, kept, valid.shape[1])}

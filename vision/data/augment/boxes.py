@@ -4,6 +4,9 @@ The recipe of one-stage detectors: mosaic (Bochkovskiy et al. 2020), a random pr
 et al. 2021), mixup (Zhang et al. 2018) and jitter of hue, saturation and value. The result for a sample depends on the
 key, on its index in the batch, on itself and on the three others of its mosaic; with copy-paste or mixup also on the
 sample of the next group that is pasted or mixed in. Shapes are static.
+
+With an instance map (`vision.data.instance_maps`) the masks are known: every box is the smallest around the visible
+pixels of its instance at the size of the result, an instance without any is dropped, and copy-paste goes by masks.
 """
 
 import math
@@ -16,10 +19,19 @@ import jax.numpy as jnp
 from annotated_types import Interval
 from jaxtyping import Array, Key
 
-from vision.data.augment.box_mixing import copy_paste, mixup_with_boxes
+from vision.data.augment.box_mixing import copy_paste, mixup_with_boxes, paste_instances
 from vision.data.augment.box_padding import packed, worth_keeping
 from vision.data.augment.hsv import hsv_jitter
-from vision.data.augment.mosaic import extents, gathered, group_size, meeting_points, mosaic, mosaic_boxes
+from vision.data.augment.instances import map_dtype_of, visible_parts
+from vision.data.augment.mosaic import (
+    extents,
+    gathered,
+    group_size,
+    meeting_points,
+    mosaic,
+    mosaic_boxes,
+    mosaic_instances,
+)
 from vision.data.augment.projective import random_motions
 from vision.errors import UserError
 from vision.ranges import Decay, Fraction, NonNegativeFloat, PositiveInt, check_ranges
@@ -38,9 +50,9 @@ class BoxAugmentConfig:
     mixup: Fraction = 0.0
     """Probability that a sample is mixed with another one, in about equal parts."""
     copy_paste: Fraction = 0.0
-    """Probability that boxes of another sample are pasted into a sample."""
+    """Probability that boxes, or instances by their masks, of another sample are pasted into a sample."""
     pastes: PositiveInt = 8
-    """Maximum number of pasted boxes."""
+    """Maximum number of pasted boxes or instances."""
     degrees: Annotated[float, Interval(ge=0.0, le=180.0)] = 0.0
     """Largest rotation in either direction, in degrees."""
     translate: Fraction = 0.1
@@ -66,7 +78,8 @@ class BoxAugmentConfig:
     least_side: NonNegativeFloat = 2.0
     """A box is dropped if its visible part is narrower or lower, in pixels."""
     least_area: Fraction = 0.1
-    """A box is dropped if less than this share of its area is visible."""
+    """A box is dropped if less than this share of its area is visible, and an instance if less than this share of its
+    pixels is left by what is pasted over it."""
     largest_ratio: Annotated[float, Interval(ge=1.0, lt=math.inf)] = 100.0
     """A box is dropped if the ratio of the longer to the shorter side of its visible part is larger."""
 
@@ -88,30 +101,41 @@ def box_augment(
 
     Args:
       batch: "image" float32 [b s s 3] in [-1, 1]; "boxes" float32 [b n 4], (x0, y0, x1, y1) in pixels of it; "labels"
-        int32 [b n]; "valid" bool [b n]. Other fields are kept as they are.
+        int32 [b n]; "valid" bool [b n]; and optionally "instances", integer [b s s], 1 + k at the pixels of the k-th
+        box and 0 elsewhere. Other fields are kept as they are.
       config: static under jit.
       size: size of the result in pixels; that of the images by default.
       key: each part has its own subkey, so that enabling one does not change the others.
 
     Returns:
       the same fields, "image" [b size size 3] and "boxes" in pixels of that; the valid boxes come first, followed by
-      zeros. "dropped_boxes" int32 [b] is the number of boxes beyond the maximum; the largest are kept.
+      zeros. "dropped_boxes" int32 [b] is the number of boxes beyond the maximum; the largest are kept. "instances" is
+      the map of these boxes, of the same dtype, or int32 if that cannot number them.
 
     Raises:
-      UserError: the images are not square.
+      UserError: the images are not square; mixup of images with instance maps.
     """
     if batch["image"].shape[1] != batch["image"].shape[2]:
         raise UserError(f"box_augment needs square images, got {batch['image'].shape[1:3]}: letterbox them first.")
+    masks = "instances" in batch
+    if config.mixup and masks:
+        raise UserError(
+            f"mixup blends two images, so that a pixel has two instances and no mask: with masks, augment.mixup is 0, "
+            f"not {config.mixup:g}."
+        )
     size = batch["image"].shape[1] if size is None else size
     mosaic_key, paste_key, mixup_key, colour_key = jax.random.split(key, 4)
     out = random_mosaic(batch, config, size, key=mosaic_key)
     # Samples of the next group, none of which are in the sample's mosaic
     count = batch["image"].shape[0]
     shift = group_size(count) if group_size(count) < count else 1
-    others = lambda of: {
-        name: jnp.roll(of[name], shift, axis=0) for name in ("image", "boxes", "labels", "valid", "dropped_boxes")
-    }
-    if config.copy_paste:
+    changed = ("image", "boxes", "labels", "valid", "dropped_boxes", *(("instances",) if masks else ()))
+    others = lambda of: {name: jnp.roll(of[name], shift, axis=0) for name in changed}
+    if config.copy_paste and masks:
+        how = {"probability": config.copy_paste, "max_pastes": config.pastes, **_rules(config)}
+        out = paste_instances(out, others(out), **how, key=paste_key)
+        out["instances"] = out["instances"].astype(map_dtype_of(batch["instances"], batch["valid"].shape[1]))
+    elif config.copy_paste:
         out = copy_paste(out, others(out), probability=config.copy_paste, max_pastes=config.pastes, key=paste_key)
     if config.mixup:
         out = mixup_with_boxes(out, others(out), probability=config.mixup, key=mixup_key)
@@ -135,9 +159,23 @@ def random_mosaic(
     image = mosaic(images, meeting, combined, matrices, size, separable=config.separable)
 
     complete, visible = mosaic_boxes(boxes, meeting, combined, matrices, side, size)
-    rules = {name: getattr(config, name) for name in ("least_side", "least_area", "largest_ratio")}
+    kept = worth_keeping(complete, visible, **_rules(config))
+    instances = None
+    if "instances" in batch:
+        how = {"separable": config.separable}
+        instances = mosaic_instances(batch["instances"], meeting, combined, matrices, size, slots, **how)
+        pixels, visible = visible_parts(instances, 4 * slots)
+        kept &= (pixels > 0) & worth_keeping(visible, visible, **_rules(config))
     own = jnp.arange(4) == 0
     present = gathered(batch["valid"]) & (own | combined[:, None])[..., None]
-    valid = present.reshape(count, -1) & worth_keeping(complete, visible, **rules)
+    valid = present.reshape(count, -1) & kept
     labels = gathered(batch["labels"]).reshape(count, -1)
-    return {**batch, "image": image, **packed(visible, labels, valid, slots, jnp.zeros(count, jnp.int32))}
+    fields = packed(visible, labels, valid, slots, jnp.zeros(count, jnp.int32), instances)
+    if "instances" in batch:
+        fields["instances"] = fields["instances"].astype(map_dtype_of(batch["instances"], slots))
+    return {**batch, "image": image, **fields}
+
+
+def _rules(config: BoxAugmentConfig) -> dict[str, float]:
+    """Those of `worth_keeping`."""
+    return {name: getattr(config, name) for name in ("least_side", "least_area", "largest_ratio")}

@@ -10,10 +10,12 @@ already. The batch is divided into the smallest possible groups of at least four
 hold complete groups of a sharded batch exchange nothing.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Integer, Key
 
 from vision.ops.boxes import clip_to_image
 from vision.ops.projective import Tap, bilinear, project_boxes, sources
@@ -99,6 +101,53 @@ def mosaic(
     return jax.lax.fori_loop(0, -(-size // tall), strip, empty)
 
 
+def mosaic_instances(
+    instances: Integer[Array, "b s s"],
+    meeting: Int[Array, "b 2"],
+    combined: Bool[Array, " b"],
+    matrices: Float[Array, "b 3 3"],
+    size: int,
+    slots: int,
+    *,
+    separable: bool = False,
+) -> Int[Array, "b {size} {size}"]:
+    """Instance maps of the mosaics of :func:`mosaic`, at the same places; by nearest neighbour, 0 outside of images.
+
+    Args:
+      instances: values 0 to ``slots``.
+      meeting: as of :func:`mosaic`, and so are the next three.
+      combined: see there.
+      matrices: see there.
+      size: see there.
+      slots: boxes of an image.
+      separable: see there.
+
+    Returns:
+      int32, 1 + k at the pixels of the k-th box of :func:`mosaic_boxes`.
+    """
+    batch, side, _ = instances.shape
+    group, area = group_size(batch), side * side
+    meeting, extent = _canvas(meeting, combined, side)
+    across = lambda n: n[:, None, None]
+    x, y = sources(matrices, jnp.arange(size), jnp.arange(size), separable=separable)
+
+    def nearest(position: Array, meeting: Array, stride: int, step: int) -> tuple[Tap, Array]:
+        """The pixel that a position is in, and whether it is of the second image."""
+        at = jnp.floor(jnp.clip(position, -1.0, 2.0 * side)).astype(jnp.int32)
+        tap = _tap(at, 1.0, meeting=meeting, extent=across(extent), side=side, stride=stride, step=step)
+        return tap, at >= meeting
+
+    # steps back to the images to the right and below, as in `mosaic`
+    row, below = nearest(y, across(meeting[:, 1]), side, -2 * area)
+    column, right = nearest(x, across(meeting[:, 0]), 1, -area)
+    start = across((jnp.arange(batch) % group + -(-3 // group) * group) * area)
+    place = jax.lax.rem(start + row.offset + column.offset, jnp.int32(group * area))
+    flat = instances.reshape(batch // group, group * area).astype(jnp.int32)
+    found = jnp.take_along_axis(flat, place.reshape(batch // group, -1), axis=1).reshape(place.shape)
+    shown = (row.weight > 0) & (column.weight > 0) & (found > 0)
+    return jnp.where(shown, found + slots * (right + 2 * below), 0)
+
+
 def mosaic_boxes(
     boxes: Float[Array, "b n 4"],
     meeting: Int[Array, "b 2"],
@@ -148,17 +197,21 @@ def _canvas(meeting: Array, combined: Array, side: int) -> tuple[Array, Array]:
 
 
 def _taps(position: Array, meeting: Array, extent: Array, side: int, *, stride: int, step: int) -> tuple[Tap, Tap]:
-    """The two pixels around positions along an axis of the canvas; ``step`` leads to the second image's pixels."""
+    """The two pixels around positions along an axis of the canvas; see `_tap`."""
     # Positions far outside would overflow integers
     index = jnp.clip(position - 0.5, -2.0, 2.0 * side + 1.0)
     low = jnp.floor(index)
-
-    def tap(at: Array, weight: Array) -> Tap:
-        second = at >= meeting
-        local = jnp.where(second, at - meeting, at - meeting + side)
-        inside = (at >= 0) & (at < extent) & (local >= 0) & (local < side)
-        offset = jnp.clip(local, 0, side - 1) * stride + jnp.where(second, step, 0)
-        return Tap(offset, jnp.where(inside, weight, 0.0))
-
-    first = low.astype(jnp.int32)
+    first, tap = (
+        low.astype(jnp.int32),
+        partial(_tap, meeting=meeting, extent=extent, side=side, stride=stride, step=step),
+    )
     return tap(first, 1.0 - (index - low)), tap(first + 1, index - low)
+
+
+def _tap(at: Array, weight: Array | float, *, meeting: Array, extent: Array, side: int, stride: int, step: int) -> Tap:
+    """A pixel along an axis of the canvas, of no weight outside of images; ``step`` leads to the second image's."""
+    second = at >= meeting
+    local = jnp.where(second, at - meeting, at - meeting + side)
+    inside = (at >= 0) & (at < extent) & (local >= 0) & (local < side)
+    offset = jnp.clip(local, 0, side - 1) * stride + jnp.where(second, step, 0)
+    return Tap(offset, jnp.where(inside, weight, 0.0))
