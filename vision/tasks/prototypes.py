@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from vision.models.instances.prototypes import STRIDE, PrototypeConfig, PrototypePredictions
 from vision.models.yolo import STRIDES, YoloConfig
@@ -91,12 +91,21 @@ def answers(raw: Raw, batch: Mapping[str, Array], *, model: YoloConfig, ratio: f
     return Answers(*(jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True)))
 
 
+def sampled(anchors: Answers, count: int, *, key: Array) -> Answers:
+    """Up to ``count`` of the valid ones of each image, a uniformly random choice; the valid ones come first."""
+    none = jnp.zeros_like(anchors.valid)
+    sample = balanced_sample(anchors.valid, none, count=count, fraction=1.0, key=key)
+    return Answers(taken(anchors.place, sample.index), taken(anchors.box, sample.index), sample.positive)
+
+
 def all_anchors(levels: Sequence[Float[Array, "b _ _ a p"]]) -> Float[Array, "b n p"]:
     """What is predicted for the anchors of all levels, in the order of :func:`vision.tasks.detection.decode`."""
     return jnp.concatenate([level.reshape(len(level), -1, level.shape[-1]) for level in levels], axis=1)
 
 
-def shares(instances: Int[Array, "b h w"], number: Int[Array, "b n"], *, cell: int = STRIDE) -> Float[Array, "b n H W"]:
+def shares(
+    instances: Integer[Array, "b h w"], number: Int[Array, "b n"], *, cell: int = STRIDE
+) -> Float[Array, "b n H W"]:
     """The share of the pixels in each cell of ``cell`` x ``cell`` that have the ``number``, in [0, 1].
 
     One place of the cells after another is compared, so that no array has n times the pixels of the image.
@@ -122,14 +131,11 @@ def mask_loss(
     where the interpolated mask will end. An image without boxes has a loss of 0.
     """
     anchors = answers(found.raw, batch, model=model, ratio=config.detection.ratio)
-    none = jnp.zeros_like(anchors.valid)
-    sample = balanced_sample(anchors.valid, none, count=config.positives, fraction=1.0, key=key)
-    box = taken(anchors.box, sample.index)
-    coefficients = taken(all_anchors(found.coefficients), taken(anchors.place, sample.index))
-    logits = assembled(found.prototypes, coefficients)
+    place, box, valid = sampled(anchors, config.positives, key=key)
+    logits = assembled(found.prototypes, taken(all_anchors(found.coefficients), place))
     truth = shares(batch["instances"], 1 + box)
-    losses = _OBJECTIVES[config.objective](logits, truth, taken(batch["boxes"], box) / STRIDE, sample.valid)
-    return jnp.mean(mean_of_images(losses, sample.valid))
+    losses = _OBJECTIVES[config.objective](logits, truth, taken(batch["boxes"], box) / STRIDE, valid)
+    return jnp.mean(mean_of_images(losses, valid))
 
 
 def prototype_loss(
