@@ -15,6 +15,7 @@ import numpy as np
 
 from vision.data.detection import AnnotatedSource, RenderedSource
 from vision.data.folder import FolderSource
+from vision.data.masked_images import FileImages, MaskedImages, TfdsImages
 from vision.data.semantic import MaskedSource
 from vision.data.shapes.world import ShapesSource
 from vision.data.source import ArraySource, Source
@@ -47,10 +48,7 @@ def _parts(source: Source) -> Iterable[bytes]:
         case AnnotatedSource():
             return _annotated(source)
         case MaskedSource():
-            files = zip(
-                _names(pair.image for pair in source.pairs), _names(pair.mask for pair in source.pairs), strict=True
-            )
-            return [f"{image} {mask}".encode("utf-8", "surrogateescape") for image, mask in files]
+            return _masked(source.images)
         case TfdsSource():
             return [f"{name} {count}".encode() for name, count in source.shards()]
         case RenderedSource() | ShapesSource():
@@ -65,6 +63,17 @@ def _names(files: Iterable[Path]) -> list[str]:
     absolute = [os.path.abspath(file) for file in files]  # noqa: PTH100 - of a million files, strings are faster
     root = os.path.commonpath([os.path.dirname(file) for file in absolute])  # noqa: PTH120
     return [os.path.relpath(file, root) for file in absolute]
+
+
+def _masked(images: MaskedImages) -> Iterable[bytes]:
+    match images:
+        case FileImages():
+            files = zip(
+                _names(pair.image for pair in images.pairs), _names(pair.mask for pair in images.pairs), strict=True
+            )
+            return [f"{image} {mask}".encode("utf-8", "surrogateescape") for image, mask in files]
+        case TfdsImages():
+            return [*_parts(images.source), f"{images.mask} {images.count}".encode()]
 
 
 def _annotated(source: AnnotatedSource) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Images with a class for every pixel: the shapes world, a folder, PASCAL VOC, Cityscapes or ADE20K.
+"""Images with a class for every pixel: the shapes world, a folder, a set of TFDS, PASCAL VOC, Cityscapes or ADE20K.
 
 Samples have equal shapes: an image lies in the upper left corner of a canvas, at its own size or, where it is larger,
 reduced until it fits. The rest of the canvas is grey, and void in the mask. The ground truth of evaluation is the mask
@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Interval
 from jaxtyping import Int, UInt8
 from PIL import Image
 
@@ -23,8 +24,6 @@ from vision.data.annotations.index_masks import (
     Colour,
     MaskRules,
     class_table,
-    mask_values,
-    read_mask,
 )
 from vision.data.annotations.semantic_files import (
     ADE20K_CLASSES,
@@ -40,10 +39,12 @@ from vision.data.annotations.semantic_files import (
     voc_rules,
 )
 from vision.data.dataset import Split, is_held_out
-from vision.data.image_file import MAX_PIXELS, opened, upright
+from vision.data.image_file import MAX_PIXELS, opened
+from vision.data.masked_images import FileImages, MaskedImages, Size, TfdsImages, check_mask_feature
 from vision.data.on_demand import OnDemandSource
 from vision.data.shapes.world import ShapesConfig, ShapesSource
 from vision.data.source import Record, Source, in_memory
+from vision.data.tfds import tfds_source
 from vision.errors import UserError
 from vision.home import expanded
 from vision.ranges import ImageArea, NonNegativeInt, Pixels, PositiveInt, check_ranges
@@ -54,32 +55,39 @@ FIELDS = ("image", "semantic", "size")
 SHAPES_TEST = 1_000
 """Scenes of the shapes world to evaluate on."""
 
-Size = tuple[int, int]
-"""Height and width in pixels."""
-
 
 @dataclass(frozen=True)
 class SemanticConfig:
     """Which images and masks to use, and how they are read."""
 
-    name: Literal["shapes", "folder", "voc", "cityscapes", "ade20k"] = "shapes"
-    """"shapes" (rendered, no download), "folder" (images and masks of equal names), or a data set in its own layout."""
+    name: Literal["shapes", "folder", "tfds", "voc", "cityscapes", "ade20k"] = "shapes"
+    """"shapes" (rendered, no download), "folder" (images and masks of equal names), "tfds" (prepared by TensorFlow
+    Datasets in array_record form), or a data set in its own layout."""
     dir: Path = Path("data")
-    """Folder that all other paths are relative to; unused by shapes."""
+    """Folder that all other paths are relative to; unused by shapes. The folder in which TFDS has prepared its sets."""
     train: str = "train"
-    """Sub-folder to train on, or VOC's list of names. For "folder" it has ``images`` and ``masks``; without such a
-    sub-folder these are in ``dir`` itself, and one of ten images, by the hash of its name, is a test image."""
+    """Sub-folder to train on, VOC's list of names, or a split of TFDS such as "train[:80%]". For "folder" it has
+    ``images`` and ``masks``; without such a sub-folder these are in ``dir`` itself, and one of ten images, by the hash
+    of its name, is a test image."""
     test: str = "test"
-    """Sub-folder to evaluate on, or VOC's list of names."""
+    """Sub-folder to evaluate on, VOC's list of names, or a split of TFDS."""
     images: str = "images"
     """Folder: name of the folders of images."""
     masks: str = "masks"
     """Folder: name of the folders of masks, PNG files with the names of the images."""
+    tfds: str = ""
+    """TFDS: name of the set, such as "oxford_iiit_pet" or "oxford_iiit_pet:4.0.0"."""
+    image_feature: str = "image"
+    """TFDS: feature with the image."""
+    mask_feature: str = "segmentation_mask"
+    """TFDS: feature with the mask, an image of one channel."""
     classes: str = "classes.txt"
-    """Folder: file in ``dir`` with a class a line, "road", or with its colour in RGB masks, "road 128 64 128". Without
-    the file, classes are the values of the masks, from 0 to the largest that is not void."""
+    """Folder and TFDS: file in ``dir`` with a class a line, "road", or with its colour in RGB masks, "road 128 64 128".
+    Without the file, classes are the values of the masks, from ``first`` to the largest that is not void."""
+    first: Annotated[int, Interval(ge=0, le=65_535)] = 0
+    """Folder and TFDS: value of the first class in the masks; the next values are the next classes."""
     void: tuple[NonNegativeInt, ...] = (VOID,)
-    """Folder: values of masks that mean "no class"."""
+    """Folder and TFDS: values of masks that mean "no class", also where they are among those of the classes."""
     height: Pixels = 512
     """Height of the canvas in pixels."""
     width: Pixels = 512
@@ -101,40 +109,35 @@ class SemanticConfig:
         check_ranges(self)
         if self.name == "shapes" and self.height != self.width:
             raise UserError(f"scenes of the shapes world are square, not {self.height}x{self.width}: give both sides")
+        if self.name == "tfds" and not self.tfds:
+            raise UserError("which set of TFDS is not said: give --data.tfds, such as oxford_iiit_pet")
 
 
 @dataclass(frozen=True, eq=False)
 class MaskedSource:
-    """Images and masks from files as samples, decoded when they are asked for.
+    """Images and masks as samples, decoded when they are asked for.
 
     A sample has "image" uint8 [H W 3], "semantic" uint8 [H W] (`VOID` without a class) and "size" int32 [2], the height
     and width that the image has in the canvas. With ``truth``, "truth" uint8 [TH TW] and "truth_size" int32 [2] too:
     the mask at its own size in a canvas of ``truth``, void outside.
     """
 
-    pairs: tuple[Pair, ...]
+    images: MaskedImages
     """Images and their masks."""
-    rules: MaskRules
-    """What the values of masks mean."""
     class_names: tuple[str, ...]
     """One for each class."""
     canvas: Size
     """Height and width of the samples in pixels."""
     truth: Size | None = None
     """Height and width of a canvas for the masks at their own sizes; None without."""
-    max_pixels: int = MAX_PIXELS
-    """Limit of an image's width times height."""
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        pair = self.pairs[index]
-        with opened(pair.image, max_pixels=self.max_pixels) as file:
-            image = upright(file)
-        mask = read_mask(pair.mask, self.rules, size=image.size, image=pair.image, max_pixels=self.max_pixels)
+        image, mask = self.images.read(index)
         height, width = fitted_size((image.height, image.width), self.canvas)
         reduced = mask
         if (width, height) != image.size:
@@ -198,15 +201,11 @@ def semantic_source(config: SemanticConfig, split: Split, *, limit_bytes: int = 
 
 
 def unread_source(config: SemanticConfig, split: Split) -> MaskedSource:
-    """The files of a split, decoded when they are asked for."""
+    """The images of a split, decoded when they are asked for."""
     names, rules = _classes(config)
-    pairs = _pairs(config, "train" if config.overfit_images else split)
-    if config.overfit_images:
-        pairs = pairs[: config.overfit_images]
-    truth = None
-    if split == "test":
-        truth = largest_size(tuple(each.mask for each in pairs), config.max_pixels)
-    return MaskedSource(tuple(pairs), rules, names, (config.height, config.width), truth, config.max_pixels)
+    images = _images(config, split, rules)
+    truth = _truth_size(config) if split == "test" else None
+    return MaskedSource(images, names, (config.height, config.width), truth)
 
 
 def class_colours(config: SemanticConfig) -> tuple[Colour, ...]:
@@ -216,13 +215,13 @@ def class_colours(config: SemanticConfig) -> tuple[Colour, ...]:
     """
     if config.name == "shapes":
         return ()
-    names, rules = _classes(config)
-    if rules.colours:
+    _, rules = _classes(config)
+    if rules.colours or config.name == "tfds":
         return rules.colours
     first = _pairs(config, "train")[0].mask
     with opened(first, max_pixels=config.max_pixels) as image:
         flat = image.getpalette() if image.mode == "P" else None
-    values = list(rules.renumbered) if rules.renumbered else list(range(len(names)))
+    values = list(rules.values)
     if not flat or len(flat) < 3 * (max(values) + 1):
         return ()
     return tuple((flat[3 * value], flat[3 * value + 1], flat[3 * value + 2]) for value in values)
@@ -235,8 +234,27 @@ def description(config: SemanticConfig, split: Split) -> str:
     if config.name == "shapes":
         where = f"the shapes world ({'train' if training else 'test'})"
     else:
-        where = f"{config.dir}, {config.train if training else config.test} ({config.name})"
+        whole = config.tfds if config.name == "tfds" else config.dir
+        where = f"{whole}, {config.train if training else config.test} ({config.name})"
     return f"{few}{where}, {config.height}x{config.width}"
+
+
+def _images(config: SemanticConfig, split: Split, rules: MaskRules) -> MaskedImages:
+    split = "train" if config.overfit_images else split
+    if config.name == "tfds":
+        source = tfds_source(
+            config.tfds,
+            config.train if split == "train" else config.test,
+            data_dir=expanded(config.dir),
+            image_key=config.image_feature,
+            label_key=None,
+            max_pixels=config.max_pixels,
+        )
+        check_mask_feature(source, config.mask_feature, config.tfds)
+        images: MaskedImages = TfdsImages(source, config.mask_feature, rules, len(source))
+    else:
+        images = FileImages(tuple(_pairs(config, split)), rules, config.max_pixels)
+    return images.first(config.overfit_images) if config.overfit_images else images
 
 
 def _pairs(config: SemanticConfig, split: Split) -> list[Pair]:
@@ -291,45 +309,47 @@ def _classes(config: SemanticConfig) -> tuple[tuple[str, ...], MaskRules]:
     file = expanded(config.dir) / config.classes
     if file.is_file():
         names, colours = class_table(file)
-        return names, MaskRules(classes=len(names), void=config.void, colours=colours)
-    masks = tuple(each.mask for each in _pairs(config, "train"))
-    largest = max(_in_threads(functools.partial(_largest_value, void=config.void, max_pixels=config.max_pixels), masks))
+        return names, MaskRules(classes=len(names), first=config.first, void=config.void, colours=colours)
+    images = _images(config, "train", MaskRules(classes=0))
+    if isinstance(images, TfdsImages) and (own := images.source.names_of(config.mask_feature)):
+        return own, MaskRules(classes=len(own), first=config.first, void=config.void)
+    values = functools.partial(_largest_value, images, void=config.void)
+    largest = max(_in_threads(values, range(len(images))))
     if largest < 0:
-        raise UserError(f"all {len(masks)} masks of {config.dir} are void alone: there is no class to learn")
-    if largest >= MAX_CLASSES:
+        raise UserError(f"all {len(images)} masks of {config.dir} are void alone: there is no class to learn")
+    classes = largest + 1 - config.first
+    if not 1 <= classes <= MAX_CLASSES:
         raise UserError(
-            f"a mask of {config.dir} has the value {largest}: classes are 0 to {MAX_CLASSES - 1}; give the values that "
-            f"are no class by --data.void, or name the classes in {file}"
+            f"the largest value of the masks of {config.dir} is {largest}, and classes are {config.first} to "
+            f"{config.first + MAX_CLASSES - 1}: give the values that are no class by --data.void and that of the first "
+            f"class by --data.first, or name the classes in {file}"
         )
-    return tuple(f"class {value}" for value in range(largest + 1)), MaskRules(classes=largest + 1, void=config.void)
+    names = tuple(f"class {value}" for value in range(config.first, largest + 1))
+    return names, MaskRules(classes=classes, first=config.first, void=config.void)
 
 
-def _largest_value(mask: Path, *, void: Sequence[int], max_pixels: int) -> int:
-    values = mask_values(mask, max_pixels=max_pixels)
+def _largest_value(images: MaskedImages, index: int, *, void: Sequence[int]) -> int:
+    values = images.values(index)
     if values.ndim == 3:
         raise UserError(
-            f"the mask {mask} is in RGB, and no list of classes says what its colours are: write a file classes.txt "
-            'with a class a line, "road 128 64 128"'
+            f"{images.name(index)} is in RGB, and no list of classes says what its colours are: write a file "
+            'classes.txt with a class a line, "road 128 64 128"'
         )
     found = set(np.unique(values).tolist()) - set(void)
     return max(found, default=-1)
 
 
 @functools.lru_cache(maxsize=8)
-def largest_size(files: tuple[Path, ...], max_pixels: int) -> Size:
-    """The largest height and the largest width of images, read from their headers."""
-    sizes = _in_threads(functools.partial(_size, max_pixels=max_pixels), files)
+def _truth_size(config: SemanticConfig) -> Size:
+    """The largest height and the largest width of the masks to evaluate on."""
+    images = _images(config, "test", MaskRules(classes=0))
+    sizes = _in_threads(images.size, range(len(images)))
     return max(height for height, _ in sizes), max(width for _, width in sizes)
 
 
-def _size(file: Path, *, max_pixels: int) -> Size:
-    with opened(file, max_pixels=max_pixels) as image:
-        return image.height, image.width
-
-
-def _in_threads(function, files):
+def _in_threads(function, items):
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        return list(pool.map(function, files))
+        return list(pool.map(function, items))
 
 
 def world(config: SemanticConfig, split: Split) -> ShapesSource:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from vision.data.image_file import MAX_PIXELS, opened
-from vision.data.source import Record, Source
+from vision.data.source import Record
 from vision.errors import UserError
 from vision.home import expanded
 
@@ -40,7 +40,7 @@ def tfds_source(
     image_key: str = "image",
     label_key: str | None = "label",
     max_pixels: int = MAX_PIXELS,
-) -> Source:
+) -> "TfdsSource":
     """The samples of one split of a prepared TFDS data set.
 
     A sample has "image" uint8 [h w c], "label" int32 [] unless ``label_key`` is None, and every other numeric feature
@@ -131,15 +131,32 @@ class TfdsSource:
         """Names of the files, and how many samples of each belong to the split."""
         return [(file.name, count) for file, count in zip(self._files, self._counts, strict=True)]
 
+    @property
+    def images_of_one_channel(self) -> tuple[str, ...]:
+        """Names of the features that are images of one channel of integers, such as masks."""
+        return tuple(sorted(key for key, mode in self._images.items() if mode in ("L", "I;16")))
+
+    def names_of(self, feature: str) -> tuple[str, ...]:
+        """Names of the values of a feature, as those of a ``LabeledImage``; empty where it has none."""
+        return tuple(getattr(self._features[feature], "names", None) or ())
+
+    def image_size(self, index: int, feature: str) -> tuple[int, int]:
+        """(height, width) of an image, from its header."""
+        example = self._features.deserialize_example_np(self._encoded(index), decoders=self._decoders)
+        with opened(io.BytesIO(example[feature]), max_pixels=self._max_pixels, name=f"its {feature}") as image:
+            return image.height, image.width
+
     def __getitem__(self, index: int) -> Record:
+        return self._record(self._encoded(index))
+
+    def _encoded(self, index: int) -> bytes:
         if not 0 <= index < len(self):
             raise IndexError(index)
         try:
-            example = self._raw[index]
+            return self._raw[index]
         except (OSError, RuntimeError) as error:
             file = self._files[bisect.bisect_right(self._ends, index)]
             raise UserError(f"{file} is damaged or missing ({_line(error)}); copy or prepare it again.") from error
-        return self._record(example)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Record]:
         return [self._record(example) for example in self._raw.__getitems__(list(indices))]
@@ -161,7 +178,9 @@ class TfdsSource:
 
 def _decoded(encoded: bytes, mode: str, max_pixels: int) -> np.ndarray:
     with opened(io.BytesIO(encoded), max_pixels=max_pixels, name="its image") as image:
-        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+        # the indices of a palette are the values of a mask, and its colours only for display
+        keep = image.mode == mode or (mode == "L" and image.mode == "P")
+        pixels = np.asarray(image if keep else image.convert(mode))
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 

@@ -32,7 +32,9 @@ class MaskRules:
     """How the values of mask files become classes."""
 
     classes: int
-    """Number of classes; values are 0 to ``classes`` - 1 unless ``renumbered`` says otherwise."""
+    """Number of classes; values are ``first`` to ``first + classes - 1`` unless ``renumbered`` says otherwise."""
+    first: int = 0
+    """Value in the files of the class 0."""
     void: tuple[int, ...] = (VOID,)
     """Values in the files that are void."""
     renumbered: Mapping[int, int] = field(default_factory=dict)
@@ -42,11 +44,15 @@ class MaskRules:
     void_colours: tuple[Colour, ...] = ((0, 0, 0),)
     """Of masks in RGB: colours that are void unless a class has them."""
 
+    @property
+    def values(self) -> Mapping[int, int]:
+        """Value in the files -> class."""
+        return self.renumbered or {self.first + label: label for label in range(self.classes)}
+
     def table(self) -> np.ndarray:
         """int32 [65536]: value in the files -> class, `VOID`, or -1 for an unknown value."""
-        known = self.renumbered or {value: value for value in range(self.classes)}
         table = np.full(2**16, -1, np.int32)
-        for value, label in known.items():
+        for value, label in self.values.items():
             table[value] = label
         for value in self.void:
             table[value] = VOID
@@ -75,11 +81,25 @@ def read_mask(
             f"the mask {file} has {width}x{height} pixels and its image {image} {size[0]}x{size[1]}: a mask has the "
             "size of its image"
         )
+    return classes_of(values, rules, f"the mask {file}")
+
+
+def classes_of(values: np.ndarray, rules: MaskRules, name: str) -> UInt8[np.ndarray, "h w"]:
+    """The classes of a mask as stored, `VOID` where there is none.
+
+    Args:
+        values: indices uint8 or uint16 [h w], or colours uint8 [h w 3].
+        rules: what they mean.
+        name: of the mask, for messages: "the mask a.png".
+
+    Raises:
+        UserError: a value or colour is unknown.
+    """
     if values.ndim == 3:
-        return _of_colours(values, rules, file)
+        return _of_colours(values, rules, name)
     found = rules.table()[values]
     if (found < 0).any():
-        raise _unknown(values, found < 0, file, rules)
+        raise _unknown(values, found < 0, name, rules)
     return found.astype(np.uint8)
 
 
@@ -106,10 +126,10 @@ def mask_values(file: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         raise ValueError(f"its mode {image.mode} has neither indices nor colours of classes")
 
 
-def _of_colours(values: np.ndarray, rules: MaskRules, file: Path) -> UInt8[np.ndarray, "h w"]:
+def _of_colours(values: np.ndarray, rules: MaskRules, name: str) -> UInt8[np.ndarray, "h w"]:
     if not rules.colours:
         raise UserError(
-            f"the mask {file} is in RGB, and no colours of the classes are known: write them behind the names in the "
+            f"{name} is in RGB, and no colours of the classes are known: write them behind the names in the "
             'list of classes ("road 128 64 128"), or save masks with indices'
         )
     packed = _packed(values)
@@ -119,7 +139,7 @@ def _of_colours(values: np.ndarray, rules: MaskRules, file: Path) -> UInt8[np.nd
     for label, colour in enumerate(rules.colours):
         found[packed == _packed(np.array(colour))] = label
     if (found < 0).any():
-        raise _unknown(values, found < 0, file, rules)
+        raise _unknown(values, found < 0, name, rules)
     return found.astype(np.uint8)
 
 
@@ -129,7 +149,7 @@ def _packed(colours: np.ndarray) -> Any:
     return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
 
 
-def _unknown(values: np.ndarray, where: np.ndarray, file: Path, rules: MaskRules) -> UserError:
+def _unknown(values: np.ndarray, where: np.ndarray, name: str, rules: MaskRules) -> UserError:
     row, column = (int(each[0]) for each in np.nonzero(where))
     value = values[row, column]
     if values.ndim == 3:
@@ -138,12 +158,10 @@ def _unknown(values: np.ndarray, where: np.ndarray, file: Path, rules: MaskRules
     else:
         what = f"the value {int(value)}"
         names = ", ".join(map(str, rules.void)) or "none"
-        known = f"classes are 0 to {rules.classes - 1} and void is {names}"
+        known = f"classes are {rules.first} to {rules.first + rules.classes - 1} and void is {names}"
         if rules.renumbered:
             known = f"the {len(rules.renumbered)} known values are others, and void is {names}"
-    return UserError(
-        f"the mask {file} has {what} at row {row}, column {column} ({int(where.sum()):,} unknown pixels): {known}"
-    )
+    return UserError(f"{name} has {what} at row {row}, column {column} ({int(where.sum()):,} unknown pixels): {known}")
 
 
 def void_name(rules: MaskRules) -> str:

@@ -68,8 +68,7 @@ def cityscapes_rules() -> MaskRules:
 
 def ade20k_rules() -> MaskRules:
     """Values 1 to 150 are the classes; 0 is void."""
-    renumbered = {label + 1: label for label in range(ADE20K_CLASSES)}
-    return MaskRules(classes=ADE20K_CLASSES, void=(0,), renumbered=renumbered)
+    return MaskRules(classes=ADE20K_CLASSES, first=1, void=(0,))
 
 
 def folder_pairs(images: Path, masks: Path) -> list[Pair]:
