@@ -203,8 +203,7 @@ def test_sharding_rules_hold(decoder):
     model = Segmenter(Pooled, DECODERS[decoder], 5, auxiliary=True)
     placed = shardings(shapes(model), mesh=mesh, rules=SHARDING_RULES)["params"]
     assert placed["auxiliary"]["mix"]["conv"]["kernel"].spec[-1] == "tensor"
-    divided = [leaf for leaf in jax.tree.leaves(placed["decoder"]) if "tensor" in leaf.spec]
-    assert bool(divided) == (decoder not in ("pyramid",))
+    assert any("tensor" in leaf.spec for leaf in jax.tree.leaves(placed["decoder"]))
 
 
 def test_features_that_are_missing_are_named():

@@ -164,11 +164,6 @@ def _unknown(values: np.ndarray, where: np.ndarray, name: str, rules: MaskRules)
     return UserError(f"{name} has {what} at row {row}, column {column} ({int(where.sum()):,} unknown pixels): {known}")
 
 
-def void_name(rules: MaskRules) -> str:
-    """Void in words, for reports: "255"."""
-    return ", ".join(map(str, rules.void)) or "none"
-
-
 def class_table(file: Path) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
     """The names of a list of classes, one a line, and their colours where every line ends in three numbers.
 

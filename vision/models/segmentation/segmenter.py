@@ -22,7 +22,9 @@ DecoderConfig = FcnConfig | DeepLabConfig | UNetDecoderConfig | PyramidConfig
 
 # Shoeybi et al. 2019: of two layers, split the outputs of the first and the inputs of the second. The branches of
 # DeepLab, which have most of its parameters, are split by their outputs, which are gathered where they are projected.
-# Pyramids are small and not split. Backbones have rules of their own.
+# The two layers of a feature pyramid are the last convolution of a level and the first of its branch; the laterals,
+# whose results all levels share, and the rest of the branches, with fewer channels, are whole. Backbones have rules of
+# their own.
 SHARDING_RULES: tuple[tuple[str, P], ...] = (
     (r"(decoder|auxiliary)/mix/conv/kernel$", P(None, None, None, "tensor")),
     (r"(decoder|auxiliary)/mix/norm/(scale|bias|mean|var)$", P("tensor")),
@@ -31,6 +33,9 @@ SHARDING_RULES: tuple[tuple[str, P], ...] = (
     (r"decoder/step_\d+/conv_1/conv/kernel$", P(None, None, None, "tensor")),
     (r"decoder/step_\d+/conv_1/norm/(scale|bias|mean|var)$", P("tensor")),
     (r"decoder/step_\d+/conv_2/conv/kernel$", P(None, None, "tensor", None)),
+    (r"decoder/pyramid/output_\d+/kernel$", P(None, None, None, "tensor")),
+    (r"decoder/pyramid/output_\d+/bias$", P("tensor")),
+    (r"decoder/branch_\d+/conv_1/kernel$", P(None, None, "tensor", None)),
 )
 
 
