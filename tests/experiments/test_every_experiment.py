@@ -36,7 +36,8 @@ GOLDEN_FILE = ROOT / "tests" / "golden" / "first_steps.json"
 # one experiment of each recipe runs whole; the others differ in numbers and take their golden steps
 RECIPES = (
     *("accuracy_score", "autoencoder_cifar", "colourise", "diffusion_cifar", "dit_cifar", "finetune"),
-    *("gan_cifar", "gan_mnist", "hvae_cifar", "segment_folder", "speedrun_cifar", "vae_mnist", "yolo_coco"),
+    *("gan_cifar", "gan_mnist", "hvae_cifar", "instances_folder", "segment_folder", "speedrun_cifar", "vae_mnist"),
+    "yolo_coco",
 )
 
 
@@ -128,7 +129,7 @@ def test_build_is_short(name):
 
 @pytest.mark.parametrize(
     "recipe",
-    [diffusion, classification, detection, segmentation, adversarial, vae, autoencoder, supervised],
+    [diffusion, classification, detection, instances, segmentation, adversarial, vae, autoencoder, supervised],
     ids=lambda f: f.__name__,
 )
 def test_a_recipe_reads_like_one(recipe):

@@ -5,12 +5,14 @@ from functools import partial
 
 import hypothesis.extra.numpy as hnp
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_roi_align import interpolated
 
-from vision.ops.roi_masks import crop_masks, paste_mask, paste_masks
+from vision.ops.roi_masks import crop_masks, paste_mask, paste_masks, pasted
 
 HEIGHT, WIDTH, N, SIZE = 9, 13, 4, 3
 
@@ -59,3 +61,24 @@ def test_pasting_outside_of_the_image_and_back():
     again = paste_mask(small, box, height=mask.shape[0], width=mask.shape[1]) >= 0.5
     assert (again != mask).sum() < 0.02 * mask.sum()
     assert paste_masks(np.zeros((0, 28, 28), np.float32), np.zeros((0, 4), np.float32), height=3, width=4).shape[0] == 0
+
+
+def test_masks_pasted_in_a_program_are_interpolated_in_their_boxes():
+    generator = np.random.default_rng(0)
+    masks = generator.random((1, 3, 14, 14)).astype(np.float32)
+    boxes = np.float32([[[2, 3, 18, 19], [0, 0, 32, 24], [-5, 10, 9, 40]]])
+    made = np.asarray(pasted(jnp.asarray(masks), jnp.asarray(boxes), size=(24, 32)))
+    for mask, (x0, y0, x1, y1), found in zip(masks[0], boxes[0], made[0], strict=True):
+        for row in range(24):
+            for column in range(32):
+                place = [(row + 0.5 - y0) / (y1 - y0) * 14 - 0.5, (column + 0.5 - x0) / (x1 - x0) * 14 - 0.5]
+                expected = 0.0
+                for r in range(14):
+                    for c in range(14):
+                        weight = max(1 - abs(place[0] - r), 0) * max(1 - abs(place[1] - c), 0)
+                        expected += weight * mask[r, c]
+                assert found[row, column] == pytest.approx(expected, abs=1e-5)
+    constant = jnp.ones((1, 1, 28, 28))
+    half = np.asarray(pasted(constant, jnp.array([[[4.0, 6.0, 20.0, 15.0]]]), size=(24, 32)))[0, 0] >= 0.5
+    assert half.sum() == 16 * 9
+    assert half[6:15, 4:20].all()

@@ -19,7 +19,7 @@ LARGEST = math.log(1000.0 / 16)
 
 
 def encode(
-    boxes: Float[Array, "*#b 4"], references: Float[Array, "*#b 4"], *, weights: Weights = (1.0, 1.0, 1.0, 1.0)
+    boxes: Float[Array, "... 4"], references: Float[Array, "... 4"], *, weights: Weights = (1.0, 1.0, 1.0, 1.0)
 ) -> Float[Array, "*b 4"]:
     """The offsets of boxes from their references, both corners; not finite where either has no side."""
     own, theirs = corners_to_centre_size(boxes), corners_to_centre_size(references)
@@ -28,7 +28,7 @@ def encode(
 
 
 def decode(
-    offsets: Float[Array, "*#b 4"], references: Float[Array, "*#b 4"], *, weights: Weights = (1.0, 1.0, 1.0, 1.0)
+    offsets: Float[Array, "... 4"], references: Float[Array, "... 4"], *, weights: Weights = (1.0, 1.0, 1.0, 1.0)
 ) -> Float[Array, "*b 4"]:
     """The boxes at these offsets, the inverse of :func:`encode` up to sides of 62.5 times the reference's."""
     offsets = offsets / jnp.array(weights)

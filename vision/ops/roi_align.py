@@ -108,7 +108,9 @@ def _over_levels(
 ) -> Float[Array, "b n s s c"]:
     """Boxes each on its level, from one table of the cells of all."""
     sides = [features.shape[1:3] for features in levels]
-    table = jnp.concatenate([features.reshape(len(features), -1, features.shape[-1]) for features in levels], axis=1)
+    table = jnp.concatenate(
+        [features.reshape(features.shape[0], -1, features.shape[-1]) for features in levels], axis=1
+    )
     starts = [sum(height * width for height, width in sides[:k]) for k in range(len(sides))]
     of = lambda values: jnp.array(values)[level]
     height, width = of([height for height, _ in sides]), of([width for _, width in sides])
@@ -123,9 +125,9 @@ def _over_levels(
             row = start + jnp.minimum(rows.first[..., j] + down, last_row) * width[..., None]
             for right, along_x in enumerate((columns.before, columns.behind)):
                 column = jnp.minimum(columns.first[..., i] + right, last_column)
-                index.append((row[..., :, None] + column[..., None, :]).reshape(len(table), -1))
+                index.append((row[..., :, None] + column[..., None, :]).reshape(table.shape[0], -1))
                 weight = along_y[..., :, None, j] * along_x[..., None, :, i] / samples**2
-                weights.append(weight.reshape(len(table), -1))
+                weights.append(weight.reshape(table.shape[0], -1))
     kind = jax.ShapeDtypeStruct(table.shape, table.dtype)
     mixed: Any = _mixed(kind, table, tuple(index), tuple(weights))
     return mixed.astype(table.dtype).reshape(*boxes.shape[:2], size, size, table.shape[-1])

@@ -264,7 +264,7 @@ def select_instances(
         blank = lambda x: jnp.where(kept.valid.reshape(-1, *[1] * (x.ndim - 1)), x[kept.index], 0)
         return blank(boxes), blank(scores), blank(labels), kept.valid
 
-    flat = lambda x, *rest: x.reshape(len(x), -1, *rest)
+    flat = lambda x, *rest: x.reshape(x.shape[0], -1, *rest)
     return Instances(*jax.vmap(of_image)(flat(boxes, 4), flat(scores)), masks=None)
 
 
@@ -282,7 +282,7 @@ def instance_detector(model: MaskRcnn, config: InstanceDetectorConfig) -> Callab
         classes: Sequence[int] | None = None,
     ) -> Instances:
         if size is None:
-            size = jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (len(images), 2))
+            size = jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
         call: Any = lambda method, *arguments, **how: model.apply(variables, *arguments, method=method, **how)
         levels = call("levels", images, train=False)
         proposals = select_proposals(call("regions", levels), size, config.proposals)

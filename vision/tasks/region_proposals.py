@@ -118,14 +118,14 @@ def balanced_sample(
     total = positives + number(negative, places - positives)
     place = jnp.arange(places)[None]
     take = lambda index, at: jnp.take_along_axis(index, jnp.clip(at, 0, index.shape[1] - 1), axis=1)
-    first = take(some(positive, most), jnp.broadcast_to(place, (len(positive), places)))
+    first = take(some(positive, most), jnp.broadcast_to(place, (positive.shape[0], places)))
     index = jnp.where(place < positives, first, take(some(negative, places), place - positives))
     return Sample(index, place < positives, place < total)
 
 
 def taken(values: Array, index: Int[Array, "b k"]) -> Array:
     """Entries of [b n ...] or, the same for all images, [1 n ...]: [b k ...]."""
-    values = jnp.broadcast_to(values, (len(index), *values.shape[1:]))
+    values = jnp.broadcast_to(values, (index.shape[0], *values.shape[1:]))
     return jax.vmap(lambda of, at: of[at])(values, index)
 
 
@@ -167,7 +167,7 @@ def select_proposals(regions: Regions, size: Int[Array, "b 2"], config: Proposal
 
 def clipped(boxes: Float[Array, "b *n 4"], size: Int[Array, "b 2"]) -> Float[Array, "b *n 4"]:
     """Boxes of each image clipped to its height and width."""
-    sides = size.astype(jnp.float32).reshape(len(size), 2, *[1] * (boxes.ndim - 2))
+    sides = size.astype(jnp.float32).reshape(size.shape[0], 2, *[1] * (boxes.ndim - 2))
     return clip_to_image(boxes, width=sides[:, 1], height=sides[:, 0])
 
 

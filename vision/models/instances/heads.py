@@ -28,7 +28,7 @@ class BoxHead(nn.Module):
         self, features: Float[Array, "n s s c"]
     ) -> tuple[Float[Array, "n {self.classes}"], Float[Array, "n {self.classes} 4"]]:
         """Logits, and offsets from the region (``ops/box_coding.py``), both float32."""
-        hidden = features.reshape(len(features), -1)
+        hidden = features.reshape(features.shape[0], -1)
         for k in range(2):
             hidden = nn.relu(Dense(self.width, kernel_init=fan_in_uniform, dtype=self.dtype, name=f"dense_{k}")(hidden))
         hidden = hidden.astype(jnp.float32)

@@ -130,7 +130,7 @@ class MaskRcnn(nn.Module):
         levels = self.levels(image, train=train)
         if boxes is None:
             height, width = image.shape[1:3]
-            boxes = jnp.broadcast_to(jnp.array([0.0, 0.0, width, height]), (len(image), 1, 4))
+            boxes = jnp.broadcast_to(jnp.array([0.0, 0.0, width, height]), (image.shape[0], 1, 4))
         logits, offsets = self.boxes(levels, boxes)
         masks = self.masks(levels, boxes) if self.config.mask else None
         return InstancePredictions(self.regions(levels), logits, offsets, masks)
