@@ -100,7 +100,7 @@ def sampled(anchors: Answers, count: int, *, key: Array) -> Answers:
 
 def all_anchors(levels: Sequence[Float[Array, "b _ _ a p"]]) -> Float[Array, "b n p"]:
     """What is predicted for the anchors of all levels, in the order of :func:`vision.tasks.detection.decode`."""
-    return jnp.concatenate([level.reshape(len(level), -1, level.shape[-1]) for level in levels], axis=1)
+    return jnp.concatenate([level.reshape(level.shape[0], -1, level.shape[-1]) for level in levels], axis=1)
 
 
 def shares(
