@@ -336,6 +336,18 @@ def test_candidates_are_all_predictions_within_the_image():
     assert np.array_equal(found.prototypes, given["given"]["prototypes"])
 
 
+@pytest.mark.parametrize("suppression", ["greedy", "matrix"])
+def test_detectors_are_exported_for_any_number_of_images(variables, suppression):
+    detect = prototype_detector(PrototypeYolo(CONFIG), CONFIG, PrototypeDetectorConfig(suppression=suppression))
+    images = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, 32, 64, 3"), jnp.float32)
+    found = jax.export.export(jax.jit(lambda x: detect(variables, x)))(images)
+    assert [str(of.shape) for of in found.out_avals] == [
+        "(b, 100, 4)",
+        *["(b, 100)"] * 3,
+        "(b, 100, 8, 16)",
+    ]
+
+
 def test_settings_out_of_range():
     with pytest.raises(UserError, match="positives must be at least 1,"):
         check_ranges(replace(ALL, positives=0))

@@ -264,9 +264,9 @@ class Chosen(NamedTuple):
 
 def most_confident(scores: Float[Array, "b n k"], count: int) -> Chosen:
     """The ``count`` pairs of a box and a class with the largest scores, or all; every one is valid."""
-    classes = scores.shape[-1]
-    flat = scores.reshape(scores.shape[0], -1)
-    best, place = jax.lax.top_k(flat, min(count, flat.shape[1]))
+    batch, number, classes = scores.shape  # the batch may be a symbol, in an export
+    flat = scores.reshape(batch, number * classes)
+    best, place = jax.lax.top_k(flat, min(count, number * classes))
     return Chosen(place // classes, best, (place % classes).astype(jnp.int32), jnp.ones(best.shape, bool))
 
 
