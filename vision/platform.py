@@ -4,7 +4,8 @@ Code that is faster in another form on some platform asks :func:`platform` while
 would be the wrong answer where a machine without accelerators compiles for them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -16,6 +17,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _target: ContextVar[str | None] = ContextVar("platform", default=None)
+_composed: ContextVar[bool] = ContextVar("composed", default=False)
 
 
 def platform() -> str:
@@ -42,3 +44,21 @@ def traced_for(mesh: Mesh | AbstractMesh, function: Callable[P, T]) -> Callable[
             _target.reset(before)
 
     return traced
+
+
+@contextmanager
+def composed() -> Iterator[None]:
+    """Within it, what is traced has compositions of JAX's operations in place of primitives of this project.
+
+    For converters to other formats, which read a program and know JAX's primitives alone.
+    """
+    token = _composed.set(True)
+    try:
+        yield
+    finally:
+        _composed.reset(token)
+
+
+def is_composed() -> bool:
+    """Whether the function that is being traced is for a converter, see :func:`composed`."""
+    return _composed.get()

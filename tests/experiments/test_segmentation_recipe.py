@@ -15,7 +15,11 @@ from vision.data.semantic import semantic_source
 from vision.errors import UserError
 from vision.launch import run as launcher
 from vision.launch import verbs
+from vision.models.resnet import cifar_resnet
 from vision.models.segmentation.deeplab import DeepLabConfig
+from vision.models.segmentation.fcn import FcnConfig
+from vision.models.segmentation.feature_pyramid import PyramidConfig
+from vision.models.vit import ViTConfig
 from vision.recipes.segmentation import DECODERS, SMALL_DECODERS, segmentation, views_text
 from vision.tasks.segmenter import SegmenterConfig
 from vision.train.records import read_metrics
@@ -23,6 +27,7 @@ from vision.train.records import read_metrics
 pytestmark = pytest.mark.usefixtures("on_one_device")
 
 TINY = segment_folder.TINY
+CIFAR = replace(cifar_resnet(8, classes=0), width=4)
 
 
 def run(config, workdir, *options):
@@ -89,13 +94,20 @@ def test_decoders_have_small_relatives():
     ("change", "said"),
     [
         ({"crop": (32,)}, "crop is a height and a width, not 1 numbers"),
-        ({"crop": (16, 16), "decoder": DeepLabConfig(plus=True)}, None),
+        ({"crop": (32, 48), "decoder": DeepLabConfig(plus=True)}, None),
+        ({"backbone": CIFAR}, None),
+        ({"backbone": CIFAR, "decoder": FcnConfig(), "auxiliary": True}, None),
+        ({"backbone": CIFAR, "decoder": DeepLabConfig()}, "a ResNet has no features of strides 8, 16 and 32"),
+        ({"backbone": CIFAR, "decoder": PyramidConfig()}, "a ResNet has no features of strides 8, 16 and 32"),
+        ({"backbone": ViTConfig(patch=8)}, "a ViT has no features of several resolutions"),
     ],
 )
 def test_settings(change, said):
     config = replace(TINY, **change)
     if said is None:
-        assert segmentation(config).batch["image"].shape == (8, 32, 32, 3)
+        experiment = segmentation(config)
+        assert experiment.batch["image"].shape == (8, 32, 32, 3)
+        jax.eval_shape(experiment.init, jax.random.key(0))
         return
     with pytest.raises(UserError, match=said):
         segmentation(config)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,11 +13,18 @@ import pytest
 from vision.errors import UserError
 from vision.inference import Candidates, Inference
 from vision.launch.export_onnx import write_onnx
+from vision.models.resnet import ResNet, ResNetConfig
+from vision.models.segmentation.deeplab import DeepLabConfig
+from vision.models.segmentation.fcn import FcnConfig
+from vision.models.segmentation.feature_pyramid import PyramidConfig
+from vision.models.segmentation.segmenter import Segmenter
+from vision.models.segmentation.unet_decoder import UNetDecoderConfig
 from vision.models.yolo import Yolo, YoloConfig
 from vision.nn.csp import NORM_EPSILON
 from vision.nn.fusion import fold, folded_norm
 from vision.ops.pixels import to_float
 from vision.tasks.detection import DetectorConfig, candidates, detector
+from vision.tasks.segmenter import SegmenterConfig, segmenter
 
 MODEL = YoloConfig(classes=3, depth=0.33, width=0.125)
 HOW = DetectorConfig(confidence=0.0005, iou=0.45, max_detections=100, candidates=2000)
@@ -90,3 +98,29 @@ def test_a_detector_finds_the_same_by_onnx(runtime, tmp_path: Path):
             np.testing.assert_allclose(scores[index, label, place], want.scores[index][valid], rtol=1e-4)
             np.testing.assert_allclose(boxes[index, place], want.boxes[index][valid], atol=1e-3)
             np.testing.assert_array_equal(label, want.labels[index][valid])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        DeepLabConfig(plus=True, width=8, fine_width=4, rates=(2, 4)),
+        FcnConfig(),
+        UNetDecoderConfig(width=8),
+        PyramidConfig(width=8, branch_width=8),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_a_segmenter_finds_the_same_by_onnx(runtime, tmp_path: Path, decoder):
+    """Every decoder, on sides that are no multiples of the strides, for any number of images."""
+    backbone = partial(ResNet, ResNetConfig(depths=(1, 1, 1, 1), block="basic", width=8, output_stride=16, classes=0))
+    model = Segmenter(backbone, decoder, classes=3, auxiliary=True)
+    values = model.init(jax.random.key(0), jnp.zeros((1, 50, 37, 3)), train=False)
+    segment = segmenter(model, SegmenterConfig())
+    how = Inference(function=lambda images: {"probabilities": segment(values, to_float(images))}, image=(50, 37, 3))
+    assert "probabilities float32 [b, 50, 37, 3]" in write_onnx(tmp_path / "s.onnx", how)
+    session = runtime.InferenceSession(tmp_path / "s.onnx")
+    for count in (1, 3):
+        images = np.random.default_rng(count).integers(0, 256, (count, 50, 37, 3)).astype(np.uint8)
+        (found,) = session.run(None, {"images": images})
+        np.testing.assert_allclose(found, how.function(jnp.asarray(images))["probabilities"], atol=1e-4)

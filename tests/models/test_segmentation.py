@@ -12,7 +12,7 @@ import pytest
 from vision.errors import UserError
 from vision.models.convnext import ConvNeXt, ConvNeXtConfig
 from vision.models.mobilenet import MobileNetV2, MobileNetV2Config
-from vision.models.resnet import RESNET50, RESNET101, ResNet, ResNetConfig
+from vision.models.resnet import RESNET50, RESNET101, ResNet, ResNetConfig, cifar_resnet
 from vision.models.segmentation.deeplab import DeepLabConfig
 from vision.models.segmentation.fcn import FcnConfig
 from vision.models.segmentation.feature_pyramid import PyramidConfig
@@ -89,6 +89,17 @@ def filled(tree):
         return jnp.asarray(spread, jnp.float32)
 
     return jax.tree_util.tree_map_with_path(values, tree)
+
+
+@pytest.mark.parametrize("decoder", ["unet", "fcn"])
+def test_features_of_full_resolution(decoder):
+    """Of a stem for CIFAR: c1 and c2 of stride 1, then 2 and 4; of the decoders that take any strides."""
+    model = Segmenter(partial(ResNet, dataclasses.replace(cifar_resnet(8, classes=0), width=4)), DECODERS[decoder], 3)
+    variables = filled(shapes(model))
+    logits = jax.jit(partial(model.apply, train=False))(variables, image()).logits
+    assert logits.shape == (4, *SIZE, CLASSES)
+    if decoder == "unet":  # a pixel is seen at its place: logits are not merely upsampled
+        assert len(np.unique(np.round(np.diff(logits[0, 10, :, 0], 2), 4))) > SIZE[1] // 2
 
 
 def count(model):

@@ -20,6 +20,7 @@ from vision.nn.cpu_convolution import block_diagonal, diagonal_blocks, suits_win
 from vision.nn.dense import multiply
 from vision.nn.window import Window, xla_convolution
 from vision.parallel.mesh import MeshConfig, make_mesh
+from vision.platform import composed
 from vision.train.flops import count_flops
 
 AROUND = ((1, 1), (1, 1))
@@ -170,6 +171,23 @@ def test_programs_are_exported_for_any_number_of_samples(case):
     exported = jax.export.export(jax.jit(function))(*abstract)
     found, expected = (call(jnp.float32(x), jnp.float32(k)) for call in (exported.call, function))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), found, expected)
+
+
+@pytest.mark.parametrize("case", ["few channels", "depthwise in blocks", "dense"])
+def test_converters_see_jaxs_operations_alone(case):
+    if case == "dense":
+        function, operands = multiply, [jnp.ones((2, 3), jnp.bfloat16), jnp.ones((3, 4))]
+    else:
+        how, features, kernel = CASES[case]
+        function, operands = partial(convolve, how=how), [jnp.ones(features), jnp.ones(kernel)]
+    own = {"convolution", "dense"}
+    # a new function each time, since JAX remembers what it has traced
+    names = lambda: {each.primitive.name for each in jax.make_jaxpr(lambda *of: function(*of))(*operands).eqns}
+    assert names() & own
+    with composed():
+        assert not names() & own
+        found = function(*operands)
+    np.testing.assert_allclose(found, function(*operands), rtol=1e-5)
 
 
 def test_operations_are_those_of_a_convolution_whatever_the_form():

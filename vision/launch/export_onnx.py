@@ -31,6 +31,7 @@ import jax.numpy as jnp
 from vision.atomic import write_atomically
 from vision.errors import UserError
 from vision.inference import Candidates, Inference
+from vision.platform import composed
 
 
 def write_onnx(path: Path, inference: Inference, class_names: Sequence[str] = ()) -> str:
@@ -61,13 +62,14 @@ def write_onnx(path: Path, inference: Inference, class_names: Sequence[str] = ()
     images = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("b"), *inference.image), jnp.uint8)
     named: Mapping[str, Any] = jax.eval_shape(function, images)
     names = sorted(named)
-    model = to_onnx(
-        lambda images: [function(images)[name] for name in names],
-        [images],
-        input_names=["images"],
-        output_names=names,
-        model_name=path.stem,
-    )
+    with composed():
+        model = to_onnx(
+            lambda images: [function(images)[name] for name in names],
+            [images],
+            input_names=["images"],
+            output_names=names,
+            model_name=path.stem,
+        )
     if candidates is not None:
         _suppress(onnx, model, candidates)
     about = inference.description(class_names)

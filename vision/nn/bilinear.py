@@ -22,7 +22,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
-from vision.platform import platform
+from vision.platform import is_composed, platform
 
 Shape = tuple[Any, ...]
 """The shape of an array: ints, and a symbolic dimension where a program is exported for any number of samples."""
@@ -92,8 +92,12 @@ def bilinear(
             _batched, primitive, _by_platform(kind, operations, cpu, gpu), samples=primitive is not W
         )
 
+    composition = _by_platform("forward", operations, None, None)["tpu"]
+
     def bind(x: Array, k: Array, *, shape: Shape, how: Any) -> Array:
         precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+        if is_composed():
+            return composition(x, k, shape=tuple(shape), dtype=x.dtype, how=how, precision=precision)
         return F.bind(x, k, shape=tuple(shape), dtype=x.dtype, how=how, precision=precision)
 
     return bind

@@ -104,31 +104,39 @@ def backbone(config: BackboneConfig, *, pixels: PixelScale, dtype: str) -> Backb
     return classifier_backbone(config, pixels=pixels, dtype=dtype)
 
 
-def classifier_backbone(config: ClassifierConfig, *, pixels: PixelScale, dtype: str) -> Backbone:
+def classifier_backbone(
+    config: ClassifierConfig, *, pixels: PixelScale, dtype: str, any_strides: bool = False
+) -> Backbone:
     """A classifier as the backbone of another network.
 
     Args:
       config: of the classifier.
       pixels: how the network takes images.
       dtype: in which the rest of the network computes.
+      any_strides: whether the rest of the network takes features of any strides, as those of a CIFAR stem.
 
     Raises:
-      UserError: a classifier without features of strides 8, 16 and 32 (before dilation), or one that computes in
-        another dtype.
+      UserError: a classifier without features of strides 8, 16 and 32 (before dilation) where these are needed, or
+        without features of several resolutions, or one that computes in another dtype.
     """
     match config:
-        case ResNetConfig() if config.stem != "cifar" and len(config.depths) == 4:
+        case ResNetConfig() if any_strides or (config.stem != "cifar" and len(config.depths) == 4):
             make, rules = functools.partial(ResNet, config), resnet.SHARDING_RULES
             chosen: Any = lambda norm: functools.partial(make, norm=norm)
-        case ConvNeXtConfig() if len(config.depths) == 4:
+        case ConvNeXtConfig() if any_strides or len(config.depths) == 4:
             make, rules = functools.partial(ConvNeXt, config), convnext.SHARDING_RULES
             chosen = lambda norm: make
-        case MobileNetV2Config() if mobilenet.total_stride(config) == 32:
+        case MobileNetV2Config() if any_strides or mobilenet.total_stride(config) == 32:
             make, rules = functools.partial(MobileNetV2, config), mobilenet.SHARDING_RULES
             chosen = lambda norm: functools.partial(make, norm=norm)
-        case VggConfig() if len(config.depths) == 5:
+        case VggConfig() if any_strides or len(config.depths) == 5:
             make, rules = functools.partial(Vgg, config), vgg.SHARDING_RULES
             chosen = lambda norm: make
+        case _ if any_strides:
+            raise UserError(
+                f"{_what(config)} has no features of several resolutions, which a backbone needs: choose a ResNet, a "
+                "ConvNeXt, a MobileNetV2 or a VGG"
+            )
         case _:
             raise UserError(
                 f"{_what(config)} has no features of strides 8, 16 and 32, which a backbone needs: choose a ResNet "

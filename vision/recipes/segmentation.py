@@ -169,7 +169,9 @@ TINY_SEGMENTATION: dict[str, Any] = {
 def segmentation(config: SegmentationRunConfig) -> Experiment:
     """The experiment. Raises ``UserError`` for settings that contradict each other."""
     dtype: Any = getattr(config.backbone, "dtype", "float32")
-    backbone = classifier_backbone(config.backbone, pixels=config.pixels, dtype=dtype)
+    # of the others, the coarsest features have the stride that rates are made for, or c2 has the stride 4
+    any_strides = isinstance(config.decoder, UNetDecoderConfig | FcnConfig)
+    backbone = classifier_backbone(config.backbone, pixels=config.pixels, dtype=dtype, any_strides=any_strides)
     model = Segmenter(
         backbone=backbone.make(backbone.norm),
         decoder=config.decoder,
