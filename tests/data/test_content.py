@@ -9,8 +9,9 @@ from PIL import Image
 from vision.data.annotations.cleaning import AnnotatedImage, Annotations
 from vision.data.annotations.counts import Counts
 from vision.data.content import content_of
-from vision.data.detection import AnnotatedSource, RenderedSource
+from vision.data.detection import AnnotatedSource
 from vision.data.folder import folder_source
+from vision.data.scenes import RenderedSource
 from vision.data.shapes.world import ShapesSource
 from vision.data.source import ArraySource
 from vision.data.subset import Subset
@@ -93,7 +94,7 @@ def test_rendered_scenes_count_by_their_settings():
         replace(scenes, seed=1),
         replace(scenes, split="test"),
         replace(scenes, size=6),
-        RenderedSource(scenes, 3),
+        RenderedSource(scenes, scenes.config.resolution, 3),
     ]
     assert content_of(scenes) == content_of(ShapesSource(size=5))
     assert len({content_of(each) for each in (scenes, *others)}) == 5

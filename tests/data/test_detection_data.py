@@ -8,7 +8,8 @@ import pytest
 import tyro
 from PIL import Image
 
-from vision.data.detection import DetectionConfig, description, detection_source, ground_truth, padded_boxes
+from vision.data.box_padding import padded_boxes
+from vision.data.detection import DetectionConfig, description, detection_source, ground_truth
 from vision.data.letterbox import PAD, Letterbox
 from vision.data.pipeline import batches, evaluation_batches
 from vision.data.shapes.world import ShapesConfig, render_scenes

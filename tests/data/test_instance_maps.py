@@ -10,8 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from vision.data.box_padding import largest_boxes, padded_boxes
 from vision.data.content import content_of
-from vision.data.detection import DetectionConfig, detection_source, ground_truth, largest_boxes, padded_boxes
+from vision.data.detection import DetectionConfig, detection_source, ground_truth
 from vision.data.instance_maps import instance_map, map_dtype, renumbered_map
 from vision.data.letterbox import Letterbox, letterboxed
 from vision.data.shapes.world import ShapesConfig, render_scenes
@@ -303,3 +304,28 @@ def test_other_formats(tmp_path):
         Image.fromarray(np.zeros_like(square)).save(tmp_path / each / "a.png")
     with pytest.raises(UserError, match=r"None of the 1 images .*: the masks in .*SegmentationObject have no objects"):
         detection_source(replace(config, resolution=17), "train", masks=True)
+
+
+def test_scenes_that_are_enlarged_have_their_boxes_and_masks_enlarged():
+    plain = DetectionConfig(
+        resolution=32, max_boxes=4, shapes_count=6, shapes=ShapesConfig(max_objects=3, min_size=0.3)
+    )
+    large = replace(plain, resolution=64, shapes_reduction=2, stream=True)
+    small, enlarged = detection_source(plain, "train", masks=True), detection_source(large, "train", masks=True)
+    together = detection_source(replace(large, stream=False), "train", masks=True)
+    for place in range(6):
+        one, other = small[place], enlarged[place]
+        assert other["image"].shape == (64, 64, 3)
+        np.testing.assert_array_equal(other["boxes"], 2 * one["boxes"])
+        np.testing.assert_array_equal(other["instances"][::2, ::2], one["instances"])
+        np.testing.assert_array_equal(other["instances"][1::2, 1::2], one["instances"])
+        near = np.abs(other["image"].reshape(32, 2, 32, 2, 3).mean((1, 3)) - one["image"])
+        assert near.mean() < 5
+        for name, value in other.items():
+            np.testing.assert_array_equal(together[place][name], value)
+    assert (
+        ground_truth(large, "train", masks=True).images[0].masks
+        == ground_truth(plain, "train", masks=True).images[0].masks
+    )
+    with pytest.raises(UserError, match="shapes_reduction must divide"):
+        replace(plain, shapes_reduction=3)

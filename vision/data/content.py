@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vision.data.detection import AnnotatedSource, RenderedSource
+from vision.data.detection import AnnotatedSource
 from vision.data.folder import FolderSource
 from vision.data.masked_images import FileImages, MaskedImages, TfdsImages
+from vision.data.scenes import RenderedSource
 from vision.data.semantic import MaskedSource
 from vision.data.shapes.world import ShapesSource
 from vision.data.source import ArraySource, Source

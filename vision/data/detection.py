@@ -6,42 +6,28 @@ original images (`ground_truth`); "index" of a sample is its index there.
 """
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32
+from jaxtyping import Float32
 
 from vision.data.annotations.box_text import class_list, label_folder_of, read_box_text
-from vision.data.annotations.cleaning import (
-    AnnotatedImage,
-    Annotations,
-    CleaningRules,
-    open_image,
-    rendered_annotations,
-)
+from vision.data.annotations.cleaning import Annotations, CleaningRules, open_image
 from vision.data.annotations.coco import read_coco
 from vision.data.annotations.voc import read_voc
+from vision.data.box_padding import largest_boxes, padded_boxes
 from vision.data.dataset import Split
 from vision.data.image_file import MAX_PIXELS
-from vision.data.instance_maps import instance_map, map_dtype, renumbered_map
+from vision.data.instance_maps import instance_map, map_dtype
 from vision.data.letterbox import Letterbox, letterboxed
-from vision.data.on_demand import OnDemandSource
-from vision.data.shapes.world import ShapesConfig, ShapesSource, instance_masks
+from vision.data.scenes import RenderedSource, rendered_in_memory, scene_annotations
+from vision.data.shapes.world import ShapesConfig, ShapesSource
 from vision.data.source import Record, Source, in_memory
 from vision.errors import UserError
 from vision.home import expanded
-from vision.ops import rle
 from vision.ranges import ImageArea, NonNegativeInt, Pixels, PositiveInt, check_ranges
-
-# Scenes of the shapes world to evaluate on.
-_SHAPES_TEST = 500
-# Scenes whose annotations are made at a time.
-_SCENES_AT_ONCE = 64
-# The fields of a scene that are used.
-_SCENE = ("boxes", "shape", "valid")
 
 
 @dataclass(frozen=True)
@@ -86,9 +72,18 @@ class DetectionConfig:
     """The shapes world; its resolution is that of the data. The shapes are the classes, whatever their colour."""
     shapes_count: PositiveInt = 2_000
     """Number of training images of the shapes world."""
+    shapes_test_count: PositiveInt = 500
+    """Number of scenes of the shapes world to evaluate on."""
+    shapes_reduction: PositiveInt = 1
+    """Scenes of the shapes world are rendered with this fraction of the resolution, and enlarged."""
 
     def __post_init__(self):
         check_ranges(self)
+        if self.resolution % self.shapes_reduction:
+            raise UserError(
+                f"data.shapes_reduction must divide data.resolution, and {self.shapes_reduction} does not divide "
+                f"{self.resolution}"
+            )
 
 
 def detection_source(
@@ -113,7 +108,7 @@ def detection_source(
     """
     map_bytes = map_dtype(config.max_boxes).itemsize if masks else 0
     if config.name == "shapes":
-        source: Source = RenderedSource(_world(config, split), config.max_boxes, masks)
+        source: Source = RenderedSource(_world(config, split), config.resolution, config.max_boxes, masks)
     else:
         source = AnnotatedSource(ground_truth(config, split, masks=masks), config.resolution, config.max_boxes)
     if config.stream:
@@ -125,7 +120,8 @@ def detection_source(
             f"memory, more than the limit of {limit_bytes / 2**30:.1f} GiB: stream them, or lower the resolution."
         )
     if config.name == "shapes":
-        return _rendered_source(config, split, masks=masks)
+        world = _world(config, "train" if config.overfit_images else split)
+        return rendered_in_memory(world, config.resolution, config.max_boxes, masks=masks)
     return in_memory(source, limit_bytes=limit_bytes)
 
 
@@ -197,58 +193,10 @@ class AnnotatedSource:
         return record
 
 
-@dataclass(frozen=True)
-class RenderedSource:
-    """Scenes of the shapes world as the samples of `detection_source`, rendered on access."""
-
-    scenes: ShapesSource
-    """The scenes; their resolution is that of the samples."""
-    max_boxes: int
-    """Maximum number of boxes per image."""
-    masks: bool = field(default=False, repr=False)  # the images are the same
-    """Whether samples have "instances"."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.scenes.config.shapes
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int) -> Record:
-        scene = self.scenes[index]
-        fields = _padded_scene(scene, self.max_boxes, masks=self.masks)
-        return {"image": scene["image"], **fields, "index": np.asarray(index, np.int32)}
-
-
-def largest_boxes(boxes: Float32[np.ndarray, "n 4"], max_boxes: int) -> Int[np.ndarray, " k"]:
-    """Which boxes `padded_boxes` keeps, in ascending order."""
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return np.sort(np.argsort(-area, kind="stable")[:max_boxes])
-
-
-def padded_boxes(
-    boxes: Float32[np.ndarray, "n 4"], labels: Int32[np.ndarray, " n"], max_boxes: int
-) -> dict[str, np.ndarray]:
-    """Boxes padded to ``max_boxes``; if there are more, the largest are kept, in their order.
-
-    Returns:
-        "boxes" float32 [max_boxes 4], "labels" int32 [max_boxes] and "valid" bool [max_boxes], the valid ones first,
-        padded with zeros.
-    """
-    kept = largest_boxes(boxes, max_boxes)
-    empty = max_boxes - len(kept)
-    return {
-        "boxes": np.pad(boxes[kept], ((0, empty), (0, 0))),
-        "labels": np.pad(labels[kept], (0, empty)),
-        "valid": np.arange(max_boxes) < len(kept),
-    }
-
-
 @functools.lru_cache(maxsize=4)  # a source and its ground truth need the same annotations, which may be slow to read
 def _ground_truth(config: DetectionConfig, split: Split, masks: bool) -> Annotations:
     if config.name == "shapes":
-        annotations = _scenes(_world(config, split), masks=masks)
+        annotations = scene_annotations(_world(config, split), masks=masks)
     else:
         annotations = _read(config, split, masks=masks)
     if not annotations.counts.boxes:
@@ -300,68 +248,9 @@ def _where_boxes_are_missing(config: DetectionConfig, split: Split, *, masks: bo
 def _world(config: DetectionConfig, split: Split) -> ShapesSource:
     """The scenes of a split; only the first few of training if ``overfit_images`` is set."""
     training = split == "train" or config.overfit_images > 0
-    size = (config.overfit_images or config.shapes_count) if training else _SHAPES_TEST
-    shapes = replace(config.shapes, resolution=config.resolution)
+    size = (config.overfit_images or config.shapes_count) if training else config.shapes_test_count
+    shapes = replace(config.shapes, resolution=config.resolution // config.shapes_reduction)
     return ShapesSource(config=shapes, size=size, split="train" if training else "test")
-
-
-def _rendered_source(config: DetectionConfig, split: Split, *, masks: bool) -> OnDemandSource:
-    """All scenes of the shapes world in memory, each rendered when it is first asked for."""
-    world = _world(config, "train" if config.overfit_images else split)
-    used = (*_SCENE, "instances") if masks else _SCENE
-
-    def make(indices: np.ndarray) -> dict[str, np.ndarray]:
-        arrays = world.render(indices, ("image", *used))
-        scenes = ({name: arrays[name][place] for name in used} for place in range(len(indices)))
-        rows = [_padded_scene(scene, config.max_boxes, masks=masks) for scene in scenes]
-        padded = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        return {"image": arrays["image"], **padded, "index": indices.astype(np.int32)}
-
-    fields = ("image", "boxes", "labels", "valid", "index", *(("instances",) if masks else ()))
-    return OnDemandSource(make, size=len(world), fields=fields, class_names=world.config.shapes)
-
-
-def _padded_scene(scene: Mapping[str, np.ndarray], max_boxes: int, *, masks: bool) -> dict[str, np.ndarray]:
-    """The fields of a sample that a scene has, but for its image."""
-    valid = scene["valid"]  # the valid ones come first, so that the numbers of instances are those of boxes
-    boxes = scene["boxes"][valid]
-    fields = padded_boxes(boxes, scene["shape"][valid].astype(np.int32), max_boxes)
-    if masks:
-        kept = largest_boxes(boxes, max_boxes)
-        fields["instances"] = renumbered_map(scene["instances"], kept, map_dtype(max_boxes))
-    return fields
-
-
-def _scenes(scenes: ShapesSource, *, masks: bool) -> Annotations:
-    used = (*_SCENE, "instances") if masks else _SCENE
-    images: list[AnnotatedImage] = []
-    for start in range(0, len(scenes), _SCENES_AT_ONCE):  # of all scenes, maps would take much memory
-        arrays = scenes.render(np.arange(start, min(start + _SCENES_AT_ONCE, len(scenes))), used)
-        for place in range(len(arrays["valid"])):
-            scene = {name: arrays[name][place] for name in used}
-            images.append(_scene(scene, len(images) + 1, scenes.config.resolution))
-    return rendered_annotations(tuple(images), scenes.config.shapes)
-
-
-def _scene(scene: Mapping[str, np.ndarray], image_id: int, side: int) -> AnnotatedImage:
-    """The annotation of a scene; with "instances" the masks are exact, and areas are theirs."""
-    valid = scene["valid"]
-    boxes, masks = scene["boxes"][valid], None
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    if "instances" in scene:
-        masks = tuple(rle.encode(mask) for mask in instance_masks(scene["instances"][None], len(boxes))[0])
-        area = np.array([rle.area(mask) for mask in masks], np.float32)
-    return AnnotatedImage(
-        file=None,
-        width=side,
-        height=side,
-        boxes=boxes,
-        labels=scene["shape"][valid].astype(np.int32),
-        crowd=np.zeros(len(boxes), bool),
-        area=area,
-        image_id=image_id,
-        masks=masks,
-    )
 
 
 def box_sizes(config: DetectionConfig) -> Float32[np.ndarray, "n 2"]:
