@@ -18,7 +18,7 @@ from vision.ops import rle
 
 # The fields of a scene that are used.
 _SCENE = ("boxes", "shape", "valid")
-_SCENES_AT_ONCE = 256
+_SCENES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)

@@ -41,12 +41,12 @@ from vision.train.state import variables as state_variables
 from vision.train.step import accumulate, gradient, preprocessed
 from vision.types import Batch, TrainState
 
-# of 8, 16 and 32 pixels a cell: shapes have boxes of 10 to 32 pixels
-_QUICK_ANCHORS = tuple(float(side) for side in (8, 12, 16, 20, 24, 28, 30, 34, 38) for _ in range(2))
+# three of each stride; enlarged to 128 pixels, shapes have boxes of 20 to 64
+_QUICK_ANCHORS = tuple(float(side) for side in (18, 24, 30, 34, 40, 46, 52, 58, 66) for _ in range(2))
 
 QUICK_METHODS: dict[str, MethodConfig] = {
     "prototypes": Prototypes(
-        PrototypeConfig(replace(YOLO_N, classes=len(SHAPES), anchors=_QUICK_ANCHORS), width=256),
+        PrototypeConfig(replace(YOLO_N, width=0.125, classes=len(SHAPES), anchors=_QUICK_ANCHORS)),
         PrototypeLossConfig(positives=32),
     ),
     "mask_rcnn": Regions(
@@ -58,14 +58,14 @@ QUICK_METHODS: dict[str, MethodConfig] = {
             box_width=256,
             mask_width=64,
             mask_depth=2,
-            anchor_sizes=(8.0, 16.0, 24.0, 32.0, 48.0),
+            anchor_sizes=(16.0, 32.0, 48.0, 64.0, 96.0),
             pixels="symmetric",
         ),
         InstanceLossConfig(proposals=ProposalConfig(before=200, after=100), anchors=64, regions=64),
         InstanceDetectorConfig(proposals=ProposalConfig(before=200, after=100), max_detections=20),
     ),
 }
-"""Small methods for scenes of 64 pixels, to be named with ``--quick``."""
+"""Small methods for scenes of 64 pixels that are enlarged to 128, to be named with ``--quick``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +97,12 @@ QUICK_INSTANCES: dict[str, Any] = {
     "method": QUICK_METHODS["prototypes"],
     "data": DetectionConfig(
         name="shapes",
-        resolution=64,
+        resolution=128,
+        shapes_reduction=2,  # features of stride 8 are too coarse for figures of 16 pixels
         max_boxes=8,
         shapes=ShapesConfig(resolution=64, max_objects=4, min_size=0.25, max_size=0.5),
         shapes_count=12_000,
+        shapes_test_count=1_000,
     ),
     "augment": BoxAugmentConfig(mosaic=0.0, scale=0.2, hue=0.0, saturation=0.0, value=0.0),
     "optimizer": OptimizerConfig(name="adamw", lr=2e-3, weight_decay=0.01, warmup=1_000),
