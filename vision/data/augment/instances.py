@@ -14,19 +14,23 @@ def visible_parts(
 ) -> tuple[Int[Array, "b {count}"], Float[Array, "b {count} 4"]]:
     """The pixels of each of ``count`` instances, and the smallest box (x0, y0, x1, y1) around them; zeros without any.
 
-    Sums and extremes of integers, so that the order in which pixels are added does not matter.
+    By the number of its pixels in each row and each column: sums of integers, whose order does not matter.
     """
     _, height, width = instances.shape
     row, column = jnp.mgrid[:height, :width].reshape(2, -1).astype(jnp.int32)
 
-    def parts(of: Integer[Array, "h w"]) -> tuple[Int[Array, " n"], Int[Array, "n 4"]]:
-        number = of.reshape(-1).astype(jnp.int32)
-        pixels = jnp.zeros(count + 1, jnp.int32).at[number].add(1)
-        first = [jnp.full(count + 1, max(height, width), jnp.int32).at[number].min(each) for each in (column, row)]
-        last = [jnp.zeros(count + 1, jnp.int32).at[number].max(each + 1) for each in (column, row)]
-        return pixels[1:], jnp.stack([*first, *last], axis=-1)[1:]
+    def along(number: Int[Array, " p"], place: Int[Array, " p"], length: int) -> Int[Array, "n {length}"]:
+        """The pixels of each instance at each place of an axis."""
+        flat = jnp.zeros((count + 1) * length, jnp.int32).at[number * length + place].add(1)
+        return flat.reshape(count + 1, length)[1:]
 
-    pixels, boxes = jax.vmap(parts)(instances)
+    number = instances.reshape(instances.shape[0], -1).astype(jnp.int32)
+    rows = jax.vmap(lambda of: along(of, row, height))(number)
+    columns = jax.vmap(lambda of: along(of, column, width))(number)
+    pixels = jnp.sum(rows, axis=-1)
+    low = [jnp.argmax(of > 0, axis=-1) for of in (columns, rows)]
+    high = [of.shape[-1] - jnp.argmax(of[..., ::-1] > 0, axis=-1) for of in (columns, rows)]
+    boxes = jnp.stack([*low, *high], axis=-1)
     return pixels, jnp.where(pixels[..., None] > 0, boxes, 0).astype(jnp.float32)
 
 
