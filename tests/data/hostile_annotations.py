@@ -15,6 +15,7 @@ from PIL import Image
 from vision.data.annotations.box_text import read_box_text
 from vision.data.annotations.coco import read_coco, read_coco_numbers
 from vision.data.annotations.voc import read_voc
+from vision.ops import rle
 
 SIZE = (40, 30)
 KINDS = ("coco", "voc", "text", "classes")
@@ -54,8 +55,9 @@ _VALUES: tuple[Any, ...] = (
 )
 
 
-def _coco() -> dict[str, Any]:
-    segmentations: list[Any] = [[[1, 2, 9, 2, 9, 12]], {"size": [30, 40], "counts": [30, 60, 1110]}, []]
+def _coco(*, masks: bool) -> dict[str, Any]:
+    last = {"size": [30, 40], "counts": rle.encode(np.eye(30, 40, dtype=bool)).counts.decode()} if masks else []
+    segmentations: list[Any] = [[[1, 2, 9, 2, 9, 12]], {"size": [30, 40], "counts": [30, 60, 1110]}, last]
     return {
         "images": [
             {"id": n, "file_name": f"{name}.png", "width": 40, "height": 30} for n, name in ((3, "a"), (5, "b"))
@@ -77,9 +79,9 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
     return [place for key in keys for place in ((value, key), *_places(value[key]))]
 
 
-def hostile_coco(rng: np.random.Generator) -> bytes:
+def hostile_coco(rng: np.random.Generator, *, masks: bool) -> bytes:
     """COCO's JSON with other values, missing and repeated entries, or other bytes."""
-    content = _coco()
+    content = _coco(masks=masks)
     if rng.random() < 0.3:
         for entry in content["annotations"]:
             del entry["bbox"]
@@ -128,9 +130,11 @@ def hostile_voc(rng: np.random.Generator) -> bytes:
     return _bytes_changed(text.encode("utf-8", "surrogatepass"), rng)
 
 
-def hostile_lines(rng: np.random.Generator) -> bytes:
-    """Lines of boxes with other words, or other bytes."""
+def hostile_lines(rng: np.random.Generator, *, masks: bool) -> bytes:
+    """Lines of boxes, or of polygons, with other words, or other bytes."""
     words = [["0", "0.5", "0.5", "0.2", "0.3"], ["1", "0.25", "0.5", "0.1", "0.1"]]
+    if masks:
+        words = [[*line, "0.7", "0.9"] for line in words]
     for _ in range(rng.integers(0, 4)):
         line = words[rng.integers(2)]
         match rng.integers(3):
@@ -177,17 +181,17 @@ def _bytes_changed(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def read(seed: int, index: int, folder: Path) -> str:
-    """Write an input into a data set of two images and read it."""
-    rng = np.random.default_rng((seed, index))
+    """Write an input into a data set of two images and read it, every other one with masks."""
+    rng, masks = np.random.default_rng((seed, index)), index % 2 == 1
     kind = KINDS[rng.integers(len(KINDS))]
     images = folder / ("JPEGImages" if kind == "voc" else "images")
     images.mkdir()
     for name in "ab":
         Image.new("L", SIZE).save(images / f"{name}.png")
     if kind == "coco":
-        (folder / "set.json").write_bytes(hostile_coco(rng))
+        (folder / "set.json").write_bytes(hostile_coco(rng, masks=masks))
         read_coco_numbers(folder / "set.json")
-        found = read_coco(folder / "set.json", images)
+        found = read_coco(folder / "set.json", images, masks=masks)
     elif kind == "voc":
         (folder / "Annotations").mkdir()
         (folder / "Annotations" / "a.xml").write_bytes(hostile_voc(rng))
@@ -195,9 +199,11 @@ def read(seed: int, index: int, folder: Path) -> str:
     else:
         labels = folder / "labels"
         labels.mkdir()
-        (labels / "a.txt").write_bytes(hostile_lines(rng) if kind == "text" else b"0 0.5 0.5 0.2 0.3\n")
+        (labels / "a.txt").write_bytes(
+            hostile_lines(rng, masks=masks) if kind == "text" else b"0 0.5 0.5 0.2 0.3 0.7 0.9\n"
+        )
         (folder / "classes.txt").write_bytes(b"cat\ndog\n" if kind == "text" else hostile_names(rng))
-        found = read_box_text(images, folder / "classes.txt")
+        found = read_box_text(images, folder / "classes.txt", masks=masks)
     assert len(set(found.class_names)) == len(found.class_names)
     assert all(name.splitlines() == [name] and name.encode() for name in found.class_names)
     for picture in found.images:
@@ -206,6 +212,10 @@ def read(seed: int, index: int, folder: Path) -> str:
         assert (picture.boxes >= 0).all()
         assert (picture.boxes <= [*(picture.width, picture.height) * 2]).all()
         assert images in picture.file.resolve().parents
+        assert (picture.masks is not None) == (masks and kind != "voc")
+        for mask in picture.masks or ():
+            assert (mask.height, mask.width) == (picture.height, picture.width)
+            assert rle.decode(mask).any()
     json.dumps({"classes": found.class_names, "ids": found.category_ids, "text": str(found.counts)}).encode()
     return kind
 
