@@ -111,7 +111,7 @@ def evaluator(
                 label="panoptic quality",
             )
         }
-        return merge([of_things, Evaluation(scalars, {**images, **shown.sheets(names, colours)}, protocol)])
+        return merge([Evaluation(scalars, {**images, **shown.sheets(names, colours)}, protocol), of_things])
 
     return evaluate
 
