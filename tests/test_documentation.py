@@ -16,7 +16,7 @@ from PIL import Image
 
 from vision.launch.options import choices, flatten, option_of, parse, parse_fields
 from vision.launch.verbs import VERBS, chosen, divided
-from vision.pretrained.download import FILES
+from vision.pretrained.download import CLASSIFIERS, FILES
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = [path for path in sorted((ROOT / "experiments").glob("*.py")) if "\nQUICK = " in path.read_text()]
@@ -75,12 +75,9 @@ def test_every_published_file_is_in_the_table_of_weights():
     rows = [line for line in (ROOT / "docs" / "weights.md").read_text().splitlines() if line.startswith("| `")]
     for name, file in FILES.items():
         (row,) = [row for row in rows if row.startswith(f"| `{name}` |")]
-        for word in (
-            f"[{file.name}]({file.url})",
-            f"| {file.top1:.1f} |",
-            f"| {file.resize} |",
-            f"`--model {file.model}`",
-        ):
+        words = [f"[{file.name}]({file.url})", f"| {file.stated:.1f} |"]
+        words += [f"| {file.resize} |"] if name in CLASSIFIERS else []
+        for word in [*words, f"`{file.options}`" if file.options else "Mask R-CNN"]:
             assert word in row, (name, word)
 
 
