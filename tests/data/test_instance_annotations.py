@@ -15,7 +15,7 @@ from vision.data.annotations.coco import read_coco
 from vision.data.annotations.counts import Counts
 from vision.data.annotations.voc import read_voc
 from vision.errors import UserError
-from vision.metrics.segmentation.mask_average_precision import MaskTruth, image_masks, mask_scores
+from vision.metrics.segmentation.mask_average_precision import MaskTruth, detected_masks, mask_scores
 from vision.ops import rle
 
 WIDTH, HEIGHT = 40, 30
@@ -74,12 +74,12 @@ def test_masks_of_coco(coco, size):
 def test_they_are_the_truth_of_an_evaluation(coco):
     found = coco({"segmentation": corners(5, 6, 10, 12)}, {"segmentation": corners(20, 6, 30, 12), "category_id": 2})
     assert isinstance(found, MaskTruth)
-    masks = np.stack([rle.decode(each) for each in found.images[0].masks])
-    scores = mask_scores(found, [image_masks(masks, np.float32([0.9, 0.8]), np.int32([0, 1]))])
+    masks = found.images[0].masks
+    scores = mask_scores(found, [detected_masks(masks, np.float32([0.9, 0.8]), np.int32([0, 1]))])
     assert scores.average_precision == pytest.approx(1.0)
     without = coco({"segmentation": corners(5, 6, 10, 12)}, masks=False)
     with pytest.raises(ValueError, match="the masks of the image 3 were not read"):
-        mask_scores(without, [image_masks(masks[:1], np.float32([0.9]), np.int32([0]))])
+        mask_scores(without, [detected_masks(masks[:1], np.float32([0.9]), np.int32([0]))])
 
 
 def test_without_masks_nothing_of_them_is_read(coco):

@@ -10,10 +10,13 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from scipy import stats
 
+from vision.data.annotations.index_masks import VOID
 from vision.data.augment.box_mixing import paste_instances
 from vision.data.augment.box_padding import packed
 from vision.data.augment.boxes import BoxAugmentConfig, box_augment, random_mosaic
 from vision.data.augment.instances import visible_parts
+from vision.data.augment.mosaic import GREY
+from vision.data.instance_maps import THINGS
 from vision.errors import UserError
 from vision.parallel.collectives import collectives
 from vision.parallel.mesh import MeshConfig, make_mesh
@@ -272,6 +275,51 @@ def test_boxes_beyond_the_maximum_leave_no_pixels():
     np.testing.assert_array_equal(wide["dropped_boxes"], 0)
     np.testing.assert_array_equal(wide["valid"].sum(1), slots + out["dropped_boxes"])
     _is_consistent(wide)
+
+
+@pytest.mark.parametrize("kind", MOTIONS)
+def test_semantic_maps_stay_with_the_other_maps(kind):
+    """Here an instance has its label as its class, and each image another class around its instances."""
+    batch = _batch(seed=1)
+    padded = jnp.pad(batch["labels"], ((0, 0), (1, 0)))
+    numbers = batch["instances"].reshape(BATCH, -1).astype(int)
+    own = jnp.take_along_axis(padded, numbers, 1).reshape(batch["instances"].shape)
+    batch["semantic"] = jnp.where(own > 0, own, 100 + jnp.arange(BATCH)[:, None, None]).astype(jnp.uint8)
+    run = jax.jit(lambda x, key: box_augment(x, MOTIONS[kind], size=SIDE + 3, key=key))
+    for key in range(3):
+        out = jax.tree.map(np.asarray, run(batch, jax.random.key(key)))
+        assert out["semantic"].dtype == np.uint8
+        assert (out["semantic"] == VOID).any()
+        for semantic, instances, labels, dropped in zip(
+            *(out[name] for name in ("semantic", "instances", "labels", "dropped_boxes")), strict=True
+        ):
+            shown = instances > 0
+            np.testing.assert_array_equal(semantic[shown], labels[instances[shown].astype(int) - 1])
+            assert dropped or (semantic[~shown] >= 100).all()
+
+
+def test_pasted_instances_are_of_things():
+    own, other = _samples(0.0, [], 1), _samples(1.0, [(3, 0, 11, 6)], 11)
+    for of, value in ((own, 7), (other, 9)):
+        of["semantic"] = jnp.full((COUNT, 12, 12), value, jnp.uint8)
+    out = _paste(own, other, probability=0.5, max_pastes=1)
+    np.testing.assert_array_equal(out["semantic"], np.where(out["instances"] > 0, THINGS, 7))
+    assert out["semantic"].dtype == np.uint8
+    assert 0.3 < (out["semantic"] == THINGS).any((1, 2)).mean() < 0.7
+    batch = {**_batch(), "semantic": jnp.full((BATCH, SIDE, SIDE), 7, jnp.uint8)}
+    mixed = _run(replace(NOTHING, copy_paste=1.0), batch)
+    assert (mixed["semantic"] == THINGS).any()
+    assert (mixed["instances"][mixed["semantic"] == THINGS] > 0).all()
+
+
+def test_semantic_maps_outside_of_images():
+    batch = _batch(seed=1)
+    batch["semantic"] = jnp.full(batch["instances"].shape, 3, jnp.uint8)
+    out = _run(replace(NOTHING, scale=0.5, translate=0.2), batch)
+    shown = _run(replace(NOTHING, scale=0.5, translate=0.2), {**batch, "image": jnp.ones_like(batch["image"])})
+    inside = np.asarray(shown["image"])[..., 0] > (1 + GREY) / 2
+    assert 0.05 < (~inside).mean() < 0.95
+    assert (np.asarray(out["semantic"]) == np.where(inside, 3, VOID)).mean() > 0.99
 
 
 def test_what_holds_of_every_result():

@@ -83,6 +83,9 @@ def _annotated(source: AnnotatedSource) -> Iterator[bytes]:
         yield f"{name} {image.width} {image.height}".encode("utf-8", "surrogateescape")
         yield from (np.ascontiguousarray(array).tobytes() for array in (image.boxes, image.labels, image.crowd))
         yield from (mask.counts for mask in image.masks or ())
+        if image.stuff is not None:
+            yield image.stuff.labels.tobytes()
+            yield from (mask.counts for mask in image.stuff.masks)
 
 
 def _arrays(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes]:

@@ -1,8 +1,8 @@
 """Images with boxes for detection: the shapes world, or annotations in COCO's, VOC's or text form.
 
 Samples have equal shapes: a letterboxed square and a fixed maximum number of boxes, on request with a map of their
-instances (`vision.data.instance_maps`). The ground truth for evaluation is the annotation itself, in pixels of the
-original images (`ground_truth`); "index" of a sample is its index there.
+instances and one of the stuff around them (`vision.data.instance_maps`). The ground truth for evaluation is the
+annotation itself, in pixels of the original images (`ground_truth`); "index" of a sample is its index there.
 """
 
 import functools
@@ -16,11 +16,12 @@ from jaxtyping import Float32
 from vision.data.annotations.box_text import class_list, label_folder_of, read_box_text
 from vision.data.annotations.cleaning import Annotations, CleaningRules, open_image
 from vision.data.annotations.coco import read_coco
+from vision.data.annotations.panoptic import read_panoptic
 from vision.data.annotations.voc import read_voc
 from vision.data.box_padding import largest_boxes, padded_boxes
 from vision.data.dataset import Split
 from vision.data.image_file import MAX_PIXELS
-from vision.data.instance_maps import instance_map, map_dtype
+from vision.data.instance_maps import instance_map, map_dtype, semantic_map
 from vision.data.letterbox import Letterbox, letterboxed
 from vision.data.scenes import RenderedSource, rendered_in_memory, scene_annotations
 from vision.data.shapes.world import ShapesConfig, ShapesSource
@@ -39,7 +40,8 @@ class DetectionConfig:
     dir: Path = Path("data")
     """Folder that all other paths are relative to; unused by shapes."""
     train_json: str = "annotations/instances_train2017.json"
-    """COCO: annotation to train on."""
+    """COCO: annotation to train on. Where stuff is read, it is in the panoptic form, with a folder of PNG files of the
+    same name beside it."""
     test_json: str = "annotations/instances_val2017.json"
     """COCO: annotation to evaluate on."""
     train_images: str = "train2017"
@@ -87,30 +89,41 @@ class DetectionConfig:
 
 
 def detection_source(
-    config: DetectionConfig, split: Split, *, masks: bool = False, limit_bytes: int = 2 * 2**30
+    config: DetectionConfig,
+    split: Split,
+    *,
+    masks: bool = False,
+    stuff: bool = False,
+    limit_bytes: int = 2 * 2**30,
 ) -> Source:
     """Samples to train or evaluate on, of equal shapes; in memory unless streamed.
 
     A sample has "image" uint8 [s s 3], letterboxed; "boxes" float32 [m 4] in pixels of that square, "labels" int32 [m]
     and "valid" bool [m] for at most m boxes, the valid ones first, padded with zeros, without crowds; and "index" int32
     [], the index of the image in `ground_truth`. With masks it has "instances" uint8 [s s], or uint16 for more than 255
-    boxes, too: 1 + k at the pixels of the k-th box, 0 elsewhere; a box may have no pixel (see `instance_map`).
+    boxes, too: 1 + k at the pixels of the k-th box, 0 elsewhere; a box may have no pixel (see `instance_map`). With
+    stuff it has both "instances" and "semantic" uint8 [s s] (see `semantic_map`).
 
     Args:
         config: which data set.
         split: "train" or "test"; with ``config.overfit_images`` both are the first training images.
         masks: whether to read the masks of the instances.
+        stuff: whether to read masks and the stuff around them.
         limit_bytes: maximum size in memory; 2 GiB by default.
 
     Raises:
-        UserError: the data does not exist, has no masks where they are asked for, or does not follow its format; an
-            image is damaged (raised when it is read, if streamed); or the data set needs more memory than the limit.
+        UserError: the data does not exist, has no masks or stuff where they are asked for, or does not follow its
+            format; an image is damaged (raised when it is read, if streamed); or the data set needs more memory than
+            the limit.
     """
-    map_bytes = map_dtype(config.max_boxes).itemsize if masks else 0
+    masks = masks or stuff
+    map_bytes = (map_dtype(config.max_boxes).itemsize if masks else 0) + stuff
     if config.name == "shapes":
-        source: Source = RenderedSource(_world(config, split), config.resolution, config.max_boxes, masks)
+        source: Source = RenderedSource(_world(config, split), config.resolution, config.max_boxes, masks, stuff)
     else:
-        source = AnnotatedSource(ground_truth(config, split, masks=masks), config.resolution, config.max_boxes)
+        source = AnnotatedSource(
+            ground_truth(config, split, masks=masks, stuff=stuff), config.resolution, config.max_boxes
+        )
     if config.stream:
         return source
     needed = len(source) * ((3 + map_bytes) * config.resolution**2 + config.max_boxes * (4 * 4 + 4 + 1) + 4)
@@ -121,20 +134,28 @@ def detection_source(
         )
     if config.name == "shapes":
         world = _world(config, "train" if config.overfit_images else split)
-        return rendered_in_memory(world, config.resolution, config.max_boxes, masks=masks)
+        return rendered_in_memory(world, config.resolution, config.max_boxes, masks=masks, stuff=stuff)
     return in_memory(source, limit_bytes=limit_bytes)
 
 
-def ground_truth(config: DetectionConfig, split: Split, *, masks: bool = False) -> Annotations:
+def ground_truth(config: DetectionConfig, split: Split, *, masks: bool = False, stuff: bool = False) -> Annotations:
     """The annotations of the same images, including crowds, in pixels of the originals; their counts are for printing.
 
-    For the shapes world they are those of the rendered scenes. With masks, every image has them. The last few are
-    cached.
+    For the shapes world they are those of the rendered scenes. With masks, every image has them; with stuff, it has
+    both. The last few are cached.
 
     Raises:
-        UserError: the data does not exist, has no masks where they are asked for, or does not follow its format.
+        UserError: the data does not exist, has no masks or stuff where they are asked for, or does not follow its
+            format.
     """
-    return _ground_truth(config, "train" if config.overfit_images else split, masks)
+    return _ground_truth(config, "train" if config.overfit_images else split, masks or stuff, stuff)
+
+
+def stuff_names(config: DetectionConfig) -> tuple[str, ...]:
+    """The classes of stuff. Raises ``UserError`` as `ground_truth`."""
+    if config.name == "shapes":
+        return config.shapes.backgrounds
+    return ground_truth(config, "test", stuff=True).stuff_names
 
 
 def description(config: DetectionConfig, split: Split) -> str:
@@ -160,7 +181,8 @@ class AnnotatedSource:
     """Annotated images from files as the samples of `detection_source`, decoded when they are asked for."""
 
     annotations: Annotations
-    """The images and their boxes; samples have "instances" where these have masks."""
+    """The images and their boxes; samples have "instances" where these have masks, and "semantic" where they have
+    stuff."""
     resolution: int
     """Size of the square in pixels."""
     max_boxes: int
@@ -190,15 +212,17 @@ class AnnotatedSource:
             kept = np.flatnonzero(trainable)[largest_boxes(boxes, self.max_boxes)]
             masks = [annotated.masks[place] for place in kept.tolist()]
             record["instances"] = instance_map(masks, box, map_dtype(self.max_boxes))
+        if annotated.masks is not None and annotated.stuff is not None:
+            record["semantic"] = semantic_map(annotated.masks, annotated.stuff, box)
         return record
 
 
 @functools.lru_cache(maxsize=4)  # a source and its ground truth need the same annotations, which may be slow to read
-def _ground_truth(config: DetectionConfig, split: Split, masks: bool) -> Annotations:
+def _ground_truth(config: DetectionConfig, split: Split, masks: bool, stuff: bool) -> Annotations:
     if config.name == "shapes":
-        annotations = scene_annotations(_world(config, split), masks=masks)
+        annotations = scene_annotations(_world(config, split), masks=masks, stuff=stuff)
     else:
-        annotations = _read(config, split, masks=masks)
+        annotations = _read(config, split, masks=masks, stuff=stuff)
     if not annotations.counts.boxes:
         raise UserError(
             f"None of the {annotations.counts.images} images of the {split} split has a box to "
@@ -210,14 +234,18 @@ def _ground_truth(config: DetectionConfig, split: Split, masks: bool) -> Annotat
     return replace(annotations, counts=replace(annotations.counts, beyond_max_boxes=beyond))
 
 
-def _read(config: DetectionConfig, split: Split, *, masks: bool) -> Annotations:
+def _read(config: DetectionConfig, split: Split, *, masks: bool, stuff: bool) -> Annotations:
     folder, training = expanded(config.dir), split == "train"
     rules = CleaningRules(first=config.overfit_images, skip_damaged=config.skip_damaged, max_pixels=config.max_pixels)
     images = folder / (config.train_images if training else config.test_images)
     classes = folder / config.classes
+    if stuff and config.name != "coco":
+        raise UserError(f"data of the form {config.name} has no stuff: COCO's panoptic form has (--data.name coco)")
     match config.name:
         case "coco":
             path = folder / (config.train_json if training else config.test_json)
+            if stuff:
+                return read_panoptic(path, images, rules=rules)
             return read_coco(path, images, masks=masks, rules=rules)
         case "voc":
             names = class_list(classes) if classes.is_file() else None

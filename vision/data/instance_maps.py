@@ -1,7 +1,12 @@
-"""Instance maps: at each pixel of a letterboxed image, which of its boxes the instance there belongs to.
+"""Maps of a letterboxed image: which of its boxes the instance at each pixel belongs to, and which stuff is there.
 
-A map has 0 where there is no instance and 1 + k at the pixels of the k-th box. Where instances overlap, the smaller one
-is on top, by the pixels of its mask at the size of the annotation: under a large one a small one would vanish.
+An instance map has 0 where there is no instance and 1 + k at the pixels of the k-th box. Where instances
+overlap, the smaller one is on top, by the pixels of its mask at the size of the annotation: under a large one a small
+one would vanish.
+
+A semantic map, which the semantic branch of a panoptic network learns (Kirillov et al. 2019, "Panoptic Feature Pyramid
+Networks", section 3.1), has `THINGS` at the pixels of all things, 1 + k at those of the k-th class of stuff, and `VOID`
+elsewhere, in the padding too.
 """
 
 from collections.abc import Sequence
@@ -9,10 +14,15 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int, Integer, UInt8
 
+from vision.data.annotations.index_masks import VOID
+from vision.data.annotations.stuff import Stuff
 from vision.data.letterbox import Letterbox
 from vision.errors import UserError
 from vision.ops import rle
 from vision.ops.rle import Rle
+
+THINGS = 0
+"""Of semantic maps: the class that all things are one of."""
 
 
 def map_dtype(max_boxes: int) -> np.dtype:
@@ -38,14 +48,33 @@ def instance_map(masks: Sequence[Rle], box: Letterbox, dtype: np.dtype) -> Integ
         box: where the image lies in the square.
         dtype: as of `map_dtype`.
     """
+    areas = np.array([rle.area(each) for each in masks])
+    order = np.argsort(-areas, kind="stable").tolist()
+    return _painted([(masks[place], 1 + place) for place in order], box, np.dtype(dtype), 0)
+
+
+def semantic_map(things: Sequence[Rle], stuff: Stuff, box: Letterbox) -> UInt8[np.ndarray, "s s"]:
+    """The semantic map of an image in its square, by nearest neighbour as `instance_map`.
+
+    Args:
+        things: masks of all things at the size of the image, crowds among them.
+        stuff: the rest.
+        box: where the image lies in the square.
+    """
+    regions = [(mask, 1 + label) for mask, label in zip(stuff.masks, stuff.labels.tolist(), strict=True)]
+    return _painted([*regions, *((mask, THINGS) for mask in things)], box, np.dtype(np.uint8), VOID)
+
+
+def _painted(
+    regions: Sequence[tuple[Rle, int]], box: Letterbox, dtype: np.dtype, outside: int
+) -> Integer[np.ndarray, "s s"]:
+    """The number of the last of the masks at each pixel of the square, ``outside`` where there is none."""
     (width, height), (x, y) = box.size, box.offset
     columns, rows = (_sources(*sides) for sides in ((width, box.width), (height, box.height)))
-    inside = np.zeros((height, width), dtype)
-    areas = np.array([rle.area(each) for each in masks])
-    for place in np.argsort(-areas, kind="stable").tolist():
-        inside[rle.decode(masks[place])[rows[:, None], columns]] = 1 + place
-    square = np.zeros((box.resolution, box.resolution), dtype)
-    square[y : y + height, x : x + width] = inside
+    square = np.full((box.resolution, box.resolution), outside, dtype)
+    inside = square[y : y + height, x : x + width]
+    for mask, number in regions:
+        inside[rle.decode(mask)[rows[:, None], columns]] = number
     return square
 
 

@@ -14,11 +14,12 @@ from jaxtyping import Float
 from vision.data.annotations.anchors import anchor_report
 from vision.data.content import content_of
 from vision.data.dataset import Split, check_classes
-from vision.data.detection import DetectionConfig, box_sizes, description, detection_source, ground_truth
+from vision.data.detection import DetectionConfig, box_sizes, description, detection_source, ground_truth, stuff_names
 from vision.data.image_data import Data, HostBatch, process_share
 from vision.data.instance_maps import map_dtype
 from vision.data.pipeline import batches, evaluation_batches
 from vision.data.source import Source
+from vision.errors import UserError
 from vision.parallel.agreement import is_first
 
 _SCENES_FOR_ANCHORS = 250
@@ -34,6 +35,7 @@ def detection_data(
     sizes: Sequence[int] = (),
     anchors: Float[np.ndarray, "a 2"] | None = None,
     masks: bool = False,
+    stuff: int | None = None,
 ) -> Data:
     """Images with padded boxes.
 
@@ -46,17 +48,30 @@ def detection_data(
         of the data.
       anchors: width and height of the network's anchors, in pixels; the training boxes are compared with them.
       masks: whether samples have "instances", and the truth masks (see `vision.data.detection.detection_source`).
+      stuff: for panoptic segmentation the network's classes of stuff, for which data with others is refused; then
+        samples have "semantic" too, and the classes of stuff follow those of the boxes. None for no stuff.
     """
-    fields = ("image", "boxes", "labels", "valid", *(("instances",) if masks else ()))
+    fields = (
+        "image",
+        "boxes",
+        "labels",
+        "valid",
+        *(("instances",) if masks else ()),
+        *(("semantic",) if stuff else ()),
+    )
+    which: dict[str, bool] = {"masks": masks, "stuff": stuff is not None}
 
     @functools.cache
     def source(split: Split) -> Source:
         if split == "train" and config.name != "shapes":
-            ground_truth(config, "test", masks=masks)  # without boxes it is refused before training
-        opened = detection_source(config, split, masks=masks)
+            ground_truth(config, "test", **which)  # without boxes it is refused before training
+        opened = detection_source(config, split, **which)
         check_classes(opened, classes, option=option)
+        if stuff is not None and len(stuff_names(config)) != stuff:
+            found = len(stuff_names(config))
+            raise UserError(f"the data has {found} classes of stuff and the model {stuff}: set --model.stuff {found}")
         if is_first() and config.name != "shapes":  # which are as they were asked for, and take time to render
-            print(f"{split}: {ground_truth(config, split, masks=masks).counts}", file=sys.stderr)
+            print(f"{split}: {ground_truth(config, split, **which).counts}", file=sys.stderr)
         if is_first() and split == "train" and anchors is not None:
             few = replace(config, shapes_count=min(config.shapes_count, _SCENES_FOR_ANCHORS))
             report = anchor_report(box_sizes(few), anchors)
@@ -90,6 +105,8 @@ def detection_data(
     }
     if masks:
         sample["instances"] = shape((size, size), map_dtype(boxes))
+    if stuff:
+        sample["semantic"] = shape((size, size), jnp.uint8)
     if sizes:
         sample["canvas"] = shape((sizes[0], sizes[0], 0), jnp.uint8)
     return Data(
@@ -98,8 +115,8 @@ def detection_data(
         train_batches=train_batches,
         test_batches=test_batches,
         description=functools.partial(description, config),
-        class_names=lambda: tuple(source("test").class_names),
-        content=lambda split: content_of(detection_source(replace(config, stream=True), split, masks=masks)),
+        class_names=lambda: (*source("test").class_names, *(stuff_names(config) if stuff else ())),
+        content=lambda split: content_of(detection_source(replace(config, stream=True), split, **which)),
     )
 
 

@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float32, Float64, Int, Int32
 from PIL import ExifTags, Image
 
 from vision.data.annotations.counts import EXAMPLES, MIN_SIDE, ROUNDING_TOLERANCE, Counts, examples
+from vision.data.annotations.stuff import LazyStuff, Stuff
 from vision.data.grey_levels import rgb
 from vision.data.image_file import MAX_PIXELS, ImageError, opened, upright
 from vision.data.listing import entries
@@ -69,6 +70,8 @@ class AnnotatedImage:
     """COCO's id of the image; the index from 1 where the format has none."""
     masks: tuple[Rle, ...] | None = None
     """One for each of the n boxes, crowds among them, at the size of the image; None where masks were not read."""
+    stuff: Stuff | None = None
+    """What is around the things; None where stuff was not read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +88,10 @@ class Annotations:
     """Statistics of reading and cleaning, to be printed once."""
     max_pixels: int = MAX_PIXELS
     """Limit of an image's width times height, for opening the files."""
+    stuff_names: tuple[str, ...] = ()
+    """Element i is the name of label i of stuff; empty where stuff was not read."""
+    stuff_ids: tuple[int, ...] = ()
+    """The annotation's number for each."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -110,6 +117,8 @@ class RawAnnotation:
     of the mask, or without masks of the box."""
     masks: tuple[LazyMask, ...] | None = None
     """Of every box, crowds among them; None where masks are not read."""
+    stuff: LazyStuff | None = None
+    """As in `AnnotatedImage`."""
     normalised: bool = False
     """Whether boxes are fractions."""
 
@@ -136,6 +145,8 @@ def collect(
     *,
     class_names: tuple[str, ...],
     category_ids: tuple[int, ...],
+    stuff_names: tuple[str, ...] = (),
+    stuff_ids: tuple[int, ...] = (),
     folder: Path,
     orphans: int = 0,
     rules: CleaningRules = DEFAULT_RULES,
@@ -146,6 +157,8 @@ def collect(
         stated: one for each image that the annotation names, in its order.
         class_names: the list of classes.
         category_ids: the annotation's number for each.
+        stuff_names: the list of classes of stuff, where it is read.
+        stuff_ids: the annotation's number for each.
         folder: where images are expected, for messages.
         orphans: how many boxes of unlisted images the reader has dropped.
         rules: options of reading and cleaning.
@@ -196,13 +209,17 @@ def collect(
             f"classes, {counts.not_finite} not finite, {counts.without_area} without area inside their image{pixels}. "
             "Check the unit and the order of their coordinates."
         )
-    return Annotations(annotated, class_names, category_ids, counts, rules.max_pixels)
+    return Annotations(annotated, class_names, category_ids, counts, rules.max_pixels, stuff_names, stuff_ids)
 
 
-def rendered_annotations(annotated: tuple[AnnotatedImage, ...], class_names: tuple[str, ...]) -> Annotations:
-    """Annotations of rendered images, which need no cleaning; categories are numbered from 1."""
-    ids = tuple(range(1, len(class_names) + 1))
-    return Annotations(annotated, class_names, ids, _contents(annotated, class_names))
+def rendered_annotations(
+    annotated: tuple[AnnotatedImage, ...], class_names: tuple[str, ...], stuff_names: tuple[str, ...] = ()
+) -> Annotations:
+    """Annotations of rendered images, which need no cleaning; categories are numbered from 1, stuff after things."""
+    ids = tuple(range(1, len(class_names) + len(stuff_names) + 1))
+    things = len(class_names)
+    counts = _contents(annotated, class_names)
+    return Annotations(annotated, class_names, ids[:things], counts, stuff_names=stuff_names, stuff_ids=ids[things:])
 
 
 def open_image(file: Path, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -239,6 +256,7 @@ def _contents(annotated: Sequence[AnnotatedImage], class_names: tuple[str, ...])
         background=sum(bool(each.crowd.all()) for each in annotated),
         classes=len(class_names),
         masks=any(each.masks is not None for each in annotated),
+        stuff=sum(len(each.stuff.labels) for each in annotated if each.stuff is not None),
         empty_classes=tuple(name for name, count in zip(class_names, trainable, strict=True) if not count),
     )
 
@@ -285,6 +303,7 @@ def _ruled(item: RawAnnotation, size: tuple[int, int], tally: _Tally) -> Annotat
         area=area[kept],
         image_id=item.image_id,
         masks=None if masks is None else tuple(masks[place] for place in np.flatnonzero(kept).tolist()),
+        stuff=None if item.stuff is None else item.stuff(size[1], size[0]),
     )
 
 

@@ -59,10 +59,12 @@ def read_coco(
     """
     if not image_folder.is_dir():
         raise UserError(f"There is no folder {image_folder} of images for {json_path}.")
-    content = _content(json_path)
-    listed, entries, categories = (_entries(content, key, json_path) for key in ("images", "annotations", "categories"))
-    names = _categories(categories, json_path)
-    images = _images(listed, json_path)
+    content = json_content(json_path)
+    listed, entries, categories = (
+        entry_list(content, key, json_path) for key in ("images", "annotations", "categories")
+    )
+    names = category_names(categories, json_path)
+    images = listed_images(listed, json_path)
     boxes: dict[int, list[_Box]] = {number: [] for number in images}
     orphans = _distribute(entries, boxes, json_path, masks=masks)
     labels = {category: label for label, category in enumerate(names)}
@@ -121,10 +123,10 @@ def read_coco_numbers(json_path: Path) -> CocoNumbers:
     Raises:
         UserError: as for `read_coco` about images and categories, and if two images have the same name.
     """
-    content = _content(json_path)
-    listed, categories = (_entries(content, key, json_path) for key in ("images", "categories"))
-    by_name = {name: category for category, name in _categories(categories, json_path).items()}
-    images = _images(listed, json_path)
+    content = json_content(json_path)
+    listed, categories = (entry_list(content, key, json_path) for key in ("images", "categories"))
+    by_name = {name: category for category, name in category_names(categories, json_path).items()}
+    images = listed_images(listed, json_path)
     files = {PurePosixPath(image.name).name: number for number, image in images.items()}
     if len(files) < len(images):
         raise UserError(f"{json_path} has two images of the same name, so that names do not identify them.")
@@ -143,14 +145,17 @@ class _Box:
 
 
 @dataclass(frozen=True)
-class _Image:
+class CocoImage:
     """An entry of "images" after its checks."""
 
     name: str
+    """Its path below the folder of images."""
     size: tuple[int, int] | None
+    """(width, height) in pixels; None where it is not stated."""
 
 
-def _content(path: Path) -> dict[str, Any]:
+def json_content(path: Path) -> dict[str, Any]:
+    """The object in a file. Raises ``UserError`` for one that cannot be read, or is something else."""
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
@@ -167,7 +172,8 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _entries(content: dict[str, Any], key: str, path: Path) -> list[Entry]:
+def entry_list(content: dict[str, Any], key: str, path: Path) -> list[Entry]:
+    """The objects of a list. Raises ``UserError`` where there is none."""
     if key not in content:
         raise UserError(f"The annotation {path} has no {key!r}, only {', '.join(map(shown, content)) or 'nothing'}.")
     value = content[key]
@@ -176,7 +182,7 @@ def _entries(content: dict[str, Any], key: str, path: Path) -> list[Entry]:
     return [Entry(each, key, place, path) for place, each in enumerate(value)]
 
 
-def _categories(entries: Sequence[Entry], path: Path) -> dict[int, str]:
+def category_names(entries: Sequence[Entry], path: Path) -> dict[int, str]:
     """Names by id, in ascending order of ids; each name once."""
     names: dict[int, str] = {}
     for entry in entries:
@@ -191,22 +197,22 @@ def _categories(entries: Sequence[Entry], path: Path) -> dict[int, str]:
     return dict(zip(ids, unique_names([names[each] for each in ids], ids, str(path)), strict=True))
 
 
-def _images(entries: Sequence[Entry], path: Path) -> dict[int, _Image]:
+def listed_images(entries: Sequence[Entry], path: Path) -> dict[int, CocoImage]:
     """Images by id, in the order of the file."""
-    images: dict[int, _Image] = {}
+    images: dict[int, CocoImage] = {}
     for entry in entries:
         number = entry.integer("id")
         if number in images:
             raise UserError(f"The annotation {path} has two images of the id {number}.")
         width, height = entry.side("width"), entry.side("height")
         size = None if width is None or height is None else (width, height)
-        images[number] = _Image(_file_name(entry), size)
+        images[number] = CocoImage(file_name(entry), size)
     if not images:
         raise UserError(f"The annotation {path} has no images.")
     return images
 
 
-def _file_name(entry: Entry) -> str:
+def file_name(entry: Entry) -> str:
     """A path below the folder of images."""
     name = entry.text("file_name")
     path = PurePosixPath(name)
@@ -253,6 +259,11 @@ def _corners(entry: Entry) -> Corners:
     """Of the box, or of the segmentation where there is no box."""
     if not entry.fields.get("bbox") and entry.fields.get("segmentation"):
         return box_of_segmentation(entry)
+    return stated_box(entry)
+
+
+def stated_box(entry: Entry) -> Corners:
+    """The corners of "bbox"."""
     box = entry.value("bbox")
     numbers = [real(each) for each in box] if isinstance(box, list) else []
     x, y, width, height = numbers if len(numbers) == 4 else [None] * 4
@@ -272,7 +283,7 @@ def _area(entry: Entry) -> float:
 
 
 def _raw_annotation(
-    number: int, image: _Image, boxes: Sequence[_Box], labels: Mapping[int, int], folder: Path, *, masks: bool
+    number: int, image: CocoImage, boxes: Sequence[_Box], labels: Mapping[int, int], folder: Path, *, masks: bool
 ) -> RawAnnotation:
     return RawAnnotation(
         file=folder / image.name,

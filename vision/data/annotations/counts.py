@@ -55,6 +55,8 @@ class Counts:
     """The first few, each with the reason."""
     masks: bool = False
     """Whether masks were read."""
+    stuff: int = 0
+    """Regions of stuff, one for each class of it in an image."""
 
     @property
     def dropped(self) -> int:
@@ -67,6 +69,7 @@ class Counts:
         crowd = f" and {_number(self.crowd, 'crowd', 'crowds')} (not trained on)" if self.crowd else ""
         empty = f"; {self.background} of the images have none and serve as background" if self.background else ""
         boxes = f"{_number(self.boxes, one, more)} of {_number(self.classes, 'class', 'classes')}"
+        boxes += f", {_number(self.stuff, 'region', 'regions')} of stuff" if self.stuff else ""
         lines = [f"{_number(self.images, 'image', 'images')} with {boxes}{crowd}{empty}."]
         if self.clipped:
             lines.append(f"Clipped to their image: {_number(self.clipped, 'box', 'boxes')}.")

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from vision.data.augment.box_padding import packed, worth_keeping
 from vision.data.augment.instances import renumbered, visible_parts
+from vision.data.instance_maps import THINGS
 from vision.ops.boxes import area
 
 Samples = Mapping[str, Array]
@@ -119,7 +120,8 @@ def paste_instances(
       key: one for the batch.
 
     Returns:
-      the fields of ``samples``, "instances" int32; "dropped_boxes" counts boxes beyond the maximum.
+      the fields of ``samples``, "instances" int32; "dropped_boxes" counts boxes beyond the maximum. Where there is
+      "semantic", it has `THINGS` at the pasted pixels.
     """
     coin_key, order_key, count_key = jax.random.split(key, 3)
     count, slots = samples["valid"].shape
@@ -142,7 +144,10 @@ def paste_instances(
     left = (after[:, :slots] >= least_area * before) & worth_keeping(boxes, boxes, **rules)[:, :slots]
     valid = jnp.concatenate([samples["valid"] & left, pasted & (after[:, slots:] > 0)], axis=1)
     labels = jnp.concatenate([samples["labels"], others["labels"]], axis=1)
-    return {**samples, "image": image, **packed(boxes, labels, valid, slots, samples["dropped_boxes"], both)}
+    out = {**samples, "image": image, **packed(boxes, labels, valid, slots, samples["dropped_boxes"], both)}
+    if "semantic" in samples:
+        out["semantic"] = jnp.where(other > 0, THINGS, samples["semantic"]).astype(samples["semantic"].dtype)
+    return out
 
 
 def _both(samples: Samples, added: Samples, valid: Array, lost: Array) -> dict[str, Array]:

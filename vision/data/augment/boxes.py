@@ -6,7 +6,8 @@ key, on its index in the batch, on itself and on the three others of its mosaic;
 sample of the next group that is pasted or mixed in. Shapes are static.
 
 With an instance map (`vision.data.instance_maps`) the masks are known: every box is the smallest around the visible
-pixels of its instance at the size of the result, an instance without any is dropped, and copy-paste goes by masks.
+pixels of its instance at the size of the result, an instance without any is dropped, and copy-paste goes by masks. A
+semantic map is carried along.
 """
 
 import math
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from annotated_types import Interval
 from jaxtyping import Array, Key
 
+from vision.data.annotations.index_masks import VOID
 from vision.data.augment.box_mixing import copy_paste, mixup_with_boxes, paste_instances
 from vision.data.augment.box_padding import packed, worth_keeping
 from vision.data.augment.hsv import hsv_jitter
@@ -31,6 +33,7 @@ from vision.data.augment.mosaic import (
     mosaic,
     mosaic_boxes,
     mosaic_instances,
+    mosaic_semantic,
 )
 from vision.data.augment.projective import random_motions
 from vision.errors import UserError
@@ -102,7 +105,8 @@ def box_augment(
     Args:
       batch: "image" float32 [b s s 3] in [-1, 1]; "boxes" float32 [b n 4], (x0, y0, x1, y1) in pixels of it; "labels"
         int32 [b n]; "valid" bool [b n]; and optionally "instances", integer [b s s], 1 + k at the pixels of the k-th
-        box and 0 elsewhere. Other fields are kept as they are.
+        box and 0 elsewhere, and with it "semantic" uint8 [b s s], classes of which `THINGS` is that of all instances.
+        Other fields are kept as they are.
       config: static under jit.
       size: size of the result in pixels; that of the images by default.
       key: each part has its own subkey, so that enabling one does not change the others.
@@ -110,7 +114,8 @@ def box_augment(
     Returns:
       the same fields, "image" [b size size 3] and "boxes" in pixels of that; the valid boxes come first, followed by
       zeros. "dropped_boxes" int32 [b] is the number of boxes beyond the maximum; the largest are kept. "instances" is
-      the map of these boxes, of the same dtype, or int32 if that cannot number them.
+      the map of these boxes, of the same dtype, or int32 if that cannot number them. "semantic" is `VOID` outside of
+      images, and `THINGS` where an instance is pasted.
 
     Raises:
       UserError: the images are not square; mixup of images with instance maps.
@@ -129,7 +134,8 @@ def box_augment(
     # Samples of the next group, none of which are in the sample's mosaic
     count = batch["image"].shape[0]
     shift = group_size(count) if group_size(count) < count else 1
-    changed = ("image", "boxes", "labels", "valid", "dropped_boxes", *(("instances",) if masks else ()))
+    maps = [name for name in ("instances", "semantic") if name in batch]
+    changed = ("image", "boxes", "labels", "valid", "dropped_boxes", *maps)
     others = lambda of: {name: jnp.roll(of[name], shift, axis=0) for name in changed}
     if config.copy_paste and masks:
         how = {"probability": config.copy_paste, "max_pastes": config.pastes, **_rules(config)}
@@ -173,6 +179,9 @@ def random_mosaic(
     fields = packed(visible, labels, valid, slots, jnp.zeros(count, jnp.int32), instances)
     if "instances" in batch:
         fields["instances"] = fields["instances"].astype(map_dtype_of(batch["instances"], slots))
+    if "semantic" in batch:
+        how = {"fill": VOID, "separable": config.separable}
+        fields["semantic"] = mosaic_semantic(batch["semantic"], meeting, combined, matrices, size, **how)
     return {**batch, "image": image, **fields}
 
 

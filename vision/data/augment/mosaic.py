@@ -125,7 +125,40 @@ def mosaic_instances(
     Returns:
       int32, 1 + k at the pixels of the k-th box of :func:`mosaic_boxes`.
     """
-    batch, side, _ = instances.shape
+    found, inside, which = _nearest(instances, meeting, combined, matrices, size, separable=separable)
+    return jnp.where(inside & (found > 0), found + slots * which, 0)
+
+
+def mosaic_semantic(
+    semantic: Integer[Array, "b s s"],
+    meeting: Int[Array, "b 2"],
+    combined: Bool[Array, " b"],
+    matrices: Float[Array, "b 3 3"],
+    size: int,
+    *,
+    fill: int,
+    separable: bool = False,
+) -> Integer[Array, "b {size} {size}"]:
+    """Semantic maps of the mosaics of :func:`mosaic`, at the same places; by nearest neighbour, of the same dtype.
+
+    Args:
+      semantic: classes.
+      meeting: as of :func:`mosaic`, and so are the next three.
+      combined: see there.
+      matrices: see there.
+      size: see there.
+      fill: the value outside of images.
+      separable: see there.
+    """
+    found, inside, _ = _nearest(semantic, meeting, combined, matrices, size, separable=separable)
+    return jnp.where(inside, found, fill).astype(semantic.dtype)
+
+
+def _nearest(
+    maps: Integer[Array, "b s s"], meeting: Array, combined: Array, matrices: Array, size: int, *, separable: bool
+) -> tuple[Int[Array, "b _ _"], Bool[Array, "b _ _"], Int[Array, "b _ _"]]:
+    """Of each pixel of the result the value that it shows, whether it is in an image, and in which of the four."""
+    batch, side, _ = maps.shape
     group, area = group_size(batch), side * side
     meeting, extent = _canvas(meeting, combined, side)
     across = lambda n: n[:, None, None]
@@ -142,10 +175,9 @@ def mosaic_instances(
     column, right = nearest(x, across(meeting[:, 0]), 1, -area)
     start = across((jnp.arange(batch) % group + -(-3 // group) * group) * area)
     place = jax.lax.rem(start + row.offset + column.offset, jnp.int32(group * area))
-    flat = instances.reshape(batch // group, group * area).astype(jnp.int32)
+    flat = maps.reshape(batch // group, group * area).astype(jnp.int32)
     found = jnp.take_along_axis(flat, place.reshape(batch // group, -1), axis=1).reshape(place.shape)
-    shown = (row.weight > 0) & (column.weight > 0) & (found > 0)
-    return jnp.where(shown, found + slots * (right + 2 * below), 0)
+    return found, (row.weight > 0) & (column.weight > 0), right + 2 * below
 
 
 def mosaic_boxes(

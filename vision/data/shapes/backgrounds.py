@@ -6,7 +6,7 @@ Every tone has low saturation and is either light or dark, so that none can be c
 import math
 
 import numpy as np
-from jaxtyping import Float, UInt64
+from jaxtyping import Float, Int32, UInt64
 
 from vision.data.shapes.counter_random import uniform
 
@@ -28,10 +28,15 @@ def _muted(hue, saturation, value) -> Float[np.ndarray, "n 3"]:
     return (value[:, None] * (1 - saturation[:, None] * away)).astype(np.float32)
 
 
+def background_kinds(count: int, keys: UInt64[np.ndarray, "n"]) -> Int32[np.ndarray, "n"]:
+    """Which of ``count`` kinds of background each scene has, all equally often."""
+    return (uniform(keys, "kind", 1)[:, 0] * count).astype(np.int32)
+
+
 def _pattern(kinds: tuple[str, ...], resolution: int, keys: UInt64[np.ndarray, "n"]) -> Float[np.ndarray, "n h w"]:
     """How much of its second tone each background shows, in [0, 1]."""
     n, r = len(keys), resolution
-    kind = (uniform(keys, "kind", 1)[:, 0] * len(kinds)).astype(np.int32)
+    kind = background_kinds(len(kinds), keys)
     turn, period, phase_x, phase_y = uniform(keys, "pattern", 4).T
     pixel = (np.arange(r, dtype=np.float32) + np.float32(0.5)) / np.float32(r) - np.float32(0.5)
     out = np.zeros((n, r, r), np.float32)

@@ -19,7 +19,7 @@ from annotated_types import Interval
 from jaxtyping import Bool, Float, Int, UInt8, UInt64
 
 from vision.data.on_demand import OnDemandSource
-from vision.data.shapes.backgrounds import BACKGROUNDS, background, smooth
+from vision.data.shapes.backgrounds import BACKGROUNDS, background, background_kinds, smooth
 from vision.data.shapes.counter_random import Split, sample_keys, uniform
 from vision.data.shapes.outlines import OUTLINES, coverage
 from vision.errors import UserError
@@ -39,7 +39,10 @@ PALETTE: tuple[tuple[str, tuple[int, int, int]], ...] = (
 )
 COLOURS: tuple[str, ...] = tuple(name for name, _ in PALETTE)
 
-FIELDS = ("image", "label", "boxes", "shape", "colour", "valid", "size", "visible", "semantic", "instances")
+FIELDS = (
+    *("image", "label", "boxes", "shape", "colour", "valid", "size", "visible", "semantic", "instances"),
+    "background",
+)
 """What :func:`render_scenes` returns."""
 
 _PIXELS_AT_ONCE = 2**16  # keeps the arrays of one chunk in the processor's cache
@@ -336,6 +339,7 @@ def _render_chunk(config: ShapesConfig, keys: UInt64[np.ndarray, "n"], *, paint:
         "visible": visible,
         "semantic": background_first[np.arange(len(keys))[:, None, None], instances],
         "instances": instances,
+        "background": background_kinds(len(config.backgrounds), keys),
     }
 
 
@@ -369,6 +373,7 @@ def render_scenes(
         semantic: uint8 [n h w], 0 for background, 1 + shape of the object visible at the pixel.
         instances: uint8 [n h w], 0 for background, 1 + index of the object visible at the pixel: the nearest one that
             covers at least half of it.
+        background: int32 [n], index of the kind of background into `config.backgrounds`.
 
     Raises:
         UserError: for a seed or an index below zero, an unknown split or an unknown field.
