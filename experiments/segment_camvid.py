@@ -7,6 +7,7 @@ pixels, from scratch, ENet (Paszke et al. 2016) reaches a test mIoU of 51.3 and 
     python -m experiments.segment_camvid --data.dir camvid
     python -m experiments.segment_camvid --data.dir camvid --init-from vgg16.safetensors
     python -m experiments.segment_camvid --data.dir camvid --data.height 144 --data.width 192    reduced images
+    python -m experiments.ablate segment_camvid --vary init_from None,vgg16.safetensors --seeds 3 -- --data.dir camvid
 
 ``camvid`` has ``train``, ``val`` and ``test``, each with ``images`` and ``masks`` (palette PNG files, 11 where there is
 no class), and ``classes.txt`` with the 11 names.
@@ -62,7 +63,7 @@ QUICK = Config(**QUICK_SEGMENTATION)
 TINY = Config(**TINY_SEGMENTATION)
 
 ABLATIONS: dict[str, dict[str, Any]] = {
-    **SEGMENTATION_ABLATIONS,
+    **{name: change for name, change in SEGMENTATION_ABLATIONS.items() if name != "unet"},
     "no_colour": {"augment.brightness": 0.0, "augment.contrast": 0.0, "augment.saturation": 0.0},
     "one_learning_rate": {"optimizer.layer_decay": 1.0},
 }

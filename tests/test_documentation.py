@@ -16,7 +16,7 @@ from PIL import Image
 
 from vision.launch.options import choices, flatten, option_of, parse, parse_fields
 from vision.launch.verbs import VERBS, chosen, divided
-from vision.pretrained.download import FILES
+from vision.pretrained.download import CLASSIFIERS, FILES
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = [path for path in sorted((ROOT / "experiments").glob("*.py")) if "\nQUICK = " in path.read_text()]
@@ -75,12 +75,9 @@ def test_every_published_file_is_in_the_table_of_weights():
     rows = [line for line in (ROOT / "docs" / "weights.md").read_text().splitlines() if line.startswith("| `")]
     for name, file in FILES.items():
         (row,) = [row for row in rows if row.startswith(f"| `{name}` |")]
-        for word in (
-            f"[{file.name}]({file.url})",
-            f"| {file.top1:.1f} |",
-            f"| {file.resize} |",
-            f"`--model {file.model}`",
-        ):
+        words = [f"[{file.name}]({file.url})", f"| {file.stated:.1f} |"]
+        words += [f"| {file.resize} |"] if name in CLASSIFIERS else []
+        for word in [*words, f"`{file.options}`" if file.options else "Mask R-CNN"]:
             assert word in row, (name, word)
 
 
@@ -93,22 +90,27 @@ def test_links_lead_somewhere():
 
 
 def test_bring_your_own_data(tmp_path):
-    """From images to samples, a classifier, a detector and a segmenter, by the document's commands, made short."""
+    """From images to samples, a classifier, a detector and segmenters, by the document's commands, made short."""
     rng = np.random.default_rng(0)
     for kind in ("cats", "dogs"):
         (tmp_path / "my_images" / kind).mkdir(parents=True)
         for index in range(12):
             pixels = rng.integers(0, 256, (20 + index, 31, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / "my_images" / kind / f"{index}.png")
-    for place in ("images/train", "images/val", "labels/train", "labels/val"):
-        (tmp_path / "my_data" / place).mkdir(parents=True)
-    (tmp_path / "my_data" / "classes.txt").write_text("cat\ndog\n")
+    for folder in ("my_data", "my_shapes"):
+        for place in ("images/train", "images/val", "labels/train", "labels/val"):
+            (tmp_path / folder / place).mkdir(parents=True)
+        (tmp_path / folder / "classes.txt").write_text("cat\ndog\n")
     (tmp_path / "new_images").symlink_to(tmp_path / "my_data" / "images" / "val")
     for index in range(16):
         split, name = "train" if index < 12 else "val", f"{index}.png"
-        Image.fromarray(rng.integers(0, 256, (40, 48, 3), np.uint8)).save(tmp_path / "my_data/images" / split / name)
+        pixels = Image.fromarray(rng.integers(0, 256, (40, 48, 3), np.uint8))
+        for folder in ("my_data", "my_shapes"):
+            pixels.save(tmp_path / folder / "images" / split / name)
         boxes = [f"{k} 0.5 0.5 {0.2 + 0.03 * index} {0.3 + 0.02 * index * k}" for k in (0, 1)]
         (tmp_path / "my_data/labels" / split / f"{index}.txt").write_text("\n".join(boxes))
+        outlines = [f"{k} 0.1 {0.1 + 0.3 * k} 0.9 0.2 {0.5 + 0.02 * index} 0.9" for k in (0, 1)]
+        (tmp_path / "my_shapes/labels" / split / f"{index}.txt").write_text("\n".join(outlines))
         segmented = tmp_path / "my_data" / ("train" if index < 12 else "test")
         for kind, pixels in (("images", rng.integers(0, 256, (30, 28, 3))), ("masks", rng.integers(0, 2, (30, 28)))):
             (segmented / kind).mkdir(parents=True, exist_ok=True)
@@ -117,22 +119,26 @@ def test_bring_your_own_data(tmp_path):
     segmenter = f"{short} --data.height 32 --data.width 32 --decoder.width 8 --no-auxiliary"
     segmenter = f"{segmenter} --backbone resnet18 --backbone.depths 1 1 1 1 --backbone.width 8"
     detector = f"{short} --data.resolution 32 --model.width 0.125"
+    instances = f"{short} --data.resolution 32 --method.model.yolo.width 0.125 --method.model.width 64"
     short = f"{short} --data.resolution 16 --model.width 8"
     sampling = "--model.multipliers 1 --samples 4 --diffusion.steps 20 --sampling.steps 2"
     more = {
         "experiments.diffusion_cifar": f"{short} {sampling}",
         "experiments.finetune": f"{short} --model.depths 1",
-        "experiments.fit_anchors": detector,
+        "yolo_folder": detector,
+        "instances_folder": instances,
         "experiments.yolo_folder": detector,
+        "experiments.instances_folder": instances,
         "experiments.segment_folder": segmenter,
     }
     lines = [shlex.split(line) for line in commands(ROOT / "docs" / "bring_your_own_data.md")]
     typed = [words for words in lines if not any(word.endswith(".safetensors") for word in words)]
-    assert [len(lines), len(typed)] == [11, 10]
+    assert [len(lines), len(typed)] == [14, 13]
     said = []
     alone = {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")}
     for words in typed:
-        words = [sys.executable, *words[1:], *more.get(words[2], "").split()]
+        named = words[3] if words[2] == "experiments.fit_anchors" else words[2]
+        words = [sys.executable, *words[1:], *more.get(named, "").split()]
         done = subprocess.run(words, cwd=tmp_path, env=alone, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
@@ -142,7 +148,9 @@ def test_bring_your_own_data(tmp_path):
     assert len(list((tmp_path / "runs" / "classifier" / "predictions").glob("*/predictions.png"))) == 1
     assert said[4].splitlines()[-1].startswith("--model.anchors ")
     assert said[6].count("new_images/") == 4
-    assert said[9].count("new_images/") == 4
+    assert said[8].splitlines()[-1].startswith("--method.model.yolo.anchors ")
+    assert said[10].count("new_images/") == 4
+    assert said[12].count("new_images/") == 4
     assert (tmp_path / "detector.stablehlo").stat().st_size > 1e6
 
 

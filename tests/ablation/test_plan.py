@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from vision.ablation.plan import Axis, plan, planned_again, read_axis, written, written_option
 from vision.errors import UserError
+from vision.launch.experiment_module import find_experiment
 from vision.launch.options import flatten, nested
 
 
@@ -237,3 +238,22 @@ def test_values_as_they_are_shown():
         "None",
         "True",
     ]
+
+
+def test_parts_that_are_chosen_by_name():
+    """``--vary decoder unet,fcn`` and changes in ABLATIONS, as ``--decoder unet`` on the command line."""
+    segmenter = find_experiment("segment_folder")
+    points, _ = plan(segmenter, ["--quick"], named=["fcn"], vary=[axis("decoder", "pyramid")])
+    assert [point.name for point in points] == ["baseline", "fcn", "decoder=pyramid"]
+    assert [point.arguments for point in points[1:]] == [("--decoder", "fcn"), ("--decoder", "pyramid")]
+    assert points[1].config["decoder"]["type"] == "FcnConfig"
+    assert points[2].config["decoder"]["width"] == 64  # the small one of --quick
+    with pytest.raises(UserError, match="there is no decoder segformer"):
+        plan(segmenter, ["--quick"], vary=[axis("decoder", "segformer")])
+
+
+def test_pretrained_or_not_is_a_factor():
+    vary = [axis("init_from", "weights.safetensors,None")]
+    points, left_out = plan(find_experiment("segment_folder"), ["--quick"], vary=vary)
+    assert [point.changes for point in points] == [{}, {"init_from": "weights.safetensors"}]
+    assert left_out == []

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
@@ -17,7 +18,7 @@ import pytest
 
 from vision.launch import run as launcher
 from vision.launch.experiment_module import experiment_paths
-from vision.launch.options import flatten
+from vision.launch.options import choices, flatten
 from vision.recipes.adversarial import adversarial
 from vision.recipes.autoencoder import autoencoder
 from vision.recipes.classification import classification
@@ -155,7 +156,11 @@ ABLATIONS = [(name, ablation) for name in MODULES for ablation in MODULES[name].
 def test_ablations_apply(name, ablation, base):
     module = MODULES[name]
     config = module.Config() if base == "Config" else module.QUICK
+    tables = choices(config, quick=base == "QUICK")
     for dotted, value in module.ABLATIONS[ablation].items():
+        if dotted in tables:
+            config = changed(config, dotted, tables[dotted][value])
+            continue
         before = flatten(config)[dotted]
         same = type(value) is type(before) or value is None  # what may be left out
         assert same, f"{dotted} = {value!r} replaces {before!r}"
@@ -167,5 +172,11 @@ def test_ablations_apply(name, ablation, base):
 
 @pytest.mark.parametrize(("name", "ablation"), ABLATIONS, ids=["-".join(pair) for pair in ABLATIONS])
 def test_ablations_change_something(name, ablation):
-    bases = [flatten(MODULES[name].Config()), flatten(MODULES[name].QUICK)]
-    assert any(base[dotted] != value for base in bases for dotted, value in MODULES[name].ABLATIONS[ablation].items())
+    configs = {False: MODULES[name].Config(), True: MODULES[name].QUICK}
+    value_of = lambda config, dotted: functools.reduce(getattr, dotted.split("."), config)
+    wanted = lambda config, quick, dotted, value: choices(config, quick=quick).get(dotted, {}).get(value, value)
+    assert any(
+        value_of(config, dotted) != wanted(config, quick, dotted, value)
+        for quick, config in configs.items()
+        for dotted, value in MODULES[name].ABLATIONS[ablation].items()
+    )

@@ -42,7 +42,7 @@ def server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
         thread = threading.Thread(target=made.serve_forever)
         thread.start()
-        made.file = PublishedFile(f"http://127.0.0.1:{made.server_port}/net-{SUM[:8]}.pth", "resnet18", 1.0)
+        made.file = PublishedFile(f"http://127.0.0.1:{made.server_port}/net-{SUM[:8]}.pth", "--model resnet18", 1.0)
         made.asked, made.how = Handler.asked, Handler.how
         yield made
         made.shutdown()
@@ -98,13 +98,13 @@ def test_what_cannot_be_reached_is_one_sentence(server, tmp_path):
     with pytest.raises(UserError, match=r"is refused \(404 Not Found\)"):
         download(server.file, tmp_path)
     with pytest.raises(UserError, match=r"127.0.0.1:9/net.pth cannot be reached \(.*refused.*check the network"):
-        download(PublishedFile("http://127.0.0.1:9/net.pth", "resnet18", 1.0), tmp_path)
+        download(PublishedFile("http://127.0.0.1:9/net.pth", "--model resnet18", 1.0), tmp_path)
 
 
 def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     """By a file's address; nothing is asked of the network."""
     (tmp_path / "there.pth").write_bytes(CONTENT)
-    file = PublishedFile((tmp_path / "there.pth").as_uri(), "resnet18", 1.0)
+    file = PublishedFile((tmp_path / "there.pth").as_uri(), "--model resnet18", 1.0)
     monkeypatch.setattr(module, "FILES", None)
     monkeypatch.setattr("vision.launch.download.FILES", {"resnet18": file})
     monkeypatch.chdir(tmp_path)

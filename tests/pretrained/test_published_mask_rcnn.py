@@ -22,6 +22,7 @@ from vision.models.resnet import ResNetConfig
 from vision.pretrained.backbone import backbone_weights
 from vision.pretrained.initial import read_initial_values
 from vision.pretrained.mask_rcnn import (
+    COCO_IDS,
     HEADS,
     IGNORED,
     mask_rcnn_backbone_rules,
@@ -224,3 +225,27 @@ def test_losses_and_gradients_of_torchvision(small):
         assert norm > 0
         np.testing.assert_allclose(np.linalg.norm(gradient), norm, rtol=1e-3, err_msg=name)
         np.testing.assert_allclose((gradient * uniform(name, gradient.shape)).sum(), projected, atol=1e-3 * norm)
+
+
+def test_coco_takes_the_outputs_of_its_categories_from_all_numbers():
+    """COCO's own list of categories leaves out ten numbers; its 80th is toothbrush, number 90."""
+    assert len(COCO_IDS) == 80
+    assert (COCO_IDS[0], COCO_IDS[10], COCO_IDS[11], COCO_IDS[79]) == (1, 11, 13, 90)
+    one = np.arange(91, dtype=np.float32)
+    file = {
+        "roi_heads.box_predictor.cls_score.weight": one[:, None] * np.ones((1, 5), np.float32),
+        "roi_heads.box_predictor.cls_score.bias": one,
+        "roi_heads.box_predictor.bbox_pred.bias": np.repeat(one, 4),
+        "roi_heads.mask_predictor.mask_fcn_logits.weight": one[:, None, None, None] * np.ones((1, 3, 1, 1), np.float32),
+        "roi_heads.box_head.fc7.bias": np.zeros(91, np.float32),
+    }
+    adapted = mask_rcnn_weights(replace(PUBLISHED, classes=80))(file, {})
+    assert "80 categories" in adapted.notes[0]
+    wanted = np.array([0, *COCO_IDS], np.float32)
+    found = adapted.tensors
+    np.testing.assert_array_equal(found["roi_heads.box_predictor.cls_score.weight"], wanted[:, None] * np.ones((1, 5)))
+    np.testing.assert_array_equal(found["roi_heads.box_predictor.cls_score.bias"], wanted)
+    np.testing.assert_array_equal(found["roi_heads.box_predictor.bbox_pred.bias"], np.repeat(wanted, 4))
+    assert found["roi_heads.mask_predictor.mask_fcn_logits.weight"].shape == (81, 3, 1, 1)
+    assert found["roi_heads.box_head.fc7.bias"].shape == (91,)
+    assert mask_rcnn_weights(PUBLISHED)(file, {}).tensors is file

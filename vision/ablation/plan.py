@@ -12,14 +12,14 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vision.errors import UserError
 from vision.launch.experiment_module import ExperimentModule
-from vision.launch.options import HELP, Parsed, flatten, nested, unknown_name
+from vision.launch.options import HELP, Parsed, choices, flatten, nested, option_of, unknown_name
 
 BASELINE = "baseline"
 EMPTY = "()"
@@ -98,7 +98,7 @@ def plan(
     base = _baseline(recipe, arguments)
     fields = flatten(base.config)
     wanted = [
-        *_named(recipe, named, fields),
+        *_named(recipe, named, base.config),
         *((_typed([(axis, value)]), _options(base.config, axis, value, "--vary")) for axis, value in _each(vary)),
         *_combinations(base.config, grid),
     ]
@@ -109,7 +109,8 @@ def plan(
         point = _point(recipe, name, arguments, options, fields)
         equal = next((other for other in points if other.config == point.config), None)
         if equal is None:
-            points.append(_distinct(point if is_named else _renamed(point), points))
+            chosen = any(option_of(field) in options for field in choices(base.config))
+            points.append(_distinct(point if is_named or chosen else _renamed(point), points))
         elif equal is not first or is_named:
             left_out.append(f"{name} equals {'the baseline' if equal is first else equal.name}")
     return tuple(points), left_out
@@ -179,10 +180,8 @@ def written(value: Any) -> str:
     return str(value)
 
 
-def _named(
-    recipe: ExperimentModule, names: Sequence[str], fields: Mapping[str, Any]
-) -> list[tuple[str, tuple[str, ...]]]:
-    known = list(recipe.ablations)
+def _named(recipe: ExperimentModule, names: Sequence[str], config: Any) -> list[tuple[str, tuple[str, ...]]]:
+    known, fields = list(recipe.ablations), {*flatten(config), *choices(config)}
     if not names:
         return []
     if not known:
@@ -230,15 +229,17 @@ def _typed(chosen: Sequence[tuple[Axis, tuple[str, ...]]]) -> str:
     return ",".join(f"{axis.field}={'x'.join(value) or EMPTY}" for axis, value in chosen)
 
 
-def _unknown(field: str, fields: Mapping[str, Any]) -> str:
+def _unknown(field: str, fields: Iterable[str]) -> str:
     return unknown_name("field", field, list(fields), "the experiment's --help-all lists all")
 
 
 def _options(config: Any, axis: Axis, value: tuple[str, ...], option: str) -> tuple[str, ...]:
     """The experiment's option that gives ``axis.field`` a value typed as words."""
-    field, fields = axis.field, flatten(config)
+    field, fields = axis.field, {*flatten(config), *choices(config)}
     if field not in fields:
         raise UserError(f"{option}: {_unknown(field, fields)}")
+    if field in choices(config):  # chosen by name, as on the command line
+        return (option_of(field), " ".join(value) or EMPTY)
     if field == "seed":
         raise UserError(f"{option} seed: seeds are what a mean is taken over; give them as --seeds")
     kind = field_type(config, field)

@@ -14,7 +14,7 @@ USAGE = "python -m vision download NAME [FOLDER]"
 def main(words: Sequence[str]) -> None:
     """Download a file and print its place, its SHA-256 and the option that uses it; without a name, list all."""
     if not words or HELP & set(words):
-        listed = (f"  {name:16} {file.url}" for name, file in FILES.items())
+        listed = (f"  {name:24} {file.url}" for name, file in FILES.items())
         print("\n".join([USAGE, "FOLDER is weights/ by default. docs/weights.md says more of each.", "", *listed]))
         return
     name, *rest = words
@@ -28,4 +28,5 @@ def main(words: Sequence[str]) -> None:
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}") from error
     checked = "begins as its name says" if file.sha256 else "its publisher states none to compare it with"
-    print(f"{folder / file.name}\nSHA-256 {found} ({checked})\n--model {file.model} --init-from {folder / file.name}")
+    options = f"{file.options} --init-from {folder / file.name}".strip()
+    print(f"{folder / file.name}\nSHA-256 {found} ({checked})\n{options}")

@@ -26,12 +26,13 @@ class PublishedFile:
 
     url: str
     """The publisher's address."""
-    model: str
-    """The network, as ``--model`` names it."""
-    top1: float
-    """Accuracy on ImageNet's validation set in per cent, as its publisher states it; not measured here."""
+    options: str
+    """The network, as options of a command name it; "" where they are the command's defaults."""
+    stated: float
+    """What its publisher states, in per cent; not measured here. Of classifiers the accuracy on ImageNet's validation
+    set, of segmentation networks the mean IoU, and of detectors the AP of boxes on that of COCO."""
     resize: int = 256
-    """Shorter side before the centre of 224 pixels is cropped, as its publisher evaluates it."""
+    """Of classifiers: shorter side before the centre of 224 pixels is cropped, as its publisher evaluates it."""
 
     @property
     def name(self) -> str:
@@ -45,30 +46,69 @@ class PublishedFile:
         return digits if len(digits) == 8 and set(digits) <= set("0123456789abcdef") else ""
 
 
-FILES: Mapping[str, PublishedFile] = {
-    "resnet18": PublishedFile(f"{_TORCHVISION}resnet18-f37072fd.pth", "resnet18", 69.758),
-    "resnet34": PublishedFile(f"{_TORCHVISION}resnet34-b627a593.pth", "resnet34", 73.314),
-    "resnet50": PublishedFile(f"{_TORCHVISION}resnet50-11ad3fa6.pth", "resnet50", 80.858, 232),
-    "resnet50_v1": PublishedFile(f"{_TORCHVISION}resnet50-0676ba61.pth", "resnet50", 76.130),
-    "resnet101": PublishedFile(f"{_TORCHVISION}resnet101-cd907fc2.pth", "resnet101", 81.886, 232),
-    "resnet152": PublishedFile(f"{_TORCHVISION}resnet152-f82ba261.pth", "resnet152", 82.284, 232),
-    "resnext50_32x4d": PublishedFile(f"{_TORCHVISION}resnext50_32x4d-1a0047aa.pth", "resnext50_32x4d", 81.198, 232),
-    "wide_resnet50_2": PublishedFile(f"{_TORCHVISION}wide_resnet50_2-9ba9bcbe.pth", "wide_resnet50_2", 81.602, 232),
-    "convnext_tiny": PublishedFile(f"{_TORCHVISION}convnext_tiny-983f1562.pth", "convnext_tiny", 82.520, 236),
-    "convnext_small": PublishedFile(f"{_TORCHVISION}convnext_small-0c510722.pth", "convnext_small", 83.616, 230),
-    "convnext_base": PublishedFile(f"{_TORCHVISION}convnext_base-6075fbad.pth", "convnext_base", 84.062, 232),
-    "convnext_large": PublishedFile(f"{_TORCHVISION}convnext_large-ea097f82.pth", "convnext_large", 84.414, 232),
-    "convnext_xlarge": PublishedFile(f"{_CONVNEXT}convnext_xlarge_22k_1k_224_ema.pth", "convnext_xlarge", 87.0),
-    "mobilenet_v2": PublishedFile(f"{_TORCHVISION}mobilenet_v2-7ebf99e0.pth", "mobilenet_v2", 72.154, 232),
-    "mobilenet_v2_v1": PublishedFile(f"{_TORCHVISION}mobilenet_v2-b0353104.pth", "mobilenet_v2", 71.878),
-    "vgg16": PublishedFile(f"{_TORCHVISION}vgg16-397923af.pth", "vgg16", 71.592),
-    "vgg19": PublishedFile(f"{_TORCHVISION}vgg19-dcbb9e9d.pth", "vgg19", 72.376),
-    "vit_ti16": PublishedFile(f"{_DEIT}deit_tiny_patch16_224-a1311bcf.pth", "vit_ti16", 72.2),
-    "vit_s16": PublishedFile(f"{_DEIT}deit_small_patch16_224-cd65a155.pth", "vit_s16", 79.9),
-    "vit_b16": PublishedFile(f"{_TORCHVISION}vit_b_16-c867db91.pth", "vit_b16", 81.072),
-    "vit_b32": PublishedFile(f"{_TORCHVISION}vit_b_32-d86f8d99.pth", "vit_b32", 75.912),
-    "vit_l16": PublishedFile(f"{_TORCHVISION}vit_l_16-852ce7e3.pth", "vit_l16", 79.662, 242),
+CLASSIFIERS: Mapping[str, PublishedFile] = {
+    "resnet18": PublishedFile(f"{_TORCHVISION}resnet18-f37072fd.pth", "--model resnet18", 69.758),
+    "resnet34": PublishedFile(f"{_TORCHVISION}resnet34-b627a593.pth", "--model resnet34", 73.314),
+    "resnet50": PublishedFile(f"{_TORCHVISION}resnet50-11ad3fa6.pth", "--model resnet50", 80.858, 232),
+    "resnet50_v1": PublishedFile(f"{_TORCHVISION}resnet50-0676ba61.pth", "--model resnet50", 76.130),
+    "resnet101": PublishedFile(f"{_TORCHVISION}resnet101-cd907fc2.pth", "--model resnet101", 81.886, 232),
+    "resnet152": PublishedFile(f"{_TORCHVISION}resnet152-f82ba261.pth", "--model resnet152", 82.284, 232),
+    "resnext50_32x4d": PublishedFile(
+        f"{_TORCHVISION}resnext50_32x4d-1a0047aa.pth", "--model resnext50_32x4d", 81.198, 232
+    ),
+    "wide_resnet50_2": PublishedFile(
+        f"{_TORCHVISION}wide_resnet50_2-9ba9bcbe.pth", "--model wide_resnet50_2", 81.602, 232
+    ),
+    "convnext_tiny": PublishedFile(f"{_TORCHVISION}convnext_tiny-983f1562.pth", "--model convnext_tiny", 82.520, 236),
+    "convnext_small": PublishedFile(
+        f"{_TORCHVISION}convnext_small-0c510722.pth", "--model convnext_small", 83.616, 230
+    ),
+    "convnext_base": PublishedFile(f"{_TORCHVISION}convnext_base-6075fbad.pth", "--model convnext_base", 84.062, 232),
+    "convnext_large": PublishedFile(
+        f"{_TORCHVISION}convnext_large-ea097f82.pth", "--model convnext_large", 84.414, 232
+    ),
+    "convnext_xlarge": PublishedFile(f"{_CONVNEXT}convnext_xlarge_22k_1k_224_ema.pth", "--model convnext_xlarge", 87.0),
+    "mobilenet_v2": PublishedFile(f"{_TORCHVISION}mobilenet_v2-7ebf99e0.pth", "--model mobilenet_v2", 72.154, 232),
+    "mobilenet_v2_v1": PublishedFile(f"{_TORCHVISION}mobilenet_v2-b0353104.pth", "--model mobilenet_v2", 71.878),
+    "vgg16": PublishedFile(f"{_TORCHVISION}vgg16-397923af.pth", "--model vgg16", 71.592),
+    "vgg19": PublishedFile(f"{_TORCHVISION}vgg19-dcbb9e9d.pth", "--model vgg19", 72.376),
+    "vit_ti16": PublishedFile(f"{_DEIT}deit_tiny_patch16_224-a1311bcf.pth", "--model vit_ti16", 72.2),
+    "vit_s16": PublishedFile(f"{_DEIT}deit_small_patch16_224-cd65a155.pth", "--model vit_s16", 79.9),
+    "vit_b16": PublishedFile(f"{_TORCHVISION}vit_b_16-c867db91.pth", "--model vit_b16", 81.072),
+    "vit_b32": PublishedFile(f"{_TORCHVISION}vit_b_32-d86f8d99.pth", "--model vit_b32", 75.912),
+    "vit_l16": PublishedFile(f"{_TORCHVISION}vit_l_16-852ce7e3.pth", "--model vit_l16", 79.662, 242),
 }
+"""Networks that were trained on ImageNet."""
+
+SEGMENTERS: Mapping[str, PublishedFile] = {
+    "fcn_resnet50": PublishedFile(
+        f"{_TORCHVISION}fcn_resnet50_coco-1167a1af.pth", "--decoder fcn --backbone resnet50 --classes 21", 60.5
+    ),
+    "fcn_resnet101": PublishedFile(
+        f"{_TORCHVISION}fcn_resnet101_coco-7ecb50ca.pth", "--decoder fcn --backbone resnet101 --classes 21", 63.7
+    ),
+    "deeplabv3_resnet50": PublishedFile(
+        f"{_TORCHVISION}deeplabv3_resnet50_coco-cd0a2569.pth",
+        "--decoder deeplab_v3 --backbone resnet50 --classes 21",
+        66.4,
+    ),
+    "deeplabv3_resnet101": PublishedFile(
+        f"{_TORCHVISION}deeplabv3_resnet101_coco-586e9e4e.pth",
+        "--decoder deeplab_v3 --backbone resnet101 --classes 21",
+        67.4,
+    ),
+}
+"""Semantic segmentation of the 21 classes of PASCAL VOC, trained on images of COCO that have them."""
+
+DETECTORS: Mapping[str, PublishedFile] = {
+    "fasterrcnn_resnet50_fpn": PublishedFile(f"{_TORCHVISION}fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", "", 37.0),
+    "maskrcnn_resnet50_fpn": PublishedFile(
+        f"{_TORCHVISION}maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", "--method.model.norm-epsilon 0", 37.9
+    ),
+}
+"""Region-based detectors of COCO's classes."""
+
+FILES: Mapping[str, PublishedFile] = {**CLASSIFIERS, **SEGMENTERS, **DETECTORS}
 """Files by the names that ``python -m vision download`` takes."""
 
 

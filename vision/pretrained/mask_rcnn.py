@@ -29,6 +29,10 @@ IGNORED = (r"num_batches_tracked$",)
 HEADS = (r"^params/box_head/(classes|offsets)/", r"^params/mask_head/logits/")
 """The paths to replace for other classes."""
 
+COCO_IDS = tuple(number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
+"""COCO's numbers of its 80 categories; published detectors have an output for each number up to 90."""
+_OF_CLASSES = re.compile(r"roi_heads\.(box_predictor\.(cls_score|bbox_pred)|mask_predictor\.mask_fcn_logits)\.")
+
 _DOUBLED = Layout(lambda x: x.transpose(2, 3, 0, 1), lambda x: x.transpose(2, 3, 0, 1))
 """Kernels of transposed convolutions of 2x2: [in, out, h, w] published, [h, w, in, out] here."""
 
@@ -81,7 +85,8 @@ def mask_rcnn_backbone_rules(config: MaskRcnnConfig) -> WeightRules:
 def mask_rcnn_weights(config: MaskRcnnConfig) -> Adapt:
     """For files with published names.
 
-    The result raises ``UserError`` where ``config`` gives the network other pixels than these weights expect.
+    A network of COCO's 80 classes takes their outputs from the 91 of a published file. The result raises ``UserError``
+    where ``config`` gives the network other pixels than these weights expect.
     """
 
     def adapt(tensors: StateDict, variables: Mapping[str, Any]) -> Adapted:
@@ -91,9 +96,19 @@ def mask_rcnn_weights(config: MaskRcnnConfig) -> Adapt:
                 "published weights of Mask R-CNN expect images normalised by the mean and deviation of ImageNet, and "
                 f"model.pixels is {config.pixels}: set --model.pixels imagenet"
             )
+        classes = len(tensors.get("roi_heads.box_predictor.cls_score.bias", ()))
+        if classes == COCO_IDS[-1] + 1 and config.classes == len(COCO_IDS):
+            rows = np.array([0, *COCO_IDS])
+            taken = {name: _rows(x, rows, classes) if _OF_CLASSES.match(name) else x for name, x in tensors.items()}
+            return Adapted(taken, notes=("of their 91 outputs those of COCO's 80 categories are taken",))
         return Adapted(tensors)
 
     return adapt
+
+
+def _rows(x: np.ndarray, rows: np.ndarray, classes: int) -> np.ndarray:
+    """The outputs of some classes, of an array that begins with equally many for each."""
+    return x.reshape(classes, -1, *x.shape[1:])[rows].reshape(-1, *x.shape[1:])
 
 
 def _within(rule: Rule) -> Rule:

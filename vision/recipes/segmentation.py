@@ -121,6 +121,9 @@ SEGMENTATION_ABLATIONS: dict[str, dict[str, Any]] = {
     "median_frequency": {"loss.class_weights": "median_frequency"},
     "no_scale": {"augment.scale": (1.0, 1.0)},
     "flip_tta": {"segmenter.flip": True},
+    "fcn": {"decoder": "fcn"},
+    "unet": {"decoder": "unet"},
+    "pyramid": {"decoder": "pyramid"},
 }
 """Of all experiments of semantic segmentation."""
 

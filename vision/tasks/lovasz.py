@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from vision.ops.ranking import descending_order
+
 
 def lovasz_jaccard(
     errors: Float[Array, "*b n"], truth: Bool[Array, "*b n"], counted: Bool[Array, "*b n"]
@@ -24,20 +26,30 @@ def lovasz_jaccard(
       truth: pixels of the class.
       counted: pixels that take part.
     """
-    # descending; pixels that do not count come last. The order is a constant of the gradient, and so are the increments
-    key = jax.lax.stop_gradient(jnp.where(counted, -errors, 1.0))
-    _, order = jax.lax.sort((key, jax.lax.broadcasted_iota(jnp.int32, key.shape, key.ndim - 1)), num_keys=1)
+    # the order is a constant of the gradient, and so are the increments. Where errors are exchanged that differ by less
+    # than d, increments are those of errors that differ by less than d, and the loss by less than 2 d: they sum to 1
+    order = descending_order(errors, counted)
     own = truth & counted
     is_true = jnp.take_along_axis(own, order, -1)
     total = jnp.sum(own, -1, keepdims=True, dtype=jnp.int32)
-    left = total - jnp.cumsum(is_true, -1, dtype=jnp.int32)
-    union = jnp.maximum(total + jnp.cumsum(~is_true, -1, dtype=jnp.int32), 1).astype(errors.dtype)
+    joined = jnp.cumsum(is_true, -1, dtype=jnp.int32)
+    left, others = total - joined, jnp.arange(1, errors.shape[-1] + 1) - joined
+    union = jnp.maximum(total + others, 1).astype(errors.dtype)
     step = jnp.where(is_true, 1.0 / union, left / (union * jnp.maximum(union - 1.0, 1.0)))
     # without true pixels the union is that of the errors: the first adds all
     first = (jnp.arange(errors.shape[-1]) == 0).astype(errors.dtype)
     step = jnp.where(total > 0, step, first)
-    step = jnp.put_along_axis(jnp.zeros_like(step), order, step, -1, inplace=False)
+    step = _unsorted(step, order)
     return jnp.sum(jnp.where(counted, errors * step, 0.0), -1)
+
+
+def _unsorted(values: Float[Array, "*b n"], order: Int[Array, "*b n"]) -> Float[Array, "*b n"]:
+    """Values at the places that they were taken from."""
+    shape = values.shape
+    values, order = values.reshape(-1, shape[-1]), order.reshape(-1, shape[-1])
+    row = jnp.arange(len(values))[:, None]
+    made = jnp.zeros_like(values).at[row, order].set(values, unique_indices=True, mode="promise_in_bounds")
+    return made.reshape(shape)
 
 
 def lovasz_softmax(

@@ -50,7 +50,7 @@ class PrototypePredictions(NamedTuple):
     raw: list[Float[Array, "b _ _ a _"]]
     """Boxes, objectness and classes, as :class:`vision.models.yolo.Yolo` gives them."""
     coefficients: list[Float[Array, "b _ _ a p"]]
-    """Of each anchor, in (-1, 1)."""
+    """Of each anchor, in [-1, 1]."""
     prototypes: Float[Array, "b h w p"]
     """At a quarter of the image's height and width, not negative."""
 
@@ -58,8 +58,9 @@ class PrototypePredictions(NamedTuple):
 class PrototypeBranch(nn.Module):
     """Prototypes at twice the resolution of the finest level (Bolya et al. 2019, figure 3, made shorter).
 
-    3x3, doubled, 3x3, 1x1. The number of convolutions, each with a normalisation, is that of the published counts,
-    which leave no doubt about it: another 3x3 would be 0.6 M parameters more in size l.
+    3x3, doubled, 3x3, 1x1, each with a normalisation. The published counts leave no doubt about the number and the
+    width of the convolutions: another 3x3 would be 0.6 M parameters more in size l. They do not say whether the last
+    one has a normalisation, as here, or a bias: that is 32 parameters.
     """
 
     prototypes: int
