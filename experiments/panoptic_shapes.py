@@ -40,7 +40,6 @@ class Config(PanopticRunConfig):
         lr=0.02, weight_decay=1e-4, warmup=8_000, frozen=("backbone/(stem|stage_1)",)
     )
     intervals: Intervals = Intervals(log=1_600, evaluate=360_000, save=36_000)
-    images: int = 1_440_000
 
 
 QUICK = Config(**QUICK_PANOPTIC)

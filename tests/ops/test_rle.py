@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vision.ops.rle import Rle, area, box, decode, encode, of_polygons, of_run_lengths, run_lengths_of_text
+from vision.ops.rle import Rle, area, box, decode, encode, of_polygons, of_run_lengths, run_lengths_of_text, union
 
 
 @st.composite
@@ -38,6 +38,15 @@ def test_masks_return(mask):
     assert box(packed).tolist() == around
     assert run_lengths_of_text(packed.counts.decode()).tolist() == counts_of(mask)
     assert of_run_lengths(counts_of(mask), *mask.shape) == packed
+
+
+@settings(max_examples=30)
+@given(_masks(), st.integers(1, 4))
+def test_unions(mask, count):
+    generator = np.random.default_rng(count)
+    parts = [mask & (generator.random(mask.shape) < 0.5) for _ in range(count)]
+    joint = union([encode(each) for each in parts])
+    assert joint == encode(np.any(parts, axis=0))
 
 
 def test_long_runs_return():

@@ -56,6 +56,16 @@ def decode(rle: Rle) -> Bool[np.ndarray, "h w"]:
     return np.ascontiguousarray(columns.T)
 
 
+def union(masks: Sequence[Rle]) -> Rle:
+    """The pixels of any of the masks, of which there is at least one, all of one size."""
+    from pycocotools import mask as coco
+
+    if len(masks) == 1:
+        return masks[0]
+    packed: Any = coco.merge([each.as_coco() for each in masks])
+    return Rle(masks[0].height, masks[0].width, packed["counts"])
+
+
 def area(rle: Rle) -> int:
     """Pixels inside."""
     from pycocotools import mask as coco

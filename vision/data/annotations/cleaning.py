@@ -182,8 +182,10 @@ def collect(
     chosen = there[: rules.first] if rules.first else there
     sizes, damaged = _sizes(chosen, rules)
     tally = _Tally()
+    usable = [(item, size) for item, size in zip(chosen, sizes, strict=True) if not isinstance(size, str)]
     annotated = tuple(
-        _ruled(item, size, tally) for item, size in zip(chosen, sizes, strict=True) if not isinstance(size, str)
+        replace(_ruled(item, size, tally), stuff=stuff)
+        for (item, size), stuff in zip(usable, _stuff(usable), strict=True)
     )
     numbers = tally.numbers
     counts = replace(
@@ -303,8 +305,16 @@ def _ruled(item: RawAnnotation, size: tuple[int, int], tally: _Tally) -> Annotat
         area=area[kept],
         image_id=item.image_id,
         masks=None if masks is None else tuple(masks[place] for place in np.flatnonzero(kept).tolist()),
-        stuff=None if item.stuff is None else item.stuff(size[1], size[0]),
     )
+
+
+def _stuff(items: Sequence[tuple[RawAnnotation, tuple[int, int]]]) -> Sequence[Stuff | None]:
+    """The stuff of images of (width, height) sizes; it is in files, which are slow to decode."""
+    if all(item.stuff is None for item, _ in items):
+        return [None] * len(items)
+    made = lambda item, size: None if item.stuff is None else item.stuff(size[1], size[0])
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        return list(pool.map(lambda pair: made(*pair), items))
 
 
 def _masks(lazy: Sequence[LazyMask], size: tuple[int, int], wanted: Bool[np.ndarray, " n"]) -> list[Rle]:

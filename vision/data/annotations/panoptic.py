@@ -129,7 +129,7 @@ class _SegmentMap:
         colours = mask_values(self.file, max_pixels=self.max_pixels)
         if colours.ndim < 3:
             raise UserError(f"{self.file} is not in RGB: the colours of COCO's panoptic form are the ids of segments.")
-        ids = ids_of_colours(colours)
+        ids = np.asfortranarray(ids_of_colours(colours))  # run lengths go down the columns
         present = set(np.unique(ids).tolist()) - {0}
         known = {each.number for each in self.segments}
         if present - known:
@@ -159,13 +159,12 @@ class _SegmentMap:
     def stuff(self, labels: Mapping[int, int], height: int, width: int) -> Stuff:
         """The stuff in an image of this size; ``labels`` are those of its categories."""
         masks = self.masks(height, width)
-        regions: dict[int, np.ndarray] = {}
+        regions: dict[int, list[Rle]] = {}
         for each in self.segments:
             if each.category in labels and not each.crowd:
-                label, mask = labels[each.category], rle.decode(masks[each.number])
-                regions[label] = regions[label] | mask if label in regions else mask
+                regions.setdefault(labels[each.category], []).append(masks[each.number])
         ordered = sorted(regions)
-        return Stuff(np.array(ordered, np.int32), tuple(rle.encode(regions[label]) for label in ordered))
+        return Stuff(np.array(ordered, np.int32), tuple(rle.union(regions[label]) for label in ordered))
 
 
 def _kinds(categories: Sequence[Entry], names: Mapping[int, str], path: Path) -> tuple[dict[int, int], dict[int, int]]:
