@@ -62,7 +62,8 @@ def union(masks: Sequence[Rle]) -> Rle:
 
     if len(masks) == 1:
         return masks[0]
-    packed: Any = coco.merge([each.as_coco() for each in masks])
+    parts: Any = [each.as_coco() for each in masks]
+    packed: Any = coco.merge(parts)
     return Rle(masks[0].height, masks[0].width, packed["counts"])
 
 
