@@ -25,6 +25,7 @@ from vision.recipes.classification import classification
 from vision.recipes.detection import detection
 from vision.recipes.diffusion import diffusion
 from vision.recipes.instances import instances
+from vision.recipes.panoptic import panoptic
 from vision.recipes.segmentation import segmentation
 from vision.recipes.supervised import supervised
 from vision.recipes.vae import vae
@@ -38,8 +39,8 @@ GOLDEN_FILE = ROOT / "tests" / "golden" / "first_steps.json"
 # one experiment of each recipe runs whole; the others differ in numbers and take their golden steps
 RECIPES = (
     *("accuracy_score", "autoencoder_cifar", "colourise", "diffusion_cifar", "dit_cifar", "finetune"),
-    *("gan_cifar", "gan_mnist", "hvae_cifar", "instances_folder", "segment_folder", "speedrun_cifar", "vae_mnist"),
-    "yolo_coco",
+    *("gan_cifar", "gan_mnist", "hvae_cifar", "instances_folder", "panoptic_shapes", "segment_folder"),
+    *("speedrun_cifar", "vae_mnist", "yolo_coco"),
 )
 
 
@@ -131,7 +132,10 @@ def test_build_is_short(name):
 
 @pytest.mark.parametrize(
     "recipe",
-    [diffusion, classification, detection, instances, segmentation, adversarial, vae, autoencoder, supervised],
+    [
+        *(diffusion, classification, detection, instances, panoptic, segmentation),
+        *(adversarial, vae, autoencoder, supervised),
+    ],
     ids=lambda f: f.__name__,
 )
 def test_a_recipe_reads_like_one(recipe):

@@ -70,7 +70,7 @@ def _painted(
 ) -> Integer[np.ndarray, "s s"]:
     """The number of the last of the masks at each pixel of the square, ``outside`` where there is none."""
     (width, height), (x, y) = box.size, box.offset
-    columns, rows = (_sources(*sides) for sides in ((width, box.width), (height, box.height)))
+    columns, rows = (nearest_pixels(*sides) for sides in ((width, box.width), (height, box.height)))
     square = np.full((box.resolution, box.resolution), outside, dtype)
     inside = square[y : y + height, x : x + width]
     for mask, number in regions:
@@ -87,6 +87,9 @@ def renumbered_map(
     return table[instances]
 
 
-def _sources(resized: int, original: int) -> Int[np.ndarray, " {resized}"]:
-    """Which pixel of the original is at the centre of each of the resized; in integers, (2 i + 1) / 2 * scale."""
+def nearest_pixels(resized: int, original: int) -> Int[np.ndarray, " {resized}"]:
+    """Along a side, which pixel of the original is at the centre of each of the resized.
+
+    In integers, (2 i + 1) / 2 * scale.
+    """
     return (2 * np.arange(resized) + 1) * original // (2 * resized)

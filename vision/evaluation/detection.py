@@ -1,10 +1,10 @@
 """Evaluation of detectors, of boxes or of masks too: numbers and plots of a test set, and detections in files."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -95,51 +95,84 @@ def evaluator(
     are reported too. With ``paste``, the numbers of masks and of their borders are added, and detections are right or
     wrong by their masks. Image sheets are made only by a single-process run.
     """
-    overlaps = box_overlaps if paste is None else mask_overlaps
-
-    def found_in(variables: Any, batch: Mapping[str, Array]) -> Any:
-        # what is replicated is the global batch, in the order of its processes' shares
-        return detect(variables, batch["image"]), batch["index"], batch["mask"]
-
-    compiled = compiler.function(found_in)
+    outputs = outputs_of_images(compiler, detect)
 
     def evaluate(variables: Any, test: DetectionSet) -> Evaluation:
         truth = test.truth()
         found: dict[int, ImageDetections] = {}
-        for batch in test.batches():
-            fields = {name: batch[name] for name in ("image", "index", "mask")}
-            detections, index, mask = jax.device_get(compiled(variables, compiler.shard(fields)))
-            for row in np.flatnonzero(mask).tolist():
-                picture = truth.images[int(index[row])]
-                box = Letterbox(picture.width, picture.height, test.resolution)
-                found[int(index[row])] = original(detections, row, box, paste)
-        missing = len(truth.images) - len(found)
-        if missing:
-            raise ValueError(f"{missing} images of the truth were in no batch.")
-        everything = [found[place] for place in range(len(truth.images))]
-        matches = matching(truth, everything, overlaps=overlaps)
-        curves = confidence_curves(matches)
-        of_boxes = coco_scores(truth, everything)
-        scores = of_boxes if paste is None else mask_scores(truth, everything)
-        scalars, protocol = _numbers(scores, curves, test.description, config)
-        if paste is not None:
-            others = (of_boxes, boundary_scores(truth, everything))
-            for each in others:
-                scalars |= each.scalars()
-                protocol |= each.protocol(test.description, _how(config))
-            protocol["mask_average_precision"] += f"; {mask_baselines(truth, everything)}"
-        images = plots(truth, everything, scores, curves, overlaps=overlaps)
-        if jax.process_count() == 1:  # images without files are in the batches, which other processes do not have here
-            images |= sheets(
-                truth,
-                everything,
-                matches,
-                confidence=float(CONFIDENCES[curves.best]),
-                read_images=lambda places: _reader(test, truth, places),
-            )
-        return Evaluation(scalars, images, protocol)
+        for image in outputs(variables, test):
+            picture = truth.images[image.place]
+            box = Letterbox(picture.width, picture.height, test.resolution)
+            found[image.place] = original(image.outputs, image.row, box, paste)
+        return scored(truth, found, test, config, masks=paste is not None)
 
     return evaluate
+
+
+class OutputOfImage(NamedTuple):
+    """What a network gives for one image of a test set."""
+
+    place: int
+    """Of the image in the truth."""
+    row: int
+    """Of the image in the outputs."""
+    outputs: Any
+    """Of the whole batch, of all processes."""
+    batch: Mapping[str, np.ndarray]
+    """This process's share of it, in which the row is only that of the image if there is one process."""
+
+
+def outputs_of_images(
+    compiler: Compiler, function: Callable[[Any, Array], Any]
+) -> Callable[[Any, DetectionSet], Iterator[OutputOfImage]]:
+    """(variables, test set) -> for each image, what ``function`` of (variables, images uint8 [b s s 3]) gives."""
+
+    def found_in(variables: Any, batch: Mapping[str, Array]) -> Any:
+        # what is replicated is the global batch, in the order of its processes' shares
+        return function(variables, batch["image"]), batch["index"], batch["mask"]
+
+    compiled = compiler.function(found_in)
+
+    def outputs(variables: Any, test: DetectionSet) -> Iterator[OutputOfImage]:
+        for batch in test.batches():
+            fields = {name: batch[name] for name in ("image", "index", "mask")}
+            found, index, mask = jax.device_get(compiled(variables, compiler.shard(fields)))
+            for row in np.flatnonzero(mask).tolist():
+                yield OutputOfImage(int(index[row]), row, found, batch)
+
+    return outputs
+
+
+def scored(
+    truth: Annotations, found: Mapping[int, ImageDetections], test: DetectionSet, config: Selection, *, masks: bool
+) -> Evaluation:
+    """All that :func:`evaluator` says of detections, by the places of their images in the truth."""
+    missing = len(truth.images) - len(found)
+    if missing:
+        raise ValueError(f"{missing} images of the truth were in no batch.")
+    overlaps = mask_overlaps if masks else box_overlaps
+    everything = [found[place] for place in range(len(truth.images))]
+    matches = matching(truth, everything, overlaps=overlaps)
+    curves = confidence_curves(matches)
+    of_boxes = coco_scores(truth, everything)
+    scores = mask_scores(truth, everything) if masks else of_boxes
+    scalars, protocol = _numbers(scores, curves, test.description, config)
+    if masks:
+        others = (of_boxes, boundary_scores(truth, everything))
+        for each in others:
+            scalars |= each.scalars()
+            protocol |= each.protocol(test.description, _how(config))
+        protocol["mask_average_precision"] += f"; {mask_baselines(truth, everything)}"
+    images = plots(truth, everything, scores, curves, overlaps=overlaps)
+    if jax.process_count() == 1:  # images without files are in the batches, which other processes do not have here
+        images |= sheets(
+            truth,
+            everything,
+            matches,
+            confidence=float(CONFIDENCES[curves.best]),
+            read_images=lambda places: _reader(test, truth, places),
+        )
+    return Evaluation(scalars, images, protocol)
 
 
 def detection_metrics(
@@ -222,7 +255,7 @@ def _reader(test: DetectionSet, truth: Annotations, places: set[int]) -> ReadIma
         for row, place in enumerate(batch["index"].tolist()):
             if place in wanted and batch["mask"][row]:
                 picture = truth.images[place]
-                kept[place] = _without_padding(
+                kept[place] = without_padding(
                     batch["image"][row], Letterbox(picture.width, picture.height, test.resolution)
                 )
         if kept.keys() == wanted:
@@ -231,7 +264,7 @@ def _reader(test: DetectionSet, truth: Annotations, places: set[int]) -> ReadIma
     return lambda place: kept[place] if place in kept else from_file(place)
 
 
-def _without_padding(square: UInt8[np.ndarray, "s s 3"], box: Letterbox) -> UInt8[np.ndarray, "h w 3"]:
+def without_padding(square: UInt8[np.ndarray, "s s 3"], box: Letterbox) -> UInt8[np.ndarray, "h w 3"]:
     """The image of a letterboxed square at its own size."""
     (x, y), (width, height) = box.offset, box.size
     part = Image.fromarray(square[y : y + height, x : x + width])
@@ -337,7 +370,7 @@ def predict_files(
             numbers.check(files, class_names)
         for start in range(0, len(files), batch_size):
             part = files[start : start + batch_size]
-            images = [_opened(file, max_pixels) for file in part]
+            images = [opened_or_reason(file, max_pixels) for file in part]
             everything = iter(found_in(variables, [each for each in images if not isinstance(each, str)]))
             for file, stem, each in zip(part, stems[start : start + batch_size], images, strict=True):
                 if isinstance(each, str):
@@ -359,7 +392,7 @@ def predict_files(
     return predict
 
 
-def _opened(file: Path, max_pixels: int) -> Image.Image | str:
+def opened_or_reason(file: Path, max_pixels: int) -> Image.Image | str:
     """The image, upright and in RGB; or why it cannot be decoded."""
     try:
         with opened(file, max_pixels=max_pixels) as image:

@@ -37,7 +37,13 @@ from vision.pretrained.resnet import resnet_rules
 from vision.pretrained.rules import to_published
 from vision.pretrained.state_dict import StateDict
 from vision.recipes.assemble import WeightsSource
-from vision.tasks.instances import InstanceDetectorConfig, InstanceLossConfig, instance_detector, mask_rcnn_loss
+from vision.tasks.instances import (
+    InstanceDetectorConfig,
+    InstanceLossConfig,
+    Instances,
+    instance_detector,
+    mask_rcnn_loss,
+)
 from vision.tasks.mask_losses import in_boxes
 from vision.tasks.prototypes import (
     PrototypeDetectorConfig,
@@ -182,10 +188,8 @@ def _prototypes(config: Prototypes) -> InstanceMethod:
     )
 
 
-def _regions(config: Regions) -> InstanceMethod:
-    model = config.model
-    network = MaskRcnn(model)
-    own = mask_rcnn_loss(network, config.loss)
+def loss_of_maps(own: LossFn) -> LossFn:
+    """A loss of ``tasks/instances.py`` on augmented batches with "instances" in place of masks."""
 
     def loss(params: Any, model_state: Any, batch: Batch, *, key: Key[Array, ""], step: Array) -> Any:
         height, width = batch["image"].shape[1:3]
@@ -199,43 +203,62 @@ def _regions(config: Regions) -> InstanceMethod:
         dropped = batch.get("dropped_boxes")
         return total, (new, scalars if dropped is None else {**scalars, "dropped_boxes": jnp.mean(dropped * 1.0)})
 
+    return loss
+
+
+def whole_masks(found: Instances, size: tuple[int, int]) -> dict[str, Array]:
+    """Objects by name, with masks bool [b d h w] at a height and width in pixels."""
+    assert found.masks is not None
+    return {**found._asdict(), "masks": pasted(found.masks, found.boxes, size=size) >= _HALF}
+
+
+def paste_masks(found: Instances, row: int, places: Int[np.ndarray, " n"], box: Letterbox) -> Sequence[Rle]:
+    """The `Paste` of `Instances`."""
+    assert found.masks is not None
+    boxes = box.from_square(np.asarray(found.boxes[row][places], np.float32))
+    size = {"height": box.height, "width": box.width}
+    made = zip(np.asarray(found.masks[row][places], np.float32), boxes, strict=True)
+    return [rle.encode(paste_mask(mask, corners, **size) >= _HALF) for mask, corners in made]
+
+
+def _regions(config: Regions) -> InstanceMethod:
+    model = config.model
+    network = MaskRcnn(model)
+
     def predict(shown: PredictionConfig) -> Callable[..., Any]:
         function = instance_detector(network, _shown(config.detector, shown))
         return lambda values, images, classes=None: function(values, to_float(images), classes=classes)
 
     def export(values: Any, shown: PredictionConfig, images: Array) -> Mapping[str, Array]:
-        found = predict(shown)(values, images)
-        assert found.masks is not None
-        shares = pasted(found.masks, found.boxes, size=(images.shape[1], images.shape[2]))
-        return {**found._asdict(), "masks": shares >= _HALF}
+        return whole_masks(predict(shown)(values, images), (images.shape[1], images.shape[2]))
 
-    def paste(found: Any, row: int, places: Int[np.ndarray, " n"], box: Letterbox) -> Sequence[Rle]:
-        boxes = box.from_square(np.asarray(found.boxes[row][places], np.float32))
-        size = {"height": box.height, "width": box.width}
-        made = zip(np.asarray(found.masks[row][places], np.float32), boxes, strict=True)
-        return [rle.encode(paste_mask(mask, corners, **size) >= _HALF) for mask, corners in made]
-
-    classifier = published_mask_rcnn.mask_rcnn_backbone_rules(model)
     rules = published_mask_rcnn.mask_rcnn_rules(model)
     return InstanceMethod(
         init=lambda key: network.init(key, jnp.zeros((1, 64, 64, 3)), train=False),
-        loss=loss,
+        loss=loss_of_maps(mask_rcnn_loss(network, config.loss)),
         detect=lambda values, images: instance_detector(network, config.detector)(values, to_float(images)),
         predict=predict,
         export=export,
-        paste=paste,
+        paste=paste_masks,
         selection=config.detector,
         classes=model.classes,
         option="--method.model.classes",
         anchors=None,
-        weights=WeightsSource(
-            published=(*rules, *classifier),
-            ignored=published_mask_rcnn.IGNORED,
-            replaced=published_mask_rcnn.HEADS,
-            adapt=_detector_or_classifier(model),
-            written=lambda state: to_published(averages(state), rules=rules),
-        ),
+        weights=replace(region_weights(model), written=lambda state: to_published(averages(state), rules=rules)),
         rules=mask_rcnn.SHARDING_RULES,
+    )
+
+
+def region_weights(model: MaskRcnnConfig) -> WeightsSource:
+    """Published networks of torchvision, and classifiers, which fill the backbone alone."""
+    return WeightsSource(
+        published=(
+            *published_mask_rcnn.mask_rcnn_rules(model),
+            *published_mask_rcnn.mask_rcnn_backbone_rules(model),
+        ),
+        ignored=published_mask_rcnn.IGNORED,
+        replaced=published_mask_rcnn.HEADS,
+        adapt=_detector_or_classifier(model),
     )
 
 

@@ -2,11 +2,11 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image, ImageDraw
 
 from vision.report import lettering
@@ -27,7 +27,7 @@ Colours = UInt8[np.ndarray, "k 3"]
 
 def overlay(
     image: UInt8[np.ndarray, "h w 3"],
-    mask: UInt8[np.ndarray, "h w"],
+    mask: Integer[np.ndarray, "h w"],
     colours: Colours,
     *,
     opacity: float = 0.6,
@@ -93,10 +93,31 @@ def segmentation_sheet(
     Raises:
       ValueError: there is no image.
     """
+    return tile_sheet([_tiles(each, colours, void=void) for each in images], class_names, colours, title=title)
+
+
+def tile_sheet(
+    images: Sequence[Mapping[str, UInt8[np.ndarray, "h w 3"]]],
+    class_names: Sequence[str],
+    colours: Colours,
+    *,
+    title: str,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """A row for each image of tiles of its size, by their captions, below a legend.
+
+    Args:
+      images: at least one; small ones are enlarged by nearest neighbour.
+      class_names: one for each class.
+      colours: one for each class.
+      title: of the sheet.
+
+    Raises:
+      ValueError: there is no image.
+    """
     if not images:
         raise ValueError("A sheet of no images is empty.")
     font, bold = lettering.font(_FONT_SIZE), lettering.font(_FONT_SIZE, bold=True)
-    rows = [_row(each, colours, font, void=void) for each in images]
+    rows = [_row(each, font) for each in images]
     width = max(_GAP + max(row.width for row in rows), 480)
     blocks = [_titled(title, width, bold), _legend(list(class_names), colours, width, font), *rows]
     sheet = Image.new("RGB", (width, sum(block.height for block in blocks) + _GAP), "white")
@@ -111,14 +132,19 @@ def labelled_overlay(
     image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"], class_names: Sequence[str], colours: Colours
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The overlay of one image at its own size, above a legend of the classes that it has."""
-    shown = Image.fromarray(overlay(image, mask, colours))
+    present = [int(label) for label in np.unique(mask) if label < len(colours)]
+    return with_legend(overlay(image, mask, colours), [class_names[label] for label in present], colours[present])
+
+
+def with_legend(
+    image: UInt8[np.ndarray, "h w 3"], class_names: Sequence[str], colours: Colours
+) -> UInt8[np.ndarray, "H W 3"]:
+    """An image, enlarged if it is small, above a legend."""
+    shown = Image.fromarray(image)
     factor = _factor(image)
     shown = shown.resize((shown.width * factor, shown.height * factor), Image.Resampling.NEAREST)
-    present = [label for label in np.unique(mask).tolist() if label < len(colours)]
-    names = [str(class_names[label]) for label in present]
-    own = colours[present]
     width = max(shown.width, 240)
-    legend = _legend(names, own, width, lettering.font(_FONT_SIZE))
+    legend = _legend(class_names, colours, width, lettering.font(_FONT_SIZE))
     out = Image.new("RGB", (width, shown.height + legend.height), "white")
     out.paste(shown, (0, 0))
     out.paste(legend, (0, shown.height))
@@ -163,7 +189,7 @@ def class_bars(
     return np.array(Image.open(encoded).convert("RGB"))
 
 
-def _borders(mask: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+def _borders(mask: Integer[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """The first pixel of a class behind another one, in rows and columns."""
     out = np.zeros(mask.shape, bool)
     out[1:] |= mask[1:] != mask[:-1]
@@ -175,22 +201,26 @@ def _factor(image: UInt8[np.ndarray, "h w 3"]) -> int:
     return max(1, math.ceil(_SMALLEST / max(image.shape[:2])))
 
 
-def _row(each: SegmentedImage, colours: Colours, font: Font, *, void: int) -> Image.Image:
-    tiles = {"image": each.image}
+def _tiles(each: SegmentedImage, colours: Colours, *, void: int) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
+    tiles = {each.caption or "image": each.image}
     if each.truth is not None:
         tiles["truth"] = overlay(each.image, each.truth, colours)
     tiles["prediction"] = overlay(each.image, each.predicted, colours)
     if each.truth is not None:
         tiles["errors"] = error_map(each.truth, each.predicted, void=void)
-    factor = _factor(each.image)
-    height, width = (side * factor for side in each.image.shape[:2])
+    return tiles
+
+
+def _row(tiles: Mapping[str, UInt8[np.ndarray, "h w 3"]], font: Font) -> Image.Image:
+    first = next(iter(tiles.values()))
+    factor = _factor(first)
+    height, width = (side * factor for side in first.shape[:2])
     row = Image.new("RGB", (len(tiles) * (width + _GAP) + _GAP, height + _LINE + _GAP), "white")
     draw = ImageDraw.Draw(row)
     for column, (name, tile) in enumerate(tiles.items()):
         x = _GAP + column * (width + _GAP)
         row.paste(Image.fromarray(tile).resize((width, height), Image.Resampling.NEAREST), (x, 0))
-        text = each.caption if column == 0 and each.caption else name
-        draw.text((x, height + 1), cut(text, font, width), fill=_PALE, font=font)
+        draw.text((x, height + 1), cut(name, font, width), fill=_PALE, font=font)
     return row
 
 
@@ -202,7 +232,7 @@ def _titled(title: str, width: int, font: Font) -> Image.Image:
 
 def _legend(class_names: Sequence[str], colours: Colours, width: int, font: Font) -> Image.Image:
     """Squares of colour with names, in as many lines as are necessary."""
-    names = list(class_names[:_MAX_IN_LEGEND])
+    names = [str(name) for name in class_names[:_MAX_IN_LEGEND]]
     items: list[tuple[str, tuple[int, ...]]] = [
         (name, tuple(int(c) for c in colours[i])) for i, name in enumerate(names)
     ]

@@ -160,49 +160,80 @@ def sample_regions(
 def mask_rcnn_loss(model: MaskRcnn, config: InstanceLossConfig) -> LossFn:
     """The LossFn of Faster or Mask R-CNN on batches as the module says: the sum of the losses of both stages.
 
-    Logs "objectness", "region_box", "class", "box", "mask" where there are masks, and "positive_regions", how many of
-    an image's regions are of a box. An image without boxes teaches what is background.
+    Logs what :func:`losses_of_levels` says. An image without boxes teaches what is background.
     """
 
     def loss(params, model_state, batch, *, key, step):
         del step
-        for_anchors, for_regions, for_network = jax.random.split(key, 3)
+        for_losses, for_network = split_key(key)
         variables = {"params": params, **model_state}
         call: Any = lambda method, *arguments: model.apply(variables, *arguments, method=method)
         how: Any = {"rngs": {"dropout": for_network}, "mutable": ["batch_stats"]}
         levels, new = model.apply(variables, batch["image"], train=True, method="levels", **how)
-        regions = call("regions", levels)
-
-        found, sample = sample_anchors(regions, batch, config, key=for_anchors)
-        anchors = taken(jnp.concatenate(regions.anchors, axis=0)[None], sample.index)
-        true = taken(batch["boxes"], taken(found.box, sample.index))
-        parts = region_losses(
-            taken(jnp.concatenate(regions.objectness, axis=1), sample.index),
-            taken(jnp.concatenate(regions.offsets, axis=1), sample.index),
-            encode(true, anchors),
-            positive=sample.positive,
-            valid=sample.valid,
-        )
-
-        proposals = select_proposals(regions, batch["size"], config.proposals)
-        boxes, box, sample = sample_regions(proposals, batch, config, key=for_regions)
-        labels = jnp.where(sample.positive, 1 + taken(batch["labels"], box), 0)
-        logits, offsets = call("boxes", levels, boxes)
-        targets = encode(taken(batch["boxes"], box), boxes, weights=WEIGHTS)
-        parts |= head_losses(logits, offsets, targets, labels=labels, valid=sample.valid)
-
-        if model.config.mask:
-            # positive regions come first
-            most = max(min(int(config.regions * config.region_positive), boxes.shape[1]), 1)
-            boxes, box, labels = boxes[:, :most], box[:, :most], labels[:, :most]
-            scale = [batch["masks"].shape[2 + axis] / batch["image"].shape[1 + axis] for axis in (1, 0, 1, 0)]
-            true = crop_masks(batch["masks"], box, boxes * jnp.array(scale), size=MASK_SIDE)
-            masks = call("masks", levels, boxes)
-            parts["mask"] = mask_loss(masks, true, labels=labels, valid=sample.positive[:, :most])
-        scalars = {**parts, "positive_regions": jnp.mean(jnp.sum(sample.positive, axis=1).astype(jnp.float32))}
-        return sum(parts.values(), jnp.zeros(())), ({**model_state, **new}, scalars)
+        total, scalars = losses_of_levels(call, levels, batch, config, masks=model.config.mask, keys=for_losses)
+        return total, ({**model_state, **new}, scalars)
 
     return loss
+
+
+def split_key(key: Array) -> tuple[tuple[Array, Array], Array]:
+    """The keys of :func:`losses_of_levels`, and that of the network's randomness."""
+    for_anchors, for_regions, for_network = jax.random.split(key, 3)
+    return (for_anchors, for_regions), for_network
+
+
+def losses_of_levels(
+    call: Callable[..., Any],
+    levels: Sequence[Float[Array, "b _ _ c"]],
+    batch: Mapping[str, Array],
+    config: InstanceLossConfig,
+    *,
+    masks: bool,
+    keys: tuple[Array, Array],
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """The sum of the losses of both stages, and scalars, for images whose levels are known.
+
+    The scalars are "objectness", "region_box", "class", "box", "mask" where there are masks, and "positive_regions",
+    how many of an image's regions are of a box.
+
+    Args:
+      call: (method, arguments) -> what a method of :class:`MaskRcnn` gives.
+      levels: of its method "levels".
+      batch: as the module says.
+      config: what is learned from.
+      masks: whether the network predicts them.
+      keys: for the choice of anchors, and of regions.
+    """
+    for_anchors, for_regions = keys
+    regions = call("regions", levels)
+
+    found, sample = sample_anchors(regions, batch, config, key=for_anchors)
+    anchors = taken(jnp.concatenate(regions.anchors, axis=0)[None], sample.index)
+    true = taken(batch["boxes"], taken(found.box, sample.index))
+    parts = region_losses(
+        taken(jnp.concatenate(regions.objectness, axis=1), sample.index),
+        taken(jnp.concatenate(regions.offsets, axis=1), sample.index),
+        encode(true, anchors),
+        positive=sample.positive,
+        valid=sample.valid,
+    )
+
+    proposals = select_proposals(regions, batch["size"], config.proposals)
+    boxes, box, sample = sample_regions(proposals, batch, config, key=for_regions)
+    labels = jnp.where(sample.positive, 1 + taken(batch["labels"], box), 0)
+    logits, offsets = call("boxes", levels, boxes)
+    targets = encode(taken(batch["boxes"], box), boxes, weights=WEIGHTS)
+    parts |= head_losses(logits, offsets, targets, labels=labels, valid=sample.valid)
+
+    if masks:
+        # positive regions come first
+        most = max(min(int(config.regions * config.region_positive), boxes.shape[1]), 1)
+        boxes, box, labels = boxes[:, :most], box[:, :most], labels[:, :most]
+        scale = [batch["masks"].shape[2 + axis] / batch["image"].shape[1 + axis] for axis in (1, 0, 1, 0)]
+        true = crop_masks(batch["masks"], box, boxes * jnp.array(scale), size=MASK_SIDE)
+        parts["mask"] = mask_loss(call("masks", levels, boxes), true, labels=labels, valid=sample.positive[:, :most])
+    scalars = {**parts, "positive_regions": jnp.mean(jnp.sum(sample.positive, axis=1).astype(jnp.float32))}
+    return sum(parts.values(), jnp.zeros(())), scalars
 
 
 @dataclass(frozen=True)
@@ -281,16 +312,33 @@ def instance_detector(model: MaskRcnn, config: InstanceDetectorConfig) -> Callab
         *,
         classes: Sequence[int] | None = None,
     ) -> Instances:
-        if size is None:
-            size = jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
+        size = whole_size(images) if size is None else size
         call: Any = lambda method, *arguments, **how: model.apply(variables, *arguments, method=method, **how)
         levels = call("levels", images, train=False)
-        proposals = select_proposals(call("regions", levels), size, config.proposals)
-        logits, offsets = call("boxes", levels, proposals.boxes)
-        found = select_instances(logits, offsets, proposals, size, config, classes=classes)
-        if not model.config.mask:
-            return found
-        masks = of_class(call("masks", levels, found.boxes), 1 + found.labels)
-        return found._replace(masks=jnp.where(found.valid[..., None, None], jax.nn.sigmoid(masks), 0.0))
+        return instances_in_levels(call, levels, size, config, masks=model.config.mask, classes=classes)
 
     return detect
+
+
+def whole_size(images: Float[Array, "b h w 3"]) -> Int[Array, "b 2"]:
+    """Height and width of images that fill their arrays."""
+    return jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
+
+
+def instances_in_levels(
+    call: Callable[..., Any],
+    levels: Sequence[Float[Array, "b _ _ c"]],
+    size: Int[Array, "b 2"],
+    config: InstanceDetectorConfig,
+    *,
+    masks: bool,
+    classes: Sequence[int] | None = None,
+) -> Instances:
+    """Objects in images whose levels are known; arguments as of :func:`losses_of_levels`."""
+    proposals = select_proposals(call("regions", levels), size, config.proposals)
+    logits, offsets = call("boxes", levels, proposals.boxes)
+    found = select_instances(logits, offsets, proposals, size, config, classes=classes)
+    if not masks:
+        return found
+    made = of_class(call("masks", levels, found.boxes), 1 + found.labels)
+    return found._replace(masks=jnp.where(found.valid[..., None, None], jax.nn.sigmoid(made), 0.0))

@@ -5,6 +5,7 @@ each level to stride 4, where they are summed (Kirillov et al., figure 3).
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -91,15 +92,34 @@ class PyramidDecoder(nn.Module):
         Raises:
           UserError: there are no features of stride 4.
         """
-        finest = size_of(level(levels, "c2", "a feature pyramid"))
+        level(levels, "c2", "a feature pyramid")
         used = {f"c{number}": levels[f"c{number}"] for number in numbers(levels) if number >= 2}
         pyramid = FeaturePyramid(self.config.width, self.dtype, name="pyramid")(used)
-        make = nn.remat(Branch) if self.config.remat else Branch
-        branches = []
-        for number in numbers(used):
-            # how often the stride is halved until it is 4; levels that dilation keeps at one stride have equally many
-            halvings = min(number, self.output_stride.bit_length() - 1) - 2
-            sizes = tuple(size_of(levels[f"c{finer}"]) for finer in reversed(range(2, 2 + halvings))) or (finest,)
-            branch = make(self.config.branch_width, sizes, self.dtype, name=f"branch_{number}")
-            branches.append(branch(pyramid[f"c{number}"]))
-        return logits_of(self.classes)(functools.reduce(jnp.add, branches))
+        branch = partial(Branch if not self.config.remat else nn.remat(Branch), self.config.branch_width)
+        return _logits(pyramid, branch, self.classes, self.output_stride, self.dtype)
+
+
+class SemanticBranch(nn.Module):
+    """Levels of a feature pyramid, of strides 4 to 32, brought to stride 4, and logits of the sum."""
+
+    classes: int
+    width: int = 128
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, levels: Levels) -> Float[Array, "b h w classes"]:
+        """Logits in float32, of the resolution of stride 4."""
+        return _logits(levels, partial(Branch, self.width), self.classes, 32, self.dtype)
+
+
+def _logits(pyramid: Levels, branch: Callable[..., nn.Module], classes: int, output_stride: int, dtype: Any) -> Array:
+    """The layers "branch_2", "branch_3", ... and "logits" of the module that calls it."""
+    made = []
+    for number in numbers(pyramid):
+        # how often the stride is halved until it is 4; levels that dilation keeps at one stride have equally many
+        halvings = min(number, output_stride.bit_length() - 1) - 2
+        finer = [size_of(pyramid[f"c{each}"]) for each in reversed(range(2, 2 + halvings))]
+        sizes = tuple(finer) or (size_of(pyramid["c2"]),)
+        each: Any = branch(sizes, dtype, name=f"branch_{number}")
+        made.append(each(pyramid[f"c{number}"]))
+    return logits_of(classes)(functools.reduce(jnp.add, made))
