@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import jax
 import jax.export
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from experiments import panoptic_shapes
 from vision.data.annotations.panoptic import colours_of_ids, read_panoptic
@@ -16,6 +18,10 @@ from vision.errors import UserError
 from vision.evaluation.panoptic_merging import true_segments
 from vision.launch import run as launcher
 from vision.launch import verbs
+from vision.models.instances.mask_rcnn import MaskRcnn
+from vision.parallel.sharding import path_name
+from vision.pretrained.mask_rcnn import mask_rcnn_rules
+from vision.pretrained.rules import to_published
 from vision.recipes.panoptic import panoptic
 from vision.train.records import read_metrics
 
@@ -125,6 +131,21 @@ def test_mistakes_are_one_line(options, words, tmp_path, capsys):
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("error: ")
     assert words in said
+
+
+def test_a_published_mask_rcnn_is_where_it_starts_from(tmp_path):
+    """All but the semantic branch, and but the heads where the classes are others."""
+    instances = replace(TINY.model.instances, pixels="imagenet")
+    init = lambda key: MaskRcnn(instances).init(key, jnp.zeros((1, 32, 32, 3)), train=False)
+    variables = jax.device_get(jax.jit(init)(jax.random.key(5)))
+    tensors = to_published(variables, rules=mask_rcnn_rules(instances))
+    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, tmp_path / "a.safetensors")
+    model = replace(TINY.model, instances=instances)
+    values = panoptic(replace(TINY, model=model, init_from=tmp_path / "a.safetensors")).initial_values()
+    kernel = variables["params"]["pyramid"]["output_0"]["kernel"]
+    np.testing.assert_array_equal(values["params/pyramid/output_0/kernel"], kernel)
+    leaves = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(variables["params"])}
+    assert {name.removeprefix("params/") for name in values if name.startswith("params/")} == leaves
 
 
 def test_masks_are_needed():

@@ -21,7 +21,7 @@ from vision.evaluation.panoptic_merging import MergingConfig
 from vision.inference import Inference
 from vision.models.instances.mask_rcnn import STRIDES, MaskRcnnConfig
 from vision.models.instances.panoptic import SHARDING_RULES, PanopticRcnn, PanopticRcnnConfig
-from vision.models.resnet import ResNetConfig
+from vision.models.resnet import RESNET18, ResNetConfig
 from vision.ops.pixels import to_float
 from vision.recipes.assemble import assemble
 from vision.recipes.detection_data import detection_data
@@ -84,10 +84,17 @@ assert isinstance(_QUICK_REGIONS, Regions)
 
 QUICK_PANOPTIC: dict[str, Any] = {
     **{name: value for name, value in QUICK_INSTANCES.items() if name != "method"},
-    "model": PanopticRcnnConfig(instances=_QUICK_REGIONS.model, stuff=len(BACKGROUNDS), branch_width=32),
-    "loss": PanopticLossConfig(instances=_QUICK_REGIONS.loss),
+    # half the width of a ResNet-18 and half the regions to learn from, which are most of the time of a step
+    "model": PanopticRcnnConfig(
+        instances=replace(_QUICK_REGIONS.model, backbone=replace(RESNET18, width=32), mask_depth=1),
+        stuff=len(BACKGROUNDS),
+        branch_width=32,
+    ),
+    "loss": PanopticLossConfig(instances=replace(_QUICK_REGIONS.loss, regions=32)),
     "detector": _QUICK_REGIONS.detector,
     "merging": MergingConfig(least_stuff=64),  # of scenes of 64 x 64
+    "intervals": Intervals(log=1_600, evaluate=24_000, save=8_000),
+    "images": 24_000,
 }
 """``--quick``: one to four figures of all eight shapes on all kinds of background, scenes of 64 pixels enlarged."""
 
