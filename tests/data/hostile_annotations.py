@@ -1,9 +1,10 @@
-"""Mutated annotation files for the readers of COCO's, VOC's and text form.
+"""Mutated annotation files for the readers of COCO's, VOC's, text and COCO's panoptic form.
 
 python tests/data/hostile_annotations.py --inputs 8000 --seed 0
 """
 
 import copy
+import io
 import json
 import math
 from pathlib import Path
@@ -14,11 +15,12 @@ from PIL import Image
 
 from vision.data.annotations.box_text import read_box_text
 from vision.data.annotations.coco import read_coco, read_coco_numbers
+from vision.data.annotations.panoptic import colours_of_ids, read_panoptic
 from vision.data.annotations.voc import read_voc
 from vision.ops import rle
 
 SIZE = (40, 30)
-KINDS = ("coco", "voc", "text", "classes")
+KINDS = ("coco", "voc", "text", "classes", "panoptic")
 _TEXTS = (
     *("", " ", "0", "1", "-1", "1.0", "nan", "inf", "1e400", "1_0", "true", "cat", "a.png", "../a.png", "/etc/passwd"),
     *(
@@ -85,6 +87,34 @@ def hostile_coco(rng: np.random.Generator, *, masks: bool) -> bytes:
     if rng.random() < 0.3:
         for entry in content["annotations"]:
             del entry["bbox"]
+    return _mutated(content, rng)
+
+
+def hostile_panoptic(rng: np.random.Generator) -> tuple[bytes, bytes]:
+    """JSON in COCO's panoptic form likewise, and a PNG with the ids of its segments."""
+    ids = np.zeros((30, 40), np.int32)
+    ids[:9], ids[9:20, :9], ids[20:, 30:] = 5, 700, 70_000
+    boxes = {5: [0, 0, 40, 9], 700: [0, 9, 9, 11], 70_000: [30, 20, 10, 10]}
+    infos = [
+        {"id": number, "category_id": category, "iscrowd": 0, "bbox": boxes[number], "area": 9}
+        for number, category in ((5, 9), (700, 1), (70_000, 7))
+    ]
+    content = _coco(masks=False)
+    content["annotations"] = [{"image_id": n, "file_name": "a.png", "segments_info": infos} for n in (3, 5)]
+    kinds = ((1, "cat", 1), (7, "dog", 1), (9, "sky", 0))
+    content["categories"] = [{"id": n, "name": name, "isthing": thing} for n, name, thing in kinds]
+    if rng.random() < 0.2:
+        ids[tuple(rng.integers((30, 40)))] = rng.choice([1, 0, 2**24 - 1, 700])
+    size = SIZE if rng.random() < 0.9 else tuple(rng.integers(1, 60, 2))
+    colours = Image.fromarray(colours_of_ids(ids)).resize(size, Image.Resampling.NEAREST)
+    encoded = io.BytesIO()
+    mode = "RGB" if rng.random() < 0.9 else str(rng.choice(["L", "P", "RGBA", "1", "I;16"]))
+    (colours.convert(mode) if mode != "I;16" else Image.new(mode, SIZE)).save(encoded, format="PNG")
+    pixels = encoded.getvalue()
+    return _mutated(copy.deepcopy(content), rng), pixels if rng.random() < 0.7 else _bytes_changed(pixels, rng)
+
+
+def _mutated(content: dict[str, Any], rng: np.random.Generator) -> bytes:
     for _ in range(rng.integers(0, 4)):
         container, key = (places := _places(content))[rng.integers(len(places))]
         match rng.integers(6):
@@ -192,6 +222,17 @@ def read(seed: int, index: int, folder: Path) -> str:
         (folder / "set.json").write_bytes(hostile_coco(rng, masks=masks))
         read_coco_numbers(folder / "set.json")
         found = read_coco(folder / "set.json", images, masks=masks)
+    elif kind == "panoptic":
+        content, pixels = hostile_panoptic(rng)
+        (folder / "set").mkdir()
+        (folder / "set" / "a.png").write_bytes(pixels)
+        (folder / "set.json").write_bytes(content)
+        found = read_panoptic(folder / "set.json", images)
+        assert not set(found.category_ids) & set(found.stuff_ids)
+        for picture in found.images:
+            assert picture.stuff is not None
+            total = sum((rle.decode(mask).astype(int) for mask in (*(picture.masks or ()), *picture.stuff.masks)), 0)
+            assert np.max(total) <= 1
     elif kind == "voc":
         (folder / "Annotations").mkdir()
         (folder / "Annotations" / "a.xml").write_bytes(hostile_voc(rng))
@@ -212,7 +253,7 @@ def read(seed: int, index: int, folder: Path) -> str:
         assert (picture.boxes >= 0).all()
         assert (picture.boxes <= [*(picture.width, picture.height) * 2]).all()
         assert images in picture.file.resolve().parents
-        assert (picture.masks is not None) == (masks and kind != "voc")
+        assert (picture.masks is not None) == (kind == "panoptic" or (masks and kind != "voc"))
         for mask in picture.masks or ():
             assert (mask.height, mask.width) == (picture.height, picture.width)
             assert rle.decode(mask).any()

@@ -245,7 +245,7 @@ def test_every_line_of_the_counts(save, ruled):
         if each.type in (int, "int")
     }
     text = str(dataclasses.replace(found.counts, **numbers))
-    assert len(numbers) == 15
+    assert len(numbers) == 16
     for name, number in numbers.items():
         assert str(number) in text, name
 
