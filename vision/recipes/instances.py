@@ -61,8 +61,8 @@ QUICK_METHODS: dict[str, MethodConfig] = {
             anchor_sizes=(16.0, 32.0, 48.0, 64.0, 96.0),
             pixels="symmetric",
         ),
-        InstanceLossConfig(proposals=ProposalConfig(before=200, after=100), anchors=64, regions=64),
-        InstanceDetectorConfig(proposals=ProposalConfig(before=200, after=100), max_detections=20),
+        InstanceLossConfig(proposals=ProposalConfig(before=100, after=50), anchors=64, regions=32),
+        InstanceDetectorConfig(proposals=ProposalConfig(before=100, after=50), max_detections=20),
     ),
 }
 """Small methods for scenes of 64 pixels that are enlarged to 128, to be named with ``--quick``."""

@@ -156,12 +156,10 @@ def _rendered(image: Image.Image, marked: ImageWithBoxes, scale: float, class_na
         for box, label in zip((marked.true * scale).tolist(), marked.true_labels.tolist(), strict=True):
             _dashed(draw, _inside(box, image.size), colours[label], max(1, line // 2), 3 * line)
     placed: list[_Area] = []
-    texts: list[tuple[str, ...]]
-    if marked.scores is None:
-        texts = [(str(class_names[label]),) for label in marked.predicted_labels.tolist()]
-    else:
-        scored = zip(marked.predicted_labels.tolist(), marked.scores.tolist(), strict=True)
-        texts = [(f"{class_names[label]} {score:.2f}", f"{score:.2f}") for label, score in scored]
+    alone = len(class_names) == 1 and marked.predicted_masks is not None  # the name would hide many small masks
+    names = ["" if alone else str(class_names[label]) for label in marked.predicted_labels.tolist()]
+    scores = [""] * len(names) if marked.scores is None else [f"{score:.2f}" for score in marked.scores.tolist()]
+    texts = [(f"{name} {score}".strip(), score) for name, score in zip(names, scores, strict=True)]
     rows = zip((marked.predicted * scale).tolist(), marked.predicted_labels.tolist(), texts, strict=True)
     for box, label, text in rows:
         _tag(draw, image.size, box, text, colours[label], font, placed)
@@ -216,11 +214,11 @@ def _tag(
     font: Font,
     placed: list[_Area],
 ) -> None:
-    """Draws the first of the texts that fits at its box without overlapping ``placed`` tags."""
+    """Draws the first of the texts, if any, that fits at its box without overlapping ``placed`` tags."""
     ascent, descent = font.getmetrics()
     pad = max(1, font.size // 6)
     height = ascent + descent + pad
-    for text in texts:
+    for text in filter(None, texts):
         width = font.getlength(text) + 2 * pad
         x = min(max(round(box[0]), 0), size[0] - math.ceil(width))
         for y in (round(box[1]) - height, round(box[3]), round(box[1]), round(box[3]) - height):
