@@ -14,9 +14,9 @@ from vision.atomic import write_atomically
 from vision.data.annotations.panoptic import colours_of_ids
 from vision.data.image_file import MAX_PIXELS
 from vision.data.letterbox import Letterbox, letterboxed
-from vision.errors import UserError
-from vision.evaluation.detection import Paste, opened_or_reason
+from vision.evaluation.detection import Paste
 from vision.evaluation.detection_files import unique_stems
+from vision.evaluation.image_files import nothing_to_predict, opened_or_reason, skipped
 from vision.evaluation.panoptic import FindAll, drawn, found_in_image
 from vision.evaluation.panoptic_merging import MergingConfig
 from vision.metrics.segmentation.panoptic import Segments
@@ -66,7 +66,7 @@ def panoptic_files(
         for file, stem in zip(files, unique_stems(files), strict=True):
             image = opened_or_reason(file, max_pixels)
             if isinstance(image, str):
-                lines.append(f"{file}: skipped, it cannot be decoded ({image})")
+                lines.append(skipped(file, image))
                 continue
             box = Letterbox(image.width, image.height, resolution)
             square = compiler.shard_padded(letterboxed(image, resolution)[None])
@@ -83,8 +83,7 @@ def panoptic_files(
                 Image.fromarray(colours_of_ids(segments.map)).save(encoded, format="PNG")
                 write_atomically(folder / "panoptic" / name, encoded.getvalue())
         if not images:
-            rest = f" and {len(files) - 1} more" if len(files) > 1 else ""
-            raise UserError(f"there is nothing to predict: {files[0]}{rest} cannot be decoded as images")
+            raise nothing_to_predict(files)
         if first:
             categories = [
                 {"id": number, "name": name, "isthing": int(number <= things)}
