@@ -155,8 +155,8 @@ def write_results(
     """Writes ``detections.json`` in COCO's format of results, and ``images.json``, an annotation without boxes.
 
     Masks are the "segmentation" of results as run lengths, and ``polygons.json`` is an annotation with the outlines of
-    all of their parts. Images and categories have the ids in ``numbers``, or are numbered from 1, in their order here.
-    Boxes are [x, y, width, height] in pixels.
+    all of their parts; an instance whose mask has no pixel is not in it, since it has no outline. Images and categories
+    have the ids in ``numbers``, or are numbered from 1, in their order here. Boxes are [x, y, width, height] in pixels.
 
     Raises:
       UserError: ``numbers`` lacks one of them.
@@ -184,6 +184,8 @@ def write_results(
             for packed, parts in zip(*segmentations(one.found), strict=True):
                 result = next(places)
                 result["segmentation"] = packed
+                if not parts:
+                    continue
                 own = {name: result[name] for name in ("image_id", "category_id", "bbox", "score")}
                 area = rle.area(Rle(one.height, one.width, packed["counts"].encode()))
                 number = len(outlined) + 1
