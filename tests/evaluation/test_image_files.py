@@ -1,11 +1,14 @@
 """Files that a model predicts: decoded or skipped with a reason."""
 
+import json
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from vision.data.image_file import MAX_PIXELS
-from vision.evaluation.image_files import nothing_to_predict, opened_or_reason, skipped
+from vision.evaluation.image_files import nothing_to_predict, opened_or_reason, skipped, write_json
 
 
 @pytest.mark.parametrize(
@@ -47,3 +50,12 @@ def test_an_error_names_the_first_file(tmp_path):
     one, more = tmp_path / "a.png", tmp_path / "b.png"
     assert str(nothing_to_predict([one])) == f"there is nothing to predict: {one} cannot be decoded as images"
     assert str(nothing_to_predict([one, more, more])).endswith("a.png and 2 more cannot be decoded as images")
+
+
+def test_names_of_files_keep_their_bytes(tmp_path):
+    """On some disks names are bytes of any kind, which Python has as lone surrogates."""
+    name = os.fsdecode(b"caf\xc3\xa9\xff.png")
+    write_json(tmp_path / "a.json", [{"file": name}])
+    assert "café" in (tmp_path / "a.json").read_text("utf-8", "surrogateescape")
+    (read,) = json.loads((tmp_path / "a.json").read_text("utf-8", "surrogateescape"))
+    assert os.fsencode(read["file"]) == b"caf\xc3\xa9\xff.png"

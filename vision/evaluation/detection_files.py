@@ -1,7 +1,6 @@
 """Detections written to files: images with boxes or masks, crops, text files, and results in COCO's format."""
 
 import io
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from PIL import Image
 
 from vision.atomic import write_atomically
 from vision.data.annotations.coco import CocoNumbers
+from vision.evaluation.image_files import write_json
 from vision.evaluation.mask_files import polygon_lines, save_cutout, save_instance_map, segmentations
 from vision.metrics.detection.average_precision import ImageDetections
 from vision.ops import rle
@@ -192,7 +192,7 @@ def write_results(
                 outlined.append({"id": number, **own, "segmentation": parts, "area": area, "iscrowd": 0})
         written["polygons.json"] = {**named, "annotations": outlined}
     for name, content in written.items():
-        write_atomically(folder / name, json.dumps(content, ensure_ascii=False, indent=1).encode())
+        write_json(folder / name, content)
 
 
 def _save(path: Path, pixels: np.ndarray, jpeg: bool) -> None:

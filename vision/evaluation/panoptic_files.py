@@ -1,7 +1,6 @@
 """Panoptic segmentation of files: overlays, and segments in COCO's panoptic form."""
 
 import io
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from vision.data.image_file import MAX_PIXELS
 from vision.data.letterbox import Letterbox, letterboxed
 from vision.evaluation.detection import Paste
 from vision.evaluation.detection_files import unique_stems
-from vision.evaluation.image_files import nothing_to_predict, opened_or_reason, skipped
+from vision.evaluation.image_files import nothing_to_predict, opened_or_reason, skipped, write_json
 from vision.evaluation.panoptic import FindAll, drawn, found_in_image
 from vision.evaluation.panoptic_merging import MergingConfig
 from vision.metrics.segmentation.panoptic import Segments
@@ -90,8 +89,7 @@ def panoptic_files(
                 for number, name in enumerate(class_names, start=1)
             ]
             content = {"images": images, "annotations": annotations, "categories": categories}
-            written = json.dumps(content, ensure_ascii=False, indent=1)
-            write_atomically(folder / "panoptic.json", written.encode())
+            write_json(folder / "panoptic.json", content)
         return [*lines, f"overlays, the ids of segments, and panoptic.json: {folder}"]
 
     return predict

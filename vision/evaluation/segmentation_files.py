@@ -1,6 +1,5 @@
 """Semantic segmentation of files: overlays, masks with indices, and a table of what is in each image."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from vision.data.annotations.index_masks import save_mask
 from vision.data.image_file import MAX_PIXELS
 from vision.data.semantic import PAD, fitted_size, placed
 from vision.evaluation.detection_files import unique_stems
-from vision.evaluation.image_files import nothing_to_predict, opened_or_reason, skipped
+from vision.evaluation.image_files import nothing_to_predict, opened_or_reason, skipped, write_json
 from vision.evaluation.segmentation import Segment
 from vision.ops.resize import resize_weights
 from vision.report.grid import save_png
@@ -85,7 +84,7 @@ def segment_files(
             raise nothing_to_predict(files)
         if first:
             table = {"class_names": list(class_names), "images": rows}
-            (folder / "segmentation.json").write_text(json.dumps(table, indent=1) + "\n")
+            write_json(folder / "segmentation.json", table)
         return [*lines, f"overlays, masks and segmentation.json: {folder}"]
 
     return predict
