@@ -218,6 +218,33 @@ def test_samples_of_files(folder):
         ground_truth(replace(config, name="text"), "train", stuff=True)
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        ([(300, 1, 0)], "has stuff, of which panoptic segmentation learns too: list segments of stuff"),
+        (
+            [(5, 92, 0), (300, 1, 1)],
+            r"has an instance to \w+ on: .*set\.json lists no segments of things, or crowds alone",
+        ),
+    ],
+)
+def test_a_split_has_things_and_stuff(kept, words, split, tmp_path):
+    """Which is said before training, and not by the first evaluation."""
+    write(tmp_path, [np.where(np.isin(IDS, [number for number, _, _ in kept]), IDS, 0)], [kept])
+    config = DetectionConfig(
+        name="coco",
+        dir=tmp_path,
+        train_json="set.json",
+        test_json="set.json",
+        train_images="images",
+        test_images="images",
+        resolution=8,
+    )
+    with pytest.raises(UserError, match=rf"None of the 1 images of the {split} split {words}"):
+        ground_truth(config, split, stuff=True)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_samples_of_scenes(stream):
     shapes = ShapesConfig(resolution=16, max_objects=2, min_size=0.4, backgrounds=("clouds", "solid", "dots"))

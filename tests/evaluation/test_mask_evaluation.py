@@ -3,6 +3,7 @@
 import json
 from collections import namedtuple
 from dataclasses import replace
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +15,14 @@ from pycocotools.coco import COCO
 from scipy import ndimage
 
 from vision.data.annotations.box_text import read_box_text
+from vision.data.annotations.coco import read_coco
 from vision.data.detection import DetectionConfig, detection_source, ground_truth
 from vision.data.pipeline import evaluation_batches
 from vision.data.shapes.world import ShapesConfig
 from vision.evaluation.detection import DetectionSet, PredictionConfig, evaluator, predict_files
+from vision.evaluation.detection_files import Predicted, write_results
 from vision.evaluation.mask_files import polygons, save_cutout, save_instance_map
+from vision.metrics.detection.average_precision import ImageDetections
 from vision.metrics.segmentation.mask_average_precision import detected_masks
 from vision.ops import rle
 from vision.parallel.mesh import MeshConfig, make_mesh
@@ -148,6 +152,21 @@ def test_files_get_masks_polygons_cutouts_and_results(world, tmp_path):
     assert cutout.shape[2] == 4
     assert (cutout[..., 3] > 0).sum() == mask.sum()
     np.testing.assert_array_equal(cutout[cutout[..., 3] > 0][:, :3], source[places[0]]["image"][mask])
+
+
+def test_an_instance_without_a_pixel_has_no_outline(tmp_path):
+    """So that the annotation that is written can be read, in which every instance has one."""
+    Image.new("RGB", (6, 5)).save(tmp_path / "a.png")
+    filled = np.zeros((5, 6), bool)
+    filled[1:4, 2:6] = True
+    masks = tuple(map(rle.encode, (np.zeros((5, 6), bool), filled)))
+    boxes = np.float32([[0, 0, 0.2, 0.2], [2, 1, 6, 4]])
+    found = ImageDetections(boxes, np.float32([0.9, 0.8]), np.int32([0, 0]), masks)
+    write_results(tmp_path, [Predicted(Path("a.png"), 6, 5, found)], ["cat"])
+    assert len(json.loads((tmp_path / "detections.json").read_text())) == 2
+    read = read_coco(tmp_path / "polygons.json", tmp_path, masks=True)
+    assert read.counts.boxes == 1
+    np.testing.assert_array_equal(read.images[0].boxes, boxes[1:])
 
 
 def rle_of(results, annotation):

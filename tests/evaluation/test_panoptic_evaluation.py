@@ -222,13 +222,6 @@ def test_segments_of_the_truth():
         true_segments(replace(image, stuff=None), things=5)
 
 
-def test_data_without_stuff_is_refused(world):
-    source, truth, values = world
-    bare = replace(truth, images=tuple(replace(each, stuff=None) for each in truth.images))
-    with pytest.raises(UserError, match="no image of the test set has stuff"):
-        evaluated((source, bare, values))
-
-
 def test_files_are_written_in_the_form_that_is_read(world, tmp_path):
     source, truth, values = world
     compiler = Compiler(make_mesh(MeshConfig()))

@@ -224,9 +224,15 @@ def _ground_truth(config: DetectionConfig, split: Split, masks: bool, stuff: boo
     else:
         annotations = _read(config, split, masks=masks, stuff=stuff)
     if not annotations.counts.boxes:
+        what, use = "an instance" if masks else "a box", "train" if split == "train" else "evaluate"
         raise UserError(
-            f"None of the {annotations.counts.images} images of the {split} split has a box to "
-            f"{'train' if split == 'train' else 'evaluate'} on: {_where_boxes_are_missing(config, split, masks=masks)}."
+            f"None of the {annotations.counts.images} images of the {split} split has {what} to {use} on: "
+            f"{_where_boxes_are_missing(config, split, masks=masks, stuff=stuff)}."
+        )
+    if stuff and not annotations.counts.stuff:
+        raise UserError(
+            f"None of the {annotations.counts.images} images of the {split} split has stuff, of which panoptic "
+            "segmentation learns too: list segments of stuff, or use instance segmentation for things alone."
         )
     if split == "test":
         return annotations
@@ -255,10 +261,13 @@ def _read(config: DetectionConfig, split: Split, *, masks: bool, stuff: bool) ->
             return read_box_text(images, classes, masks=masks, rules=rules)
 
 
-def _where_boxes_are_missing(config: DetectionConfig, split: Split, *, masks: bool) -> str:
+def _where_boxes_are_missing(config: DetectionConfig, split: Split, *, masks: bool, stuff: bool) -> str:
     """The likely cause."""
     folder, training = expanded(config.dir), split == "train"
     match config.name:
+        case "coco" if stuff:
+            path = folder / (config.train_json if training else config.test_json)
+            return f"{path} lists no segments of things, or crowds alone"
         case "coco":
             path = folder / (config.train_json if training else config.test_json)
             return f"{path} has no annotations, or of crowds alone; annotations of a test set are often kept back"

@@ -13,9 +13,9 @@ from jaxtyping import Array, UInt8
 from PIL import Image
 
 from vision.data.image_data import Data
-from vision.data.image_file import MAX_PIXELS, ImageError, opened, upright
-from vision.errors import UserError
+from vision.data.image_file import MAX_PIXELS
 from vision.evaluation.classification_files import Classified, write_predictions
+from vision.evaluation.image_files import nothing_to_predict, opened_or_reason, skipped
 from vision.metrics.recognition import calibration, classification
 from vision.report.confusion import confusion_plot
 from vision.report.grid import save_png
@@ -189,11 +189,9 @@ def predict_files(
 
     def prepared(file: Path) -> tuple[np.ndarray, np.ndarray] | str:
         """The image as the model gets it, and small for the sheet; or why it cannot be decoded."""
-        try:
-            with opened(file, max_pixels=max_pixels) as image:
-                colour = upright(image)
-        except ImageError as error:
-            return error.reason
+        colour = opened_or_reason(file, max_pixels)
+        if isinstance(colour, str):
+            return colour
         pixels = fitted(colour)
         colour.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
         if channels == 1:
@@ -220,7 +218,7 @@ def predict_files(
             guesses = iter(likeliest(variables, [each[0] for each in found if not isinstance(each, str)]))
             for file, each in zip(part, found, strict=True):
                 if isinstance(each, str):
-                    lines.append(f"{file}: skipped, it cannot be decoded ({each})")
+                    lines.append(skipped(file, each))
                     rows.append(Classified(file, skipped=each))
                     continue
                 top = next(guesses)
@@ -230,8 +228,7 @@ def predict_files(
                 if len(shown) < MAX_SHOWN:
                     shown.append((each[1], top, file.name))
         if not shown:
-            rest = f" and {len(files) - 1} more" if len(files) > 1 else ""
-            raise UserError(f"there is nothing to predict: {files[0]}{rest} cannot be decoded as images")
+            raise nothing_to_predict(files)
         sheet = folder / "predictions.png"
         if jax.process_index() == 0:
             folder.mkdir(parents=True, exist_ok=True)

@@ -2,12 +2,12 @@
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vision.atomic import write_atomically
+from vision.evaluation.image_files import write_json
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,6 @@ def write_predictions(folder: Path, found: Sequence[Classified]) -> tuple[Path, 
         cells = [str(cell) for pair in each.classes for cell in pair]
         writer.writerow([each.file, *cells, *[""] * (2 * most - len(cells)), each.skipped])
     paths = folder / "predictions.json", folder / "predictions.csv"
-    texts = json.dumps(entries, ensure_ascii=False, indent=1) + "\n", table.getvalue()
-    for path, text in zip(paths, texts, strict=True):
-        write_atomically(path, text.encode("utf-8", "surrogateescape"))
+    write_json(paths[0], entries)
+    write_atomically(paths[1], table.getvalue().encode("utf-8", "surrogateescape"))
     return paths

@@ -14,11 +14,12 @@ from PIL import Image
 from vision.data.annotations.cleaning import Annotations
 from vision.data.annotations.coco import read_coco_numbers
 from vision.data.image_data import Data
-from vision.data.image_file import MAX_PIXELS, ImageError, opened, upright
+from vision.data.image_file import MAX_PIXELS
 from vision.data.letterbox import Letterbox, letterboxed
 from vision.errors import UserError
 from vision.evaluation.detection_files import Predicted, summary, unique_stems, write_image, write_results
 from vision.evaluation.detection_images import ReadImage, plots, read_files, sheets
+from vision.evaluation.image_files import nothing_to_predict, opened_or_reason, skipped
 from vision.metrics.detection.average_precision import CocoScores, ImageDetections, coco_scores
 from vision.metrics.detection.matching import (
     CONFIDENCES,
@@ -374,7 +375,7 @@ def predict_files(
             everything = iter(found_in(variables, [each for each in images if not isinstance(each, str)]))
             for file, stem, each in zip(part, stems[start : start + batch_size], images, strict=True):
                 if isinstance(each, str):
-                    lines.append(f"{file}: skipped, it cannot be decoded ({each})")
+                    lines.append(skipped(file, each))
                     continue
                 one = Predicted(file, each.width, each.height, next(everything))
                 predicted.append(one)
@@ -383,19 +384,9 @@ def predict_files(
                     folder.mkdir(parents=True, exist_ok=True)
                     write_image(folder, stem, each, one, class_names, crops=config.crops, text=config.text)
         if not predicted:
-            rest = f" and {len(files) - 1} more" if len(files) > 1 else ""
-            raise UserError(f"there is nothing to predict: {files[0]}{rest} cannot be decoded as images")
+            raise nothing_to_predict(files)
         if jax.process_index() == 0:
             write_results(folder, predicted, class_names, numbers)
         return [*lines, f"images with {'boxes' if paste is None else 'masks'}, and detections.json: {folder}"]
 
     return predict
-
-
-def opened_or_reason(file: Path, max_pixels: int) -> Image.Image | str:
-    """The image, upright and in RGB; or why it cannot be decoded."""
-    try:
-        with opened(file, max_pixels=max_pixels) as image:
-            return upright(image)
-    except ImageError as error:
-        return error.reason

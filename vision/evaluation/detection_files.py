@@ -1,7 +1,6 @@
 """Detections written to files: images with boxes or masks, crops, text files, and results in COCO's format."""
 
 import io
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from PIL import Image
 
 from vision.atomic import write_atomically
 from vision.data.annotations.coco import CocoNumbers
+from vision.evaluation.image_files import write_json
 from vision.evaluation.mask_files import polygon_lines, save_cutout, save_instance_map, segmentations
 from vision.metrics.detection.average_precision import ImageDetections
 from vision.ops import rle
@@ -155,8 +155,8 @@ def write_results(
     """Writes ``detections.json`` in COCO's format of results, and ``images.json``, an annotation without boxes.
 
     Masks are the "segmentation" of results as run lengths, and ``polygons.json`` is an annotation with the outlines of
-    all of their parts. Images and categories have the ids in ``numbers``, or are numbered from 1, in their order here.
-    Boxes are [x, y, width, height] in pixels.
+    all of their parts; an instance whose mask has no pixel is not in it, since it has no outline. Images and categories
+    have the ids in ``numbers``, or are numbered from 1, in their order here. Boxes are [x, y, width, height] in pixels.
 
     Raises:
       UserError: ``numbers`` lacks one of them.
@@ -184,13 +184,15 @@ def write_results(
             for packed, parts in zip(*segmentations(one.found), strict=True):
                 result = next(places)
                 result["segmentation"] = packed
+                if not parts:
+                    continue
                 own = {name: result[name] for name in ("image_id", "category_id", "bbox", "score")}
                 area = rle.area(Rle(one.height, one.width, packed["counts"].encode()))
                 number = len(outlined) + 1
                 outlined.append({"id": number, **own, "segmentation": parts, "area": area, "iscrowd": 0})
         written["polygons.json"] = {**named, "annotations": outlined}
     for name, content in written.items():
-        write_atomically(folder / name, json.dumps(content, ensure_ascii=False, indent=1).encode())
+        write_json(folder / name, content)
 
 
 def _save(path: Path, pixels: np.ndarray, jpeg: bool) -> None:

@@ -1,7 +1,6 @@
 """Panoptic segmentation of files: overlays, and segments in COCO's panoptic form."""
 
 import io
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from vision.atomic import write_atomically
 from vision.data.annotations.panoptic import colours_of_ids
 from vision.data.image_file import MAX_PIXELS
 from vision.data.letterbox import Letterbox, letterboxed
-from vision.errors import UserError
-from vision.evaluation.detection import Paste, opened_or_reason
+from vision.evaluation.detection import Paste
 from vision.evaluation.detection_files import unique_stems
+from vision.evaluation.image_files import nothing_to_predict, opened_or_reason, skipped, write_json
 from vision.evaluation.panoptic import FindAll, drawn, found_in_image
 from vision.evaluation.panoptic_merging import MergingConfig
 from vision.metrics.segmentation.panoptic import Segments
@@ -66,7 +65,7 @@ def panoptic_files(
         for file, stem in zip(files, unique_stems(files), strict=True):
             image = opened_or_reason(file, max_pixels)
             if isinstance(image, str):
-                lines.append(f"{file}: skipped, it cannot be decoded ({image})")
+                lines.append(skipped(file, image))
                 continue
             box = Letterbox(image.width, image.height, resolution)
             square = compiler.shard_padded(letterboxed(image, resolution)[None])
@@ -83,16 +82,14 @@ def panoptic_files(
                 Image.fromarray(colours_of_ids(segments.map)).save(encoded, format="PNG")
                 write_atomically(folder / "panoptic" / name, encoded.getvalue())
         if not images:
-            rest = f" and {len(files) - 1} more" if len(files) > 1 else ""
-            raise UserError(f"there is nothing to predict: {files[0]}{rest} cannot be decoded as images")
+            raise nothing_to_predict(files)
         if first:
             categories = [
                 {"id": number, "name": name, "isthing": int(number <= things)}
                 for number, name in enumerate(class_names, start=1)
             ]
             content = {"images": images, "annotations": annotations, "categories": categories}
-            written = json.dumps(content, ensure_ascii=False, indent=1)
-            write_atomically(folder / "panoptic.json", written.encode())
+            write_json(folder / "panoptic.json", content)
         return [*lines, f"overlays, the ids of segments, and panoptic.json: {folder}"]
 
     return predict

@@ -1,6 +1,5 @@
 """Semantic segmentation of files: overlays, masks with indices, and a table of what is in each image."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vision.data.annotations.index_masks import save_mask
-from vision.data.image_file import MAX_PIXELS, ImageError, opened, upright
+from vision.data.image_file import MAX_PIXELS
 from vision.data.semantic import PAD, fitted_size, placed
-from vision.errors import UserError
 from vision.evaluation.detection_files import unique_stems
+from vision.evaluation.image_files import nothing_to_predict, opened_or_reason, skipped, write_json
 from vision.evaluation.segmentation import Segment
 from vision.ops.resize import resize_weights
 from vision.report.grid import save_png
@@ -68,11 +67,9 @@ def segment_files(
         rows: list[dict[str, Any]] = []
         first = jax.process_index() == 0
         for file, stem in zip(files, unique_stems(files), strict=True):
-            try:
-                with opened(file, max_pixels=max_pixels) as opened_image:
-                    image = upright(opened_image)
-            except ImageError as error:
-                lines.append(f"{file}: skipped, it cannot be decoded ({error.reason})")
+            image = opened_or_reason(file, max_pixels)
+            if isinstance(image, str):
+                lines.append(skipped(file, image))
                 continue
             mask = classes_of(variables, image)
             shares = np.bincount(mask.reshape(-1), minlength=len(class_names)) / mask.size
@@ -84,11 +81,10 @@ def segment_files(
                 save_png(folder / f"{stem}.png", labelled_overlay(np.asarray(image), mask, class_names, colours))
                 save_mask(folder / "masks" / f"{stem}.png", mask, colours)
         if not rows:
-            rest = f" and {len(files) - 1} more" if len(files) > 1 else ""
-            raise UserError(f"there is nothing to predict: {files[0]}{rest} cannot be decoded as images")
+            raise nothing_to_predict(files)
         if first:
             table = {"class_names": list(class_names), "images": rows}
-            (folder / "segmentation.json").write_text(json.dumps(table, indent=1) + "\n")
+            write_json(folder / "segmentation.json", table)
         return [*lines, f"overlays, masks and segmentation.json: {folder}"]
 
     return predict

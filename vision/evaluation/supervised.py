@@ -14,9 +14,9 @@ from PIL import Image
 
 from vision.data.folder import square
 from vision.data.image_data import Data
-from vision.data.image_file import MAX_PIXELS, ImageError, opened, upright
+from vision.data.image_file import MAX_PIXELS
 from vision.data.source import in_memory
-from vision.errors import UserError
+from vision.evaluation.image_files import nothing_to_predict, opened_or_reason, skipped
 from vision.ops.pixels import to_float
 from vision.report.grid import sample_grid, save_png
 from vision.train.compile import Compiler
@@ -133,12 +133,11 @@ def restore_files(
     def restore(values: Any, files: Sequence[Path], folder: Path) -> list[str]:
         lines, written = [], 0
         for file in files:
-            try:
-                with opened(file, max_pixels=max_pixels) as image:
-                    pixels = square(upright(image), resolution)
-            except ImageError as error:
-                lines.append(f"{file}: skipped, it cannot be decoded ({error.reason})")
+            image = opened_or_reason(file, max_pixels)
+            if isinstance(image, str):
+                lines.append(skipped(file, image))
                 continue
+            pixels = square(image, resolution)
             if channels == 1:
                 pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
             found = jax.device_get(compiled(values, compiler.shard_padded(pixels[None])))
@@ -149,7 +148,7 @@ def restore_files(
                 save_png(place, side_by_side({name: image[:1] for name, image in found.items()}))
             lines.append(f"{file}: {place}")
         if not written:
-            raise UserError(f"there is nothing to predict: {files[0]} cannot be decoded as an image")
+            raise nothing_to_predict(files)
         return lines
 
     return restore

@@ -29,6 +29,7 @@ from vision.tasks.adversarial import Augmentation, Players, discriminator_loss, 
 from vision.tasks.gradient_penalty import Penalty, lazily, on_a_share, r1, r2, total, wasserstein_penalty, weighted
 from vision.train.experiment import Experiment
 from vision.train.optimizer import AdamConfig, clipped, learning_rate
+from vision.train.state import averages
 from vision.train.step import accumulate, alternate, gradient, preprocessed
 from vision.types import LossFn
 
@@ -132,7 +133,7 @@ def adversarial(config: AdversarialConfig) -> Experiment:
 
     sampled = Generator(
         sample=task.sampler(players, truncation=config.truncation),
-        variables=lambda state: state.ema["ema"],
+        variables=averages,
         classes=config.model.classes,
         description=f"EMA {config.ema}",
     )

@@ -28,6 +28,7 @@ from vision.tasks.classification import ClassificationConfig, check, classificat
 from vision.train.compile import Compiler
 from vision.train.experiment import Experiment, PredictFiles
 from vision.train.optimizer import OptimizerConfig, make_optimizer
+from vision.train.state import averages
 from vision.train.state import variables as state_variables
 from vision.train.step import accumulate, gradient, preprocessed
 from vision.types import Batch, TrainState
@@ -124,11 +125,6 @@ def classification(config: Any, network: Classifier) -> Experiment:
         rules=network.rules,
         evaluation_only=("flip_tta", "data.test_", "data.max_pixels"),
     )
-
-
-def averages(state: TrainState) -> Any:
-    """The averaged variables of a state."""
-    return state.ema["ema"]
 
 
 def prediction(

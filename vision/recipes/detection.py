@@ -32,6 +32,7 @@ from vision.tasks.detection import DetectionLossConfig, DetectorConfig, candidat
 from vision.train.compile import Compiler
 from vision.train.experiment import Experiment, Intervals, PredictFiles
 from vision.train.parameter_groups import frozen, weights_alone
+from vision.train.state import averages
 from vision.train.state import variables as state_variables
 from vision.train.step import accumulate, gradient, preprocessed
 from vision.types import Batch, TrainState
@@ -218,11 +219,6 @@ def weights_source(config: DetectionRunConfig, backbone: Backbone | None) -> Wei
         adapt=yolo_weights(config.model),
         written=lambda state: yolo_state_dict(averages(state), config.model),
     )
-
-
-def averages(state: TrainState) -> Any:
-    """The averaged variables of a state."""
-    return state.ema["ema"]
 
 
 def folded(config: DetectionRunConfig, make: Callable[..., Any]) -> Callable[..., Any]:

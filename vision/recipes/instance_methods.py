@@ -51,7 +51,8 @@ from vision.tasks.prototypes import (
     prototype_detector,
     prototype_loss,
 )
-from vision.types import Batch, LossFn, TrainState
+from vision.train.state import averages
+from vision.types import Batch, LossFn
 
 _HALF = 0.5  # the probability from which a pixel is of an object
 
@@ -260,11 +261,6 @@ def region_weights(model: MaskRcnnConfig) -> WeightsSource:
         replaced=published_mask_rcnn.HEADS,
         adapt=_detector_or_classifier(model),
     )
-
-
-def averages(state: TrainState) -> Any:
-    """The averaged variables of a state."""
-    return state.ema["ema"]
 
 
 def _shown(detector: Any, shown: PredictionConfig) -> Any:

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxtyping import Array, Key
-
-from vision.data.augment.boxes import BoxAugmentConfig, box_augment
+from vision.data.augment.boxes import BoxAugmentConfig
 from vision.data.detection import DetectionConfig, ground_truth
 from vision.data.letterbox import preprocessing
 from vision.data.shapes.world import SHAPES, ShapesConfig
@@ -18,7 +16,6 @@ from vision.models.instances.mask_rcnn import MaskRcnnConfig
 from vision.models.instances.prototypes import PrototypeConfig
 from vision.models.resnet import RESNET18
 from vision.models.yolo import STRIDES, YOLO_N
-from vision.ops.pixels import to_float
 from vision.recipes.assemble import assemble
 from vision.recipes.detection_data import detection_data
 from vision.recipes.instance_methods import (
@@ -26,20 +23,21 @@ from vision.recipes.instance_methods import (
     MethodConfig,
     Prototypes,
     Regions,
-    averages,
     instance_method,
     method_by_name,
 )
+from vision.recipes.mask_training import augmentation, backbone_and_rest, check_settings
 from vision.recipes.run_config import RunConfig
 from vision.tasks.instances import InstanceDetectorConfig, InstanceLossConfig
 from vision.tasks.prototypes import PrototypeLossConfig
 from vision.tasks.region_proposals import ProposalConfig
 from vision.train.compile import Compiler
 from vision.train.experiment import Experiment, Intervals, PredictFiles
-from vision.train.optimizer import OptimizerConfig, make_optimizer
+from vision.train.optimizer import OptimizerConfig
+from vision.train.state import averages
 from vision.train.state import variables as state_variables
 from vision.train.step import accumulate, gradient, preprocessed
-from vision.types import Batch, TrainState
+from vision.types import TrainState
 
 # three of each stride; enlarged to 128 pixels, shapes have boxes of 20 to 64
 _QUICK_ANCHORS = tuple(float(side) for side in (18, 24, 30, 34, 40, 46, 52, 58, 66) for _ in range(2))
@@ -146,14 +144,8 @@ def instances(config: InstanceRunConfig) -> Experiment:
         anchors=method.anchors,
         masks=True,
     )
-
-    def prepare(batch: Batch, *, key: Key[Array, ""]) -> Batch:
-        """Augmented on the device."""
-        return box_augment({**batch, "image": to_float(batch["image"])}, config.augment, key=key)
-
-    loss = accumulate(preprocessed(method.loss, prepare), config.microbatches)
-    layers = {"layer_of": lambda path: 0 if path.startswith("backbone/") else 1, "layers": 2}
-    optimizer = make_optimizer(config.optimizer, steps=config.steps, batch_size=config.batch_size, **layers)
+    loss = accumulate(preprocessed(method.loss, augmentation(config.augment)), config.microbatches)
+    optimizer = backbone_and_rest(config.optimizer, steps=config.steps, batch_size=config.batch_size)
     return assemble(
         config,
         variables=method.init,
@@ -210,11 +202,6 @@ def inference(config: InstanceRunConfig, method: InstanceMethod, state: TrainSta
 
 def check(config: InstanceRunConfig) -> None:
     """Raise ``UserError`` for settings that contradict each other."""
-    if config.data.resolution % STRIDES[-1]:
-        raise UserError(
-            f"an instance segmenter takes image sizes that are multiples of {STRIDES[-1]}, not {config.data.resolution}"
-        )
-    if config.augment.mixup:
-        raise UserError("mixup has no masks: leave augment.mixup 0, and try augment.copy_paste")
+    check_settings(config.data.resolution, config.augment, stride=STRIDES[-1], network="an instance segmenter")
     if isinstance(config.method, Regions) and not config.method.model.mask:
         raise UserError("instance segmentation needs masks: leave method.model.mask on")

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array
 
 from vision.data.annotations.index_masks import VOID
-from vision.data.augment.boxes import BoxAugmentConfig, box_augment
+from vision.data.augment.boxes import BoxAugmentConfig
 from vision.data.detection import DetectionConfig, ground_truth
 from vision.data.letterbox import preprocessing
 from vision.data.shapes.backgrounds import BACKGROUNDS
@@ -27,23 +27,24 @@ from vision.recipes.assemble import assemble
 from vision.recipes.detection_data import detection_data
 from vision.recipes.instance_methods import (
     Regions,
-    averages,
     loss_of_maps,
     paste_masks,
     region_weights,
     whole_masks,
 )
 from vision.recipes.instances import QUICK_INSTANCES, QUICK_METHODS
+from vision.recipes.mask_training import augmentation, backbone_and_rest, check_settings
 from vision.recipes.run_config import RunConfig
 from vision.tasks.instances import InstanceDetectorConfig, InstanceLossConfig
 from vision.tasks.panoptic import PanopticLossConfig, PanopticOutput, panoptic_detector, panoptic_loss
 from vision.tasks.region_proposals import ProposalConfig
 from vision.train.compile import Compiler
 from vision.train.experiment import Experiment, Intervals, PredictFiles
-from vision.train.optimizer import OptimizerConfig, make_optimizer
+from vision.train.optimizer import OptimizerConfig
+from vision.train.state import averages
 from vision.train.state import variables as state_variables
 from vision.train.step import accumulate, gradient, preprocessed
-from vision.types import Batch, TrainState
+from vision.types import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,15 +157,9 @@ def panoptic(config: PanopticRunConfig) -> Experiment:
         masks=True,
         stuff=config.model.stuff,
     )
-
-    def prepare(batch: Batch, *, key: Key[Array, ""]) -> Batch:
-        """Augmented on the device."""
-        return box_augment({**batch, "image": to_float(batch["image"])}, config.augment, key=key)
-
     own = loss_of_maps(panoptic_loss(model, config.loss, ignore=VOID))
-    loss = accumulate(preprocessed(own, prepare), config.microbatches)
-    layers = {"layer_of": lambda path: 0 if path.startswith("backbone/") else 1, "layers": 2}
-    optimizer = make_optimizer(config.optimizer, steps=config.steps, batch_size=config.batch_size, **layers)
+    loss = accumulate(preprocessed(own, augmentation(config.augment)), config.microbatches)
+    optimizer = backbone_and_rest(config.optimizer, steps=config.steps, batch_size=config.batch_size)
     weights = region_weights(instances)
     return assemble(
         config,
@@ -233,11 +228,6 @@ def inference(config: PanopticRunConfig, state: TrainState) -> Inference:
 
 def check(config: PanopticRunConfig) -> None:
     """Raise ``UserError`` for settings that contradict each other."""
-    if config.data.resolution % STRIDES[-1]:
-        raise UserError(
-            f"a panoptic network takes image sizes that are multiples of {STRIDES[-1]}, not {config.data.resolution}"
-        )
-    if config.augment.mixup:
-        raise UserError("mixup has no masks: leave augment.mixup 0, and try augment.copy_paste")
+    check_settings(config.data.resolution, config.augment, stride=STRIDES[-1], network="a panoptic network")
     if not config.model.instances.mask:
         raise UserError("panoptic segmentation needs masks: leave model.instances.mask on")

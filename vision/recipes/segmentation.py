@@ -57,6 +57,7 @@ from vision.tasks.segmenter import SegmenterConfig, segmenter
 from vision.train.compile import Compiler
 from vision.train.experiment import Experiment, Intervals, PredictFiles
 from vision.train.optimizer import OptimizerConfig, make_optimizer
+from vision.train.state import averages
 from vision.train.state import variables as state_variables
 from vision.train.step import accumulate, gradient, preprocessed
 from vision.types import Batch, LossFn, TrainState
@@ -242,11 +243,6 @@ def weighted_loss(model: Segmenter, config: SegmentationRunConfig) -> LossFn:
         return own(params, model_state, batch, key=key, step=step)
 
     return loss
-
-
-def averages(state: TrainState) -> Any:
-    """The averaged variables of a state."""
-    return state.ema["ema"]
 
 
 def views_text(config: SegmenterConfig) -> str:

@@ -29,6 +29,7 @@ from vision.recipes.run_config import RunConfig
 from vision.train.compile import Compiler
 from vision.train.experiment import Experiment, Intervals, PredictFiles
 from vision.train.optimizer import AdamConfig
+from vision.train.state import averages
 from vision.train.state import variables as state_variables
 from vision.train.step import accumulate, gradient, preprocessed
 from vision.types import Batch, LossFn
@@ -125,7 +126,6 @@ def supervised(
         return model.init(key, batch, method=lambda module, batch: network(module, batch, train=False))
 
     train_loss = preprocessed(supervised_loss(model, network, loss), preprocess or scaled(flip=False))
-    averages = lambda state: state.ema["ema"]
 
     def prediction(compiler: Compiler, class_names: Sequence[str]) -> PredictFiles:
         del class_names

@@ -27,6 +27,11 @@ def variables(state: TrainState) -> dict[str, Any]:
     return {"params": state.params, **{name: tree for name, tree in state.model_state.items() if name != "frozen"}}
 
 
+def averages(state: TrainState) -> Any:
+    """The averages "ema" of a state: of its variables where ``averaging=variables``."""
+    return state.ema["ema"]
+
+
 def attach_frozen(state: TrainState, frozen: Mapping[str, Any]) -> TrainState:
     """``state`` with the variables of frozen networks, by name, in ``model_state["frozen"]``; for none, as it is."""
     return state.replace(model_state={**state.model_state, "frozen": dict(frozen)}) if frozen else state
