@@ -1,4 +1,4 @@
-"""Find things of one's own with their masks: a folder of images, and polygons beside each or in one COCO file.
+"""Find your own objects with their masks: a folder of images, and polygons beside each or in one COCO file.
 
 Prototypes on YOLOv5 n (Bolya et al. 2019) at 416 pixels; ``--method mask_rcnn_resnet18`` for Mask R-CNN (He et al.
 2017). What to expect depends on the data; nuclei in docs/results.md are a measured example
@@ -11,7 +11,7 @@ Prototypes on YOLOv5 n (Bolya et al. 2019) at 416 pixels; ``--method mask_rcnn_r
     python -m vision predict RUN new_images/                          after training, RUN being its folder
 
 ``my_data`` has ``images/train`` and ``images/val``, ``labels/train`` and ``labels/val`` with a text file an image (a
-line an object: class number, and the points x y of its outline as shares of the picture's sides), and ``classes.txt``
+line an object: class number, and the points x y of its outline as fractions of the image's sides), and ``classes.txt``
 with a name on each line.
 """
 

@@ -1,4 +1,4 @@
-"""Segment images of one's own: a folder of images, a mask for each, a list of classes.
+"""Segment your own images: a folder of images, a mask for each, a list of classes.
 
 DeepLabV3 on a ResNet-50 (Chen et al. 2017, "Rethinking Atrous Convolution for Semantic Image Segmentation"), or any
 other decoder and backbone. What to expect depends on the data; street scenes in docs/results.md are a measured example

@@ -1,4 +1,4 @@
-"""Detect things of one's own with YOLOv5 n: a folder of images, a text of boxes beside each, a list of classes.
+"""Detect your own objects with YOLOv5 n: a folder of images, a text of boxes beside each, a list of classes.
 
 The recipe of ``experiments.yolo_coco`` (Redmon & Farhadi 2018; Bochkovskiy et al. 2020) at 416 pixels. What to expect
 depends on the data; blood cells in docs/results.md are a measured example (``experiments.yolo_bccd``), in an hour of
@@ -11,7 +11,7 @@ two CPU cores.
     python -m vision predict RUN new_images/                          after training, RUN being its folder
 
 ``my_data`` has ``images/train`` and ``images/val``, ``labels/train`` and ``labels/val`` with a text file an image (a
-line a box: class number, centre and size as shares of the picture's sides), and ``classes.txt`` with a name on each
+line a box: class number, centre and size as fractions of the image's sides), and ``classes.txt`` with a name on each
 line.
 """
 

@@ -109,7 +109,7 @@ def test_bring_your_own_data(tmp_path):
             pixels.save(tmp_path / folder / "images" / split / name)
         boxes = [f"{k} 0.5 0.5 {0.2 + 0.03 * index} {0.3 + 0.02 * index * k}" for k in (0, 1)]
         (tmp_path / "my_data/labels" / split / f"{index}.txt").write_text("\n".join(boxes))
-        outlines = [f"{k} 0.1 {0.1 + 0.3 * k} 0.9 0.2 {0.5 + 0.02 * index} 0.9" for k in (0, 1)]
+        outlines = [f"{k} 0.1 {0.1 + 0.3 * k} {0.5 + 0.02 * index} 0.2 0.3 {0.7 + 0.01 * index}" for k in (0, 1)]
         (tmp_path / "my_shapes/labels" / split / f"{index}.txt").write_text("\n".join(outlines))
         segmented = tmp_path / "my_data" / ("train" if index < 12 else "test")
         for kind, pixels in (("images", rng.integers(0, 256, (30, 28, 3))), ("masks", rng.integers(0, 2, (30, 28)))):

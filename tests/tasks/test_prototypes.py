@@ -19,10 +19,10 @@ from vision.parallel.sharding import path_name
 from vision.ranges import check_ranges
 from vision.tasks.detection import detection_losses
 from vision.tasks.prototypes import (
-    Answers,
+    AssignedAnchors,
     PrototypeDetectorConfig,
     PrototypeLossConfig,
-    answers,
+    assigned_anchors,
     mask_loss,
     prototype_candidates,
     prototype_detector,
@@ -68,7 +68,7 @@ def random_predictions(seed=0):
 
 
 def slow_mask_loss(found, batch, objective):
-    """Answer by answer and pixel by pixel of the prototypes, of all that answer."""
+    """Anchor by anchor and pixel by pixel of the prototypes, of all assigned ones."""
     losses = [[] for _ in batch["valid"]]
     for level, stride, anchors in zip(found.coefficients, STRIDES, MODEL.anchor_levels.tolist(), strict=True):
         of_level = slow_answers(
@@ -93,7 +93,7 @@ def slow_mask_loss(found, batch, objective):
 
 
 @pytest.mark.parametrize("objective", ["cross_entropy", "dice"])
-def test_the_loss_of_all_answers_is_the_references(objective):
+def test_the_loss_of_all_assigned_anchors_is_the_references(objective):
     config = replace(ALL, objective=objective)
     compute = jax.jit(lambda *of: mask_loss(*of, model=MODEL, config=config, key=jax.random.key(0)))
     for seed in range(2):
@@ -101,9 +101,9 @@ def test_the_loss_of_all_answers_is_the_references(objective):
         np.testing.assert_allclose(compute(found, batch), slow_mask_loss(found, batch, objective), rtol=1e-5)
 
 
-def test_anchors_that_answer_are_in_the_order_of_decoding():
+def test_assigned_anchors_are_in_the_order_of_decoding():
     batch, found = random_batch(), random_predictions()
-    place, box, valid = jax.jit(lambda *of: answers(*of, model=MODEL, ratio=4.0))(found.raw, batch)
+    place, box, valid = jax.jit(lambda *of: assigned_anchors(*of, model=MODEL, ratio=4.0))(found.raw, batch)
     images = np.broadcast_to(np.arange(3)[:, None], place.shape)
     made = {tuple(row) for row in np.stack([images, place, box], -1)[np.asarray(valid)].tolist()}
     expected, before = set(), 0
@@ -120,10 +120,10 @@ def test_anchors_that_answer_are_in_the_order_of_decoding():
     assert int(valid.sum()) == len(expected)  # each once
 
 
-def test_samples_are_uniform_over_answers_and_hold_nothing_else():
+def test_samples_are_uniform_over_assigned_anchors_and_hold_nothing_else():
     valid = np.array([[True, False, True, True, False, True, True], [False] * 7, [False] * 6 + [True]])
     place = np.arange(21).reshape(3, 7)
-    anchors = Answers(jnp.asarray(place), jnp.asarray(100 + place), jnp.asarray(valid))
+    anchors = AssignedAnchors(jnp.asarray(place), jnp.asarray(100 + place), jnp.asarray(valid))
     keys = jax.random.split(jax.random.key(0), 3000)
     found = jax.jit(jax.vmap(lambda key: sampled(anchors, 2, key=key)))(keys)
     assert found.place.shape == (3000, 3, 2)
@@ -157,7 +157,7 @@ def variables():
 
 @pytest.fixture(scope="module")
 def losses():
-    """Compiled: (variables, batch, key) -> ((loss, (state, scalars)), gradients), of four answers an image."""
+    """Compiled: (variables, batch, key) -> ((loss, (state, scalars)), gradients), of four anchors an image."""
     loss = prototype_loss(PrototypeYolo(CONFIG), CONFIG, PrototypeLossConfig(positives=4, mask=2.0))
 
     @jax.jit

@@ -1,4 +1,4 @@
-"""Which anchors of which cells answer for which box: the assignment of the YOLOs by shape and place.
+"""Which anchors of which cells are assigned to which box: the assignment of the YOLOs by shape and place.
 
 An anchor matches a box where neither side is four times the other's or more; the box is then matched for by the
 cell of its centre and the two nearest cells beside it, one in each direction, as far as they exist. So a box has up to
@@ -26,7 +26,7 @@ class Assignment(NamedTuple):
     box: Int[Array, "b m"]
     """The box's place among the n."""
     valid: Bool[Array, "b m"]
-    """Whether this anchor of this cell answers for the box."""
+    """Whether this anchor of this cell is assigned to the box."""
 
 
 def assign(
@@ -49,7 +49,7 @@ def assign(
       ratio: anchors match where max(w / aw, aw / w, h / ah, ah / h) is below this.
 
     A centre on the border of two cells belongs to the right or lower one. In the very middle of a cell, left and right
-    are equally near: the right cell answers, and the lower one.
+    are equally near: the right cell is taken, and the lower one.
     """
     batch, count = boxes.shape[:2]
     rows, columns = grid

@@ -56,9 +56,9 @@ class InstanceLossConfig:
     anchors: PositiveInt = 256
     """Anchors of an image that the first stage learns from."""
     anchor_positive: Fraction = 0.5
-    """Largest share of them that answer for a box."""
+    """Largest share of them that are positive, those of a box."""
     anchor_high: Fraction = 0.7
-    """Anchors with at least this IoU with a box answer for it, as does the closest one of every box."""
+    """Anchors with at least this IoU with a box are positive, as is the closest one of every box."""
     anchor_low: Fraction = 0.3
     """Anchors with less IoU than this with every box are background; those between do not count."""
     regions: PositiveInt = 512
@@ -134,7 +134,7 @@ def mask_loss(
 def sample_anchors(
     regions: Regions, batch: Mapping[str, Array], config: InstanceLossConfig, *, key: Array
 ) -> tuple[Matches, Sample]:
-    """Which anchors answer for which box, and a random choice of them."""
+    """Which anchors are matched to which box, and a random sample of them."""
     anchors = jnp.concatenate(regions.anchors, axis=0)[None]
     found = match(batch["boxes"], batch["valid"], anchors, high=config.anchor_high, low=config.anchor_low, closest=True)
     how: Any = {"count": config.anchors, "fraction": config.anchor_positive, "key": key}

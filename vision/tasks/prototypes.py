@@ -1,7 +1,9 @@
 """Instance segmentation with prototypes: from a network to a loss, and to objects with their masks.
 
-Bolya et al. 2019 ("YOLACT") on YOLOv5: boxes and classes learn and are chosen as in ``tasks/detection.py``; the masks
-of a sample of the anchors that answer for boxes are assembled and compared with the true ones. A batch has
+Bolya et al. 2019 ("YOLACT") on YOLOv5: boxes and classes learn and are selected as in ``tasks/detection.py``; the masks
+of a sample of the anchors that are assigned to boxes are assembled and compared with the true ones. What the paper has
+besides and this has not: Fast NMS (section 4), in whose place there are greedy suppression and Matrix NMS, and an
+auxiliary loss of semantic segmentation in training (section 5). A batch has
 
 - "image" float32 [b h w 3] in [-1, 1],
 - "boxes" float32 [b m 4], corners in pixels; "labels" int32 [b m], from 0; "valid" bool [b m], which there are,
@@ -53,27 +55,28 @@ class PrototypeLossConfig:
     detection: DetectionLossConfig = DetectionLossConfig()
     """The loss of boxes, objectness and classes."""
     mask: NonNegativeFloat = 0.1
-    """Gain of the masks' loss."""
+    """Gain of the masks' loss, beside the gains of YOLOv5; published is 6.125, beside 1 for YOLACT's loss of classes
+    and 1.5 for that of boxes."""
     objective: Literal["cross_entropy", "dice"] = "cross_entropy"
     """The masks' loss inside of the true boxes: the binary cross-entropy of the paper, or 1 - Dice."""
     positives: PositiveInt = 100
-    """Largest number of anchors of an image whose masks are compared: a random choice of those that answer for boxes,
-    as published. Memory goes with it."""
+    """Largest number of anchors of an image whose masks are compared: a random sample of those that are
+    assigned to boxes, as published. Memory goes with it."""
 
 
-class Answers(NamedTuple):
-    """Anchors of all levels that may answer for boxes; only ``valid`` ones do."""
+class AssignedAnchors(NamedTuple):
+    """Anchors of all levels that may be assigned to boxes; only ``valid`` ones do."""
 
     place: Int[Array, "b m"]
     """The anchor's place among all of all levels, in the order of :func:`vision.tasks.detection.decode`."""
     box: Int[Array, "b m"]
     """The box's place among the boxes of its image."""
     valid: Bool[Array, "b m"]
-    """Whether this anchor answers for the box."""
+    """Whether this anchor is assigned to the box."""
 
 
-def answers(raw: Raw, batch: Mapping[str, Array], *, model: YoloConfig, ratio: float) -> Answers:
-    """Which anchors answer for which boxes, as in the loss of the detector (see `assign`)."""
+def assigned_anchors(raw: Raw, batch: Mapping[str, Array], *, model: YoloConfig, ratio: float) -> AssignedAnchors:
+    """Which anchors are assigned to which boxes, as in the loss of the detector (see `assign`)."""
     found, before = [], 0
     for level, stride, sides in zip(raw, STRIDES, model.anchor_levels, strict=True):
         rows, columns, count = level.shape[1:4]
@@ -86,16 +89,17 @@ def answers(raw: Raw, batch: Mapping[str, Array], *, model: YoloConfig, ratio: f
             ratio=ratio,
         )
         row, column = jnp.clip(of_level.row, 0, rows - 1), jnp.clip(of_level.column, 0, columns - 1)
-        found.append(Answers(before + (row * columns + column) * count + of_level.anchor, of_level.box, of_level.valid))
+        place = before + (row * columns + column) * count + of_level.anchor
+        found.append(AssignedAnchors(place, of_level.box, of_level.valid))
         before += rows * columns * count
-    return Answers(*(jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True)))
+    return AssignedAnchors(*(jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True)))
 
 
-def sampled(anchors: Answers, count: int, *, key: Array) -> Answers:
+def sampled(anchors: AssignedAnchors, count: int, *, key: Array) -> AssignedAnchors:
     """Up to ``count`` of the valid ones of each image, a uniformly random choice; the valid ones come first."""
     none = jnp.zeros_like(anchors.valid)
     sample = balanced_sample(anchors.valid, none, count=count, fraction=1.0, key=key)
-    return Answers(taken(anchors.place, sample.index), taken(anchors.box, sample.index), sample.positive)
+    return AssignedAnchors(taken(anchors.place, sample.index), taken(anchors.box, sample.index), sample.positive)
 
 
 def all_anchors(levels: Sequence[Float[Array, "b _ _ a p"]]) -> Float[Array, "b n p"]:
@@ -125,12 +129,12 @@ def mask_loss(
 ) -> Float[Array, ""]:
     """The loss of the masks without its gain: a mean over the sampled anchors of an image, and over the images.
 
-    Each mask is compared with the true one of the box that its anchor answers for, inside of that box, at the
+    Each mask is compared with the true one of the box that its anchor is assigned to, inside of that box, at the
     resolution of the prototypes. There, the truth is the share of a cell's pixels that are of the object, and not, as
     published, whether it is half of them: the logit of a share is 0 where the border is, also between cells, which is
     where the interpolated mask will end. An image without boxes has a loss of 0.
     """
-    anchors = answers(found.raw, batch, model=model, ratio=config.detection.ratio)
+    anchors = assigned_anchors(found.raw, batch, model=model, ratio=config.detection.ratio)
     place, box, valid = sampled(anchors, config.positives, key=key)
     logits = assembled(found.prototypes, taken(all_anchors(found.coefficients), place))
     truth = shares(batch["instances"], 1 + box)

@@ -1,4 +1,4 @@
-"""Regions that may be objects: which anchors answer for which box, which of them train, and what is proposed.
+"""Regions that may be objects: which anchors are matched to which box, which of them train, and what is proposed.
 
 Ren et al. 2015, "Faster R-CNN", sections 3.1 and 3.2. Matching and sampling serve the second stage too
 (``tasks/instances.py``). All shapes are fixed: where there are fewer boxes, samples or proposals than places, the
@@ -38,12 +38,12 @@ class ProposalConfig:
 
 
 class Matches(NamedTuple):
-    """Which box each candidate answers for; candidates may be neither positive nor negative."""
+    """Which box each candidate is matched to; candidates may be neither positive nor negative."""
 
     box: Int[Array, "b n"]
     """The box of the largest overlap, whether the candidate is positive or not."""
     positive: Bool[Array, "b n"]
-    """Whether it answers for the box."""
+    """Whether it is matched to the box."""
     negative: Bool[Array, "b n"]
     """Whether it is background."""
 
@@ -87,8 +87,8 @@ def match(
       high: a candidate whose largest IoU is at least this is positive.
       low: one whose largest IoU is below this is negative.
       closest: whether the candidates with the largest IoU of some box, all of them where several are equal, are
-        positive too, however small it is unless 0; they answer for the box that they themselves overlap most (Ren et
-        al. 2015, section 3.1.2, (i); the second half is the published networks' reading).
+        positive too, however small it is unless 0; they are matched to the box that they themselves overlap most (Ren
+        et al. 2015, section 3.1.2, (i); the second half is the published networks' reading).
     """
     overlap = jnp.where(valid[..., None], pairwise_iou(boxes, candidates), -1.0)
     # Computed once: the comparison below is of equal numbers, and not of two ways of rounding
@@ -193,7 +193,7 @@ def region_losses(
       objectness: logits.
       offsets: predicted.
       targets: true offsets, which only count where ``positive``.
-      positive: whether the anchor answers for a box.
+      positive: whether the anchor is matched to a box.
       valid: whether there is an anchor.
     """
     number = jnp.maximum(jnp.sum(valid), 1)

@@ -107,7 +107,8 @@ def paste_instances(
     """Paste a random subset of the instances of another sample by their masks (Ghiasi et al. 2021, section 3).
 
     What they cover is updated: a box is the smallest around the pixels that remain, and an instance is dropped that has
-    less than ``least_area`` of its pixels left, or whose box is too small or too long.
+    less than ``least_area`` of its pixels left (the paper drops only those that are covered completely), or whose box
+    is too small or too long.
 
     Args:
       samples: a batch with "instances", integer [b h w], 1 + k at the pixels of the k-th box.
