@@ -116,6 +116,6 @@ def test_the_loss_of_masks():
 
 def test_pasted_masks():
     probability = ((uniform("paste", (3, 28, 28)) + 1) / 2).astype(np.float32)
-    found = paste_masks(probability, GOLDEN["pasted_boxes"], height=36, width=44)
+    found = paste_masks(probability, GOLDEN["pasted_boxes"], height=36, width=44, rounded=True)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, GOLDEN["pasted"], atol=1e-5)

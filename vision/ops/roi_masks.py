@@ -60,8 +60,7 @@ def pasted(
 ) -> Float[Array, "b n h w"]:
     """Masks in the frames of boxes as masks of the image, 0 outside of the boxes; compiles.
 
-    Interpolated bilinearly at the exact place of every pixel, with zeros around the mask. :func:`paste_mask` rounds the
-    corners of boxes to whole pixels as the published networks do, so that borders may differ by a pixel.
+    Interpolated bilinearly at the exact place of every pixel, with zeros around the mask.
 
     Args:
       masks: probabilities.
@@ -82,25 +81,36 @@ def pasted(
 
 
 def paste_mask(
-    mask: Float[np.ndarray, "s s"], box: Float[np.ndarray, "4"], *, height: int, width: int
+    mask: Float[np.ndarray, "s s"],
+    box: Float[np.ndarray, "4"],
+    *,
+    height: int,
+    width: int,
+    rounded: bool = False,
 ) -> Float[np.ndarray, "{height} {width}"]:
     """A mask in the frame of a box as a mask of the image, float32 and 0 outside of the box; on the host.
 
-    As the published networks do it: mask and box are widened by a border of zeros, the box's corners are cut to whole
-    pixels, and pixels are interpolated bilinearly. Values of at least 0.5 are of the object.
+    Interpolated bilinearly at the exact place of every pixel, as by :func:`pasted`. ``rounded`` does it as torchvision:
+    mask and box are widened by a border of zeros, the box's corners are cut to whole pixels, and it reaches from the
+    first pixel to the last, so that masks become about a pixel larger. Values of at least 0.5 are of the object.
 
     Args:
       mask: probabilities.
       box: corners in pixels of the image.
       height: of the image.
       width: of the image.
+      rounded: whether to round, which the numbers of torchvision's networks are for.
     """
-    side = len(mask)
-    bordered = np.pad(np.asarray(mask, np.float32), 1)
+    side, made = len(mask), np.zeros((height, width), np.float32)
     low, high = np.asarray(box[:2], np.float32), np.asarray(box[2:], np.float32)
+    if not rounded:
+        columns, across = _exact(float(low[0]), float(high[0]), side, width)
+        rows, down = _exact(float(low[1]), float(high[1]), side, height)
+        made[rows, columns] = down @ np.asarray(mask, np.float32) @ across.T
+        return made
+    bordered = np.pad(np.asarray(mask, np.float32), 1)
     centre, half = (low + high) * np.float32(0.5), (high - low) * np.float32(0.5) * np.float32((side + 2) / side)
     first, last = np.trunc(centre - half).astype(np.int64), np.trunc(centre + half).astype(np.int64)
-    made = np.zeros((height, width), np.float32)
     columns, across = _interpolation(int(first[0]), int(last[0]), side + 2, width)
     rows, down = _interpolation(int(first[1]), int(last[1]), side + 2, height)
     made[rows, columns] = down @ bordered @ across.T
@@ -108,13 +118,27 @@ def paste_mask(
 
 
 def paste_masks(
-    masks: Float[np.ndarray, "n s s"], boxes: Float[np.ndarray, "n 4"], *, height: int, width: int
+    masks: Float[np.ndarray, "n s s"],
+    boxes: Float[np.ndarray, "n 4"],
+    *,
+    height: int,
+    width: int,
+    rounded: bool = False,
 ) -> Float[np.ndarray, "n {height} {width}"]:
     """:func:`paste_mask` of each mask and box of an image."""
     made = np.zeros((len(masks), height, width), np.float32)
     for k, (mask, box) in enumerate(zip(masks, boxes, strict=True)):
-        made[k] = paste_mask(mask, box, height=height, width=width)
+        made[k] = paste_mask(mask, box, height=height, width=width, rounded=rounded)
     return made
+
+
+def _exact(low: float, high: float, side: int, extent: int) -> tuple[slice, Float[np.ndarray, "k side"]]:
+    """The pixels of the image where a mask between two borders may not be 0, and the weights of its cells in each."""
+    cell = max(high - low, 1e-6) / side
+    begin = int(np.clip(np.floor(low - cell / 2 - 0.5), 0, extent))
+    end = int(np.clip(np.ceil(high + cell / 2 + 0.5), begin, extent))
+    place = (np.arange(begin, end) + 0.5 - low) / cell - 0.5
+    return slice(begin, end), np.maximum(1 - np.abs(place[:, None] - np.arange(side)), 0).astype(np.float32)
 
 
 def _interpolation(first: int, last: int, size: int, extent: int) -> tuple[slice, Float[np.ndarray, "k size"]]:

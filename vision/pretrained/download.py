@@ -103,7 +103,9 @@ SEGMENTERS: Mapping[str, PublishedFile] = {
 DETECTORS: Mapping[str, PublishedFile] = {
     "fasterrcnn_resnet50_fpn": PublishedFile(f"{_TORCHVISION}fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", "", 37.0),
     "maskrcnn_resnet50_fpn": PublishedFile(
-        f"{_TORCHVISION}maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", "--method.model.norm-epsilon 0", 37.9
+        f"{_TORCHVISION}maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
+        "--method.model.norm-epsilon 0 --method.detector.rounded-boxes",
+        37.9,
     ),
 }
 """Region-based detectors of COCO's classes."""

@@ -213,13 +213,17 @@ def whole_masks(found: Instances, size: tuple[int, int]) -> dict[str, Array]:
     return {**found._asdict(), "masks": pasted(found.masks, found.boxes, size=size) >= _HALF}
 
 
-def paste_masks(found: Instances, row: int, places: Int[np.ndarray, " n"], box: Letterbox) -> Sequence[Rle]:
+def paste_masks(config: InstanceDetectorConfig) -> Paste:
     """The `Paste` of `Instances`."""
-    assert found.masks is not None
-    boxes = box.from_square(np.asarray(found.boxes[row][places], np.float32))
-    size = {"height": box.height, "width": box.width}
-    made = zip(np.asarray(found.masks[row][places], np.float32), boxes, strict=True)
-    return [rle.encode(paste_mask(mask, corners, **size) >= _HALF) for mask, corners in made]
+
+    def paste(found: Instances, row: int, places: Int[np.ndarray, " n"], box: Letterbox) -> Sequence[Rle]:
+        assert found.masks is not None
+        boxes = box.from_square(np.asarray(found.boxes[row][places], np.float32))
+        how: Any = {"height": box.height, "width": box.width, "rounded": config.rounded_boxes}
+        made = zip(np.asarray(found.masks[row][places], np.float32), boxes, strict=True)
+        return [rle.encode(paste_mask(mask, corners, **how) >= _HALF) for mask, corners in made]
+
+    return paste
 
 
 def _regions(config: Regions) -> InstanceMethod:
@@ -240,7 +244,7 @@ def _regions(config: Regions) -> InstanceMethod:
         detect=lambda values, images: instance_detector(network, config.detector)(values, to_float(images)),
         predict=predict,
         export=export,
-        paste=paste_masks,
+        paste=paste_masks(config.detector),
         selection=config.detector,
         classes=model.classes,
         option="--method.model.classes",

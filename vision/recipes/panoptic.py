@@ -178,7 +178,7 @@ def panoptic(config: PanopticRunConfig) -> Experiment:
             resolution=config.data.resolution,
             batch_size=config.evaluation_batch,
             description=f"EMA {config.ema}",
-            paste=paste_masks,
+            paste=paste_masks(config.detector),
         ),
         prediction=functools.partial(prediction, config),
         inference=functools.partial(inference, config),
@@ -210,7 +210,7 @@ def prediction(config: PanopticRunConfig, compiler: Compiler, class_names: Seque
         things=config.model.instances.classes,
         resolution=config.data.resolution,
         max_pixels=config.data.max_pixels,
-        paste=paste_masks,
+        paste=paste_masks(config.detector),
     )
     return lambda state, files, folder: predict(averages(state), files, folder)
 

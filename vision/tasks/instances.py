@@ -248,6 +248,9 @@ class InstanceDetectorConfig:
     """Of two boxes of a class that overlap more than this, the less confident one is suppressed."""
     max_detections: PositiveInt = 100
     """Largest number of detections in an image."""
+    rounded_boxes: bool = False
+    """Round boxes to whole pixels when masks are pasted into images, as torchvision does for its published networks;
+    exact boxes give better borders (see ``ops/roi_masks.py``)."""
 
 
 class Instances(NamedTuple):
