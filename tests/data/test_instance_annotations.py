@@ -109,7 +109,7 @@ def test_instances_without_pixels_are_dropped_and_counted(coco):
     assert "Instances dropped: 1 of an unknown class (category 9 in a.png), 1 with a side" in str(counts)
     assert "3 with a mask without pixels in their image" in str(counts)
     assert "Classes without instances: dog." in str(counts)
-    with pytest.raises(UserError, match=r"None of the 1 instances .* is left: .* 1 with a mask without pixels in it\. "):
+    with pytest.raises(UserError, match=r"None of the 1 instances .* left: .* 1 with a mask without pixels in it\. "):
         coco({"bbox": box, "segmentation": empty})
 
 
