@@ -362,6 +362,8 @@ def test_masks_of_voc_that_are_refused(voc, tmp_path):
         UserError, match=r"the mask .*Object/a.png has 39x30 pixels and its image .*a.jpg 40x30: a mask"
     ):
         voc(objects[:, 1:].copy(), classes[:, 1:].copy())
+    with pytest.raises(UserError, match=r"a mask has the size of its image, which EXIF data may turn by 90 degrees"):
+        voc(objects.T.copy(), classes.T.copy())
     with pytest.raises(UserError, match=r"the mask .*SegmentationObject/a.png is in RGB, where numbers are expected"):
         voc(np.stack([objects] * 3, -1), classes)
     (tmp_path / "ImageSets" / "Segmentation" / "train.txt").write_text("a\nz\n")
