@@ -131,7 +131,7 @@ def test_unknown_classes(save, ruled):
     assert found.counts.background == 1
     assert len(found.images) == 2
     assert "4 of an unknown class (gnu in a.png, yak in a.png, gnu in b.png, ...)" in str(found.counts)
-    with pytest.raises(UserError, match=r"All 2 boxes .* \(gnu in b.png, owl in b.png\); .* cat, dog, emu"):
+    with pytest.raises(UserError, match=r"All boxes \(2\) .* \(gnu in b.png, owl in b.png\); .* cat, dog, emu"):
         ruled(second)
 
 

@@ -228,7 +228,7 @@ def test_ids_of_annotations_that_repeat_are_reported(coco, tmp_path, capsys):
     assert coco("annotations", 1, id=1).counts.boxes == 2
     said = capsys.readouterr().err
     assert said == (
-        f"{tmp_path / 'set.json'} has 1 annotations with the id of an earlier one; each is read, since no id is used.\n"
+        f"{tmp_path / 'set.json'} has 1 annotation with the id of an earlier one; each is read, since no id is used.\n"
     )
 
 

@@ -109,7 +109,7 @@ def test_instances_without_pixels_are_dropped_and_counted(coco):
     assert "Instances dropped: 1 of an unknown class (category 9 in a.png), 1 with a side" in str(counts)
     assert "3 with a mask without pixels in their image" in str(counts)
     assert "Classes without instances: dog." in str(counts)
-    with pytest.raises(UserError, match=r"None of the 1 boxes .* is left: .* 1 with a mask without pixels in it\. "):
+    with pytest.raises(UserError, match=r"None of the 1 instances .* left: .* 1 with a mask without pixels in it\. "):
         coco({"bbox": box, "segmentation": empty})
 
 
@@ -362,6 +362,8 @@ def test_masks_of_voc_that_are_refused(voc, tmp_path):
         UserError, match=r"the mask .*Object/a.png has 39x30 pixels and its image .*a.jpg 40x30: a mask"
     ):
         voc(objects[:, 1:].copy(), classes[:, 1:].copy())
+    with pytest.raises(UserError, match=r"a mask has the size of its image, which EXIF data may turn by 90 degrees"):
+        voc(objects.T.copy(), classes.T.copy())
     with pytest.raises(UserError, match=r"the mask .*SegmentationObject/a.png is in RGB, where numbers are expected"):
         voc(np.stack([objects] * 3, -1), classes)
     (tmp_path / "ImageSets" / "Segmentation" / "train.txt").write_text("a\nz\n")

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from vision.data.annotations.index_masks import MaskRules, classes_of, mask_values, read_mask
+from vision.data.annotations.index_masks import MaskRules, classes_of, mask_values, other_size, read_mask
 from vision.data.annotations.semantic_files import Pair
 from vision.data.image_file import MAX_PIXELS, opened, upright
 from vision.data.tfds import TfdsSource
@@ -77,10 +77,7 @@ class TfdsImages:
         record = self.source[index]
         pixels, values = record["image"], record[self.mask][..., 0]
         if pixels.shape[:2] != values.shape:
-            raise UserError(
-                f"{self.name(index)} has {values.shape[1]}x{values.shape[0]} pixels and its image "
-                f"{pixels.shape[1]}x{pixels.shape[0]}: a mask has the size of its image"
-            )
+            raise other_size(self.name(index), values.shape[::-1], "its image", pixels.shape[1::-1])
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
         return image, classes_of(values, self.rules, self.name(index))
 

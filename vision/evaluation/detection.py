@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -304,6 +304,10 @@ class PredictionConfig:
     masks, class and the points of the outline of the largest part."""
     numbers: Path | None = None
     """A COCO annotation file: detections.json then uses its image and category ids, matched by name; else from 1."""
+
+    def selecting(self, detector: Any) -> Any:
+        """The configuration of a detector, a `Selection`, with the selection that files are predicted with."""
+        return replace(detector, confidence=self.confidence, iou=self.iou, max_detections=self.max_detections)
 
     def choose(self, class_names: Sequence[str]) -> list[int] | None:
         """Places of the classes to look for; None for all.

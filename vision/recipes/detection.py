@@ -223,9 +223,7 @@ def weights_source(config: DetectionRunConfig, backbone: Backbone | None) -> Wei
 
 def folded(config: DetectionRunConfig, make: Callable[..., Any]) -> Callable[..., Any]:
     """``candidates`` or ``detector`` of uint8 images, for prediction: normalisations are folded into convolutions."""
-    shown = config.predict
-    chosen = replace(config.detector, confidence=shown.confidence, iou=shown.iou, max_detections=shown.max_detections)
-    function = make(detection_network(config, folded=True), config.model, chosen)
+    function = make(detection_network(config, folded=True), config.model, config.predict.selecting(config.detector))
     others = chosen_backbone(config) is not None
     epsilon = lambda path: EPSILON if others and path.startswith("backbone/") else NORM_EPSILON
     return lambda values, images, classes=None: function(fold(values, epsilon=epsilon), to_float(images), classes)

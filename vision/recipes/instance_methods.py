@@ -152,7 +152,7 @@ def _prototypes(config: Prototypes) -> InstanceMethod:
 
     def predict(shown: PredictionConfig) -> Callable[..., Any]:
         """With normalisations folded into convolutions."""
-        function = prototype_detector(PrototypeYolo(model, norm=folded_norm), model, _shown(config.detector, shown))
+        function = prototype_detector(PrototypeYolo(model, norm=folded_norm), model, shown.selecting(config.detector))
         folded = lambda values: fold(values, epsilon=lambda path: NORM_EPSILON)
         return lambda values, images, classes=None: function(folded(values), to_float(images), classes)
 
@@ -231,7 +231,7 @@ def _regions(config: Regions) -> InstanceMethod:
     network = MaskRcnn(model)
 
     def predict(shown: PredictionConfig) -> Callable[..., Any]:
-        function = instance_detector(network, _shown(config.detector, shown))
+        function = instance_detector(network, shown.selecting(config.detector))
         return lambda values, images, classes=None: function(values, to_float(images), classes=classes)
 
     def export(values: Any, shown: PredictionConfig, images: Array) -> Mapping[str, Array]:
@@ -265,11 +265,6 @@ def region_weights(model: MaskRcnnConfig) -> WeightsSource:
         replaced=published_mask_rcnn.HEADS,
         adapt=_detector_or_classifier(model),
     )
-
-
-def _shown(detector: Any, shown: PredictionConfig) -> Any:
-    """A detector for images of files, which shows what is likely and no more."""
-    return replace(detector, confidence=shown.confidence, iou=shown.iou, max_detections=shown.max_detections)
 
 
 def _detector_or_classifier(model: MaskRcnnConfig) -> Adapt:

@@ -198,16 +198,17 @@ def collect(
         missing_examples=tuple(missing[:EXAMPLES]),
         damaged_examples=tuple(damaged[:EXAMPLES]),
     )
+    what = "instances" if counts.masks else "boxes"
     if counts.unknown and counts.unknown == numbers["boxes"]:
         raise UserError(
-            f"All {counts.unknown} boxes are of unknown classes "
+            f"All {what} ({counts.unknown}) are of unknown classes "
             f"({examples(counts.unknown_examples, counts.unknown)}); the known ones are "
             f"{examples(class_names, len(class_names), 12)}."
         )
     if counts.dropped and counts.dropped == numbers["boxes"]:
         pixels = f", {counts.without_pixels} with a mask without pixels in it" if counts.masks else ""
         raise UserError(
-            f"None of the {counts.dropped} boxes of the images in {folder} is left: {counts.unknown} are of unknown "
+            f"None of the {counts.dropped} {what} of the images in {folder} is left: {counts.unknown} are of unknown "
             f"classes, {counts.not_finite} not finite, {counts.without_area} without area inside their image{pixels}. "
             "Check the unit and the order of their coordinates."
         )

@@ -251,7 +251,8 @@ def _distribute(entries: Sequence[Entry], boxes: Mapping[int, list[_Box]], path:
             f"image_id {shown(entries[0].fields['image_id'])}, and images have ids such as {next(iter(boxes))}."
         )
     if repeated:
-        notice(f"{path} has {repeated} annotations with the id of an earlier one; each is read, since no id is used.")
+        what = "1 annotation" if repeated == 1 else f"{repeated} annotations"
+        notice(f"{path} has {what} with the id of an earlier one; each is read, since no id is used.")
     return orphans
 
 

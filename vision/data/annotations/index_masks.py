@@ -77,11 +77,17 @@ def read_mask(
     values = mask_values(file, max_pixels=max_pixels)
     height, width = values.shape[:2]
     if (width, height) != size:
-        raise UserError(
-            f"the mask {file} has {width}x{height} pixels and its image {image} {size[0]}x{size[1]}: a mask has the "
-            "size of its image"
-        )
+        raise other_size(f"the mask {file}", (width, height), f"its image {image}", size)
     return classes_of(values, rules, f"the mask {file}")
+
+
+def other_size(mask: str, size: tuple[int, int], image: str, image_size: tuple[int, int]) -> UserError:
+    """The error that a mask has another (width, height) than its image; ``mask`` and ``image`` name them."""
+    (width, height), (columns, rows) = size, image_size
+    turned = ", which EXIF data may turn by 90 degrees" if size == image_size[::-1] else ""
+    return UserError(
+        f"{mask} has {width}x{height} pixels and {image} {columns}x{rows}: a mask has the size of its image{turned}"
+    )
 
 
 def classes_of(values: np.ndarray, rules: MaskRules, name: str) -> UInt8[np.ndarray, "h w"]:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from vision.data.annotations.cleaning import RawAnnotation
-from vision.data.annotations.index_masks import VOID, mask_values
+from vision.data.annotations.index_masks import VOID, mask_values, other_size
 from vision.data.image_file import MAX_PIXELS
 from vision.errors import UserError
 from vision.ops import rle
@@ -76,10 +76,7 @@ def _most_frequent(values: Integer[np.ndarray, " n"]) -> int:
 
 def _sized(mask: Rle, file: Path, image: Path, height: int, width: int) -> Rle:
     if (mask.height, mask.width) != (height, width):
-        raise UserError(
-            f"the mask {file} has {mask.width}x{mask.height} pixels and its image {image} {width}x{height}: a mask has "
-            "the size of its image"
-        )
+        raise other_size(f"the mask {file}", (mask.width, mask.height), f"its image {image}", (width, height))
     return mask
 
 
