@@ -28,6 +28,9 @@ _CAPTION_FONT, _LINE = 13, 17
 _MAX_IN_LEGEND = 20
 
 _Area = tuple[float, float, float, float]
+_Piece = tuple[str, tuple[int, ...], str]
+_FRAMES: tuple[_Piece, ...] = (("found", _PALE, "solid"), ("true", _PALE, "dashed"))
+_MASKS: tuple[_Piece, ...] = (("true", _WHITE, "outlined"),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +120,11 @@ def boxes_sheet(
     font, bold = lettering.font(_CAPTION_FONT), lettering.font(_CAPTION_FONT, bold=True)
     columns = max(1, min(columns, max(len(images) for _, images in sections)))
     width = max(_GAP + columns * (tile + _GAP), 480)
-    blocks = [_legend(class_names, width, font)]
+    every = [each for _, images in sections for each in images]
+    masked = any(each.predicted_masks is not None for each in every)
+    outlined = any(each.true_masks is not None and len(each.true_masks) for each in every)
+    frames = _MASKS if outlined else () if masked else _FRAMES
+    blocks = [_legend(class_names, width, font, frames)]
     for heading, images in sections:
         blocks.append(_heading(heading, width, bold))
         cells = [_cell(each, class_names, tile, font, bold) for each in images]
@@ -258,9 +265,9 @@ def _cell(marked: ImageWithBoxes, class_names: Sequence[str], tile: int, font: F
     return cell
 
 
-def _legend(class_names: Sequence[str], width: int, font: Font) -> Image.Image:
+def _legend(class_names: Sequence[str], width: int, font: Font, frames: Sequence[_Piece]) -> Image.Image:
     """The meaning of frames and, for few classes, of colours."""
-    pieces: list[tuple[str, tuple[int, ...], str]] = [("found", _PALE, "solid"), ("true", _PALE, "dashed")]
+    pieces = list(frames)
     if len(class_names) <= _MAX_IN_LEGEND:
         colours = class_colours(len(class_names)).tolist()
         pieces += [(name, (*colour,), "filled") for name, colour in zip(class_names, colours, strict=True)]
@@ -278,7 +285,8 @@ def _legend(class_names: Sequence[str], width: int, font: Font) -> Image.Image:
         if kind == "dashed":
             _dashed(draw, swatch, colour, 1, 4)
         else:
-            draw.rectangle(swatch, outline=colour, fill=colour if kind == "filled" else None, width=2)
+            fill = {"filled": colour, "outlined": _PALE}.get(kind)
+            draw.rectangle(swatch, outline=colour, fill=fill, width=2)
         draw.text((x + 26, y), cut(text, font, width - x - 26 - _GAP), fill=_INK, font=font)
     return legend
 
