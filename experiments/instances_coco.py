@@ -4,7 +4,7 @@ He et al. 2017; Lin et al. 2017 (feature pyramid). torchvision's network of this
 AP of 0.379 after 26 epochs of images whose sides are 800 to 1,333 pixels. Here images are letterboxed to 1,024 pixels
 and the learning rate falls along a cosine; not run on the whole data yet.
 
-    python -m experiments.instances_coco --quick                      the shapes world, eight minutes on a laptop
+    python -m experiments.instances_coco --quick                      the shapes world, five minutes on a laptop
     python -m experiments.instances_coco --data.dir coco --init-from resnet50.pth
     python -m experiments.instances_coco --data.dir coco --method prototypes_l --optimizer.name adamw \
         --optimizer.lr 1e-3                                           one stage: prototypes on YOLOv5 l
@@ -31,7 +31,7 @@ from vision.recipes.instances import (
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
-ABOUT = About(task="instances", paper="He et al. 2017, arXiv:1703.06870", quick="8 minutes")
+ABOUT = About(task="instances", paper="He et al. 2017, arXiv:1703.06870", quick="5 minutes")
 
 METHODS = methods(classes=80, side=1024)
 

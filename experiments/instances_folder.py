@@ -4,7 +4,7 @@ Prototypes on YOLOv5 n (Bolya et al. 2019) at 416 pixels; ``--method mask_rcnn_r
 2017). What to expect depends on the data; nuclei in docs/results.md are a measured example
 (``experiments.instances_nuclei``).
 
-    python -m experiments.instances_folder --quick                    the shapes world, eight minutes on a laptop
+    python -m experiments.instances_folder --quick                    the shapes world, five minutes on a laptop
     python -m experiments.instances_folder --data.dir my_data --method.model.yolo.classes 5
     python -m experiments.instances_folder --data.dir my_data --data.name coco --data.train-json train.json \
         --data.test-json val.json --method.model.yolo.classes 5
@@ -35,7 +35,7 @@ from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
 ABOUT = About(
-    task="instances", paper="Bolya et al. 2019, arXiv:1904.02689; He et al. 2017, arXiv:1703.06870", quick="8 minutes"
+    task="instances", paper="Bolya et al. 2019, arXiv:1904.02689; He et al. 2017, arXiv:1703.06870", quick="5 minutes"
 )
 
 

@@ -3,7 +3,7 @@
 Prototypes on YOLOv5 n (Bolya et al. 2019); images of 256 pixels are enlarged to 384, since nuclei of 14 pixels are
 small for features of stride 8. Microscopes know no up and down, so that images are turned over and around.
 
-    python -m experiments.instances_nuclei --quick                    the shapes world, eight minutes on a laptop
+    python -m experiments.instances_nuclei --quick                    the shapes world, five minutes on a laptop
     python -m experiments.instances_nuclei --data.dir nuclei
     python -m experiments.instances_nuclei --data.dir nuclei --method mask_rcnn_resnet18
     python -m vision predict RUN photos/                              after training, RUN being its folder
@@ -35,7 +35,7 @@ from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
 ABOUT = About(
-    task="instances", paper="Bolya et al. 2019, arXiv:1904.02689; He et al. 2017, arXiv:1703.06870", quick="8 minutes"
+    task="instances", paper="Bolya et al. 2019, arXiv:1904.02689; He et al. 2017, arXiv:1703.06870", quick="5 minutes"
 )
 
 # fitted to the boxes of the training set at 384 pixels: from 10 to 50
