@@ -2,8 +2,8 @@
 
 Kirillov et al. 2019 ("Panoptic Segmentation" and "Panoptic Feature Pyramid Networks"): a Mask R-CNN for things and a
 semantic branch on its pyramid for stuff, merged into segments that do not overlap. In the shapes world the figures are
-things, and the kind of background is stuff. Panoptic quality with ``--quick``: 0.634, of things 0.824, of stuff 0.330. Published for the
-default network on COCO: PQ 0.390 of all classes, 0.459 of things, 0.287 of stuff; not run here.
+things, and the kind of background is stuff. Panoptic quality with ``--quick``: 0.634, of things 0.824, of stuff 0.330.
+Published for the default network on COCO: PQ 0.390 of all classes, 0.459 of things, 0.287 of stuff; not run here.
 
     python -m experiments.panoptic_shapes --quick                     figures on backgrounds, on a laptop
     python -m experiments.panoptic_shapes --data.dir coco --init-from resnet50.pth
