@@ -96,7 +96,7 @@ def test_the_list_is_read_without_importing_experiments():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["finetnue"], "there is no experiment finetnue: did you mean finetune?"),
+        (["finetnue"], "there is no experiment finetnue: did you mean finetune"),
         (["zzz"], "there is no experiment zzz: there are accuracy_score, "),
         (["finetune", "--quick"], "options follow the module of an experiment: python -m experiments.finetune --quick"),
     ],
