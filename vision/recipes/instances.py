@@ -124,6 +124,7 @@ TINY_INSTANCES: dict[str, Any] = {
         max_boxes=4,
         shapes=ShapesConfig(resolution=32, shapes=("circle", "star"), max_objects=2, min_size=0.4, max_size=0.6),
         shapes_count=16,
+        shapes_test_count=10,
     ),
     "intervals": Intervals(log=8, evaluate=16, save=16),
     "images": 16,
