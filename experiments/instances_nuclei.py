@@ -1,7 +1,8 @@
 """Find every cell nucleus of microscope images with its mask, from scratch, on a CPU.
 
 Prototypes on YOLOv5 n (Bolya et al. 2019); images of 256 pixels are enlarged to 384, since nuclei of 14 pixels are
-small for features of stride 8. Microscopes know no up and down, so that images are turned over and around.
+small for features of stride 8. Microscopes know no up and down, so that images are flipped along both axes. Trained on
+93 images (docs/results.md), mask AP50 is 0.805 after 6,000 images in about 15 minutes of two shared CPU cores.
 
     python -m experiments.instances_nuclei --quick                    the shapes world, five minutes on a laptop
     python -m experiments.instances_nuclei --data.dir nuclei
