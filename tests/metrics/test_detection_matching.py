@@ -191,7 +191,7 @@ def test_confusions_against_loops(seed):
         for j in range(len(true.boxes)):
             if not true.crowd[j] and j not in finds:
                 expected[true.labels[j], 3] += 1
-    matrix = detection_confusion(truth, found, confidence=0.3)
+    matrix = detection_confusion(truth, found, matching(truth, found), confidence=0.3)
     np.testing.assert_array_equal(matrix, expected)
     np.testing.assert_array_equal(matrix[:3].sum(1), matching(truth, found).boxes)
 

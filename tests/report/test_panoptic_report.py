@@ -3,8 +3,8 @@
 import numpy as np
 
 from vision.report.panoptic import (
-    DrawnSegments,
     PanopticImage,
+    SegmentsOfImage,
     labelled_segments,
     panoptic_overlay,
     panoptic_sheet,
@@ -15,7 +15,7 @@ COLOURS = np.array([[200, 0, 0], [0, 100, 200]], np.uint8)
 NAMES = ("cat", "sky")
 IMAGE = np.full((6, 9, 3), 100, np.uint8)
 PLACES = np.array([0, 0, 0, 1, 1, 1, 2, 2, 3])[None].repeat(6, 0)
-SEGMENTS = DrawnSegments(PLACES, np.array([0, 0, 1]))
+SEGMENTS = SegmentsOfImage(PLACES, np.array([0, 0, 1]))
 
 
 def test_each_segment_of_a_class_has_a_shade():
@@ -39,7 +39,7 @@ def test_overlays_have_borders_and_leave_void():
 
 
 def test_sheets_and_legends():
-    other = DrawnSegments(np.zeros_like(PLACES), np.array([1]))
+    other = SegmentsOfImage(np.zeros_like(PLACES), np.array([1]))
     one = panoptic_sheet([PanopticImage(IMAGE, SEGMENTS, other, "a.png")], NAMES, COLOURS, title="a title")
     two = panoptic_sheet([PanopticImage(IMAGE, SEGMENTS, other, "a.png")] * 2, NAMES, COLOURS, title="a title")
     assert one.dtype == np.uint8

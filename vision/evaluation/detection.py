@@ -164,7 +164,7 @@ def scored(
             scalars |= each.scalars()
             protocol |= each.protocol(test.description, _how(config))
         protocol["mask_average_precision"] += f"; {mask_baselines(truth, everything)}"
-    images = plots(truth, everything, scores, curves, overlaps=overlaps)
+    images = plots(truth, everything, matches, scores, curves)
     if jax.process_count() == 1:  # images without files are in the batches, which other processes do not have here
         images |= sheets(
             truth,

@@ -17,8 +17,6 @@ from vision.metrics.detection.matching import (
     FalsePositive,
     Matching,
     Miss,
-    Overlaps,
-    box_overlaps,
     detection_confusion,
     is_confident,
     worst_false_positives,
@@ -57,10 +55,9 @@ def read_files(truth: Annotations) -> ReadImage:
 def plots(
     truth: Annotations,
     found: Sequence[ImageDetections],
+    matches: Matching,
     scores: CocoScores,
     curves: ConfidenceCurves,
-    *,
-    overlaps: Overlaps = box_overlaps,
 ) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
     """Plots of the metrics: "precision_recall" and "confidence" where there are boxes, and "confusion".
 
@@ -75,7 +72,7 @@ def plots(
             scores.precision, RECALLS, scores.class_ap50, truth.class_names
         )
         plots["confidence"] = confidence_plot(CONFIDENCES, precision, recall, f1, best=curves.best)
-    matrix = detection_confusion(truth, found, confidence=confidence, overlaps=overlaps)
+    matrix = detection_confusion(truth, found, matches, confidence=confidence)
     if matrix.sum():
         plots["confusion"] = confusion_plot(
             matrix, (*truth.class_names, "background"), title=_confusion_title(matrix, confidence, _what(found))

@@ -29,7 +29,7 @@ from vision.metrics.segmentation import panoptic
 from vision.metrics.segmentation.panoptic import PanopticScores, Segments
 from vision.ops import rle
 from vision.report.boxes import class_colours
-from vision.report.panoptic import DrawnSegments, PanopticImage, panoptic_sheet
+from vision.report.panoptic import PanopticImage, SegmentsOfImage, panoptic_sheet
 from vision.report.segmentation import class_bars
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluate, Evaluation, EvaluatorFactory
@@ -59,10 +59,10 @@ def found_in_image(
     return FoundInImage(found, merged(found, from_square(outputs[1][row], box), merging, things=things))
 
 
-def drawn(segments: Segments) -> DrawnSegments:
+def for_images(segments: Segments) -> SegmentsOfImage:
     """Segments for images; their ids are 1, 2, ..."""
     count = len(segments.ids)
-    return DrawnSegments(np.where(segments.map == panoptic.VOID, count, segments.map - 1), segments.labels)
+    return SegmentsOfImage(np.where(segments.map == panoptic.VOID, count, segments.map - 1), segments.labels)
 
 
 def evaluator(
@@ -197,7 +197,7 @@ class _Shown:
         name = f"image {image.place + 1}" if picture.file is None else picture.file.name
         box = Letterbox(picture.width, picture.height, self.resolution)
         pixels = without_padding(image.batch["image"][image.row], box)
-        made = PanopticImage(pixels, drawn(found), drawn(true), f"{name}, PQ {quality:.2f}")
+        made = PanopticImage(pixels, for_images(found), for_images(true), f"{name}, PQ {quality:.2f}")
         if wanted:
             self.first.append(made)
         if bad:

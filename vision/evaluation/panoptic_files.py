@@ -16,7 +16,7 @@ from vision.data.letterbox import Letterbox, letterboxed
 from vision.evaluation.detection import Paste
 from vision.evaluation.detection_files import unique_stems
 from vision.evaluation.image_files import nothing_to_predict, opened_or_reason, skipped, write_json
-from vision.evaluation.panoptic import FindAll, drawn, found_in_image
+from vision.evaluation.panoptic import FindAll, for_images, found_in_image
 from vision.evaluation.panoptic_merging import MergingConfig
 from vision.metrics.segmentation.panoptic import Segments
 from vision.report.boxes import class_colours
@@ -77,7 +77,9 @@ def panoptic_files(
             annotations.append({"image_id": number, "file_name": name, "segments_info": _infos(segments)})
             if first:
                 (folder / "panoptic").mkdir(parents=True, exist_ok=True)
-                save_png(folder / name, labelled_segments(np.asarray(image), drawn(segments), class_names, colours))
+                save_png(
+                    folder / name, labelled_segments(np.asarray(image), for_images(segments), class_names, colours)
+                )
                 encoded = io.BytesIO()
                 Image.fromarray(colours_of_ids(segments.map)).save(encoded, format="PNG")
                 write_atomically(folder / "panoptic" / name, encoded.getvalue())

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
-from scipy import ndimage
 
 BOUNDARY_RATIO = 0.02
 """The width of a border over the diagonal of the image, as published."""
@@ -25,6 +24,8 @@ def boundary_distance(height: int, width: int, *, ratio: float = BOUNDARY_RATIO)
 
 def mask_outline(mask: Bool[np.ndarray, "h w"], distance: int) -> Bool[np.ndarray, "h w"]:
     """The border of one mask, on the host."""
+    from scipy import ndimage  # only evaluations and pictures of masks need it
+
     outline = np.zeros_like(mask)
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):

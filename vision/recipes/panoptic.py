@@ -101,20 +101,23 @@ QUICK_PANOPTIC: dict[str, Any] = {
 
 _FEW = ProposalConfig(before=20, after=10)
 
+TINY_MASK_RCNN = MaskRcnnConfig(
+    classes=2,
+    backbone=ResNetConfig(depths=(1, 1, 1, 1), block="basic", width=8, zero_init=False),
+    norm="batch",
+    channels=8,
+    box_width=16,
+    mask_width=8,
+    mask_depth=1,
+    anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0),
+    pixels="symmetric",
+)
+"""Few channels, of which none begins at zero, and anchors for images of 64 pixels."""
+
 TINY_PANOPTIC: dict[str, Any] = {
     **QUICK_PANOPTIC,
     "model": PanopticRcnnConfig(
-        instances=MaskRcnnConfig(
-            classes=2,
-            backbone=ResNetConfig(depths=(1, 1, 1, 1), block="basic", width=8, zero_init=False),
-            norm="batch",
-            channels=8,
-            box_width=16,
-            mask_width=8,
-            mask_depth=1,
-            anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0),
-            pixels="symmetric",
-        ),
+        instances=TINY_MASK_RCNN,
         stuff=2,
         branch_width=8,
     ),

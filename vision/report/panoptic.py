@@ -8,11 +8,11 @@ from jaxtyping import Int, Integer, UInt8
 
 from vision.report.segmentation import Colours, overlay, tile_sheet, with_legend
 
-_STEP, _SHADES = 0.16, 7  # shades differ by this share of white or black; after so many they recur
+_STEP, _SHADES = 0.16, 7  # shades differ by this share of white or black; after that number they recur
 
 
 @dataclass(frozen=True, eq=False)
-class DrawnSegments:
+class SegmentsOfImage:
     """The n segments of an image."""
 
     places: Integer[np.ndarray, "h w"]
@@ -26,8 +26,8 @@ class PanopticImage:
     """An image with its true and its predicted segments."""
 
     image: UInt8[np.ndarray, "h w 3"]
-    predicted: DrawnSegments
-    truth: DrawnSegments
+    predicted: SegmentsOfImage
+    truth: SegmentsOfImage
     caption: str
     """Below the image."""
 
@@ -44,14 +44,14 @@ def segment_colours(labels: Int[np.ndarray, " n"], colours: Colours) -> UInt8[np
 
 
 def panoptic_overlay(
-    image: UInt8[np.ndarray, "h w 3"], segments: DrawnSegments, colours: Colours
+    image: UInt8[np.ndarray, "h w 3"], segments: SegmentsOfImage, colours: Colours
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The image in grey under its segments, with a line between them; void stays as it is in the image."""
     return overlay(image, segments.places, segment_colours(segments.labels, colours))
 
 
 def labelled_segments(
-    image: UInt8[np.ndarray, "h w 3"], segments: DrawnSegments, class_names: Sequence[str], colours: Colours
+    image: UInt8[np.ndarray, "h w 3"], segments: SegmentsOfImage, class_names: Sequence[str], colours: Colours
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The overlay of one image at its own size, above a legend of the classes that it has."""
     present = [int(label) for label in np.unique(segments.labels)]

@@ -265,7 +265,7 @@ def _contents(annotated: Sequence[AnnotatedImage], class_names: tuple[str, ...])
 
 
 def _ruled(item: RawAnnotation, size: tuple[int, int], tally: _Tally) -> AnnotatedImage:
-    """One image's boxes after cleaning. Masks are made of those alone that pass the rules for boxes."""
+    """One image's boxes after cleaning. Masks are decoded only where the box passes its rules."""
     corner = np.array([*size, *size], np.float64)
     with np.errstate(over="ignore"):
         stated = item.boxes * corner if item.normalised else item.boxes

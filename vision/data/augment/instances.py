@@ -53,6 +53,6 @@ def renumbered(
 
 
 def map_dtype_of(instances: Integer[Array, "b h w"], slots: int) -> jnp.dtype:
-    """The dtype of a map of ``slots`` instances, made of another one: its dtype, or int32 where that is too small."""
+    """The dtype of a map of ``slots`` instances computed from another: that of the other, or int32 if too small."""
     dtype = jnp.dtype(instances.dtype)
     return dtype if jnp.iinfo(dtype).max >= slots else jnp.dtype(jnp.int32)

@@ -90,8 +90,8 @@ class Matching:
     """Whether it lies on a crowd instead."""
     boxes: Int[np.ndarray, " k"]
     """Boxes of each class, without crowds."""
-    overlaps: Overlaps
-    """What they were matched by."""
+    shared: tuple[Float64[np.ndarray, "_ _"], ...]
+    """For each image, the IoU of each detection with each true object, see `overlaps`."""
 
 
 def matching(truth: Truth, found: Sequence[ImageDetections], *, overlaps: Overlaps = box_overlaps) -> Matching:
@@ -102,10 +102,10 @@ def matching(truth: Truth, found: Sequence[ImageDetections], *, overlaps: Overla
     check_found(truth, found)
     matches = []
     boxes = np.zeros(len(truth.class_names), np.int64)
-    for image, each in zip(truth.images, found, strict=True):
+    every_shared = tuple(overlaps(image, each) for image, each in zip(truth.images, found, strict=True))
+    for image, each, shared in zip(truth.images, found, every_shared, strict=True):
         np.add.at(boxes, image.labels[~image.crowd], 1)
         result = np.full(len(each.scores), UNMATCHED)
-        shared = overlaps(image, each)
         for label in np.intersect1d(image.labels, each.labels):
             ours, theirs = np.flatnonzero(each.labels == label), np.flatnonzero(image.labels == label)
             finds = matched(shared[np.ix_(ours, theirs)], each.scores[ours], image.crowd[theirs])
@@ -119,7 +119,7 @@ def matching(truth: Truth, found: Sequence[ImageDetections], *, overlaps: Overla
         right=every >= 0,
         ignored=every == ON_CROWD,
         boxes=boxes,
-        overlaps=overlaps,
+        shared=every_shared,
     )
 
 
@@ -190,7 +190,7 @@ def confidence_curves(matches: Matching) -> ConfidenceCurves:
 
 
 def detection_confusion(
-    truth: Truth, found: Sequence[ImageDetections], *, confidence: float, overlaps: Overlaps = box_overlaps
+    truth: Truth, found: Sequence[ImageDetections], matches: Matching, *, confidence: float
 ) -> Int[np.ndarray, "j j"]:
     """The confusion matrix of a detector: j is one more than the classes, the last row and column are the background.
 
@@ -200,10 +200,10 @@ def detection_confusion(
     """
     background = len(truth.class_names)
     counts = np.zeros((background + 1, background + 1), np.int64)
-    for image, each in zip(truth.images, found, strict=True):
+    for image, each, shared in zip(truth.images, found, matches.shared, strict=True):
         confident = is_confident(each.scores, confidence)
         labels = each.labels[confident]
-        finds = matched(overlaps(image, each)[confident], each.scores[confident], image.crowd)
+        finds = matched(shared[confident], each.scores[confident], image.crowd)
         right = finds >= 0
         missed = ~image.crowd
         missed[finds[right]] = False
@@ -254,7 +254,7 @@ def worst_false_positives(
         image = int(np.searchsorted(ends, number, side="right"))
         place = number - int(ends[image] - sizes[image])
         true = truth.images[image]
-        shared = matches.overlaps(true, found[image])[place]
+        shared = matches.shared[image][place]
         shared = np.where(true.crowd, 0.0, shared)
         near = bool(len(shared)) and float(shared.max()) > 0
         result.append(
@@ -293,7 +293,7 @@ def _instead(
 ) -> int:
     """The most confident detection of another class on a box; -1 if there is none."""
     true, each = truth.images[place], found[place]
-    shared = matches.overlaps(true, each)[:, box]
+    shared = matches.shared[place][:, box]
     on_it = (shared >= IOU) & is_confident(each.scores, confidence) & (each.labels != true.labels[box])
     return int(np.argmax(np.where(on_it, each.scores, -np.inf))) if on_it.any() else -1
 
