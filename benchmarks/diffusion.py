@@ -37,7 +37,8 @@ def ours() -> Jobs:
     from vision.models.dit import DiT, DiTConfig
     from vision.models.unet import UNet, UNetConfig
     from vision.parallel.mesh import MeshConfig, make_mesh
-    from vision.tasks.diffusion import DiffusionConfig, SamplingConfig, diffusion_loss, sampler
+    from vision.tasks.diffusion import DiffusionConfig, diffusion_loss
+    from vision.tasks.sampling import SamplingConfig, sampler
     from vision.train.compile import Compiler
     from vision.train.state import create_state
     from vision.train.step import gradient

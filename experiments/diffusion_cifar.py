@@ -24,7 +24,7 @@ from vision.launch.run import main
 from vision.models.unet import SHARDING_RULES, UNet, UNetConfig
 from vision.recipes.diffusion import QUICK_DIFFUSION, DiffusionRunConfig, diffusion
 from vision.recipes.quick_data import tiny, tiny_data
-from vision.tasks.diffusion import SamplingConfig
+from vision.tasks.sampling import SamplingConfig
 from vision.train.experiment import Experiment
 
 ABOUT = About(task="diffusion", paper="Ho et al. 2020, arXiv:2006.11239", quick="5 minutes")

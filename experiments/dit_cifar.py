@@ -22,7 +22,7 @@ from vision.launch.run import main
 from vision.models.dit import SHARDING_RULES, DiT, DiTConfig
 from vision.recipes.diffusion import QUICK_DIFFUSION, DiffusionRunConfig, diffusion
 from vision.recipes.quick_data import tiny, tiny_data
-from vision.tasks.diffusion import SamplingConfig
+from vision.tasks.sampling import SamplingConfig
 from vision.train.experiment import Experiment
 from vision.train.optimizer import AdamConfig
 

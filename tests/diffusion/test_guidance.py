@@ -5,9 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vision.diffusion.guidance import denoiser, guided
-from vision.diffusion.parameterization import target
-from vision.diffusion.samplers import ddim
+from vision.diffusion.continuous import EDM
+from vision.diffusion.guidance import (
+    autoguided,
+    denoiser,
+    dynamic_threshold,
+    guided,
+    input_scale,
+    static_threshold,
+)
+from vision.diffusion.parameterization import target, to_eps
+from vision.diffusion.samplers.ddim import ddim
+from vision.diffusion.samplers.plan import integrate
 from vision.diffusion.schedules import linear
 
 SCHEDULE = linear()
@@ -49,8 +58,10 @@ def test_guided_epsilon_is_the_score_of_the_sharpened_density(scale, time):
     label, h = 2, 1e-4
     log_p = lambda x: (1 - scale) * _log_density(x, abar, NULL) + scale * _log_density(x, abar, label)
     expected = -np.sqrt(1 - abar) * (log_p(x + h) - log_p(x - h)) / (2 * h)
-    output = guided(_mixture_eps, **_labels(jnp.full(13, label)), scale=scale)
-    found = output(jnp.asarray(x, jnp.float32)[:, None, None, None], jnp.full(13, time))
+    denoise = guided(denoiser(_mixture_eps, SCHEDULE, "epsilon"), **_labels(jnp.full(13, label)), scale=scale)
+    noisy = jnp.asarray(x, jnp.float32)[:, None, None, None]
+    at = dict(zip(("signal", "noise"), SCHEDULE.at(jnp.full(13, time)), strict=True))
+    found = to_eps("x0", denoise(noisy, jnp.full(13, time)), noisy, **at)
     np.testing.assert_allclose(found[:, 0, 0, 0], expected, atol=2e-4)
 
 
@@ -64,8 +75,8 @@ def test_guidance_moves_the_mean(scale):
         return noise * (noisy - signal * mean) / ((signal * DEVIATION) ** 2 + noise**2)
 
     start = jax.random.normal(jax.random.key(1), (500, 1, 1, 1))
-    output = guided(predict, **_labels(jnp.zeros(500, jnp.int32)), scale=scale)
-    images = ddim(denoiser(output, SCHEDULE, "epsilon"), SCHEDULE, start, key=jax.random.key(0), steps=500, clip=False)
+    denoise = guided(denoiser(predict, SCHEDULE, "epsilon"), **_labels(jnp.zeros(500, jnp.int32)), scale=scale)
+    images = integrate(ddim(SCHEDULE, SCHEDULE.times(500)), denoise, start)
     signal, noise = SCHEDULE.at(jnp.array([999]))
     z = (start - signal * scale * 0.3) / jnp.sqrt((signal * DEVIATION) ** 2 + noise**2)
     np.testing.assert_allclose(images, scale * 0.3 + DEVIATION * z, atol=0.01)
@@ -93,12 +104,82 @@ def test_number_of_network_calls_and_what_they_see(scale):
     np.testing.assert_allclose(found[:, 0, 0, 0], [8 + scale * (1 - 8), 8 + scale * (5 - 8)])
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
+@pytest.mark.parametrize("prediction", ["epsilon", "x0", "v", "velocity", "score", "edm"])
 def test_denoiser_reads_every_prediction(prediction):
     x0, eps = jax.random.normal(jax.random.key(2), (2, 3, 2, 2, 1))
     time = jnp.array([100, 300, 600])
     signal, noise = SCHEDULE.at(time)
-    output = lambda noisy, time: target(prediction, x0, eps, signal=signal, noise=noise)
-    found = denoiser(output, SCHEDULE, prediction)(signal * x0 + noise * eps, time)
-    np.testing.assert_allclose(found[0], x0, atol=1e-5)
-    np.testing.assert_allclose(found[1], eps, atol=1e-5)
+    output = lambda noisy, time, condition: target(prediction, x0, eps, signal=signal, noise=noise)
+    found = denoiser(output, SCHEDULE, prediction)(signal * x0 + noise * eps, time, {})
+    np.testing.assert_allclose(found, x0, atol=1e-4)
+
+
+def test_networks_see_scaled_images_and_their_own_times():
+    """Karras et al. 2022, table 1: c_in = 1 / sqrt(sigma^2 + d^2) and c_noise = ln(sigma) / 4."""
+    seen = []
+
+    def predict(noisy, time, condition):
+        seen.append((noisy, time))
+        return jnp.zeros_like(noisy)
+
+    sigma = jnp.asarray([0.1, 2.0])
+    noisy = jnp.ones((2, 1, 1, 1))
+    found = denoiser(predict, EDM(), "edm", data_deviation=0.4)(noisy, sigma, {})
+    np.testing.assert_allclose(seen[0][0].ravel(), 1 / np.sqrt(np.array([0.1, 2.0]) ** 2 + 0.16), rtol=1e-6)
+    np.testing.assert_allclose(seen[0][1], np.log([0.1, 2.0]) / 4, rtol=1e-6)
+    np.testing.assert_allclose(found.ravel(), 0.16 / (np.array([0.1, 2.0]) ** 2 + 0.16), rtol=1e-6)  # c_skip x
+    assert input_scale(SCHEDULE, *SCHEDULE.at(jnp.array([3]))) == 1.0
+
+
+def test_guidance_within_an_interval():
+    """Outside of it the conditional estimate alone, on both sides; the bounds are sigmas, above low and up to high."""
+    process = EDM()
+    denoise = lambda noisy, time, condition: noisy * 0 + condition["label"][:, None, None, None]
+    found = guided(
+        denoise,
+        condition={"label": jnp.array([1.0])},
+        null={"label": jnp.array([0.0])},
+        scale=3.0,
+        process=process,
+        interval=(0.5, 5.0),
+    )
+    values = [float(found(jnp.zeros((1, 1, 1, 1)), jnp.asarray([sigma]))[0, 0, 0, 0]) for sigma in (0.4, 0.6, 5.0, 6.0)]
+    assert values == [1.0, 3.0, 3.0, 1.0]
+    with pytest.raises(ValueError, match="needs the process"):
+        guided(denoise, condition={}, null={}, scale=3.0, interval=(0.5, 5.0))
+
+
+def test_rescaled_guidance():
+    """Lin et al. 2024, equations 15 and 16: with phi = 1 the deviation is the conditional estimate's."""
+    conditional, unconditional = jax.random.normal(jax.random.key(0), (2, 1, 4, 4, 3))
+    both = lambda noisy, time, condition: jnp.where(
+        condition["label"][:, None, None, None] == 1, conditional, unconditional
+    )
+    labels = {"condition": {"label": jnp.array([1])}, "null": {"label": jnp.array([0])}}
+    at = (jnp.zeros((1, 4, 4, 3)), jnp.zeros(1))
+    plain = guided(both, **labels, scale=4.0)(*at)
+    whole = guided(both, **labels, scale=4.0, rescale=1.0)(*at)
+    assert float(whole.std()) == pytest.approx(float(conditional.std()), rel=1e-5)
+    assert float(plain.std()) > 1.5 * float(conditional.std())
+    part = guided(both, **labels, scale=4.0, rescale=0.7)(*at)
+    np.testing.assert_allclose(part, 0.7 * whole + 0.3 * plain, rtol=1e-5, atol=1e-6)
+
+
+def test_autoguidance_moves_away_from_the_worse_network():
+    good, bad = (lambda noisy, time: 2.0 * noisy), (lambda noisy, time: 0.5 * noisy)
+    x = jnp.ones((1, 1, 1, 1))
+    assert float(autoguided(good, bad, scale=2.0)(x, jnp.zeros(1)).squeeze()) == 3.5
+    assert autoguided(good, bad, scale=1.0) is good
+
+
+def test_thresholds():
+    x0 = jnp.asarray([[0.5, -4.0, 2.0, 1.0], [0.1, -0.2, 0.3, 0.4]]).reshape(2, 2, 2, 1)
+    np.testing.assert_allclose(static_threshold(x0).reshape(2, 4), [[0.5, -1, 1, 1], [0.1, -0.2, 0.3, 0.4]])
+    # Saharia et al. 2022, section 2.3: the largest absolute value is 4; images within the range stay
+    np.testing.assert_allclose(
+        dynamic_threshold(100.0)(x0).reshape(2, 4), [[0.125, -1, 0.5, 0.25], [0.1, -0.2, 0.3, 0.4]]
+    )
+    median = np.median([0.5, 4.0, 2.0, 1.0])
+    np.testing.assert_allclose(
+        dynamic_threshold(50.0)(x0).reshape(2, 4)[0], np.clip([0.5, -4, 2, 1], -median, median) / median
+    )

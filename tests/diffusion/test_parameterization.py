@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vision.diffusion.parameterization import diffuse, loss_weight, target, to_x0_and_eps
+from vision.diffusion.continuous import EDM, Flow, VarianceExploding, VariancePreserving
+from vision.diffusion.parameterization import convert, diffuse, error_ratio, loss_weight, target, to_eps, to_x0
 from vision.diffusion.schedules import from_betas, linear, make_schedule
 
 PREDICTIONS = ("epsilon", "x0", "v")
@@ -46,7 +47,8 @@ def test_estimates_invert_targets(prediction, name, time, seed):
     signal, noise = make_schedule(name, 1000).at(jnp.full(3, time))
     noisy = diffuse(x0, eps, signal=signal, noise=noise)
     output = target(prediction, x0, eps, signal=signal, noise=noise)
-    found_x0, found_eps = to_x0_and_eps(prediction, output, noisy, signal=signal, noise=noise)
+    found_x0 = to_x0(prediction, output, noisy, signal=signal, noise=noise)
+    found_eps = to_eps(prediction, output, noisy, signal=signal, noise=noise)
     divisor = {"epsilon": signal, "x0": noise, "v": jnp.ones(())}[prediction].min()
     tolerance = 2e-6 / float(divisor)
     np.testing.assert_allclose(found_x0, x0, atol=tolerance)
@@ -57,11 +59,12 @@ def test_estimates_invert_targets(prediction, name, time, seed):
 def test_estimates_solve_the_linear_system(angle, noisy, output):
     """Any output is one equation more for (x_0, eps): solved in float64, for outputs that hit no target too."""
     a, s = np.cos(angle), np.sin(angle)
-    rows = {"epsilon": (0.0, 1.0), "x0": (1.0, 0.0), "v": (-s, a)}
+    rows = {"epsilon": (0.0, 1.0), "x0": (1.0, 0.0), "v": (-s, a), "velocity": (-1.0, 1.0), "score": (0.0, -1 / s)}
     for prediction, row in rows.items():
         expected = np.linalg.solve([(a, s), row], [noisy, output])
         image = lambda value: jnp.full((1, 1, 1, 1), value, jnp.float32)
-        found = to_x0_and_eps(prediction, image(output), image(noisy), signal=image(a), noise=image(s))
+        at = {"signal": image(a), "noise": image(s)}
+        found = [of(prediction, image(output), image(noisy), **at) for of in (to_x0, to_eps)]
         np.testing.assert_allclose([float(f.squeeze()) for f in found], expected, atol=2e-4)
 
 
@@ -101,3 +104,96 @@ def test_min_snr_is_a_weight_of_the_clean_image(prediction, gamma):
 def test_simple_weight_is_one():
     for prediction in PREDICTIONS:
         np.testing.assert_array_equal(loss_weight("simple", prediction, linear(), jnp.arange(5)), np.ones(5))
+
+
+ALL = ("epsilon", "x0", "v", "velocity", "score", "edm")
+
+
+@pytest.mark.parametrize("process", [linear(), Flow(), EDM(), VariancePreserving(), VarianceExploding()])
+@given(share=st.floats(0.02, 0.98), seed=st.integers(0, 2**31))
+def test_predictions_convert_into_each_other_and_back(process, share, seed):
+    """From the output that an arbitrary (x_0, eps) implies, at any time: each against its definition."""
+    generator = np.random.default_rng(seed)
+    x0, eps = (jnp.asarray(v, jnp.float32) for v in generator.normal(size=(2, 1, 2, 2, 1)))
+    low, high = np.log([max(process.earliest, 1e-3), process.noisiest])
+    time = jnp.asarray([np.exp(low + share * (high - low))], jnp.float32)
+    at = dict(zip(("signal", "noise"), process.at(time), strict=True))
+    noisy = diffuse(x0, eps, **at)
+    truth = {prediction: target(prediction, x0, eps, **at) for prediction in ALL}
+    a, s = (float(scale.squeeze()) for scale in at.values())
+    for first in ALL:
+        for second in ALL:
+            found = convert(truth[first], noisy, from_=first, to=second, **at)
+            # what float32 loses: the estimates of x_0 and eps divide by a and s
+            size = max(1.0, s / a, a / s) * max(1.0, 1 / s, s)
+            np.testing.assert_allclose(found, truth[second], atol=4e-6 * size, rtol=1e-5 * size)
+
+
+def test_predictions_of_a_gaussian_are_its_score():
+    """For data N(m, d^2) every prediction follows from the score of p(x_t), which is known in closed form."""
+    m, d = 0.4, 0.3
+    x = jnp.linspace(-2, 2, 9).reshape(9, 1, 1, 1)
+    for process in (linear(), Flow(), EDM()):
+        time = jnp.full((9,), {EDM: 0.7, Flow: 0.4}.get(type(process), 300.0))
+        at = dict(zip(("signal", "noise"), process.at(time), strict=True))
+        a, s = (np.float64(scale[0, 0, 0, 0]) for scale in at.values())
+        score = (a * m - np.asarray(x, np.float64)) / ((a * d) ** 2 + s**2)
+        posterior = m + a * d**2 / ((a * d) ** 2 + s**2) * (np.asarray(x, np.float64) - a * m)  # E[x_0 | x_t]
+        eps = -s * score
+        expected = {
+            "epsilon": eps,
+            "x0": posterior,
+            "v": a * eps - s * posterior,
+            "velocity": eps - posterior,
+            # Karras et al. 2022, equation 7 and table 1, solved for F, with c_skip and c_out for a signal of a
+            "edm": (posterior - 0.25 * a / (s**2 + 0.25 * a**2) * np.asarray(x, np.float64))
+            * np.sqrt(s**2 + 0.25 * a**2)
+            / (0.5 * s),
+        }
+        for prediction, value in expected.items():
+            found = convert(jnp.asarray(score, jnp.float32), x, from_="score", to=prediction, **at)
+            np.testing.assert_allclose(found, value, rtol=2e-4, atol=2e-5)
+
+
+def test_a_flow_velocity_is_the_derivative_along_the_line():
+    process = Flow()
+    x0, eps = np.random.default_rng(1).normal(size=(2, 4, 2, 2, 1))
+    h = 1e-5
+    at = lambda t: (1 - t) * x0 + t * eps
+    ones = jnp.ones((4, 1, 1, 1), jnp.float32)
+    found = target("velocity", jnp.asarray(x0), jnp.asarray(eps), signal=0.7 * ones, noise=0.3 * ones)
+    np.testing.assert_allclose(found, (at(0.3 + h) - at(0.3 - h)) / (2 * h), atol=1e-5)
+    assert process.straight
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "x0", "v", "velocity", "edm"])
+@pytest.mark.parametrize("weighting", ["epsilon", "x0", "v", "velocity", "edm", "min_snr"])
+def test_weights_by_the_name_of_a_prediction(prediction, weighting):
+    """The weighted error of a wrong output is the error of the named prediction, computed in float64."""
+    process = VariancePreserving()
+    time = np.array([0.05, 0.3, 0.6, 0.9])
+    a, s = (scale[:, None] for scale in process.scales(time))
+    generator = np.random.default_rng(2)
+    x0, eps, wrong_x0 = generator.normal(size=(3, len(time), 6))
+    wrong_eps = (a * x0 + s * eps - a * wrong_x0) / s  # explains the same x_t
+    r = np.sqrt(s**2 + 0.25 * a**2)
+    of = {
+        "epsilon": lambda x, e: e,
+        "x0": lambda x, e: x,
+        "v": lambda x, e: a * e - s * x,
+        "velocity": lambda x, e: e - x,
+        "edm": lambda x, e: (s / 0.5 * x - 0.5 * a * e) / r,
+        "min_snr": lambda x, e: np.sqrt(np.minimum((a / s) ** 2, 5.0)) * x,
+    }
+    error = lambda name: ((of[name](x0, eps) - of[name](wrong_x0, wrong_eps)) ** 2).mean(1)
+    weight = loss_weight(weighting, prediction, process, jnp.asarray(time, jnp.float32))
+    np.testing.assert_allclose(np.asarray(weight, np.float64) * error(prediction), error(weighting), rtol=2e-4)
+    ratio = error_ratio(prediction, process, jnp.asarray(time, jnp.float32))
+    np.testing.assert_allclose(np.asarray(ratio, np.float64) ** 2 * error("x0"), error(prediction), rtol=2e-4)
+
+
+def test_edm_weights_are_those_of_the_paper():
+    """Karras et al. 2022, table 1: lambda(sigma) (D - x_0)^2 with lambda = (sigma^2 + d^2) / (sigma d)^2 is |F|^2's."""
+    sigma = jnp.asarray([0.01, 0.5, 3.0, 60.0])
+    weight = loss_weight("edm", "x0", EDM(), sigma)
+    np.testing.assert_allclose(weight, (sigma**2 + 0.25) / (0.5 * sigma) ** 2, rtol=1e-5)

@@ -12,12 +12,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vision.diffusion.conditions import label_conditioning
-from vision.diffusion.schedules import make_schedule
 from vision.models.unet import UNet, UNetConfig
 from vision.parallel import sharding
 from vision.parallel.collectives import Collective, Traffic, collectives, summary, summed_by_dtype
 from vision.parallel.mesh import MeshConfig, make_mesh
-from vision.tasks.diffusion import DiffusionConfig, diffusion_loss
+from vision.tasks.diffusion import DiffusionConfig, diffusion_loss, make_process
 from vision.train.compile import Compiler
 from vision.train.state import create_state
 from vision.train.step import gradient
@@ -85,7 +84,7 @@ def size(tree):
 def test_data_parallelism_of_a_diffusion_unet_moves_every_gradient_once_and_two_scalars():
     model = UNet(UNetConfig(width=16, multipliers=(1,), blocks=1, attention=(), classes=3, patch=2))
     process = DiffusionConfig()
-    schedule = make_schedule(process.schedule, process.steps)
+    schedule = make_process(process)
     time = jnp.zeros((1,), jnp.int32)
     variables = lambda key: model.init(key, jnp.zeros((1, 8, 8, 3)), time, {"label": time}, train=False)
     loss = diffusion_loss(model, process, schedule, conditioning=label_conditioning(3))

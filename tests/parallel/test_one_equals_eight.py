@@ -16,7 +16,6 @@ import pytest
 
 from vision.data.augment.image import flipped
 from vision.diffusion.conditions import label_conditioning
-from vision.diffusion.schedules import make_schedule
 from vision.models.dit import SHARDING_RULES as DIT_RULES
 from vision.models.dit import DiT, DiTConfig
 from vision.models.unet import SHARDING_RULES as UNET_RULES
@@ -25,7 +24,8 @@ from vision.ops.pixels import to_float
 from vision.parallel import sharding
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.parallel.sharding import path_name
-from vision.tasks.diffusion import DiffusionConfig, SamplingConfig, diffusion_loss, sampler
+from vision.tasks.diffusion import DiffusionConfig, diffusion_loss, make_process
+from vision.tasks.sampling import SamplingConfig, sampler
 from vision.train.compile import Compiler
 from vision.train.state import create_state
 from vision.train.step import accumulate, averaged, gradient, preprocessed, warmed_up
@@ -59,7 +59,7 @@ def trained(network, mesh_name, microbatches):
     model, rules = NETWORKS[network]
     compiler = Compiler(mesh, rules)
     process = DiffusionConfig(schedule="cosine", prediction="v")
-    schedule, conditioning = make_schedule(process.schedule, process.steps), label_conditioning(3)
+    schedule, conditioning = make_process(process), label_conditioning(3)
     prepare = lambda batch, *, key: flipped({**batch, "image": to_float(batch["image"])}, key=key)
     loss = accumulate(
         preprocessed(diffusion_loss(model, process, schedule, conditioning=conditioning), prepare), microbatches

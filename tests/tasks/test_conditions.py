@@ -16,7 +16,8 @@ from vision.diffusion.schedules import cosine
 from vision.models.dit import DiT, DiTConfig
 from vision.models.unet import UNet, UNetConfig
 from vision.ops.pixels import to_float
-from vision.tasks.diffusion import DiffusionConfig, SamplingConfig, diffusion_loss, held_out_error, sampler
+from vision.tasks.diffusion import DiffusionConfig, diffusion_loss, held_out_error
+from vision.tasks.sampling import SamplingConfig, sampler
 
 SIZE, COUNT = 16, 8
 SHAPES = ShapesConfig(resolution=SIZE, max_objects=1, min_size=0.5)
@@ -123,7 +124,7 @@ def test_guidance_and_sampling(kind, name):
     null = conditioning.null(condition)
 
     def sample(scale, condition, index):
-        sampling = SamplingConfig(steps=3, guidance=scale, clip=False)
+        sampling = SamplingConfig(steps=3, guidance=scale, threshold="none")
         run = sampler(
             network(kind, name),
             DiffusionConfig(),

@@ -14,17 +14,10 @@ from scipy import stats
 
 from vision.diffusion.conditions import Conditioning, label_conditioning
 from vision.diffusion.schedules import linear
+from vision.diffusion.training_times import stratified_times
 from vision.errors import UserError
-from vision.tasks.diffusion import (
-    DiffusionConfig,
-    SamplingConfig,
-    check,
-    diffusion_loss,
-    held_out_error,
-    sampler,
-    squared_error,
-    stratified_times,
-)
+from vision.tasks.diffusion import DiffusionConfig, diffusion_loss, held_out_error, squared_error
+from vision.tasks.sampling import SamplingConfig, check, sampler
 
 SCHEDULE = linear()
 ABAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
@@ -255,7 +248,7 @@ def test_sampler_keeps_range_and_follows_key_and_label(affine, sampling):
 
 def test_noise_of_the_first_samples_is_that_of_one_array():
     """An ancestral step from a constant: the added noise, by the key of the step, is what JAX gives for all samples."""
-    sampling = SamplingConfig(method="ancestral", steps=2, variance="beta", clip=False)
+    sampling = SamplingConfig(method="ancestral", steps=2, variance="beta", threshold="none")
     sample = sampler(Zero(), DiffusionConfig(), SCHEDULE, sampling, conditioning=UNCONDITIONAL, image_shape=(2, 3, 1))
     images = sample({}, {}, jnp.arange(4), jax.random.key(5))
     start_key, walk_key = jax.random.split(jax.random.key(5))
@@ -269,7 +262,7 @@ def test_noise_of_the_first_samples_is_that_of_one_array():
 
 def test_guidance_extrapolates_from_the_null_label():
     """One step, x0 prediction, no clipping: the image is null + scale (label - null), with null = 7."""
-    sampling, config = SamplingConfig(steps=1, guidance=2.5, clip=False), DiffusionConfig(prediction="x0")
+    sampling, config = SamplingConfig(steps=1, guidance=2.5, threshold="none"), DiffusionConfig(prediction="x0")
     sample = sampler(Quiet(), config, SCHEDULE, sampling, conditioning=LABELS, image_shape=(1, 1, 1))
     images = sample({}, {"label": jnp.array([0, 3])}, jnp.arange(2), jax.random.key(0))
     np.testing.assert_allclose(images.ravel(), [7 + 2.5 * (0 - 7), 7 + 2.5 * (3 - 7)], rtol=1e-6)

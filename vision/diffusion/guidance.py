@@ -1,54 +1,145 @@
-"""Classifier-free guidance (Ho & Salimans 2022) and the step from a network to a denoiser."""
+"""Guidance of denoisers, by conditions and by worse networks, and what keeps guided estimates in range."""
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Num
 
-from vision.diffusion.parameterization import Prediction, to_x0_and_eps
+from vision.diffusion.parameterization import DATA_DEVIATION, Prediction, to_x0
 from vision.diffusion.process import Process
-from vision.diffusion.samplers import Denoiser
+from vision.diffusion.samplers.plan import Denoiser, Threshold
 from vision.types import Condition
 
 Images = Float[Array, "b h w c"]
 
-Output = Callable[[Images, Num[Array, " b"]], Images]
-"""(x_t, t [b]) -> the network's output."""
-
 Predictor = Callable[[Images, Num[Array, " b"], Condition], Images]
-"""(x_t, t [b], condition) -> the network's output."""
+"""(x_t scaled by c_in, c_noise [b], condition) -> the network's output."""
+
+ConditionalDenoiser = Callable[[Images, Num[Array, " b"], Condition], Images]
+"""(x_t, t [b], condition) -> estimate of x_0."""
+
+Interval = tuple[float, float]
+"""Lower and upper sigma."""
 
 
-def guided(predict: Predictor, *, condition: Condition, null: Condition, scale: float) -> Output:
-    """Extrapolate from the unconditional towards the conditional output.
-
-    Ho & Salimans 2022, eq. 6, with ``scale`` = 1 + w: 1 is the conditional network by itself, which then runs once
-    instead of twice a step; 0 the unconditional one. The rule is linear in the output and x_t is shared, so it is
-    the same rule for epsilon, x_0 and v.
+def denoiser(
+    predict: Predictor, process: Process, prediction: Prediction, *, data_deviation: float = DATA_DEVIATION
+) -> ConditionalDenoiser:
+    """The estimate of x_0 that samplers need, from a network's output: D of Karras et al. 2022, equation 7.
 
     Args:
-      predict: the network, for batches of b samples and of 2 b.
+      predict: the network.
+      process: whose x_t and times the denoiser is given.
+      prediction: what the network predicts.
+      data_deviation: of the images, where the network was trained with it.
+    """
+
+    def denoise(noisy: Images, time: Num[Array, " b"], condition: Condition) -> Images:
+        signal, noise = process.at(time)
+        output = predict(
+            input_scale(process, signal, noise, data_deviation=data_deviation) * noisy,
+            process.network_time(time),
+            condition,
+        )
+        return to_x0(prediction, output, noisy, signal=signal, noise=noise, data_deviation=data_deviation)
+
+    return denoise
+
+
+def input_scale(
+    process: Process, signal: Array, noise: Array, *, data_deviation: float = DATA_DEVIATION
+) -> Array | float:
+    """c_in of Karras et al. 2022, table 1: what makes x_t one in variance; 1 where the process preserves variance."""
+    if process.preserves_variance:
+        return 1.0
+    return 1.0 / jnp.sqrt(noise**2 + (signal * data_deviation) ** 2)
+
+
+def guided(
+    denoise: ConditionalDenoiser,
+    *,
+    condition: Condition,
+    null: Condition,
+    scale: float,
+    process: Process | None = None,
+    interval: Interval = (0.0, np.inf),
+    rescale: float = 0.0,
+) -> Denoiser:
+    """Classifier-free guidance: extrapolate from the unconditional towards the conditional estimate.
+
+    Ho & Salimans 2022, eq. 6, with ``scale`` = 1 + w: 1 is the conditional network by itself, which then runs once
+    instead of twice a step; 0 the unconditional one. The rule is linear and x_t is shared, so it is the same rule for
+    estimates of x_0 as for the network's outputs, whatever they predict.
+
+    Args:
+      denoise: the network, for batches of b samples and of 2 b.
       condition: arrays [b ...] by name.
       null: the same names, shapes and dtypes, with the values that mean "none".
       scale: the guidance scale.
+      process: needed for an interval.
+      interval: sigmas, lower and upper, between which guidance is applied (Kynkäänniemi et al. 2024): outside of them
+        the conditional network runs by itself, once.
+      rescale: phi of Lin et al. 2024, section 3.4: the share by which the estimate's deviation over an image is brought
+        back to that of the conditional one; 0 for none.
     """
     if scale == 1.0:
-        return lambda noisy, time: predict(noisy, time, condition)
+        return lambda noisy, time: denoise(noisy, time, condition)
 
     def both(noisy: Images, time: Num[Array, " b"]) -> Images:
         twice = {name: jnp.concatenate([value, null[name]]) for name, value in condition.items()}
-        output = predict(jnp.concatenate([noisy, noisy]), jnp.concatenate([time, time]), twice)
-        conditional, unconditional = jnp.split(output, 2)
-        return unconditional + scale * (conditional - unconditional)
+        estimate = denoise(jnp.concatenate([noisy, noisy]), jnp.concatenate([time, time]), twice)
+        conditional, unconditional = jnp.split(estimate, 2)
+        found = unconditional + scale * (conditional - unconditional)
+        if rescale == 0.0:
+            return found
+        deviation = lambda images: jnp.std(images, axis=(1, 2, 3), keepdims=True)
+        # Lin et al. 2024, equations 15 and 16
+        return found * (rescale * deviation(conditional) / deviation(found) + (1.0 - rescale))
 
-    return both
+    if interval == (0.0, np.inf):
+        return both
+    if process is None:
+        raise ValueError("an interval of sigmas needs the process that gives them")
+
+    def within(noisy: Images, time: Num[Array, " b"]) -> Images:
+        signal, noise = process.scales(time[:1].astype(jnp.float32))
+        inside = (noise > interval[0] * signal) & (noise <= interval[1] * signal)  # of a batch, which has one time
+        return jax.lax.cond(inside[0], both, lambda noisy, time: denoise(noisy, time, condition), noisy, time)
+
+    return within
 
 
-def denoiser(output: Output, process: Process, prediction: Prediction) -> Denoiser:
-    """The estimates of (x_0, eps) that samplers need, from a network's output at (x_t, t)."""
+def autoguided(denoise: Denoiser, guide: Denoiser, *, scale: float) -> Denoiser:
+    """Extrapolate away from a worse network, one that is smaller or less trained (Karras et al. 2024b, equation 3).
 
-    def denoise(noisy: Images, time: Num[Array, " b"]) -> tuple[Images, Images]:
-        signal, noise = process.at(time)
-        return to_x0_and_eps(prediction, output(noisy, time), noisy, signal=signal, noise=noise)
+    ``scale`` 1 is ``denoise`` by itself, which then runs alone.
+    """
+    if scale == 1.0:
+        return denoise
 
-    return denoise
+    def away(noisy: Images, time: Num[Array, " b"]) -> Images:
+        worse = guide(noisy, time)
+        return worse + scale * (denoise(noisy, time) - worse)
+
+    return away
+
+
+def static_threshold(x0: Images) -> Images:
+    """Clip estimates to the range of images, [-1, 1]."""
+    return jnp.clip(x0, -1.0, 1.0)
+
+
+def dynamic_threshold(percentile: float) -> Threshold:
+    """Dynamic thresholding (Saharia et al. 2022, section 2.3).
+
+    Each estimate is clipped to [-s, s] and divided by s, where s is this percentile, in (0, 100], of its absolute
+    values, and at least 1: estimates beyond the range of images are pulled inwards rather than saturated.
+    """
+
+    def threshold(x0: Images) -> Images:
+        s = jnp.maximum(jnp.percentile(jnp.abs(x0), percentile, axis=(1, 2, 3), keepdims=True), 1.0)
+        return jnp.clip(x0, -s, s) / s
+
+    return threshold

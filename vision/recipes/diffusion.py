@@ -12,7 +12,6 @@ import optax
 from vision.data.dataset import DataConfig
 from vision.data.image_data import image_data
 from vision.diffusion.conditions import label_conditioning
-from vision.diffusion.schedules import make_schedule
 from vision.evaluation.combine import combine
 from vision.evaluation.generation import GenerationConfig, generation_metrics
 from vision.evaluation.generator import Generator
@@ -26,7 +25,8 @@ from vision.recipes.assemble import assemble
 from vision.recipes.preprocessing import scaled
 from vision.recipes.quick_data import GENERATION
 from vision.recipes.run_config import RunConfig
-from vision.tasks.diffusion import DiffusionConfig, SamplingConfig, check, diffusion_loss, held_out_error, sampler
+from vision.tasks.diffusion import DiffusionConfig, check_diffusion, diffusion_loss, held_out_error, make_process
+from vision.tasks.sampling import SamplingConfig, check, describe, sampler
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import AdamConfig, clipped, learning_rate
 from vision.train.step import accumulate, gradient, preprocessed, warmed_up
@@ -97,11 +97,12 @@ def diffusion(config: Any, model: nn.Module, *, rules: ShardingRules) -> Experim
     check_data_conditions(config.model, available={"label"})
     conditioning = label_conditioning(config.model.classes)
     check(config.diffusion, config.sampling, conditioning=conditioning)
+    check_diffusion(config.diffusion, batch_size=config.batch_size // config.microbatches)
     data = image_data(config.data, classes=config.model.classes, channels=config.model.channels)
     image_shape = data.sample["image"].shape
 
-    schedule = make_schedule(config.diffusion.schedule, config.diffusion.steps)
-    loss = diffusion_loss(model, config.diffusion, schedule, conditioning=conditioning)
+    process = make_process(config.diffusion)
+    loss = diffusion_loss(model, config.diffusion, process, conditioning=conditioning)
     loss = accumulate(preprocessed(loss, scaled(flip=config.flip)), config.microbatches)
     rate = learning_rate(config.optimizer, steps=config.steps, batch_size=config.batch_size)
     optimizer = optax.chain(
@@ -115,18 +116,17 @@ def diffusion(config: Any, model: nn.Module, *, rules: ShardingRules) -> Experim
         return {"params": model.init(key, image, time, condition, train=False)["params"]}
 
     draw = sampler(
-        model, config.diffusion, schedule, config.sampling, conditioning=conditioning, image_shape=image_shape
+        model, config.diffusion, process, config.sampling, conditioning=conditioning, image_shape=image_shape
     )
-    how = f"{config.sampling.method}, {config.sampling.steps} steps, guidance {config.sampling.guidance:g}"
     generator = Generator(
         sample=lambda *request: to_uint8(draw(*request)),
         variables=averaged_params,
         classes=config.model.classes,
-        description=f"{how}, EMA {config.ema}",
+        description=f"{describe(config.sampling)}, EMA {config.ema}",
     )
     evaluation = combine(
         held_out_loss(
-            held_out_error(model, config.diffusion, schedule, conditioning=conditioning),
+            held_out_error(model, config.diffusion, process, conditioning=conditioning),
             data,
             {
                 "mse" if name == "ema" else f"mse_{name}": (

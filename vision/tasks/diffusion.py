@@ -1,4 +1,4 @@
-"""Diffusion as a task: the training loss, the error on held-out images, and the sampling function of a network."""
+"""Diffusion as a task: the process and what is predicted, the training loss, the error on held-out images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,18 +10,22 @@ import jax.numpy as jnp
 from annotated_types import Interval
 from jaxtyping import Array, Float, Int, Key, Num
 
-from vision.diffusion import samplers
 from vision.diffusion.conditions import Conditioning
-from vision.diffusion.guidance import denoiser, guided
-from vision.diffusion.parameterization import Prediction, Weighting, diffuse, loss_weight, target
+from vision.diffusion.continuous import EDM, Flow, VarianceExploding, VariancePreserving
+from vision.diffusion.guidance import input_scale
+from vision.diffusion.parameterization import DATA_DEVIATION, Prediction, Weighting, diffuse, loss_weight, target
 from vision.diffusion.process import Process
-from vision.diffusion.schedules import NoiseSchedule, ScheduleName, make_schedule, sampling_times
+from vision.diffusion.schedules import ScheduleName, make_schedule, zero_terminal_snr
+from vision.diffusion.training_times import TimeDistribution, training_times
+from vision.diffusion.transport import coupled_noise
 from vision.errors import UserError
-from vision.ranges import Fraction, NonNegativeFloat, PositiveFloat, check_ranges
-from vision.types import Batch, Condition, LossFn, Params, Sampler
+from vision.ranges import FiniteFloat, Fraction, PositiveFloat, check_ranges
+from vision.types import Batch, Condition, LossFn, Params
 
 Variables = Mapping[str, Params]
 """The variables of a network: {"params": ...}."""
+
+ContinuousName = Literal["flow", "edm", "vp", "ve"]
 
 
 @runtime_checkable
@@ -39,94 +43,140 @@ class HeldOutError(Protocol):
 class DiffusionConfig:
     """The diffusion process and its loss. The defaults are Ho et al. 2020, but for stratified times."""
 
-    schedule: ScheduleName = "linear"
-    """Noise schedule."""
+    schedule: ScheduleName | ContinuousName = "linear"
+    """Noise schedule: in discrete times linear, scaled_linear (of released latent diffusion models), cosine or sigmoid;
+    in continuous time flow (a straight line; flow matching), edm (Karras et al. 2022), vp or ve (Song et al. 2021)."""
     steps: Annotated[int, Interval(ge=1, le=1_000_000)] = 1000
-    """Number of diffusion times T."""
+    """Number of diffusion times T of discrete schedules. Unused in continuous time."""
+    zero_terminal_snr: bool = False
+    """Rescale a discrete schedule so that its last time has no signal (Lin et al. 2024)."""
     prediction: Prediction = "epsilon"
     """What the network predicts."""
     weighting: Weighting = "simple"
     """Weight of each diffusion time in the loss."""
     gamma: PositiveFloat = 5.0
     """Cap on the signal-to-noise ratio of the weightings by it."""
+    times: TimeDistribution = "uniform"
+    """Distribution of times in training: uniform, or with ln sigma (sigma = noise / signal) normal, which for a flow is
+    the logit-normal distribution."""
+    time_mean: FiniteFloat = -1.2
+    """Mean of ln sigma: -1.2 for edm (Karras et al. 2022), 0 for flows (Esser et al. 2024)."""
+    time_deviation: PositiveFloat = 1.2
+    """Standard deviation of ln sigma: 1.2 and 1 there."""
+    shift: PositiveFloat = 1.0
+    """Factor on every sigma in training (Esser et al. 2024, equation 23); ``sampling.shift`` is that in sampling."""
+    data_deviation: PositiveFloat = DATA_DEVIATION
+    """Standard deviation of images in [-1, 1], for edm as a prediction and where x_t is scaled for the network."""
+    transport: Annotated[int, Interval(ge=0, le=1024)] = 0
+    """Minibatch optimal transport: noise is assigned to images within groups of this size (Tong et al. 2024); 0 for
+    independent noise."""
     condition_dropout: Fraction = 0.1
     """Share of samples trained without their conditions, for classifier-free guidance. Unused without conditions."""
 
 
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How images are sampled."""
+def make_process(config: DiffusionConfig) -> Process:
+    """The process that a configuration names, with its published constants.
 
-    method: Literal["ddim", "ancestral"] = "ddim"
-    """Sampler."""
-    steps: Annotated[int, Interval(ge=1, le=1_000_000)] = 50
-    """Network evaluations an image (two with guidance)."""
-    eta: Fraction = 0.0
-    """Noise of DDIM: 0 is deterministic, 1 ancestral. Unused by the ancestral sampler."""
-    guidance: NonNegativeFloat = 1.0
-    """Classifier-free guidance scale: 1 is none. Unused without conditions."""
-    variance: Literal["posterior", "beta"] = "posterior"
-    """Variance of the ancestral sampler's steps. Unused by DDIM."""
-    clip: bool = True
-    """Clip estimates of the clean image to [-1, 1] on the way."""
+    Raises ``UserError`` for a discrete schedule that is too short, or a rescaled one in continuous time.
+    """
+    match config.schedule:
+        case "flow" | "edm" | "vp" | "ve":
+            if config.zero_terminal_snr:
+                raise UserError(f"diffusion.zero_terminal_snr is for discrete schedules, not {config.schedule}")
+            kinds = {"flow": Flow, "edm": EDM, "vp": VariancePreserving, "ve": VarianceExploding}
+            return kinds[config.schedule]()
+        case _:
+            schedule = make_schedule(config.schedule, config.steps)
+            return zero_terminal_snr(schedule) if config.zero_terminal_snr else schedule
 
 
-def check(config: DiffusionConfig, sampling: SamplingConfig, *, conditioning: Conditioning) -> None:
-    """Raise ``UserError`` where these cannot go together or a value is out of range."""
+def check_diffusion(config: DiffusionConfig, *, batch_size: int | None = None) -> None:
+    """Raise ``UserError`` where settings cannot go together or a value is out of range.
+
+    Args:
+      config: of the process and the loss.
+      batch_size: of training, that of a microbatch, where it is known.
+    """
     check_ranges(config)
-    check_ranges(sampling)
-    make_schedule(config.schedule, config.steps)
-    sampling_times(config.steps, sampling.steps)
-    if conditioning and sampling.guidance != 1.0 and config.condition_dropout == 0.0:
+    process = make_process(config)
+    if config.schedule == "edm" and config.times == "uniform":
         raise UserError(
-            "sampling.guidance needs a network that was trained without conditions too: set "
-            "diffusion.condition_dropout above 0, or sampling.guidance 1"
+            "diffusion.times uniform would train schedule edm on large sigmas almost alone: set diffusion.times "
+            "log_normal"
         )
-    if config.weighting == "truncated_snr" and config.prediction == "epsilon":
+    if not process.preserves_variance and config.prediction in ("v", "velocity"):
+        raise UserError(
+            f"diffusion.prediction {config.prediction} grows with the noise of schedule {config.schedule}: predict "
+            "edm, which is v with a scale for this, x0 or epsilon"
+        )
+    no_signal = config.schedule == "flow" or config.zero_terminal_snr
+    if no_signal and config.prediction in ("epsilon", "score"):
+        raise UserError(
+            f"diffusion.prediction {config.prediction} says nothing of the image where there is no signal, as at the "
+            "last time of this process: predict v, velocity, x0 or edm"
+        )
+    if config.weighting == "truncated_snr" and config.prediction in ("epsilon", "score"):
         raise UserError(
             "diffusion.weighting truncated_snr divides by the signal-to-noise ratio for epsilon, which is almost 0 at "
             "the last times: predict x0 or v, or weight by simple or min_snr"
         )
+    if config.transport == 1:
+        raise UserError("diffusion.transport 1 assigns each noise to its own image: use groups of 2 or more, or 0")
+    if config.transport and batch_size is not None and batch_size % config.transport:
+        raise UserError(f"diffusion.transport {config.transport} must divide the batch of {batch_size} images")
 
 
 def diffusion_loss(
-    model: nn.Module, config: DiffusionConfig, schedule: NoiseSchedule, *, conditioning: Conditioning
+    model: nn.Module, config: DiffusionConfig, process: Process, *, conditioning: Conditioning
 ) -> LossFn:
     """The loss of a network with the call ``model(noisy, time, condition, train=...)``.
 
     Batches hold "image" float32 [b h w c] in [-1, 1] and the conditions; a share ``config.condition_dropout`` of
-    samples is trained without them (Ho & Salimans 2022, algorithm 1). The times are stratified over the batch: sample
-    i of b samples t uniformly from the i-th of b equal parts of [0, T), in random order. Each t is still uniform, so
-    the loss is unbiased, and its variance is much smaller: in the spirit of the low-discrepancy sampler of Kingma et
-    al. 2021, which shares one offset.
+    samples is trained without them (Ho & Salimans 2022, algorithm 1). Times are stratified over the batch
+    (``vision.diffusion.training_times``).
 
-    Ho et al. 2020, algorithm 1 and eq. 14, with targets and weights of ``parameterization``.
+    Ho et al. 2020, algorithm 1 and eq. 14, with targets and weights of ``parameterization``; Karras et al. 2022, eq. 8,
+    for edm; Lipman et al. 2023, eq. 14, for velocity under a flow.
     """
 
     def loss(params, model_state, batch, *, key, step):
         del step
         time_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
         image = batch["image"]
-        time = stratified_times(image.shape[0], schedule.steps, key=time_key)
+        time = times_of(config, process, image.shape[0], key=time_key)
         eps = jax.random.normal(noise_key, image.shape)
+        if config.transport:
+            eps = coupled_noise(image, eps, group=config.transport)
         condition = conditioning.dropped(
             conditioning.of(batch), probability=config.condition_dropout, key=condition_key
         )
         error = squared_error(
-            model, {"params": params}, config, schedule, image, eps, time, condition, rngs={"dropout": dropout_key}
+            model, {"params": params}, config, process, image, eps, time, condition, rngs={"dropout": dropout_key}
         )
-        weight = loss_weight(config.weighting, config.prediction, schedule, time, gamma=config.gamma)
+        weight = loss_weight(
+            config.weighting,
+            config.prediction,
+            process,
+            time,
+            gamma=config.gamma,
+            data_deviation=config.data_deviation,
+        )
         return jnp.mean(weight * error), (model_state, {"mse": jnp.mean(error)})
 
     return loss
 
 
-def stratified_times(count: int, steps: int, *, key: Key[Array, ""]) -> Int[Array, " count"]:
-    """``count`` integer times, each uniform on [0, steps), one from each of ``count`` equal parts, shuffled."""
-    offset_key, order_key = jax.random.split(key)
-    offsets = jax.random.uniform(offset_key, (count,))
-    position = (jax.random.permutation(order_key, count) + offsets) / count
-    return jnp.minimum((position * steps).astype(jnp.int32), steps - 1)
+def times_of(config: DiffusionConfig, process: Process, count: int, *, key: Key[Array, ""]) -> Num[Array, " count"]:
+    """``count`` training times of the configured distribution."""
+    return training_times(
+        process,
+        config.times,
+        count,
+        mean=config.time_mean,
+        deviation=config.time_deviation,
+        shift=config.shift,
+        key=key,
+    )
 
 
 def squared_error(
@@ -147,16 +197,17 @@ def squared_error(
     """
     signal, noise = process.at(time)
     noisy = diffuse(image, eps, signal=signal, noise=noise)
-    output = model.apply(variables, noisy, time, condition, train=rngs is not None, rngs=rngs)
+    seen = input_scale(process, signal, noise, data_deviation=config.data_deviation) * noisy
+    output = model.apply(variables, seen, process.network_time(time), condition, train=rngs is not None, rngs=rngs)
     assert isinstance(output, jax.Array)  # apply returns a pair only where state is mutable
     if output.shape != image.shape:
         raise ValueError(f"the network returned an array of shape {output.shape} for images of shape {image.shape}")
-    truth = target(config.prediction, image, eps, signal=signal, noise=noise)
+    truth = target(config.prediction, image, eps, signal=signal, noise=noise, data_deviation=config.data_deviation)
     return jnp.mean(jnp.square(output - truth), axis=(1, 2, 3))
 
 
 def held_out_error(
-    model: nn.Module, config: DiffusionConfig, schedule: NoiseSchedule, *, conditioning: Conditioning
+    model: nn.Module, config: DiffusionConfig, process: Process, *, conditioning: Conditioning
 ) -> HeldOutError:
     """The error of a network's target on images not trained on, under their true conditions.
 
@@ -167,61 +218,9 @@ def held_out_error(
     def evaluate(variables, batch, *, key):
         image, mask = batch["image"], batch["mask"]
         time_key, noise_key = jax.random.split(key)
-        time = stratified_times(image.shape[0], schedule.steps, key=time_key)
+        time = times_of(config, process, image.shape[0], key=time_key)
         eps = jax.random.normal(noise_key, image.shape)
-        error = squared_error(model, variables, config, schedule, image, eps, time, conditioning.of(batch))
+        error = squared_error(model, variables, config, process, image, eps, time, conditioning.of(batch))
         return jnp.sum(jnp.where(mask, error, 0.0)), jnp.sum(mask)
 
     return evaluate
-
-
-def sampler(
-    model: nn.Module,
-    config: DiffusionConfig,
-    schedule: NoiseSchedule,
-    sampling: SamplingConfig,
-    *,
-    conditioning: Conditioning,
-    image_shape: tuple[int, int, int],
-) -> Sampler:
-    """The function that generates images of ``image_shape`` (h, w, c), in [-1, 1] when ``sampling.clip``.
-
-    Sample i depends on (key, index[i], condition i) alone, not on how many are sampled with it, up to rounding.
-    """
-
-    def sample(variables, condition, index, key):
-        null = conditioning.null(condition)
-        start_key, walk_key = jax.random.split(key)
-        keys = jax.vmap(lambda i: jax.random.fold_in(start_key, i))(index)
-        start = jax.vmap(lambda k: jax.random.normal(k, image_shape))(keys)
-
-        def predict(noisy, time, condition):
-            output = model.apply(variables, noisy, time, condition, train=False)
-            assert isinstance(output, jax.Array)  # as in squared_error
-            return output
-
-        scale = sampling.guidance if conditioning else 1.0
-        denoise = denoiser(guided(predict, condition=condition, null=null, scale=scale), schedule, config.prediction)
-        if sampling.method == "ddim":
-            return samplers.ddim(
-                denoise,
-                schedule,
-                start,
-                key=walk_key,
-                steps=sampling.steps,
-                index=index,
-                eta=sampling.eta,
-                clip=sampling.clip,
-            )
-        return samplers.ancestral(
-            denoise,
-            schedule,
-            start,
-            key=walk_key,
-            steps=sampling.steps,
-            index=index,
-            variance=sampling.variance,
-            clip=sampling.clip,
-        )
-
-    return sample

@@ -1,0 +1,178 @@
+"""Sampling as a task: which sampler, on which times, under which guidance; and the sampling function of a network."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import flax.linen as nn
+import jax
+from annotated_types import Interval
+
+from vision.diffusion.conditions import Conditioning
+from vision.diffusion.grids import Spacing, time_grid
+from vision.diffusion.guidance import Predictor, denoiser, dynamic_threshold, guided, static_threshold
+from vision.diffusion.process import Process
+from vision.diffusion.samplers.ddim import ancestral, ddim
+from vision.diffusion.samplers.heun import heun
+from vision.diffusion.samplers.multistep import dpm_solver, unipc
+from vision.diffusion.samplers.plan import Plan, Threshold, integrate
+from vision.errors import UserError
+from vision.ranges import Fraction, NonNegativeFloat, PositiveFloat, check_ranges
+from vision.tasks.diffusion import DiffusionConfig, Variables, check_diffusion, make_process
+from vision.types import Sampler
+
+Method = Literal["ddim", "ancestral", "heun", "dpm_solver", "dpm_solver_sde", "unipc"]
+ALL_SIGMAS = (0.0, 1e6)
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How images are sampled."""
+
+    method: Method = "ddim"
+    """Sampler. ddim without noise (eta 0) is Euler's method; dpm_solver is DPM-Solver++ 2M, dpm_solver_sde its
+    stochastic form."""
+    steps: Annotated[int, Interval(ge=1, le=1_000_000)] = 50
+    """Steps of the sampler: network evaluations an image (two with guidance), but for heun, which has 2n - 1 in n
+    steps."""
+    grid: Spacing = "default"
+    """Times of the steps: the process's own (evenly spaced in time, for edm in sigma^(1/7)), or a spacing by name:
+    leading and trailing as Lin et al. 2024 define them, karras (Karras et al. 2022), log_snr."""
+    rho: PositiveFloat = 7.0
+    """Exponent of the grid karras."""
+    shift: PositiveFloat = 1.0
+    """Factor on every sigma of the grid (Esser et al. 2024, equation 23)."""
+    eta: Fraction = 0.0
+    """Noise of ddim: 0 is deterministic, 1 ancestral."""
+    variance: Literal["posterior", "beta"] = "posterior"
+    """Variance of the steps of ancestral. Unused by others."""
+    order: Annotated[int, Interval(ge=1, le=3)] = 2
+    """Order of unipc's predictor. Unused by others."""
+    churn: NonNegativeFloat = 0.0
+    """S_churn of heun (Karras et al. 2022, algorithm 2): noise added again on the way, 0 for none."""
+    churn_range: tuple[NonNegativeFloat, NonNegativeFloat] = ALL_SIGMAS
+    """S_min and S_max: the sigmas at which churn adds noise."""
+    churn_noise: PositiveFloat = 1.0
+    """S_noise: standard deviation of that noise."""
+    guidance: NonNegativeFloat = 1.0
+    """Classifier-free guidance scale: 1 is none. Unused without conditions."""
+    guidance_range: tuple[NonNegativeFloat, NonNegativeFloat] = ALL_SIGMAS
+    """Sigmas (noise / signal), lower and upper, between which guidance is applied (Kynkäänniemi et al. 2024)."""
+    guidance_rescale: Fraction = 0.0
+    """Share by which a guided estimate's deviation is brought back to that of the conditional one (Lin et al. 2024)."""
+    threshold: Literal["none", "static", "dynamic"] = "static"
+    """What keeps estimates of the clean image in range: static clips to [-1, 1], dynamic to a percentile that is then
+    scaled to 1 (Saharia et al. 2022)."""
+    percentile: Annotated[float, Interval(gt=0.0, le=100.0)] = 99.5
+    """Percentile of the dynamic threshold."""
+
+
+def make_plan(process: Process, sampling: SamplingConfig) -> Plan:
+    """The sampler's plan on its times.
+
+    Raises ``UserError`` for times that the process has not.
+    """
+    times = time_grid(process, sampling.grid, sampling.steps, rho=sampling.rho, shift=sampling.shift)
+    match sampling.method:
+        case "ddim":
+            return ddim(process, times, eta=sampling.eta)
+        case "ancestral":
+            return ancestral(process, times, variance=sampling.variance)
+        case "heun":
+            return heun(
+                process,
+                times,
+                churn=sampling.churn,
+                churn_range=sampling.churn_range,
+                churn_noise=sampling.churn_noise,
+            )
+        case "dpm_solver" | "dpm_solver_sde":
+            return dpm_solver(process, times, stochastic=sampling.method == "dpm_solver_sde")
+        case "unipc":
+            return unipc(process, times, order=sampling.order)
+
+
+def make_threshold(sampling: SamplingConfig) -> Threshold | None:
+    """What is done to every estimate of the clean image; None for nothing."""
+    match sampling.threshold:
+        case "none":
+            return None
+        case "static":
+            return static_threshold
+        case "dynamic":
+            return dynamic_threshold(sampling.percentile)
+
+
+def check(config: DiffusionConfig, sampling: SamplingConfig, *, conditioning: Conditioning) -> None:
+    """Raise ``UserError`` where these cannot go together or a value is out of range."""
+    check_diffusion(config)
+    check_ranges(sampling)
+    if sampling.eta and sampling.method != "ddim":
+        raise UserError(f"sampling.eta is for ddim, and sampling.method is {sampling.method}: leave sampling.eta 0")
+    if sampling.churn and sampling.method != "heun":
+        raise UserError(f"sampling.churn is for heun, and sampling.method is {sampling.method}: leave sampling.churn 0")
+    for name in ("churn_range", "guidance_range"):
+        low, high = getattr(sampling, name)
+        if low >= high:
+            raise UserError(f"sampling.{name} is a lower and an upper sigma, not {low:g} {high:g}")
+    make_plan(make_process(config), sampling)
+    if conditioning and sampling.guidance != 1.0 and config.condition_dropout == 0.0:
+        raise UserError(
+            "sampling.guidance needs a network that was trained without conditions too: set "
+            "diffusion.condition_dropout above 0, or sampling.guidance 1"
+        )
+
+
+def describe(sampling: SamplingConfig) -> str:
+    """The sampler in a few words, for protocols."""
+    grid = "" if sampling.grid == "default" else f" ({sampling.grid})"
+    shift = "" if sampling.shift == 1.0 else f", shift {sampling.shift:g}"
+    within = (
+        "" if sampling.guidance_range == ALL_SIGMAS else " for sigma in {:g} to {:g}".format(*sampling.guidance_range)
+    )
+    return f"{sampling.method}, {sampling.steps} steps{grid}{shift}, guidance {sampling.guidance:g}{within}"
+
+
+def sampler(
+    model: nn.Module,
+    config: DiffusionConfig,
+    process: Process,
+    sampling: SamplingConfig,
+    *,
+    conditioning: Conditioning,
+    image_shape: tuple[int, int, int],
+) -> Sampler:
+    """The function that generates images of ``image_shape`` (h, w, c), in [-1, 1] under a threshold.
+
+    Sample i depends on (key, index[i], condition i) alone, not on how many are sampled with it, up to rounding.
+    """
+    plan = make_plan(process, sampling)
+
+    def sample(variables, condition, index, key):
+        null = conditioning.null(condition)
+        start_key, walk_key = jax.random.split(key)
+        keys = jax.vmap(lambda i: jax.random.fold_in(start_key, i))(index)
+        start = jax.vmap(lambda k: jax.random.normal(k, image_shape))(keys)
+        denoise = guided(
+            denoiser(predictor(model, variables), process, config.prediction, data_deviation=config.data_deviation),
+            condition=condition,
+            null=null,
+            scale=sampling.guidance if conditioning else 1.0,
+            process=process,
+            interval=sampling.guidance_range if sampling.guidance_range != ALL_SIGMAS else (0.0, float("inf")),
+            rescale=sampling.guidance_rescale,
+        )
+        start = plan.start * start if plan.start != 1.0 else start
+        return integrate(plan, denoise, start, key=walk_key, index=index, threshold=make_threshold(sampling))
+
+    return sample
+
+
+def predictor(model: nn.Module, variables: Variables) -> Predictor:
+    """The network as (noisy, time, condition) -> output, without dropout."""
+
+    def predict(noisy, time, condition):
+        output = model.apply(variables, noisy, time, condition, train=False)
+        assert isinstance(output, jax.Array)  # apply returns a pair only where state is mutable
+        return output
+
+    return predict
