@@ -1,4 +1,7 @@
-"""The paths of samplers against those of diffusers' schedulers, step by step, at equal times and noise."""
+"""The paths of samplers against those of diffusers' schedulers, step by step, at equal times and noise.
+
+``tests/golden/make_samplers_golden.py`` makes the golden paths.
+"""
 
 from pathlib import Path
 
