@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Bool, Key
 
 from vision.errors import UserError
 from vision.types import Batch, Condition
@@ -59,13 +59,16 @@ class Conditioning:
         Training on the result teaches one network the conditional and the unconditional distribution, as
         classifier-free guidance needs (Ho & Salimans 2022, algorithm 1).
         """
-        nulls = self.null(condition)
         if not condition:
-            return {}
+            return self.null(condition)
         count = next(iter(condition.values())).shape[0]
-        without = jax.random.bernoulli(key, probability, (count,))
+        return self.replaced(condition, jax.random.bernoulli(key, probability, (count,)))
+
+    def replaced(self, condition: Condition, without: Bool[Array, " b"]) -> Condition:
+        """``condition`` [b ...] with all values of the samples ``without`` replaced by their nulls."""
+        nulls = self.null(condition)
         return {
-            name: jnp.where(without.reshape(count, *(1,) * (value.ndim - 1)), nulls[name], value)
+            name: jnp.where(without.reshape(-1, *(1,) * (value.ndim - 1)), nulls[name], value)
             for name, value in condition.items()
         }
 

@@ -4,7 +4,6 @@ Each is a ``vision.diffusion.process.Process``; formulas hold for NumPy arrays i
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,11 +17,30 @@ from vision.errors import UserError
 class ContinuousProcess:
     """What the processes of this file share; each defines ``scales``, ``time_at``, ``network_time`` and ``times``."""
 
-    preserves_variance: ClassVar[bool] = True
-    straight: ClassVar[bool] = False
-    clean: ClassVar[float] = 0.0
-    earliest: ClassVar[float] = 1e-3
-    noisiest: ClassVar[float] = 1.0
+    @property
+    def clean(self) -> float:
+        """Time 0."""
+        return 0.0
+
+    @property
+    def earliest(self) -> float:
+        """A thousandth."""
+        return 1e-3
+
+    @property
+    def noisiest(self) -> float:
+        """Time 1."""
+        return 1.0
+
+    @property
+    def preserves_variance(self) -> bool:
+        """Whether networks can see x_t as it is."""
+        return True
+
+    @property
+    def straight(self) -> bool:
+        """Whether signal + noise = 1."""
+        return False
 
     def scales(self, time: Values) -> tuple[Values, Values]:
         """(signal, noise) at times of any shape; float64 for NumPy arrays."""
@@ -41,7 +59,10 @@ class Flow(ContinuousProcess):
     x_t = (1 - t) x_0 + t eps.
     """
 
-    straight: ClassVar[bool] = True
+    @property
+    def straight(self) -> bool:
+        """True: signal + noise = 1."""
+        return True
 
     def scales(self, time: Values) -> tuple[Values, Values]:
         """(1 - t, t) at times t in [0, 1]."""
@@ -68,7 +89,11 @@ class EDM(ContinuousProcess):
     """The cleanest sigma at which samplers evaluate their network."""
     sigma_max: float = 80.0
     """The noisiest."""
-    preserves_variance: ClassVar[bool] = False
+
+    @property
+    def preserves_variance(self) -> bool:
+        """False: networks see x_t scaled."""
+        return False
 
     @property
     def earliest(self) -> float:
@@ -107,9 +132,21 @@ class VarianceExploding(ContinuousProcess):
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
-    preserves_variance: ClassVar[bool] = False
-    clean: ClassVar[float] = -np.inf
-    earliest: ClassVar[float] = 0.0
+
+    @property
+    def clean(self) -> float:
+        """Minus infinity."""
+        return -np.inf
+
+    @property
+    def earliest(self) -> float:
+        """Time 0, that of sigma_min."""
+        return 0.0
+
+    @property
+    def preserves_variance(self) -> bool:
+        """False: networks see x_t scaled."""
+        return False
 
     def scales(self, time: Values) -> tuple[Values, Values]:
         """(1, sigma(t)) at times t in [0, 1]."""
