@@ -22,7 +22,9 @@ from vision.errors import UserError
 from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.unet import SHARDING_RULES, UNet, UNetConfig
-from vision.recipes.diffusion import QUICK_DIFFUSION, DiffusionRunConfig, diffusion
+from vision.pretrained.unet2d import unet2d_source
+from vision.recipes.diffusion import QUICK_DIFFUSION, DiffusionRunConfig, averaged_params, diffusion
+from vision.recipes.published_start import with_published_folder
 from vision.recipes.quick_data import tiny, tiny_data
 from vision.tasks.diffusion import SamplingConfig
 from vision.train.experiment import Experiment
@@ -87,7 +89,9 @@ def build(config: Config) -> Experiment:
             f"images of {config.data.resolution} pixels cannot be divided by {coarsest} (model.patch, and one halving "
             f"a level): choose --data.resolution as a multiple of {coarsest}, or fewer levels"
         )
-    return diffusion(config, UNet(config.model), rules=SHARDING_RULES)
+    experiment = diffusion(config, UNet(config.model), rules=SHARDING_RULES)
+    source = unet2d_source(config.model, side=config.data.resolution)
+    return with_published_folder(experiment, config, source, variables=averaged_params)
 
 
 if __name__ == "__main__":

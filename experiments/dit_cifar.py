@@ -20,7 +20,9 @@ from vision.errors import UserError
 from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.dit import SHARDING_RULES, DiT, DiTConfig
-from vision.recipes.diffusion import QUICK_DIFFUSION, DiffusionRunConfig, diffusion
+from vision.pretrained.dit import dit_source
+from vision.recipes.diffusion import QUICK_DIFFUSION, DiffusionRunConfig, averaged_params, diffusion
+from vision.recipes.published_start import with_published_folder
 from vision.recipes.quick_data import tiny, tiny_data
 from vision.tasks.diffusion import SamplingConfig
 from vision.train.experiment import Experiment
@@ -77,7 +79,9 @@ def build(config: Config) -> Experiment:
             f"images of {config.data.resolution} pixels cannot be cut into patches of {model.patch}: choose "
             f"--data.resolution as a multiple of {model.patch}, or another --model.patch"
         )
-    return diffusion(config, DiT(model), rules=SHARDING_RULES)
+    experiment = diffusion(config, DiT(model), rules=SHARDING_RULES)
+    source = dit_source(model, side=config.data.resolution)
+    return with_published_folder(experiment, config, source, variables=averaged_params)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,7 @@ _ADM = UNetConfig(
     conditioning="scale_shift",
     frequency_shift=0.0,
     resampling="residual",
+    group_channels=1,
     epsilon=1e-5,
 )
 # Dhariwal & Nichol 2021, appendix I. There the variance is predicted too: ``out_channels=6``.

@@ -19,7 +19,7 @@ def sinusoidal_embedding(
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
-def fourier_embedding(values: Float[Array, " b"], frequencies: Float[Array, " n"]) -> Float[Array, "b 2n"]:
-    """Sines, then cosines, of ``2 pi values * frequencies`` (Tancik et al. 2020, equation 5); float32 in [-1, 1]."""
+def fourier_embedding(values: Float[Array, " b"], frequencies: Float[Array, " n"]) -> Float[Array, "b m"]:
+    """Sines, then cosines, m = 2 n in all, of ``2 pi values * frequencies`` (Tancik et al. 2020, equation 5); float32 in [-1, 1]."""
     angle = values[:, None] * frequencies[None, :] * 2.0 * jnp.pi
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)

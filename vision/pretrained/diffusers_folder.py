@@ -50,11 +50,12 @@ class FolderSource:
 
 
 def is_published_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder is one of diffusers, possibly incomplete, and not the folder of a run."""
+    """Whether a folder is one of diffusers, possibly incomplete; that of a run has a config.json too."""
     path = Path(path)
-    if (path / "checkpoints").is_dir() or path.name == "checkpoints":
-        return False
-    return any((path / name).exists() for name in (CONFIG, _PIPELINE, *NAMES))
+    if any((path / name).exists() for name in (_PIPELINE, *NAMES)):
+        return True
+    config = path / CONFIG
+    return config.is_file() and b'"_class_name"' in config.read_bytes()[:_MOST_CONFIG]
 
 
 def read_folder(path: str | os.PathLike[str]) -> tuple[dict[str, Any], StateDict]:

@@ -250,8 +250,8 @@ def _read(folder: Path) -> tuple[DiTConfig, StateDict]:
         for kind, names in copies.items():
             if len(names) != config.depth:
                 raise UserError(
-                    f"{folder} has {len(names)} arrays norm1.emb.{kind} for {config.depth} blocks, where each block has "
-                    "one: fetch its weights again"
+                    f"{folder} has {len(names)} arrays norm1.emb.{kind} for {config.depth} blocks, where "
+                    "each has one: fetch its weights again"
                 )
         surplus = {name for names in copies.values() for name in names} - set(first.values())
         return config, {name: array for name, array in tensors.items() if name not in surplus}
