@@ -20,6 +20,6 @@ def sinusoidal_embedding(
 
 
 def fourier_embedding(values: Float[Array, " b"], frequencies: Float[Array, " n"]) -> Float[Array, "b m"]:
-    """Sines, then cosines, m = 2 n in all, of ``2 pi values * frequencies`` (Tancik et al. 2020, equation 5); float32 in [-1, 1]."""
+    """N sines, then n cosines, of ``2 pi values * frequencies``: m = 2 n numbers in [-1, 1] (Tancik et al. 2020)."""
     angle = values[:, None] * frequencies[None, :] * 2.0 * jnp.pi
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)

@@ -1,25 +1,26 @@
 """The entries of a config.json of diffusers, each with its type, every one of them accounted for.
 
     entries = Entries.of(config, origin="unet/config.json", networks=("UNet2DModel",))
-    layers = entries.count("layers_per_block", 2)
     entries.only("act_fn", ("silu",), default="silu")
-    entries.finish()
+    config = UNetConfig(blocks=entries.count("layers_per_block", 2))
+    entries.finish(config)
 
 An entry that is absent has the library's default. One that nothing asked for is an error, since it may change the
 network; so is one whose value the network here cannot have.
 """
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from vision.errors import UserError, on_one_line
+from vision.ranges import check_ranges
 from vision.written_option import written_option
 
 _MOST = 65_536
 """Largest whole number: a network's channels."""
+_LARGEST = 1e9
 Plain = TypeVar("Plain", bound=str | bool | int | float | None)
 
 
@@ -73,11 +74,11 @@ class Entries:
             raise self.refuse(name, "which is no list of words: correct it")
         return tuple(value)
 
-    def number(self, name: str, default: float, *, above: float = -math.inf) -> float:
-        """A finite number above ``above``."""
+    def number(self, name: str, default: float, *, above: float = -1e9) -> float:
+        """A number between ``above`` and 1e9."""
         value = self._value(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not above < value < math.inf:
-            raise self.refuse(name, f"which is no finite number above {above:g}: correct it")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not above < value < _LARGEST:
+            raise self.refuse(name, f"which is no number between {above:g} and {_LARGEST:g}: correct it")
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
@@ -101,14 +102,21 @@ class Entries:
         """Entries that change nothing."""
         self.asked.update(names)
 
-    def finish(self) -> None:
-        """Raise ``UserError`` if there is an entry that nothing asked for; those that begin with "_" are notes."""
+    def finish(self, config: Any) -> None:
+        """Raise ``UserError`` if nothing asked for an entry, or a field of ``config``, made of them, is out of range.
+
+        Entries that begin with "_" are notes.
+        """
         unknown = [str(name) for name in self.values if name not in self.asked and not str(name).startswith("_")]
         if unknown:
             raise UserError(
                 f"{self.origin} has the entry {on_one_line(unknown[0], 80)!r}, which is not known here and may change "
                 "the network: remove it if it does not"
             )
+        try:
+            check_ranges(config)
+        except UserError as error:
+            raise UserError(f"{self.origin} describes a network that is not supported: {error}") from error
 
     def _value(self, name: str, default: Any) -> Any:
         self.asked.add(name)

@@ -86,7 +86,7 @@ def dit_config(values: Mapping[str, Any], *, origin: str = CONFIG) -> DiTConfig:
         out_channels=None if outputs == channels else outputs,
     )
     entries.ignore(_MEANINGLESS)
-    entries.finish()
+    entries.finish(made)
     return made
 
 

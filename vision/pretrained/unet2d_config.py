@@ -89,7 +89,7 @@ def unet2d_config(values: Mapping[str, Any], *, origin: str = CONFIG, side: int 
         out_channels=outputs,
     )
     entries.ignore(_MEANINGLESS)
-    entries.finish()
+    entries.finish(made)
     for level in (*attending, *([levels - 1] if mid_attention != "none" else ())):
         if head_channels and channels[level] % head_channels:
             raise entries.refuse("attention_head_dim", f"which does not divide {channels[level]} channels: correct it")
