@@ -10,6 +10,9 @@ alone, where the paper also predicts a variance.
     python -m experiments.dit_cifar --data.dir ~/tensorflow_datasets   the recipe
     python -m experiments.dit_cifar --mesh.tensor 4 --model.width 1152 --model.depth 28 --model.heads 16   DiT-XL
     python -m experiments.dit_cifar --quick --seeds 8               eight runs as one program, vmapped
+
+``--init-from FOLDER`` starts from a transformer that is published in diffusers' layout (docs/weights.md);
+``python -m vision export RUN FOLDER`` writes one.
 """
 
 import sys

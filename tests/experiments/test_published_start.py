@@ -95,7 +95,7 @@ def test_the_other_kind_of_network_and_files_are_refused(folders, export):
     assert "name a new folder, such as mine" in export("dit_cifar", folders["dit_cifar"], out="mine.safetensors")[1]
     code, said = export("dit_cifar", next(folders["dit_cifar"].glob("*.safetensors")))
     assert (code, said.count("\n")) == (2, 1)
-    assert "name the folder of its config.json" in said
+    assert "with their config.json: name their folder" in said
 
 
 def test_a_network_that_diffusers_has_not(folders, export, tmp_path):

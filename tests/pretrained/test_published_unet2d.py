@@ -280,7 +280,7 @@ def test_a_run_starts_from_a_folder(tmp_path, capsys):
         started(folder, config, side=32)
     with pytest.raises(UserError, match="is a folder of diffusers, and no network"):
         read_initial_values(folder, shapes(config, 16))
-    with pytest.raises(UserError, match=r"name the folder of its config\.json"):
+    with pytest.raises(UserError, match=r"with their config\.json: name their folder"):
         read_initial_values(folder / NAMES[0], shapes(config, 16), folder=unet2d_source(config, side=16))
 
 

@@ -77,12 +77,10 @@ def read_initial_values(
             origin = origin if path.is_dir() else "variables of this project"
             published = tuple(Rule(name, name) for name in named(variables))
         elif not published:
-            instead = (
-                "name the folder of its config.json"
-                if folder is not None
-                else ("there are no published weights of this network to compare")
-            )
-            raise UserError(f"{path} has none of this network's names: {instead}")
+            why = "there are no published weights of this network to compare"
+            if folder is not None:
+                why = "weights of diffusers are read with their config.json: name their folder"
+            raise UserError(f"{path} has none of this network's names, and {why}")
         else:
             prefix = surplus_prefix(tensors, variables, rules=published, ignored=ignored)
             tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
