@@ -141,7 +141,7 @@ def test_hostile_folders(tmp_path):
     refuses("label", without("blocks.1.norm1.emb.class"), "has 1 arrays norm1.emb.class_embedder.* for 2 blocks")
     refuses("first", without("blocks.0.norm1.emb.class"), "has no transformer_blocks.0.norm1.emb.class_embedder")
     refuses("block", without("blocks.1.attn1.to_q"), "variables that nothing sets: params/block_1/query")
-    refuses("more", tensors, "has 2 arrays norm1.emb.*for 1 blocks", {**config, "num_layers": 1})
+    refuses("more", tensors, "describes a network of 1 blocks, and its weights have 2", {**config, "num_layers": 1})
     surplus = {**tensors, "transformer_blocks.2.attn1.to_q.bias": tensors["transformer_blocks.1.attn1.to_q.bias"]}
     refuses("surplus", surplus, "arrays that belong nowhere here: transformer_blocks.2.attn1.to_q.bias")
     misfit = {**tensors, "proj_out_2.weight": tensors["proj_out_2.weight"][:-1]}

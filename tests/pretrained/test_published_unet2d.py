@@ -249,7 +249,10 @@ def test_hostile_folders(tmp_path):
     refuses(written(tmp_path / "more", config, more), "arrays that belong nowhere here: conv_skip.weight")
     broken = {**tensors, "conv_in.bias": np.full_like(tensors["conv_in.bias"], np.nan)}
     refuses(written(tmp_path / "broken", config, broken), "numbers that are not finite")
-    refuses(written(tmp_path / "config", {**config, "layers_per_block": 3}, tensors), "variables that nothing sets")
+    deep = {**config, "layers_per_block": 999}
+    refuses(
+        written(tmp_path / "deep", deep, tensors), "a network of 2,001 residual blocks, and its weights have 5: fetch"
+    )
 
 
 def started(folder, config, side=16):

@@ -9,6 +9,7 @@ names with ``fp16``; older folders have PyTorch's ``.bin``. A file with another 
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -55,7 +56,10 @@ def is_published_folder(path: str | os.PathLike[str]) -> bool:
     if any((path / name).exists() for name in (_PIPELINE, *NAMES)):
         return True
     config = path / CONFIG
-    return config.is_file() and b'"_class_name"' in config.read_bytes()[:_MOST_CONFIG]
+    if not config.is_file():
+        return False
+    with config.open("rb") as file:
+        return b'"_class_name"' in file.read(_MOST_CONFIG)
 
 
 def read_folder(path: str | os.PathLike[str]) -> tuple[dict[str, Any], StateDict]:
@@ -93,6 +97,26 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{file} holds no table of entries: fetch it again")
     return config
+
+
+def check_count(tensors: StateDict, pattern: str, *, expected: int, blocks: str, folder: Path) -> None:
+    """Raise ``UserError`` unless as many arrays as config.json has blocks match a regular expression.
+
+    A network of far more layers than its weights have would take minutes to be refused array by array.
+
+    Args:
+      tensors: published arrays.
+      pattern: of the whole name of an array that each block has once.
+      expected: number of blocks by config.json.
+      blocks: what they are, for the message.
+      folder: likewise.
+    """
+    found = sum(re.fullmatch(pattern, name) is not None for name in tensors)
+    if found != expected:
+        raise UserError(
+            f"{folder / CONFIG} describes a network of {expected:,} {blocks}, and its weights have {found:,}: fetch both "
+            "again"
+        )
 
 
 def write_folder(path: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:

@@ -25,7 +25,7 @@ from vision.errors import UserError
 from vision.models.dit import DiT, DiTConfig, position_embedding
 from vision.pretrained.adapted import Adapted
 from vision.pretrained.diffusers_config import Entries, options
-from vision.pretrained.diffusers_folder import CONFIG, FolderSource, read_folder, write_folder
+from vision.pretrained.diffusers_folder import CONFIG, FolderSource, check_count, read_folder, write_folder
 from vision.pretrained.learned_variance import without_variance
 from vision.pretrained.rules import DENSE, SAME, Layout, Rule, dense_rules, from_published, to_published
 from vision.pretrained.state_dict import StateDict
@@ -232,6 +232,8 @@ def _read(folder: Path) -> tuple[DiTConfig, StateDict]:
     values, tensors = read_folder(folder)
     config = dit_config(values, origin=str(folder / CONFIG))
     tensors = dict(tensors)
+    block = r"transformer_blocks\.\d+\.norm1\.linear\.weight"
+    check_count(tensors, block, expected=config.depth, blocks="blocks", folder=folder)
     table = tensors.pop(_TABLE, None)
     if table is not None:
         grid = dit_side(values) // config.patch

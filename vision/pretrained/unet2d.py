@@ -20,7 +20,7 @@ import numpy as np
 from vision.errors import UserError
 from vision.models.unet import UNet, UNetConfig
 from vision.pretrained.adapted import Adapted
-from vision.pretrained.diffusers_folder import CONFIG, FolderSource, read_folder, write_folder
+from vision.pretrained.diffusers_folder import CONFIG, FolderSource, check_count, read_folder, write_folder
 from vision.pretrained.learned_variance import without_variance
 from vision.pretrained.rules import CONV, POINTWISE, Rule, dense_rules, from_published, norm_rules, to_published
 from vision.pretrained.state_dict import StateDict
@@ -79,6 +79,9 @@ def read_unet2d(folder: str | Path, *, side: int | None = None) -> tuple[UNetCon
     origin = str(Path(folder) / CONFIG)
     side = published_side(values, origin=origin) if side is None else side
     config = unet2d_config(values, origin=origin, side=side)
+    levels = len(config.multipliers)
+    blocks = levels * (2 * config.blocks + 1) + 2 + 2 * (levels - 1) * (config.resampling == "residual")
+    check_count(tensors, r".*\.norm1\.weight", expected=blocks, blocks="residual blocks", folder=Path(folder))
     image = jax.ShapeDtypeStruct((1, side, side, config.channels), jnp.float32)
     one = jax.ShapeDtypeStruct((1,), jnp.int32)
     condition = {"label": one} if config.classes else {}
