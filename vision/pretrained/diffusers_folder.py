@@ -114,8 +114,8 @@ def check_count(tensors: StateDict, pattern: str, *, expected: int, blocks: str,
     found = sum(re.fullmatch(pattern, name) is not None for name in tensors)
     if found != expected:
         raise UserError(
-            f"{folder / CONFIG} describes a network of {expected:,} {blocks}, and its weights have {found:,}: fetch both "
-            "again"
+            f"{folder / CONFIG} describes a network of {expected:,} {blocks}, and its weights have {found:,}: fetch "
+            "both again"
         )
 
 
