@@ -4,12 +4,17 @@ The defaults are the published recipe: UNet of 35,746,307 parameters, linear sch
 Adam 2e-4 with 5000 steps of warm-up, batch 128, dropout 0.1, EMA 0.9999, random flips, 800k steps. The paper reports an
 Inception score of 9.46 and a Frechet distance of 3.17 to the training set after 102.4 M images, on a TPU v3-8 in 10.6
 hours; this code has not been run to that length. Three things differ: times are stratified over the batch, the EMA
-forgets the random start (``warmed_up``), and strided convolutions are padded evenly.
+forgets the random start (``warmed_up``), and strided convolutions are padded evenly (``--model.resampling
+strided_after`` pads them as published). DDPM++ and ADM are options too: `DDPM_PLUS_PLUS` and `ADM_64` of
+``vision/models/unet.py`` list them.
 
     python -m experiments.diffusion_cifar --quick                         a laptop: shapes world, under 5 minutes
     python -m experiments.diffusion_cifar --data.dir ~/tensorflow_datasets   the recipe
     python -m experiments.diffusion_cifar --mesh.fsdp 8 --model.dtype bfloat16
     python -m vision sample RUN --count 100                                  after training, RUN being its folder
+
+``--init-from FOLDER`` starts from a network that is published in diffusers' layout (docs/weights.md), with the options
+that the first attempt names; ``python -m vision export RUN FOLDER`` writes one.
 
 CIFAR-10 itself: ``python -m vision.data.cifar10 --data-dir ~/tensorflow_datasets`` (170 MB, needs no TensorFlow).
 """
@@ -22,7 +27,9 @@ from vision.errors import UserError
 from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.unet import SHARDING_RULES, UNet, UNetConfig
-from vision.recipes.diffusion import QUICK_DIFFUSION, DiffusionRunConfig, diffusion
+from vision.pretrained.unet2d import unet2d_source
+from vision.recipes.diffusion import QUICK_DIFFUSION, DiffusionRunConfig, averaged_params, diffusion
+from vision.recipes.published_start import with_published_folder
 from vision.recipes.quick_data import tiny, tiny_data
 from vision.tasks.sampling import SamplingConfig
 from vision.train.experiment import Experiment
@@ -87,7 +94,9 @@ def build(config: Config) -> Experiment:
             f"images of {config.data.resolution} pixels cannot be divided by {coarsest} (model.patch, and one halving "
             f"a level): choose --data.resolution as a multiple of {coarsest}, or fewer levels"
         )
-    return diffusion(config, UNet(config.model), rules=SHARDING_RULES)
+    experiment = diffusion(config, UNet(config.model), rules=SHARDING_RULES)
+    source = unet2d_source(config.model, side=config.data.resolution)
+    return with_published_folder(experiment, config, source, variables=averaged_params)
 
 
 if __name__ == "__main__":

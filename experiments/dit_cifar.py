@@ -10,6 +10,9 @@ alone, where the paper also predicts a variance.
     python -m experiments.dit_cifar --data.dir ~/tensorflow_datasets   the recipe
     python -m experiments.dit_cifar --mesh.tensor 4 --model.width 1152 --model.depth 28 --model.heads 16   DiT-XL
     python -m experiments.dit_cifar --quick --seeds 8               eight runs as one program, vmapped
+
+``--init-from FOLDER`` starts from a transformer that is published in diffusers' layout (docs/weights.md);
+``python -m vision export RUN FOLDER`` writes one.
 """
 
 import sys
@@ -20,7 +23,9 @@ from vision.errors import UserError
 from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.dit import SHARDING_RULES, DiT, DiTConfig
-from vision.recipes.diffusion import QUICK_DIFFUSION, DiffusionRunConfig, diffusion
+from vision.pretrained.dit import dit_source
+from vision.recipes.diffusion import QUICK_DIFFUSION, DiffusionRunConfig, averaged_params, diffusion
+from vision.recipes.published_start import with_published_folder
 from vision.recipes.quick_data import tiny, tiny_data
 from vision.tasks.sampling import SamplingConfig
 from vision.train.experiment import Experiment
@@ -77,7 +82,9 @@ def build(config: Config) -> Experiment:
             f"images of {config.data.resolution} pixels cannot be cut into patches of {model.patch}: choose "
             f"--data.resolution as a multiple of {model.patch}, or another --model.patch"
         )
-    return diffusion(config, DiT(model), rules=SHARDING_RULES)
+    experiment = diffusion(config, DiT(model), rules=SHARDING_RULES)
+    source = dit_source(model, side=config.data.resolution)
+    return with_published_folder(experiment, config, source, variables=averaged_params)
 
 
 if __name__ == "__main__":

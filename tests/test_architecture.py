@@ -12,7 +12,7 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 # Modules that every package may import; they import only each other.
 FOUNDATION = {
     *("vision.errors", "vision.types", "vision.inference", "vision.ranges", "vision.atomic", "vision.units"),
-    *("vision.stopping", "vision.huge_pages", "vision.home", "vision.platform"),
+    *("vision.stopping", "vision.huge_pages", "vision.home", "vision.platform", "vision.written_option"),
 }
 # What each package may import of this project, besides itself and the foundation.
 ALLOWED = {

@@ -59,7 +59,11 @@ def test_published_sizes(config, published):
         assert with_variance + positions == 675_129_632
 
 
-@pytest.mark.parametrize("plain", [TINY, CONDITIONED], ids=["label", "all conditions"])
+@pytest.mark.parametrize(
+    "plain",
+    [TINY, CONDITIONED, dataclasses.replace(CONDITIONED, embeddings="each")],
+    ids=["label", "all conditions", "embeddings of each block"],
+)
 def test_every_parameter_has_a_gradient_and_remat_changes_nothing(plain):
     params, arguments = random_params(plain), inputs(plain)
 

@@ -97,6 +97,13 @@ def test_positions_are_a_set():
     np.testing.assert_allclose(shuffled, shuffle(plain), atol=1e-5)
 
 
+def test_without_a_norm_and_with_a_scale():
+    plain = SelfAttention2d(norm=Identity, heads=2)
+    params = _params(plain)
+    found = _run(SelfAttention2d(norm=None, heads=2, scale=0.5), params, FEATURES)
+    np.testing.assert_allclose(found, 0.5 * _run(plain, params, FEATURES), atol=1e-6)
+
+
 def test_a_new_block_is_the_identity():
     module = SelfAttention2d(norm=GroupNorm)
     out = jax.jit(lambda x: module.init_with_output(jax.random.key(0), x)[0])(FEATURES)

@@ -53,6 +53,14 @@ def test_equals_flax():
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_smaller_groups():
+    """Six channels in three groups of two, where four are the least by default."""
+    x = np.random.default_rng(0).normal(size=(2, 3, 5, 6)).astype(np.float32)
+    params = {"params": {"scale": jnp.ones(6), "bias": jnp.zeros(6)}}
+    found = GroupNorm(groups=3, least=1).apply(params, jnp.asarray(x))
+    np.testing.assert_allclose(found, _normalised(x, 3), atol=3e-5)
+
+
 def test_any_number_of_channels_has_groups():
     for channels in (*range(1, 24), 48, 66, 100, 192, 384):
         features = jax.ShapeDtypeStruct((1, 2, 2, channels), jnp.float32)

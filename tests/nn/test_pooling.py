@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vision.nn.pooling import average_pool_to, max_pool_2x2, max_pool_3x3, max_pool_5x5
+from vision.nn.pooling import average_pool_to, max_pool_2x2, max_pool_3x3, max_pool_5x5, mean_pool_2x2
 
 WINDOWS = {
     max_pool_2x2: partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2)),
@@ -56,3 +56,14 @@ def test_means_over_a_grid(size):
         )
         cell = features[:, top:bottom, left:right].mean((1, 2))
         np.testing.assert_allclose(found[:, row, column], cell, rtol=1e-5, atol=1e-6)
+
+
+def test_means_of_2x2_equal_windows_with_their_gradient():
+    """For even and odd sides."""
+    windows = partial(nn.avg_pool, window_shape=(2, 2), strides=(2, 2))
+    value = lambda pool, x: jnp.sum(jnp.sin(3 * pool(x)))
+    for shape in ((2, 6, 8, 3), (2, 7, 5, 3)):
+        image = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+        found, expected = ((pool(image), jax.grad(partial(value, pool))(image)) for pool in (mean_pool_2x2, windows))
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)

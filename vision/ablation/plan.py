@@ -20,6 +20,7 @@ from typing import Any
 from vision.errors import UserError
 from vision.launch.experiment_module import ExperimentModule
 from vision.launch.options import HELP, Parsed, choices, flatten, nested, option_of, unknown_name
+from vision.written_option import written_option
 
 BASELINE = "baseline"
 EMPTY = "()"
@@ -264,18 +265,6 @@ def _takes_tuple(kind: Any) -> bool:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return any(_takes_tuple(part) for part in typing.get_args(kind))
     return kind is tuple or typing.get_origin(kind) is tuple
-
-
-def written_option(field: str, value: Any) -> tuple[str, ...]:
-    """The option that sets a field: ``--model.width 64``, ``--no-flip``, ``--model.attention 16 8``."""
-    option = f"--{field.replace('_', '-')}"
-    if isinstance(value, bool):
-        parent, _, last = option[2:].rpartition(".")
-        return (option,) if value else (f"--{parent}.no-{last}" if parent else f"--no-{last}",)
-    if isinstance(value, tuple | list):
-        return (option, *map(str, value))
-    # "-1" after a space could be parsed as an option
-    return (f"{option}={value}",) if str(value).startswith("-") else (option, str(value))
 
 
 def _renamed(point: Point) -> Point:

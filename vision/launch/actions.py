@@ -20,6 +20,7 @@ from vision.launch.inputs import check_data
 from vision.launch.load_run import LoadedRun
 from vision.launch.options import unknown_name
 from vision.parallel.agreement import first_alone, is_first
+from vision.pretrained.diffusers_folder import write_folder
 from vision.pretrained.state_dict import write_state_dict
 from vision.report.grid import sample_grid, save_png
 from vision.train.compile import Compiler
@@ -61,10 +62,13 @@ def predict(run: LoadedRun, patterns: Sequence[str], out: Path) -> list[str]:
 def export(run: LoadedRun, file: Path) -> str:
     """Write the run's function of images to ``file``, or what its name asks for; returns a line about what it wrote.
 
-    A name in .onnx is for ONNX's runtimes, one in .safetensors asks for the weights under published names.
+    A name in .onnx is for ONNX's runtimes, one in .safetensors asks for the weights under published names. A diffusion
+    network that is published so becomes a new folder of diffusers.
 
     Raises ``UserError`` for an experiment without such a function or such names, or a run of several replicas.
     """
+    if run.experiment.published_folder is not None and not run.experiment.replicas:
+        return _export_folder(run, expanded(file))
     if run.experiment.inference is None or run.experiment.replicas:
         why = "is a run of several replicas" if run.experiment.replicas else "has no function of images"
         raise UserError(f"{run.name} {why}, so that there is nothing to export")
@@ -97,6 +101,20 @@ def _export_weights(run: LoadedRun, file: Path) -> str:
             write_state_dict(file, tensors)
     size = sum(array.nbytes for array in tensors.values())
     return f"{file}: {size / 1e6:.1f} MB, {len(tensors)} arrays under the names of published weights"
+
+
+def _export_folder(run: LoadedRun, folder: Path) -> str:
+    assert run.experiment.published_folder is not None
+    if folder.suffix:
+        raise UserError(f"{run.name} is exported as a folder of diffusers: name a new folder, such as {folder.stem}")
+    config, tensors = run.experiment.published_folder(jax.device_get(run.state))
+    with _writing(folder):
+        if is_first():
+            write_folder(folder, config, tensors)
+    size = sum(array.nbytes for array in tensors.values())
+    return (
+        f"{folder}: {size / 1e6:.1f} MB, {len(tensors)} arrays and config.json for diffusers' {config['_class_name']}"
+    )
 
 
 def sample(run: LoadedRun, request: SampleRequest, out: Path) -> str:

@@ -2,7 +2,8 @@
 
 An image is cut into patches, each a token; blocks of self-attention and a dense network are conditioned on the time and
 the class by scales, shifts and gates of their layer normalisations (adaLN-Zero, section 3.2). It has no convolution,
-takes the same arguments as the UNet, and can stand in its place. It predicts the target only, not the variance.
+takes the same arguments as the UNet, and can stand in its place. Published networks predict a variance too: they have
+twice as many ``out_channels`` as ``channels``, the first half of which is the target.
 
 Further conditions enter as in the UNet. A projection of a vector is added to the time embedding (Ramesh et al. 2022,
 section 2.1). Text is embedded, projected to keys and values of its own in every block, and attended to together with
@@ -27,7 +28,7 @@ from vision.nn.dense import Dense
 from vision.nn.embeddings import sinusoidal_embedding
 from vision.nn.resample import depth_to_space, space_to_depth
 from vision.nn.token_embedding import TokenEmbedding
-from vision.ranges import Channels, Depth, NoneOrMoreChannels, NoneOrMoreClasses, Pixels
+from vision.ranges import Channels, Depth, NoneOrMoreChannels, NoneOrMoreClasses, Pixels, PositiveFloat
 from vision.types import Condition
 
 
@@ -45,6 +46,11 @@ class DiTConfig:
     """Attention heads."""
     expansion: Depth = 4
     """Width of a block's dense network, as a multiple of the width."""
+    embeddings: Literal["shared", "each"] = "shared"
+    """Embeddings of time and label: one for all blocks, as published, or one for each, as files of diffusers allow; the
+    last modulation then has that of the first block."""
+    dense_epsilon: PositiveFloat = 1e-6
+    """What the normalisation before a block's dense network adds to the variance; the others add 1e-6."""
     classes: NoneOrMoreClasses = 0
     """Number of class labels; 0 for a network without the condition "label". Label ``classes`` means "no label"."""
     embedding: NoneOrMoreChannels = 0
@@ -77,8 +83,8 @@ SHARDING_RULES: tuple[tuple[str, P], ...] = (
     (r"/(query|key|value|context_key|context_value|dense_in)/bias$", P("tensor")),
     (r"/(out|dense_out)/kernel$", P("tensor", None)),
     (r"/modulation/kernel$", P(None, "tensor")),
-    (r"time_in/kernel$", P(None, "tensor")),
-    (r"time_out/kernel$", P("tensor", None)),
+    (r"time_in(_\d+)?/kernel$", P(None, "tensor")),
+    (r"time_out(_\d+)?/kernel$", P("tensor", None)),
     (r"(embedding|token)_projection/kernel$", P(None, "tensor")),
 )
 
@@ -98,10 +104,15 @@ def position_embedding(rows: int, columns: int, width: int) -> Float[np.ndarray,
 
 
 def modulate(
-    tokens: Float[Array, "b n d"], shift: Float[Array, "b 1 d"], scale: Float[Array, "b 1 d"], *, dtype: Any
+    tokens: Float[Array, "b n d"],
+    shift: Float[Array, "b 1 d"],
+    scale: Float[Array, "b 1 d"],
+    *,
+    dtype: Any,
+    epsilon: float = 1e-6,
 ) -> Float[Array, "b n d"]:
-    """(1 + scale) LayerNorm(tokens) + shift: normalised without parameters of its own, epsilon 1e-6, in float32."""
-    normalised = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=jnp.float32)(tokens)
+    """(1 + scale) LayerNorm(tokens) + shift: normalised without parameters of its own, in float32."""
+    normalised = nn.LayerNorm(epsilon=epsilon, use_bias=False, use_scale=False, dtype=jnp.float32)(tokens)
     return (normalised * (1.0 + scale) + shift).astype(dtype)
 
 
@@ -110,6 +121,7 @@ class Block(nn.Module):
 
     heads: int
     expansion: int
+    dense_epsilon: float = 1e-6
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -132,7 +144,7 @@ class Block(nn.Module):
             value = jnp.concatenate([value, split(dense(width, name="context_value")(context))], axis=1)
         mixed = rearrange(dot_product_attention(query, key, value), "b n h d -> b n (h d)")
         tokens = tokens + gate_a * dense(width, name="out")(mixed)
-        hidden = modulate(tokens, shift_b, scale_b, dtype=self.dtype)
+        hidden = modulate(tokens, shift_b, scale_b, dtype=self.dtype, epsilon=self.dense_epsilon)
         hidden = nn.gelu(dense(self.expansion * width, name="dense_in")(hidden), approximate=True)
         return tokens + gate_b * dense(width, name="dense_out")(hidden)
 
@@ -175,18 +187,26 @@ class DiT(nn.Module):
         check_condition("a DiT", condition, condition_shapes(config, image.shape))
         small = nn.initializers.normal(0.02)
         embed = partial(Dense, config.width, dtype=dtype, kernel_init=small)
-        embedding = embed(name="time_in")(sinusoidal_embedding(time, FREQUENCIES))
-        embedding = embed(name="time_out")(nn.silu(embedding))
-        if config.classes:
-            table = nn.Embed(config.classes + 1, config.width, embedding_init=small, name="label_embedding")
-            embedding = embedding + table(condition["label"]).astype(dtype)
+        code = sinusoidal_embedding(time, FREQUENCIES)
+        suffixes = [""] if config.embeddings == "shared" else [f"_{index}" for index in range(config.depth)]
+        embeddings = []
+        for suffix in suffixes:
+            embedding = embed(name=f"time_out{suffix}")(nn.silu(embed(name=f"time_in{suffix}")(code)))
+            if config.classes:
+                table = nn.Embed(
+                    config.classes + 1, config.width, embedding_init=small, name=f"label_embedding{suffix}"
+                )
+                embedding = embedding + table(condition["label"]).astype(dtype)
+            embeddings.append(embedding)
         if config.embedding:
-            embedding = embedding + embed(name="embedding_projection")(condition["embedding"])
+            projected = embed(name="embedding_projection")(condition["embedding"])
+            embeddings = [embedding + projected for embedding in embeddings]
         context = None
         if config.tokens:
             words = TokenEmbedding(config.vocabulary, config.width, dtype=dtype, name="token_embedding")
             context = words(condition["tokens"])
-            embedding = embedding + embed(name="token_projection")(jnp.mean(context, axis=1))
+            projected = embed(name="token_projection")(jnp.mean(context, axis=1))
+            embeddings = [embedding + projected for embedding in embeddings]
 
         if config.condition_channels:
             image = jnp.concatenate([image, condition["image"]], axis=-1)
@@ -198,12 +218,11 @@ class DiT(nn.Module):
         tokens = tokens + position_embedding(rows, columns, config.width).astype(dtype)
         block = nn.remat(Block) if config.remat else Block
         for index in range(config.depth):
-            tokens = block(config.heads, config.expansion, dtype=dtype, name=f"block_{index}")(
-                tokens, embedding, context
-            )
+            transform = block(config.heads, config.expansion, config.dense_epsilon, dtype, name=f"block_{index}")
+            tokens = transform(tokens, embeddings[index % len(embeddings)], context)
 
         closed = nn.initializers.zeros
-        signals = Dense(2 * config.width, dtype=dtype, kernel_init=closed, name="modulation")(nn.silu(embedding))
+        signals = Dense(2 * config.width, dtype=dtype, kernel_init=closed, name="modulation")(nn.silu(embeddings[0]))
         shift, scale = jnp.split(signals[:, None, :], 2, axis=-1)
         tokens = modulate(tokens, shift, scale, dtype=dtype)
         size = (config.channels if config.out_channels is None else config.out_channels) * config.patch**2

@@ -2,8 +2,11 @@
 
 A wide ResNet with skip connections between equal resolutions, group normalisation, self-attention at chosen
 resolutions, and the time of the diffusion added to every residual block. The defaults are the published CIFAR-10
-network with 35,746,307 parameters. Two things are added: conditions, and a space-to-depth stem (``patch``), which
-trades resolution for channels so that small machines can afford the network.
+network with 35,746,307 parameters. Its successors differ from it in options: `ADM_64` and its like (Dhariwal & Nichol
+2021, "Diffusion Models Beat GANs on Image Synthesis"), `DDPM_PLUS_PLUS` (Song et al. 2021, "Score-Based Generative
+Modeling through Stochastic Differential Equations", in the form of Karras et al. 2022, table 7), and what is published
+in the layout of diffusers (``vision/pretrained/unet2d.py``). Two things are added: conditions, and a space-to-depth
+stem (``patch``), which trades resolution for channels so that small machines can afford the network.
 
 Conditions enter as follows. The embedding of a label and a projection of a vector are added to the time embedding
 (Dhariwal & Nichol 2021; Ramesh et al. 2022, section 2.1). Tokens are embedded, projected to keys and values of their
@@ -13,25 +16,37 @@ concatenated to the noisy one (Saharia et al. 2021, "SR3").
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from annotated_types import Interval, MinLen
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Num
 
+from vision.errors import UserError
 from vision.nn.attention import SelfAttention2d
 from vision.nn.conditioning import check_condition, condition_shapes
 from vision.nn.convolution import Conv
 from vision.nn.dense import Dense
-from vision.nn.embeddings import sinusoidal_embedding
+from vision.nn.embeddings import fourier_embedding, sinusoidal_embedding
 from vision.nn.norms import GroupNorm
+from vision.nn.pooling import mean_pool_2x2
 from vision.nn.resample import depth_to_space, space_to_depth, upsample_nearest
 from vision.nn.token_embedding import TokenEmbedding
-from vision.ranges import Channels, Depth, DropRate, NoneOrMoreChannels, NoneOrMoreClasses, Pixels
+from vision.ranges import (
+    Channels,
+    Depth,
+    DropRate,
+    Fraction,
+    NoneOrMoreChannels,
+    NoneOrMoreClasses,
+    Pixels,
+    PositiveFloat,
+)
 from vision.types import Condition
 
 
@@ -47,12 +62,21 @@ class UNetConfig:
     """Residual blocks a level on the way down; one more on the way up."""
     attention: tuple[Pixels, ...] = (16,)
     """Side lengths of the feature maps that attend to themselves; the narrowest point always does."""
+    up_attention: Literal["every", "last"] = "every"
+    """Which blocks of the way up attend at these resolutions; "last" in DDPM++."""
+    mid_attention: Literal["normalised", "plain", "none"] = "normalised"
+    """Attention at the narrowest point: of normalised features as everywhere, of the features as they are, or none."""
     heads: Depth = 1
     """Attention heads."""
+    head_channels: NoneOrMoreChannels = 0
+    """Channels of a head, in place of the same number of heads everywhere (ADM: 64); 0 for ``heads`` heads."""
     dropout: DropRate = 0.1
     """Probability of dropping an activation inside residual blocks."""
     classes: NoneOrMoreClasses = 0
     """Number of class labels; 0 for a network without the condition "label". Label ``classes`` means "no label"."""
+    null_label: bool = True
+    """Whether "no label" has an embedding of its own; it adds nothing otherwise, as for networks trained with labels
+    only."""
     embedding: NoneOrMoreChannels = 0
     """Width of the condition "embedding", a vector; 0 for a network without it."""
     vocabulary: NoneOrMoreChannels = 0
@@ -64,6 +88,29 @@ class UNetConfig:
     conditioning: Literal["add", "scale_shift"] = "add"
     """How time and class enter a residual block: added to its features, as published, or as a scale and a shift of
     the second normalisation (Dhariwal & Nichol 2021, section 3), which follows labels sooner."""
+    time_embedding: Literal["sinusoidal", "fourier"] = "sinusoidal"
+    """Code of the time: sines and cosines of fixed frequencies, or of random ones and the time's logarithm. The time is
+    then the deviation of the noise, above 0, by which the prediction is divided too (Song et al. 2021, NCSN++)."""
+    frequency_shift: Fraction = 1.0
+    """The last of n frequencies of the sinusoidal code is 10,000 ** (-(n - 1) / (n - shift)): 0 in ADM."""
+    time_width: NoneOrMoreChannels = 0
+    """Width of the embedding of the time and of conditions; 0 for four times ``width``."""
+    resampling: Literal["strided", "strided_after", "residual", "residual_projected"] = "strided"
+    """How resolution changes between levels: by a strided convolution, padded evenly or, as published, after the last
+    row and column, and by a convolution of repeated pixels; or by the means and repetitions of 2x2 pixels inside a
+    residual block (Brock et al. 2019, "BigGAN"; ADM), with a 1x1 convolution on the way past in DDPM++."""
+    residual_scale: PositiveFloat = 1.0
+    """Factor of the sum of each residual and attention block with its input; sqrt(1/2) in DDPM++."""
+    mid_scale: PositiveFloat | None = None
+    """The same for the narrowest point; None for the same value."""
+    groups: Depth = 32
+    """Groups of channels of a normalisation, where that leaves ``group_channels`` to each; fewer otherwise."""
+    group_channels: Depth = 4
+    """Smallest number of channels of a group."""
+    epsilon: PositiveFloat = 1e-6
+    """What normalisations add to the variance; 1e-5 in ADM."""
+    centred: bool = False
+    """Map images from [0, 1] to [-1, 1] before the stem."""
     patch: Pixels = 1
     """Side of the squares of pixels that the stem folds into channels; 1 leaves the image as it is."""
     channels: Channels = 3
@@ -76,11 +123,40 @@ class UNetConfig:
     """Type of activations and matrix products; parameters and normalisation statistics stay float32."""
 
 
+# Ho et al. 2020, appendix B, for CelebA-HQ and LSUN: 114 M parameters in the paper, 113,673,219 to the last one.
+DDPM_256 = UNetConfig(multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0)
+
+_ADM = UNetConfig(
+    head_channels=64,
+    dropout=0.0,
+    classes=1000,
+    null_label=False,
+    conditioning="scale_shift",
+    frequency_shift=0.0,
+    resampling="residual",
+    group_channels=1,
+    epsilon=1e-5,
+)
+# Dhariwal & Nichol 2021, appendix I. There the variance is predicted too: ``out_channels=6``.
+ADM_64 = replace(_ADM, width=192, multipliers=(1, 2, 3, 4), blocks=3, attention=(32, 16, 8), dropout=0.1)
+ADM_128 = replace(_ADM, width=256, multipliers=(1, 1, 2, 3, 4), attention=(32, 16, 8), heads=4, head_channels=0)
+ADM_256 = replace(_ADM, width=256, multipliers=(1, 1, 2, 2, 4, 4), attention=(32, 16, 8))
+
+# Karras et al. 2022, table 7, for CIFAR-10 without labels; Song et al. 2021 have multipliers=(1, 2, 2, 2).
+DDPM_PLUS_PLUS = UNetConfig(
+    multipliers=(2, 2, 2),
+    blocks=4,
+    up_attention="last",
+    dropout=0.13,
+    resampling="residual_projected",
+    residual_scale=0.5**0.5,
+)
+
 # Tensor parallelism after Shoeybi et al. 2019: split the output channels of the first of two layers and the input
 # channels of the second, so that one reduction a block is enough (a second where heads are fewer than the axis).
 SHARDING_RULES: tuple[tuple[str, P], ...] = (
-    (r"block_\d+/conv_in/kernel$|mid_[ab]/conv_in/kernel$", P(None, None, None, "tensor")),
-    (r"block_\d+/conv_out/kernel$|mid_[ab]/conv_out/kernel$", P(None, None, "tensor", None)),
+    (r"(block_\d+|mid_[ab]|halve|double)/conv_in/kernel$", P(None, None, None, "tensor")),
+    (r"(block_\d+|mid_[ab]|halve|double)/conv_out/kernel$", P(None, None, "tensor", None)),
     (r"/(query|key|value|context_key|context_value)/kernel$", P(None, "tensor")),
     (r"/out/kernel$", P("tensor", None)),
     (r"time_in/kernel$", P(None, "tensor")),
@@ -93,21 +169,31 @@ Conv3x3 = partial(Conv, winograd=True, kernel_init=fan_average)
 
 
 class ResidualBlock(nn.Module):
-    """norm, act, conv, + embedding, norm, act, dropout, conv; a 1x1 convolution on the way past if widths differ."""
+    """norm, act, conv, + embedding, norm, act, dropout, conv; a 1x1 convolution on the way past if widths differ.
+
+    With ``resample``, resolution changes before the first convolution and on the way past (Brock et al. 2019).
+    """
 
     channels: int
     dropout: float
     norm: Callable[..., nn.Module]
     conditioning: Literal["add", "scale_shift"] = "add"
     act: Callable[[Array], Array] = nn.silu
+    scale: float = 1.0
+    resample: Literal["down", "up"] | None = None
+    project: bool = False
+    """A 1x1 convolution on the way past in any case."""
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
         self, features: Float[Array, "b h w c"], embedding: Float[Array, "b e"], train: bool
-    ) -> Float[Array, "b h w channels"]:
+    ) -> Float[Array, "b H W channels"]:
         """Transform ``features``; ``train`` is positional so that remat can hold it static."""
         hidden = self.act(self.norm(name="norm_in")(features))
+        if self.resample is not None:
+            change = mean_pool_2x2 if self.resample == "down" else upsample_nearest
+            hidden, features = change(hidden), change(features)
         hidden = Conv3x3(self.channels, dtype=self.dtype, name="conv_in")(hidden)
         size = self.channels * (2 if self.conditioning == "scale_shift" else 1)
         project = Dense(size, dtype=self.dtype, kernel_init=fan_average, name="embedding")
@@ -120,9 +206,9 @@ class ResidualBlock(nn.Module):
             hidden = self.act(self.norm(name="norm_out")(hidden + signal))
         hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
         hidden = Conv3x3(self.channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="conv_out")(hidden)
-        if features.shape[-1] != self.channels:
+        if features.shape[-1] != self.channels or self.project:
             features = Dense(self.channels, dtype=self.dtype, kernel_init=fan_average, name="skip")(features)
-        return features + hidden
+        return features + hidden if self.scale == 1.0 else (features + hidden) * self.scale
 
 
 class UNet(nn.Module):
@@ -143,7 +229,8 @@ class UNet(nn.Module):
 
         Args:
           image: noisy images of about unit variance; sides must be multiples of patch * 2 ** (levels - 1).
-          time: diffusion time in steps, 0 to 999 for the published schedule.
+          time: diffusion time in steps, 0 to 999 for the published schedule; the deviation of the noise, above 0,
+            for a Fourier code.
           condition: what the configuration names, and nothing else; None or ``{}`` for nothing. "label" int32 [b] in
             [0, classes], where ``classes`` means "no label"; "embedding" float [b embedding]; "tokens" int32 [b tokens]
             in [0, vocabulary); "image" float [b h w condition_channels].
@@ -153,7 +240,7 @@ class UNet(nn.Module):
           The prediction in float32, with ``out_channels`` channels.
 
         Raises:
-          UserError: only one of ``vocabulary`` and ``tokens`` is 0.
+          UserError: only one of ``vocabulary`` and ``tokens`` is 0; heads do not divide the channels that attend.
           ValueError: a condition is missing, has another shape, or is one that the network was not built for.
         """
         config = self.config
@@ -161,30 +248,33 @@ class UNet(nn.Module):
         condition = condition or {}
         check_condition("a UNet", condition, condition_shapes(config, image.shape))
         # 32 groups at the published width; narrower networks get groups of four channels
-        norm = lambda name: GroupNorm(name=name, dtype=dtype)
+        norm = partial(
+            GroupNorm, groups=config.groups, least=config.group_channels, epsilon=config.epsilon, dtype=dtype
+        )
         block = nn.remat(ResidualBlock, static_argnums=(3,)) if config.remat else ResidualBlock
         residual = partial(block, dropout=config.dropout, norm=norm, conditioning=config.conditioning, dtype=dtype)
-        attention = partial(SelfAttention2d, norm=norm, heads=config.heads, dtype=dtype, kernel_init=fan_average)
+        residual = partial(residual, scale=config.residual_scale)
+        past = config.resampling == "residual_projected"
         levels = len(config.multipliers)
+        middle = {} if config.mid_scale is None else {"scale": config.mid_scale}
 
-        dense = partial(Dense, 4 * config.width, dtype=dtype, kernel_init=fan_average)
-        embedding = sinusoidal_embedding(time, config.width)
-        embedding = dense(name="time_out")(nn.silu(dense(name="time_in")(embedding)))
-        if config.classes:
-            # Linen's default variance, 1 / (4 width), is far below the time embedding's: labels go unheard for long.
-            unit = nn.initializers.normal(1.0)
-            table = nn.Embed(config.classes + 1, 4 * config.width, embedding_init=unit, name="label_embedding")
-            embedding = embedding + table(condition["label"]).astype(dtype)
-        if config.embedding:
-            embedding = embedding + dense(name="embedding_projection")(condition["embedding"])
-        context = None
-        if config.tokens:
-            words = TokenEmbedding(config.vocabulary, 4 * config.width, dtype=dtype, name="token_embedding")
-            context = words(condition["tokens"])
-            embedding = embedding + dense(name="token_projection")(jnp.mean(context, axis=1))
+        def attend(features: Array, name: str, norm: Callable[..., nn.Module] | None = norm, **options: Any) -> Array:
+            heads = config.heads
+            if config.head_channels:
+                heads = features.shape[-1] // config.head_channels
+                if features.shape[-1] % config.head_channels:
+                    raise UserError(
+                        f"{features.shape[-1]} channels cannot be divided into attention heads of "
+                        f"{config.head_channels}: choose model.head_channels as a divisor"
+                    )
+            options = {"scale": config.residual_scale, "dtype": dtype, "kernel_init": fan_average, **options}
+            return SelfAttention2d(norm=norm, heads=heads, name=name, **options)(features, context)
 
+        embedding, context = self._embedding(time, condition)
         if config.condition_channels:
             image = jnp.concatenate([image, condition["image"]], axis=-1)
+        if config.centred:
+            image = 2.0 * image - 1.0
         hidden = space_to_depth(image, config.patch) if config.patch > 1 else image
         hidden = Conv3x3(config.width, dtype=dtype, name="stem")(hidden)
         skips = [hidden]
@@ -193,30 +283,80 @@ class UNet(nn.Module):
                 name = f"down_{level}_block_{index}"
                 hidden = residual(config.width * multiplier, name=name)(hidden, embedding, train)
                 if hidden.shape[1] in config.attention:
-                    hidden = attention(name=f"down_{level}_attention_{index}")(hidden, context)
+                    hidden = attend(hidden, f"down_{level}_attention_{index}")
                 skips.append(hidden)
             if level < levels - 1:
-                hidden = Conv3x3(hidden.shape[-1], strides=2, dtype=dtype, name=f"down_{level}_halve")(hidden)
+                name = f"down_{level}_halve"
+                if config.resampling in ("residual", "residual_projected"):
+                    halve = residual(hidden.shape[-1], resample="down", project=past, name=name)
+                    hidden = halve(hidden, embedding, train)
+                else:
+                    around = None if config.resampling == "strided" else ((0, 1), (0, 1))
+                    halve = Conv3x3(hidden.shape[-1], strides=2, padding=around, dtype=dtype, name=name)
+                    hidden = halve(hidden)
                 skips.append(hidden)
 
-        hidden = residual(hidden.shape[-1], name="mid_a")(hidden, embedding, train)
-        hidden = attention(name="mid_attention")(hidden, context)
-        hidden = residual(hidden.shape[-1], name="mid_b")(hidden, embedding, train)
+        hidden = residual(hidden.shape[-1], name="mid_a", **middle)(hidden, embedding, train)
+        if config.mid_attention != "none":
+            norm_of = norm if config.mid_attention == "normalised" else None
+            hidden = attend(hidden, "mid_attention", norm_of, **middle)
+        hidden = residual(hidden.shape[-1], name="mid_b", **middle)(hidden, embedding, train)
 
         for level in reversed(range(levels)):
             for index in range(config.blocks + 1):
                 hidden = jnp.concatenate([hidden, skips.pop()], axis=-1)
                 name = f"up_{level}_block_{index}"
                 hidden = residual(config.width * config.multipliers[level], name=name)(hidden, embedding, train)
-                if hidden.shape[1] in config.attention:
-                    hidden = attention(name=f"up_{level}_attention_{index}")(hidden, context)
+                attending = config.up_attention == "every" or index == config.blocks
+                if hidden.shape[1] in config.attention and attending:
+                    hidden = attend(hidden, f"up_{level}_attention_{index}")
             if level > 0:
-                hidden = upsample_nearest(hidden)
-                hidden = Conv3x3(hidden.shape[-1], dtype=dtype, name=f"up_{level}_double")(hidden)
+                name = f"up_{level}_double"
+                if config.resampling in ("residual", "residual_projected"):
+                    double = residual(hidden.shape[-1], resample="up", project=past, name=name)
+                    hidden = double(hidden, embedding, train)
+                else:
+                    hidden = Conv3x3(hidden.shape[-1], dtype=dtype, name=name)(upsample_nearest(hidden))
 
         hidden = nn.silu(norm(name="norm")(hidden))
         channels = config.channels if config.out_channels is None else config.out_channels
         closed = nn.initializers.zeros
         out = Conv3x3(channels * config.patch**2, dtype=dtype, kernel_init=closed, name="head")(hidden)
         out = depth_to_space(out, config.patch) if config.patch > 1 else out
-        return out.astype(jnp.float32)
+        out = out.astype(jnp.float32)
+        if config.time_embedding == "fourier":
+            # Song et al. 2021: the score is the prediction divided by the deviation of the noise
+            out = out / time.astype(jnp.float32)[:, None, None, None]
+        return out
+
+    def _embedding(self, time: Num[Array, " b"], condition: Condition) -> tuple[Array, Array | None]:
+        """The embedding [b e] of the time and the conditions, and that of tokens [b n e], to which layers attend."""
+        config = self.config
+        dtype = jnp.dtype(config.dtype)
+        size = config.time_width or 4 * config.width
+        dense = partial(Dense, size, dtype=dtype, kernel_init=fan_average)
+        if config.time_embedding == "fourier":
+            # Song et al. 2021, appendix C.1, after Tancik et al. 2020: random frequencies of deviation 16, not trained
+            frequencies = self.param("time_frequencies", nn.initializers.normal(16.0), (config.width,))
+            embedding = fourier_embedding(jnp.log(time.astype(jnp.float32)), jax.lax.stop_gradient(frequencies))
+        else:
+            embedding = sinusoidal_embedding(time, config.width, shift=config.frequency_shift)
+        embedding = dense(name="time_out")(nn.silu(dense(name="time_in")(embedding)))
+        if config.classes:
+            # Linen's default variance, 1 / size, is far below the time embedding's: labels go unheard for long.
+            unit = nn.initializers.normal(1.0)
+            rows, label = config.classes + config.null_label, condition["label"]
+            table = nn.Embed(rows, size, embedding_init=unit, name="label_embedding")
+            if config.null_label:
+                embedding = embedding + table(label).astype(dtype)
+            else:
+                known = label < config.classes
+                embedding = embedding + jnp.where(known[:, None], table(jnp.where(known, label, 0)), 0.0).astype(dtype)
+        if config.embedding:
+            embedding = embedding + dense(name="embedding_projection")(condition["embedding"])
+        context = None
+        if config.tokens:
+            words = TokenEmbedding(config.vocabulary, size, dtype=dtype, name="token_embedding")
+            context = words(condition["tokens"])
+            embedding = embedding + dense(name="token_projection")(jnp.mean(context, axis=1))
+        return embedding, context

@@ -34,14 +34,16 @@ class SelfAttention2d(nn.Module):
     concatenated to those of the positions (Nichol et al. 2021, "GLIDE", section 3.1).
 
     The softmax is computed in float32 whatever ``dtype`` is. The output projection starts at ``out_init``, zero in
-    the UNet, so that a new block is the identity.
+    the UNet, so that a new block is the identity. The sum with the input is multiplied by ``scale``.
     """
 
-    norm: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module] | None
+    """None to attend to the features as they are."""
     heads: int = 1
     dtype: Any = jnp.float32
     kernel_init: Callable[..., Array] = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
     out_init: Callable[..., Array] = nn.initializers.zeros
+    scale: float = 1.0
 
     @nn.compact
     def __call__(
@@ -53,7 +55,7 @@ class SelfAttention2d(nn.Module):
             raise UserError(f"{self.heads} attention heads cannot share {channels} channels equally: choose a divisor")
         project = lambda name, init: Dense(channels, dtype=self.dtype, kernel_init=init, name=name)
         split = lambda x: rearrange(x, "b h w (n d) -> b (h w) n d", n=self.heads)
-        hidden = self.norm(name="norm")(features)
+        hidden = features if self.norm is None else self.norm(name="norm")(features)
         query = split(project("query", self.kernel_init)(hidden))
         key = split(project("key", self.kernel_init)(hidden))
         value = split(project("value", self.kernel_init)(hidden))
@@ -64,4 +66,5 @@ class SelfAttention2d(nn.Module):
             key, value = join(key, "context_key"), join(value, "context_value")
         mixed = dot_product_attention(query, key, value)
         mixed = rearrange(mixed, "b (h w) n d -> b h w (n d)", h=height, w=width)
-        return features + project("out", self.out_init)(mixed)
+        mixed = features + project("out", self.out_init)(mixed)
+        return mixed if self.scale == 1.0 else mixed * self.scale

@@ -21,6 +21,14 @@ def max_pool_2x2(features: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
     return jnp.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
 
 
+def mean_pool_2x2(features: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
+    """Means of squares of 2x2 pixels: [b, h // 2, w // 2, c]; a last odd row or column is left out."""
+    _, height, width, _ = features.shape
+    features = features[:, : height // 2 * 2, : width // 2 * 2]
+    rows = features[:, 0::2] + features[:, 1::2]
+    return (rows[:, :, 0::2] + rows[:, :, 1::2]) * 0.25
+
+
 def max_pool_3x3(features: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
     """Maxima of 3x3 pixels around every other pixel: [b, ceil(h / 2), ceil(w / 2), c]; the border is -inf.
 

@@ -6,7 +6,7 @@ All expect images normalised by ``IMAGENET_MEAN`` and ``IMAGENET_STD`` (``vision
 from collections.abc import Callable
 
 from vision.models.convnext import ConvNeXtConfig
-from vision.pretrained.rules import CONV, SAME, Layout, Rule, dense_rules
+from vision.pretrained.rules import CONV, SAME, Layout, Rule, dense_rules, norm_rules
 
 _SCALE = Layout(lambda x: x[:, 0, 0], lambda x: x[:, None, None])
 """Layer scales, which torchvision has as [c, 1, 1]."""
@@ -14,10 +14,6 @@ _SCALE = Layout(lambda x: x[:, 0, 0], lambda x: x[:, None, None])
 
 def _conv(published: str, ours: str) -> tuple[Rule, ...]:
     return dense_rules(published, ours, CONV)
-
-
-def _norm(published: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{published}.weight", f"params/{ours}/scale"), Rule(f"{published}.bias", f"params/{ours}/bias")
 
 
 def convnext_rules(config: ConvNeXtConfig) -> tuple[Rule, ...]:
@@ -85,17 +81,17 @@ def _rules(
       scale: in a block, the layer scale, and its layout.
       end: the last normalisation and the head.
     """
-    rules = [*_conv(f"{stem}.0", "stem_conv"), *_norm(f"{stem}.1", "stem_norm")]
+    rules = [*_conv(f"{stem}.0", "stem_conv"), *norm_rules(f"{stem}.1", "stem_norm")]
     for stage in range(1, len(config.depths) + 1):
         theirs, ours = block(stage), f"stage_{stage}_block_{{block}}"
         depthwise, norm, dense_in, dense_out = (f"{theirs}.{part}" for part in parts)
         rules += [
-            *_norm(f"{down(stage)}.0", f"stage_{stage}_down_norm"),
+            *norm_rules(f"{down(stage)}.0", f"stage_{stage}_down_norm"),
             *_conv(f"{down(stage)}.1", f"stage_{stage}_down_conv"),
             *_conv(depthwise, f"{ours}/depthwise"),
-            *_norm(norm, f"{ours}/norm"),
+            *norm_rules(norm, f"{ours}/norm"),
             *dense_rules(dense_in, f"{ours}/dense_in"),
             *dense_rules(dense_out, f"{ours}/dense_out"),
             Rule(f"{theirs}.{scale[0]}", f"params/{ours}/layer_scale", scale[1]),
         ]
-    return (*rules, *_norm(end[0], "norm"), *dense_rules(end[1], "head"))
+    return (*rules, *norm_rules(end[0], "norm"), *dense_rules(end[1], "head"))

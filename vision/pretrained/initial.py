@@ -1,8 +1,8 @@
 """``--init-from``: initial values of a new run in place of random ones.
 
-A file of published weights (safetensors, the index of several, or a PyTorch state dict), a file of this project's
-variables, or the work directory of another run. Where there are averaged weights, they are used. A run that already has
-a checkpoint continues from that.
+A file of published weights (safetensors, the index of several, or a PyTorch state dict), a folder of diffusers with
+its config.json, a file of this project's variables, or the work directory of another run. Where there are averaged
+weights, they are used. A run that already has a checkpoint continues from that.
 """
 
 import re
@@ -18,6 +18,7 @@ from vision.errors import UserError
 from vision.home import expanded
 from vision.parallel.agreement import is_first
 from vision.pretrained.adapted import Adapt, unchanged
+from vision.pretrained.diffusers_folder import FolderSource, is_published_folder
 from vision.pretrained.rules import Rule, WeightRules, from_published, named, surplus_prefix
 from vision.pretrained.state_dict import read_weights, some
 from vision.train.checkpoint import Checkpoints
@@ -34,11 +35,12 @@ def read_initial_values(
     adapt: Adapt = unchanged,
     class_names: Sequence[str] | None = None,
     average: str | None = "ema",
+    folder: FolderSource | None = None,
 ) -> dict[str, np.ndarray]:
     """Values for the variables of a network, by path ("params/head/kernel"), read from ``path``; prints a summary.
 
     Args:
-      path: a file, or the work directory of a run.
+      path: a file, a folder of diffusers, or the work directory of a run.
       variables: shapes of the variables, {"params": ..., ...}.
       published: rules from names of published weights to paths; empty if there are no published weights of this
         network.
@@ -49,6 +51,7 @@ def read_initial_values(
       class_names: of the data; if those of the other run differ, also in their order, ``replaced`` stays random in any
         case.
       average: the name of the averages to use if the run has them; None uses the trained variables.
+      folder: how a folder of diffusers is read; None if there are none of this network.
 
     Raises:
       UserError: the path cannot be read, or its contents do not fit this network or are not finite.
@@ -56,24 +59,32 @@ def read_initial_values(
     path = expanded(path)
     if not path.exists():
         raise UserError(f"there is no {path} to start from: --init-from takes a file of weights or a work directory")
-    if path.is_dir():
-        tensors, origin = _of_run(path, average)
-    else:
-        weights = read_weights(path)
-        tensors = weights.tensors
-        origin = f"the averages {weights.averaged} of published weights" if weights.averaged else "published weights"
     prefix = ""
-    if path.is_dir() or all(name.split("/")[0] in variables for name in tensors):
-        origin = origin if path.is_dir() else "variables of this project"
-        published = tuple(Rule(name, name) for name in named(variables))
-    elif not published:
-        raise UserError(
-            f"{path} has none of this network's names, and there are no published weights of this network to compare"
-        )
+    if is_published_folder(path):
+        if folder is None:
+            raise UserError(f"{path} is a folder of diffusers, and no network is published so for this experiment")
+        adapted, published, ignored, origin = folder.read(path), folder.rules, (), "published weights"
     else:
-        prefix = surplus_prefix(tensors, variables, rules=published, ignored=ignored)
-        tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
-    adapted = adapt(dict(tensors), variables)
+        if path.is_dir():
+            tensors, origin = _of_run(path, average)
+        else:
+            weights = read_weights(path)
+            tensors = weights.tensors
+            origin = (
+                f"the averages {weights.averaged} of published weights" if weights.averaged else "published weights"
+            )
+        if path.is_dir() or all(name.split("/")[0] in variables for name in tensors):
+            origin = origin if path.is_dir() else "variables of this project"
+            published = tuple(Rule(name, name) for name in named(variables))
+        elif not published:
+            why = "there are no published weights of this network to compare"
+            if folder is not None:
+                why = "weights of diffusers are read with their config.json: name their folder"
+            raise UserError(f"{path} has none of this network's names, and {why}")
+        else:
+            prefix = surplus_prefix(tensors, variables, rules=published, ignored=ignored)
+            tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
+        adapted = adapt(dict(tensors), variables)
     replaced = (*replaced, *adapted.replaced)
     placeholders = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
     found, left = from_published(adapted.tensors, placeholders, rules=published, ignored=ignored, replaced=replaced)

@@ -66,6 +66,11 @@ def dense_rules(published: str, ours: str, layout: Layout = DENSE) -> tuple[Rule
     )
 
 
+def norm_rules(published: str, ours: str) -> tuple[Rule, ...]:
+    """A normalisation with scale and bias, and without statistics."""
+    return Rule(f"{published}.weight", f"params/{ours}/scale"), Rule(f"{published}.bias", f"params/{ours}/bias")
+
+
 def batch_norm_rules(published: str, ours: str) -> tuple[Rule, ...]:
     """A batch normalisation with its running statistics."""
     return (

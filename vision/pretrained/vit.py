@@ -12,7 +12,7 @@ from jaxtyping import Float
 from vision.models.vit import ViTConfig
 from vision.ops.resize import resize
 from vision.pretrained.adapted import Adapted
-from vision.pretrained.rules import CONV, Layout, Rule, dense_rules
+from vision.pretrained.rules import CONV, Layout, Rule, dense_rules, norm_rules
 from vision.pretrained.state_dict import StateDict
 
 _POSITION = "params/position"
@@ -25,10 +25,6 @@ _QKV = Layout(
 )
 """Kernels of queries, keys and values: [3 out, in] published, [in, 3, out] here."""
 _QKV_BIAS = Layout(lambda x: x.reshape(3, -1), lambda x: x.reshape(-1))
-
-
-def _norm(published: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{published}.weight", f"params/{ours}/scale"), Rule(f"{published}.bias", f"params/{ours}/bias")
 
 
 def vit_rules(config: ViTConfig) -> tuple[Rule, ...]:
@@ -44,17 +40,17 @@ def torchvision_rules() -> tuple[Rule, ...]:
         Rule("class_token", "params/class_token"),
         Rule("encoder.pos_embedding", "params/position"),
         *dense_rules("conv_proj", "stem", CONV),
-        *_norm(f"{theirs}.ln_1", f"{ours}/norm_attention"),
+        *norm_rules(f"{theirs}.ln_1", f"{ours}/norm_attention"),
         Rule(f"{theirs}.self_attention.in_proj_weight", f"params/{ours}/qkv/kernel", _QKV),
         Rule(f"{theirs}.self_attention.in_proj_bias", f"params/{ours}/qkv/bias", _QKV_BIAS),
         *dense_rules(f"{theirs}.self_attention.out_proj", f"{ours}/out"),
-        *_norm(f"{theirs}.ln_2", f"{ours}/norm_dense"),
+        *norm_rules(f"{theirs}.ln_2", f"{ours}/norm_dense"),
         *dense_rules(f"{theirs}.mlp.0", f"{ours}/dense_in"),
         *dense_rules(f"{theirs}.mlp.3", f"{ours}/dense_out"),
         # the names of files before torchvision 0.13
         *dense_rules(f"{theirs}.mlp.linear_1", f"{ours}/dense_in"),
         *dense_rules(f"{theirs}.mlp.linear_2", f"{ours}/dense_out"),
-        *_norm("encoder.ln", "norm"),
+        *norm_rules("encoder.ln", "norm"),
         *dense_rules("heads.head", "head"),
     )
 
@@ -66,14 +62,14 @@ def timm_rules() -> tuple[Rule, ...]:
         Rule("cls_token", "params/class_token"),
         Rule("pos_embed", "params/position"),
         *dense_rules("patch_embed.proj", "stem", CONV),
-        *_norm(f"{theirs}.norm1", f"{ours}/norm_attention"),
+        *norm_rules(f"{theirs}.norm1", f"{ours}/norm_attention"),
         Rule(f"{theirs}.attn.qkv.weight", f"params/{ours}/qkv/kernel", _QKV),
         Rule(f"{theirs}.attn.qkv.bias", f"params/{ours}/qkv/bias", _QKV_BIAS),
         *dense_rules(f"{theirs}.attn.proj", f"{ours}/out"),
-        *_norm(f"{theirs}.norm2", f"{ours}/norm_dense"),
+        *norm_rules(f"{theirs}.norm2", f"{ours}/norm_dense"),
         *dense_rules(f"{theirs}.mlp.fc1", f"{ours}/dense_in"),
         *dense_rules(f"{theirs}.mlp.fc2", f"{ours}/dense_out"),
-        *_norm("norm", "norm"),
+        *norm_rules("norm", "norm"),
         *dense_rules("head", "head"),
     )
 

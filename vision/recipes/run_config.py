@@ -25,7 +25,8 @@ class RunConfig:
     evaluation_batch: PositiveInt = 250
     """Images at a time in evaluation, at least 1; rounded up to a multiple of the devices."""
     init_from: Path | None = None
-    """Start from these weights in place of random ones: a file, or the folder of another run (its averages)."""
+    """Start from these weights in place of random ones: a file, the folder of another run (its averages), or, for
+    diffusion, a folder of diffusers."""
     mesh: MeshConfig = MeshConfig()
     intervals: Intervals = Intervals()
     seed: Seed = 0

@@ -1,0 +1,106 @@
+"""Diffusion runs that start from a folder of diffusers, and are exported as one, by the command line."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vision.launch import verbs
+from vision.models.dit import DiT, DiTConfig
+from vision.models.unet import UNet, UNetConfig
+from vision.pretrained.diffusers_folder import read_folder
+from vision.pretrained.dit import read_dit, write_dit
+from vision.pretrained.unet2d import read_unet2d, write_unet2d
+
+UNET = UNetConfig(
+    width=16, multipliers=(1, 2), blocks=1, attention=(8,), dropout=0.0, classes=4, conditioning="scale_shift", groups=4
+)
+DIT = DiTConfig(patch=4, width=16, depth=1, heads=2, classes=4)
+NETWORKS = {
+    "diffusion_cifar": (
+        *(UNet(UNET), write_unet2d, read_unet2d),
+        "--model.width 16 --model.attention 8 --model.patch 1 --model.groups 4",
+    ),
+    "dit_cifar": (DiT(DIT), write_dit, read_dit, "--model.width 16 --model.depth 1 --model.heads 2"),
+}
+DATA = "--data.resolution 16 --data.shapes.shapes circle star --data.shapes.colours red blue --model.classes 4"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder of each network, with random variables none of which is zero."""
+    made = {}
+    for name, (model, write, _, _) in NETWORKS.items():
+        inputs = jnp.zeros((1, 16, 16, 3)), jnp.zeros(1), {"label": jnp.zeros(1, jnp.int32)}
+        shapes = jax.eval_shape(lambda *of, model=model: model.init(jax.random.key(0), *of, train=False), *inputs)
+        generator = np.random.default_rng(0)
+        variables = jax.tree.map(lambda leaf, g=generator: g.normal(size=leaf.shape).astype(np.float32), shapes)
+        made[name] = tmp_path_factory.mktemp("published") / name
+        write(made[name], model.config, variables, side=16)
+    return made
+
+
+@pytest.fixture
+def export(capsys, tmp_path, monkeypatch):
+    """Export an experiment that starts from a folder; gives (exit code, what it said)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(name, start, *more, out="mine"):
+        options = f"{NETWORKS[name][-1]} {DATA}".split()
+        words = ["export", name, out, "--quick", *options, "--init-from", str(start), *more]
+        code = verbs.main(words)
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return call
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_from_folder_to_folder(name, folders, export, tmp_path):
+    code, said = export(name, folders[name])
+    assert code == 0, said
+    assert "starting from published weights in" in said
+    config, expected = NETWORKS[name][2](folders[name])
+    again, found = NETWORKS[name][2](tmp_path / "mine")
+    assert again == config
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert "mine exists already" in export(name, folders[name])[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "words"),
+    [
+        ("diffusion_cifar", ["--model.multipliers", "1", "2", "2"], "this run has: add --model.multipliers 1 2\n"),
+        ("diffusion_cifar", ["--model.epsilon", "1e-5"], "this run has: add --model.epsilon 1e-06\n"),
+        ("dit_cifar", ["--model.depth", "2"], "this run has: add --model.depth 1\n"),
+        ("dit_cifar", ["--model.channels", "1"], "model.channels"),
+    ],
+)
+def test_another_network_is_refused_with_the_options_to_add(name, more, words, folders, export, tmp_path):
+    code, said = export(name, folders[name], *more)
+    assert code == 2
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert words in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_other_kind_of_network_and_files_are_refused(folders, export):
+    for name, other in (("diffusion_cifar", "dit_cifar"), ("dit_cifar", "diffusion_cifar")):
+        code, said = export(name, folders[other])
+        assert (code, said.count("\n")) == (2, 1)
+        assert "and the weights of a " in said
+    assert "name a new folder, such as mine" in export("dit_cifar", folders["dit_cifar"], out="mine.safetensors")[1]
+    code, said = export("dit_cifar", next(folders["dit_cifar"].glob("*.safetensors")))
+    assert (code, said.count("\n")) == (2, 1)
+    assert "with their config.json: name their folder" in said
+
+
+def test_a_network_that_diffusers_has_not(folders, export, tmp_path):
+    code, said = export("diffusion_cifar", folders["diffusion_cifar"], "--model.patch", "2")
+    assert (code, said.count("\n")) == (2, 1)
+    assert "add --model.patch 1" in said
+    values, _ = read_folder(folders["diffusion_cifar"])
+    assert json.loads((folders["diffusion_cifar"] / "config.json").read_text()) == values
