@@ -61,6 +61,9 @@ class DiTConfig:
     """Length of the condition "tokens", padding included; 0 for a network without it."""
     condition_channels: NoneOrMoreChannels = 0
     """Channels of the condition "image", as high and wide as the noisy image; 0 for a network without it."""
+    durations: bool = False
+    """Whether there is a condition "duration", the length of the time over which a velocity is averaged (Geng et al.
+    2025, "MeanFlow"); its embedding is added to that of the time."""
     channels: Channels = 3
     """Channels of the image."""
     out_channels: Channels | None = None
@@ -85,6 +88,8 @@ SHARDING_RULES: tuple[tuple[str, P], ...] = (
     (r"/modulation/kernel$", P(None, "tensor")),
     (r"time_in(_\d+)?/kernel$", P(None, "tensor")),
     (r"time_out(_\d+)?/kernel$", P("tensor", None)),
+    (r"duration_in/kernel$", P(None, "tensor")),
+    (r"duration_out/kernel$", P("tensor", None)),
     (r"(embedding|token)_projection/kernel$", P(None, "tensor")),
 )
 
@@ -170,7 +175,7 @@ class DiT(nn.Module):
           time: diffusion time in steps, 0 to 999 for the published schedule.
           condition: what the configuration names, and nothing else; None or ``{}`` for nothing. "label" int32 [b] in
             [0, classes], where ``classes`` means "no label"; "embedding" float [b embedding]; "tokens" int32 [b tokens]
-            in [0, vocabulary); "image" float [b h w condition_channels].
+            in [0, vocabulary); "image" float [b h w condition_channels]; "duration" float [b] in the unit of ``time``.
           train: unused, since nothing here differs between training and use.
 
         Returns:
@@ -198,6 +203,10 @@ class DiT(nn.Module):
                 )
                 embedding = embedding + table(condition["label"]).astype(dtype)
             embeddings.append(embedding)
+        if config.durations:
+            length = sinusoidal_embedding(condition["duration"], FREQUENCIES)
+            length = embed(name="duration_out")(nn.silu(embed(name="duration_in")(length)))
+            embeddings = [embedding + length for embedding in embeddings]
         if config.embedding:
             projected = embed(name="embedding_projection")(condition["embedding"])
             embeddings = [embedding + projected for embedding in embeddings]

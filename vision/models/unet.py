@@ -85,6 +85,9 @@ class UNetConfig:
     """Length of the condition "tokens", padding included; 0 for a network without it."""
     condition_channels: NoneOrMoreChannels = 0
     """Channels of the condition "image", as high and wide as the noisy image; 0 for a network without it."""
+    durations: bool = False
+    """Whether there is a condition "duration", the length of the time over which a velocity is averaged (Geng et al.
+    2025, "MeanFlow"); its embedding is added to that of the time."""
     conditioning: Literal["add", "scale_shift"] = "add"
     """How time and class enter a residual block: added to its features, as published, or as a scale and a shift of
     the second normalisation (Dhariwal & Nichol 2021, section 3), which follows labels sooner."""
@@ -161,6 +164,8 @@ SHARDING_RULES: tuple[tuple[str, P], ...] = (
     (r"/out/kernel$", P("tensor", None)),
     (r"time_in/kernel$", P(None, "tensor")),
     (r"time_out/kernel$", P("tensor", None)),
+    (r"duration_in/kernel$", P(None, "tensor")),
+    (r"duration_out/kernel$", P("tensor", None)),
     (r"(embedding|token)_projection/kernel$", P(None, "tensor")),
 )
 
@@ -233,7 +238,7 @@ class UNet(nn.Module):
             for a Fourier code.
           condition: what the configuration names, and nothing else; None or ``{}`` for nothing. "label" int32 [b] in
             [0, classes], where ``classes`` means "no label"; "embedding" float [b embedding]; "tokens" int32 [b tokens]
-            in [0, vocabulary); "image" float [b h w condition_channels].
+            in [0, vocabulary); "image" float [b h w condition_channels]; "duration" float [b] in the unit of ``time``.
           train: whether dropout is active; it then needs the "dropout" random stream.
 
         Returns:
@@ -342,6 +347,9 @@ class UNet(nn.Module):
         else:
             embedding = sinusoidal_embedding(time, config.width, shift=config.frequency_shift)
         embedding = dense(name="time_out")(nn.silu(dense(name="time_in")(embedding)))
+        if config.durations:
+            length = sinusoidal_embedding(condition["duration"], config.width, shift=config.frequency_shift)
+            embedding = embedding + dense(name="duration_out")(nn.silu(dense(name="duration_in")(length)))
         if config.classes:
             # Linen's default variance, 1 / size, is far below the time embedding's: labels go unheard for long.
             unit = nn.initializers.normal(1.0)

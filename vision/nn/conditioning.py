@@ -36,6 +36,11 @@ class ConditionConfig(Protocol):
         """Channels of "image"."""
         ...
 
+    @property
+    def durations(self) -> bool:
+        """Whether there is a "duration", which the objective gives and not the data."""
+        ...
+
 
 def check_data_conditions(config: ConditionConfig, *, available: Collection[str]) -> None:
     """Raise ``UserError`` where a network is built for a condition that the data of a recipe has not.
@@ -70,6 +75,8 @@ def condition_shapes(config: ConditionConfig, image_shape: tuple[int, ...]) -> d
         shapes["tokens"] = (batch, config.tokens)
     if config.condition_channels:
         shapes["image"] = (batch, *sides, config.condition_channels)
+    if config.durations:
+        shapes["duration"] = (batch,)
     return shapes
 
 

@@ -100,7 +100,7 @@ def dit_values(config: DiTConfig, *, side: int) -> dict[str, Any]:
     Raises:
       UserError: diffusers' DiTTransformer2DModel has no such network.
     """
-    impossible = [name for name in ("embedding", "tokens", "condition_channels") if getattr(config, name)]
+    impossible = [name for name in ("embedding", "tokens", "condition_channels", "durations") if getattr(config, name)]
     impossible += ["expansion"] if config.expansion != _EXPANSION else []
     impossible += ["classes"] if not config.classes else []
     if impossible:

@@ -117,7 +117,7 @@ def unet2d_values(config: UNetConfig, *, side: int) -> dict[str, Any]:
     _expressible("up_attention", config.up_attention == "every" or not any(attends), config)
     _expressible("resampling", config.resampling != "residual_projected" or len(levels) == 1, config)
     _expressible("groups", len(counts) == 1, config)
-    for name in ("embedding", "tokens", "condition_channels"):
+    for name in ("embedding", "tokens", "condition_channels", "durations"):
         _expressible(name, not getattr(config, name), config)
     _expressible("mid_attention", config.mid_attention != "plain" or config.conditioning == "scale_shift", config)
     heads = config.head_channels or None
