@@ -14,7 +14,8 @@ class GroupNorm(nn.Module):
 
     The number of groups is the largest common divisor of ``groups``, the channels c, and c // 4: it is ``groups``
     where each group has a multiple of four channels, and fewer otherwise; no group has fewer than four channels, unless
-    there are fewer in total. Statistics are float32 whatever ``dtype`` is.
+    there are fewer in total. ``fewest`` is that four; with 1 it is ``groups`` wherever they divide the channels, as in
+    published networks. Statistics are float32 whatever ``dtype`` is.
 
     The sums over pixels come before the sums over channels: XLA then reduces whole rows of contiguous channels and
     needs no transpose, which on a CPU is several times faster than reducing a [b, h, w, g, c/g] array in one step. The
@@ -22,6 +23,7 @@ class GroupNorm(nn.Module):
     """
 
     groups: int = 32
+    fewest: int = 4
     epsilon: float = 1e-6
     dtype: Any = jnp.float32
 
@@ -29,7 +31,7 @@ class GroupNorm(nn.Module):
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Normalise, scale and shift."""
         batch, _, _, channels = features.shape
-        groups = math.gcd(self.groups, channels, max(channels // 4, 1))
+        groups = math.gcd(self.groups, channels, max(channels // self.fewest, 1))
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         wide = features.astype(jnp.float32)
