@@ -104,11 +104,19 @@ class LatentSource:
     Raises ``UserError`` for a record of a damaged file.
     """
 
-    def __init__(self, folder: Path, identity: LatentIdentity, shards: Sequence[_Shard], class_names: Sequence[str]):
+    def __init__(
+        self,
+        folder: Path,
+        identity: LatentIdentity,
+        shards: Sequence[_Shard],
+        class_names: Sequence[str],
+        fields: Sequence[str] | None = None,
+    ):
         self.folder, self.identity, self.class_names = folder, identity, tuple(class_names)
         self._shards = tuple(shards)
         self._layout = self._shards[0].layout
         self._record = sum(np.dtype(kind).itemsize * math.prod(shape) for kind, shape in self._layout.values())
+        self._fields = tuple(self._layout if fields is None else fields)
         self._files: Any = None
 
     def __len__(self) -> int:
@@ -129,7 +137,13 @@ class LatentSource:
         for name, (kind, shape) in self._layout.items():
             record[name] = np.frombuffer(content, kind, math.prod(shape), start).reshape(shape)
             start += record[name].nbytes
-        return record
+        return {name: record[name] for name in self._fields}
+
+    def only(self, fields: Sequence[str]) -> "LatentSource":
+        """The same samples with only these fields; raises ``UserError`` for one that they have not."""
+        if missing := [name for name in fields if name not in self._layout]:
+            raise UserError(f"the latents in {self.folder} have no {missing[0]!r}, only {', '.join(self._layout)}")
+        return LatentSource(self.folder, self.identity, self._shards, self.class_names, fields)
 
     @property
     def nbytes(self) -> int:
@@ -169,7 +183,7 @@ class LatentSource:
         )
 
     def __reduce__(self):
-        return LatentSource, (self.folder, self.identity, self._shards, self.class_names)
+        return LatentSource, (self.folder, self.identity, self._shards, self.class_names, self._fields)
 
 
 def latent_folder(root: Path, identity: LatentIdentity) -> Path:
@@ -301,7 +315,7 @@ def _encoded(
         made = np.stack([np.asarray(encode(each))[:kept] for each in flipped], axis=1)
         if made.shape[2:] != identity.latent:
             raise ValueError(f"latents of {made.shape[2:]} in a set of {identity.latent}")
-        sums.append(_sums(made, gaussian=identity.gaussian))
+        sums.append(latent_sums(made, gaussian=identity.gaussian))
         latents.append(_stored(made, identity))
         beside.append({name: array[:kept] for name, array in batch.items()})
         done += kept
@@ -350,8 +364,8 @@ def _stored(latents: np.ndarray, identity: LatentIdentity) -> np.ndarray:
     return stored
 
 
-def _sums(latents: np.ndarray, *, gaussian: bool) -> np.ndarray:
-    """[2 d], the sums of latents and of their squares, by channel; of Gaussian ones the expectations."""
+def latent_sums(latents: Float[np.ndarray, "*places m"], *, gaussian: bool) -> Float[np.ndarray, "2 d"]:
+    """The sums of latents and of their squares, by channel, in float64; of Gaussian ones the expectations."""
     flat = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
     if not gaussian:
         return np.stack([flat.sum(0), np.square(flat).sum(0)])
@@ -359,10 +373,16 @@ def _sums(latents: np.ndarray, *, gaussian: bool) -> np.ndarray:
     return np.stack([mean.sum(0), (np.square(mean) + np.square(deviation)).sum(0)])
 
 
+def mean_and_deviation(
+    sums: Float[np.ndarray, "2 d"], places: int
+) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+    """Mean and deviation by channel, of the sums that :func:`latent_sums` gives over a number of places."""
+    mean, square = sums / places
+    return mean, np.sqrt(np.maximum(square - np.square(mean), 0.0))
+
+
 def _moments(shards: Sequence[_Shard], places: int) -> tuple[np.ndarray, np.ndarray]:
-    mean = np.sum([each.sums for each in shards], axis=0) / places
-    variance = np.sum([each.squares for each in shards], axis=0) / places - np.square(mean)
-    return mean, np.sqrt(np.maximum(variance, 0.0))
+    return mean_and_deviation(np.sum([[each.sums, each.squares] for each in shards], axis=0), places)
 
 
 def _written(folder: Path, identity: LatentIdentity) -> list[_Shard]:
@@ -397,7 +417,7 @@ def _shard(content: Mapping[str, Any] | None, identity: LatentIdentity) -> _Shar
             for name, (kind, shape) in content["layout"].items()
         }
         numbers = {name: int(content[name]) for name in ("first", "images", "bytes")}
-        channels = {name: tuple(float(each) for each in content[name]) for name in ("sums", "squares")}
+        channels: dict[str, Any] = {name: tuple(float(each) for each in content[name]) for name in ("sums", "squares")}
         shard = _Shard(**numbers, layout=layout, **channels)
         plain = all(np.dtype(kind).kind in "?biufSU" and min(shape, default=0) >= 0 for kind, shape in layout.values())
         fitting = layout[LATENT] == (np.dtype(identity.dtype).str, identity.latent) and next(iter(layout)) == LATENT
