@@ -1,6 +1,8 @@
 """First stages and training on their latents: runs and published networks, latents on disk and encoded in the step."""
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 
 import jax
@@ -351,3 +353,27 @@ def test_another_first_stage_is_refused(command, published, tmp_path):
     assert code == 2
     assert "the first stage of" in said
     assert "is not what is in" in said
+
+
+BUILT = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import jax
+from experiments.autoencoder_cifar import TINY, build
+from vision.launch.describe import simulate_devices
+from vision.recipes.first_stage import first_stage
+for path in sys.argv[1:]:
+    first_stage(Path(path), option="first_stage.path")
+loss, perceptual = replace(TINY.loss, perceptual=1.0), replace(TINY.perceptual, weights=Path(sys.argv[1]))
+build(replace(TINY, loss=loss, perceptual=perceptual))
+simulate_devices(3)
+assert len(jax.devices()) == 3
+"""
+
+
+def test_building_touches_no_devices(runs, published):
+    """Frozen networks are described before processes join each other, and before devices are simulated."""
+    folders = [*map(str, runs.values()), str(published)]
+    done = subprocess.run([sys.executable, "-c", BUILT, *folders], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -22,6 +22,7 @@ from jaxtyping import Float
 
 from vision.errors import UserError, on_one_line
 from vision.models.autoencoder_kl import AutoencoderKl, AutoencoderKlConfig
+from vision.platform import shapes_of
 from vision.pretrained.diffusers_folder import read_config, read_folder, write_folder
 from vision.pretrained.rules import (
     CONV,
@@ -88,7 +89,7 @@ def autoencoder_shapes(config: AutoencoderKlConfig) -> Any:
     """The tree of variables, of ShapeDtypeStructs."""
     model = AutoencoderKl(config)
     image = jax.ShapeDtypeStruct((1, config.factor, config.factor, config.channels), jnp.float32)
-    return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, key=jax.random.key(0)), image)
+    return shapes_of(lambda x: model.init(jax.random.key(0), x, key=jax.random.key(0)), image)
 
 
 def describe_autoencoder_kl(path: str | Path) -> PublishedAutoencoder:

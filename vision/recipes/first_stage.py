@@ -20,6 +20,7 @@ from vision.home import expanded
 from vision.models.autoencoder import Autoencoder, AutoencoderConfig
 from vision.models.autoencoder_kl import AutoencoderKl
 from vision.nn.latent import standard_normal
+from vision.platform import shapes_of
 from vision.pretrained.autoencoder_kl import autoencoder_shapes, describe_autoencoder_kl, read_autoencoder_kl
 from vision.pretrained.diffusers_folder import read_config
 from vision.pretrained.initial import read_initial_values
@@ -115,7 +116,7 @@ def _of_run(folder: Path, content: Mapping[str, Any], option: str) -> FirstStage
     config = _autoencoder_config(folder, content)
     model, gaussian = Autoencoder(config), config.bottleneck == "kl"
     image = jax.ShapeDtypeStruct((1, config.factor, config.factor, config.channels), jnp.float32)
-    shapes = jax.eval_shape(
+    shapes = shapes_of(
         lambda x: model.init({"params": jax.random.key(0)}, x, key=jax.random.key(0), train=False), image
     )
 
