@@ -7,6 +7,8 @@ pixels; a perceptual loss in the features of a network of yours and a discrimina
     python -m experiments.autoencoder_cifar --quick          the shapes world: 25.4 dB, 1 minute of CPU time
     python -m experiments.autoencoder_cifar --data.dir ~/tensorflow_datasets        CIFAR-10
     python -m experiments.autoencoder_cifar --model.bottleneck kl --model.latent 4
+    python -m experiments.autoencoder_cifar --quick --data.resolution 64 --model.bottleneck kl --model.latent 4 \
+      --model.patch 2 --model.widths 32 64 --images 80000       16x16x4 latents for diffusion: 31.4 dB
     python -m experiments.autoencoder_cifar --loss.adversarial 0.1 --loss.perceptual 1 --perceptual.weights runs/resnet
 """
 

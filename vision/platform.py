@@ -46,6 +46,18 @@ def traced_for(mesh: Mesh | AbstractMesh, function: Callable[P, T]) -> Callable[
     return traced
 
 
+def shapes_of(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+    """``jax.eval_shape``, which touches no devices: for what is built before processes have joined each other.
+
+    ``function`` must make its own random keys, of which those from outside are arrays on a device.
+    """
+    before = _target.set("cpu")  # shapes are the same for all
+    try:
+        return jax.eval_shape(function, *arguments, **keywords)
+    finally:
+        _target.reset(before)
+
+
 @contextmanager
 def composed() -> Iterator[None]:
     """Within it, what is traced has compositions of JAX's operations in place of primitives of this project.

@@ -14,10 +14,10 @@ from tiny_experiments.teacher import Config, TeacherConfig
 from vision.errors import UserError
 from vision.launch import run as launcher
 from vision.launch import verbs
-from vision.launch.frozen import content_hash
 from vision.launch.load_run import load_run
 from vision.launch.run_folder import default_workdir
 from vision.train.checkpoint import Checkpoints
+from vision.train.content_hash import content_hash
 from vision.train.records import read_metrics
 
 MESHES = {

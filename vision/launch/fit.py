@@ -72,10 +72,14 @@ def fit(
         state = checkpoints.restore(abstract_state(experiment, compiler), report=say)
         first = steps_taken(state) if state is not None else 0
         frozen = load_frozen(experiment.frozen, folder, compiler, begun=state is not None)
-        known = [part.option for part in experiment.frozen.values()]
         first_alone(
             lambda: keep_inputs(
-                folder, parsed.config, elsewhere=known, contents=experiment.contents(), step=first, report=say
+                folder,
+                parsed.config,
+                elsewhere=experiment.places,
+                contents=experiment.contents(),
+                step=first,
+                report=say,
             )
         )
         first_alone(after_check)

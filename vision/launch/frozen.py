@@ -5,23 +5,19 @@ path is a hint. A run that comes back, and whoever evaluates it, reads the varia
 configuration names, or the option on the command line, and compares.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from vision.atomic import write_atomically
 from vision.errors import UserError
 from vision.home import expanded
 from vision.launch.options import option_of
 from vision.parallel.agreement import check_equal, first_alone
-from vision.parallel.sharding import path_name
 from vision.train.compile import Compiler
+from vision.train.content_hash import content_hash
 from vision.train.experiment import FrozenPart
 
 FILE = "frozen.json"
@@ -32,22 +28,11 @@ class FrozenRecord:
     """What frozen.json keeps of a network."""
 
     sha256: str
-    """Of its content, see :func:`content_hash`."""
+    """Of its content, see :func:`vision.train.content_hash.content_hash`."""
     path: str
     """Where it was read from when the run began."""
     option: str
     """The configuration field that names its place."""
-
-
-def content_hash(variables: Any) -> str:
-    """SHA-256, in hexadecimal, over the paths, dtypes, shapes and bytes of a tree of arrays, sorted by path."""
-    digest = hashlib.sha256()
-    leaves = {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
-    for name in sorted(leaves):
-        array = leaves[name]
-        digest.update(f"{name} {array.dtype.name} {list(array.shape)}\n".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def read_records(folder: Path) -> dict[str, FrozenRecord] | None:

@@ -114,8 +114,7 @@ def open_run(
         report(f"{folder} was trained before {module.name} had {', '.join(missing)}: assuming the defaults")
     changed = parse_fields(f"python -m {module.module}", base=config, arguments=overrides, known=known)
     experiment = _built(module, changed, stored.replicas, unfitting if not overrides else "")
-    places = [part.option for part in experiment.frozen.values()]
-    places += [name for name in paths_of(changed) if name.startswith(DATA)]
+    places = [*experiment.places] + [name for name in paths_of(changed) if name.startswith(DATA)]
     allowed = (*experiment.evaluation_only, MESH)
     refused = [name for name in changes(changed, config) if not name.startswith(allowed) and name not in places]
     if refused:

@@ -85,9 +85,13 @@ def run(name: str, parsed: Parsed[Any], build: Callable[[Any], Experiment], desc
         return
     start(options.processes, os.environ)
     compiler = compiler_of(experiment)
-    places = [part.option for part in experiment.frozen.values()]
     folder = options.workdir or work.default_workdir(
-        name, quick=options.quick, config=config, default=parsed.default, replicas=replicas.stored(), places=places
+        name,
+        quick=options.quick,
+        config=config,
+        default=parsed.default,
+        replicas=replicas.stored(),
+        places=experiment.places,
     )
     check_equal("what they were started with", (folder, nested(config), replicas))
     locks: list[int] = []

@@ -168,6 +168,18 @@ class Autoencoder(nn.Module):
             return self.quantizer(encoded, train=False).indices
         return jnp.split(encoded, 2, axis=-1)[0]
 
+    def moments(self, image: Float[Array, "b h w c"]) -> Float[Array, "b H W m"]:
+        """What latent diffusion takes: "kl": means, then log variances along the channels; "vq": codes as vectors."""
+        encoded = self.encoder(image)
+        return self.quantizer(encoded, train=False).vectors if self.config.bottleneck == "vq" else encoded
+
+    def decode_vectors(self, latents: Float[Array, "b H W d"]) -> Float[Array, "b h w c"]:
+        """The image of latents that are vectors; of a codebook each becomes its nearest code first.
+
+        Rombach et al. 2022, section 3.1: the quantisation is a part of the decoder.
+        """
+        return self.decoder(self.quantizer(latents, train=False).vectors if self.config.bottleneck == "vq" else latents)
+
     def decode(self, codes: Float[Array, "b H W d"] | Int[Array, "b H W"]) -> Float[Array, "b h w c"]:
         """The image of latents in the form that ``encode`` returns."""
         return self.decoder(self.quantizer.lookup(codes) if self.config.bottleneck == "vq" else codes)

@@ -62,6 +62,7 @@ def assemble(
     weights: WeightsSource | None = None,
     statistics: Callable[[], Mapping[str, np.ndarray]] | None = None,
     frozen: Mapping[str, FrozenPart] | None = None,
+    caches: Sequence[str] = (),
     rules: ShardingRules = (),
     evaluation_only: Sequence[str] = (),
     batch_shapes: int = 1,
@@ -85,6 +86,7 @@ def assemble(
       weights: how ``config.init_from`` is read.
       statistics: reads variables that are statistics of the data, by path.
       frozen: networks with fixed weights, by name.
+      caches: fields that name folders of what can be computed again.
       rules: sharding rules.
       evaluation_only: fields of the configuration that change evaluation and sampling only.
       batch_shapes: how many different batch shapes may occur.
@@ -142,6 +144,7 @@ def assemble(
         contents=lambda: {split: data.content(split) for split in ("train", "test")},
         initial_values=initial_values if config.init_from is not None or statistics is not None else None,
         frozen=frozen or {},
+        caches=tuple(caches),
         rules=rules,
         mesh=config.mesh,
         intervals=config.intervals,

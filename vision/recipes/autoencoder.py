@@ -18,6 +18,7 @@ from vision.models.autoencoder import SHARDING_RULES, Autoencoder, AutoencoderCo
 from vision.models.gan.dcgan import PatchDiscriminator
 from vision.models.resnet import CIFAR_RESNET18, ResNet, ResNetConfig
 from vision.ops.pixels import to_float, to_uint8
+from vision.platform import shapes_of
 from vision.pretrained.initial import read_initial_values
 from vision.ranges import Channels, Depth, FiniteFloat, PositiveFloat
 from vision.recipes.assemble import WeightsSource, assemble
@@ -153,7 +154,7 @@ def perceptual_part(config: AutoencoderRunConfig, network: nn.Module, image: tup
     assert config.perceptual.weights is not None
     path = expanded(config.perceptual.weights)
     zeros = jax.ShapeDtypeStruct((1, *image), jnp.float32)
-    shapes = jax.eval_shape(lambda key, x: network.init(key, x, train=False), jax.random.key(0), zeros)
+    shapes = shapes_of(lambda x: network.init(jax.random.key(0), x, train=False), zeros)
     load = lambda: with_values(shapes, read_initial_values(path, shapes))
     return {"perceptual": FrozenPart(option="perceptual.weights", path=path, shapes=shapes, load=load)}
 

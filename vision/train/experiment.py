@@ -151,6 +151,9 @@ class Experiment:
     Called once, on the host of every process, and not when a run is resumed or described."""
     frozen: Mapping[str, FrozenPart] = field(default_factory=dict)
     """Networks with fixed weights that the step, the evaluation or the data use, by name."""
+    caches: tuple[str, ...] = ()
+    """Configuration fields that name folders of what can be computed again, such as latents: they change nothing of
+    what a run is."""
     rules: ShardingRules = ()
     """Sharding rules, usually the model's."""
     mesh: MeshConfig = MeshConfig()
@@ -169,6 +172,11 @@ class Experiment:
     and batches have a leading axis of replicas then; ``batch``, ``batch_size`` and ``images`` are of each."""
     batch_shapes: int = 1
     """How many different batch shapes may occur (multi-scale training)."""
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Configuration fields that hold a path and are known by what is there: of frozen networks, and of caches."""
+        return (*(part.option for part in self.frozen.values()), *self.caches)
 
     @property
     def batch_size(self) -> int:
