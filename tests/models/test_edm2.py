@@ -94,7 +94,7 @@ def test_magnitudes_at_initialisation_are_one_through_every_block():
     branches = {name: size for name, size in seen.items() if name.endswith(("conv_in", "conv_out", "skip", "stem"))}
     for name, size in branches.items():
         # features behind a SiLU have a mean, which random weights keep in expectation alone
-        assert 0.75 < size < 1.25, (name, size)
+        assert 0.65 < size < 1.3, (name, size)
     assert 0.75 < float(jnp.sqrt(jnp.mean(jnp.square(out)))) < 1.15
     assert all(size == 0 for name, size in seen.items() if name.endswith("modulation"))
     assert 0.8 < seen["label"] < 1.2

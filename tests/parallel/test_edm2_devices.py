@@ -27,7 +27,7 @@ STEPS, SIZE, SIDE = 3, 16, 8
 MODEL = EDM2UNet(
     EDM2Config(width=16, multipliers=(1, 2), blocks=1, attention=(4,), head_channels=16, classes=3, uncertainty=True)
 )
-OPTIMIZER = optax.sgd(0.3, momentum=0.9)
+OPTIMIZER = optax.sgd(3.0)
 DECAYS = SnapshotConfig(interval=1).decays()
 MESHES = {"2 data x 4 fsdp": MeshConfig(fsdp=4), "2 data x 2 fsdp x 2 tensor": MeshConfig(fsdp=2, tensor=2)}
 
@@ -79,7 +79,7 @@ def trained(mesh_name, microbatches=1):
 def assert_equal_up_to_rounding(found, expected):
     for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True):
         scale = np.abs(other).max()
-        np.testing.assert_allclose(one, other, rtol=5e-4, atol=1e-4 * scale + 1e-7, err_msg=path_name(path))
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5 * scale + 1e-7, err_msg=path_name(path))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_the_trained_network_is_the_same(mesh, microbatches):
     assert_equal_up_to_rounding(state, one)
     start = jax.device_get(jax.jit(lambda: init(jax.random.key(0)).params)())
     moved = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(one[0]), jax.tree.leaves(start), strict=True)]
-    assert min(moved) > 1e-3  # the comparison means something
+    assert min(moved) > 5e-4  # the comparison means something
 
 
 @pytest.mark.parametrize("mesh", ["one device", "2 data x 2 fsdp x 2 tensor"])
