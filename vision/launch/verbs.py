@@ -2,6 +2,7 @@
 
     python -m vision evaluate runs/detector --detector.iou 0.5
     python -m vision predict runs/classifier new/*.jpg
+    python -m vision evaluate runs/shapes --average-length 0.05 0.13
     python -m vision sample runs/digits --count 20 --labels 3 7
     python -m vision export runs/detector detector.onnx
     python -m vision export runs/classifier resnet50.safetensors
