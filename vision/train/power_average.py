@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 from jaxtyping import Array, Float, Int
 
 from vision.types import Schedule
@@ -114,8 +113,8 @@ def combination(stored: Sequence[Profile], wanted: Profile) -> tuple[Float[np.nd
     gram = inner_products(stored, stored) / np.outer(size, size)
     target = inner_products(stored, [wanted])[:, 0] / (size * norm)
     sums = norm / size
-    solved = scipy.linalg.lstsq(gram, np.stack([target, sums], axis=1), lapack_driver="gelsy")
-    found, towards = np.asarray(solved[0]).T
+    solved, *_ = np.linalg.lstsq(gram, np.stack([target, sums], axis=1))
+    found, towards = solved.T
     found = found + (1.0 - sums @ found) / (sums @ towards) * towards  # by a Lagrange multiplier
     error = np.sqrt(max(1.0 - 2.0 * found @ target + found @ gram @ found, 0.0))
     return found * sums, float(error)
