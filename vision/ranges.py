@@ -42,6 +42,8 @@ PositiveFraction: TypeAlias = Annotated[float, Interval(gt=0.0, le=1.0)]
 OpenFraction: TypeAlias = Annotated[float, Interval(gt=0.0, lt=1.0)]
 Decay: TypeAlias = Annotated[float, Interval(ge=0.0, lt=1.0)]
 """Decay of an exponential average."""
+AverageLength: TypeAlias = Annotated[float, Interval(ge=0.001, le=0.288)]
+"""Length of an average by a power function, sigma_rel (``vision.train.power_average``)."""
 DropRate: TypeAlias = Annotated[float, Interval(ge=0.0, lt=1.0)]
 """Probability of dropping a feature or a branch in training."""
 PositiveFloat: TypeAlias = Annotated[float, Interval(gt=0.0, lt=math.inf)]

@@ -184,3 +184,16 @@ def test_dry_run(tmp_path, monkeypatch, capsys):
 def test_sides_that_cannot_be_halved_are_refused():
     with pytest.raises(UserError, match="multiple of 8"):
         build(dataclasses.replace(QUICK, data=dataclasses.replace(QUICK.data, resolution=20)))
+
+
+def test_snapshots_change_nothing_else_and_give_averages_of_any_length(whole, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    assert run("--workdir", str(workdir), "--snapshots.interval", str(3 * SIZE)) == 0
+    assert [line.get("train/loss") for line in logged(workdir)] == [line.get("train/loss") for line in logged(whole)]
+    assert len(list((workdir / "snapshots").iterdir())) == 2 * STEPS // 3
+    capsys.readouterr()
+    assert verbs.main(["evaluate", str(workdir), "--average-length", "0.05", "0.2"]) == 0
+    errors = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("mse[")]
+    assert [words[1] for words in errors] == ["0.05]", "0.2]"]
+    short, long = (float(words[2]) for words in errors)
+    assert short != long

@@ -9,6 +9,7 @@ import optax
 
 from vision.parallel.mesh import MeshConfig
 from vision.train.experiment import Evaluation, Experiment, Intervals
+from vision.train.snapshots import SnapshotConfig
 from vision.train.state import create_state
 from vision.train.step import averaged, gradient, repeated
 from vision.types import Samples
@@ -30,6 +31,7 @@ class Config:
 
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
+    snapshots: SnapshotConfig = SnapshotConfig()
     intervals: Intervals = Intervals(log=SIZE, evaluate=4 * SIZE, save=2 * SIZE, keep=10)
     images: int = 8 * SIZE
     """Budget."""
@@ -54,10 +56,11 @@ def make_build(hooks):
 
     def build(config):
         optimizer = optax.adam(config.optimizer.lr)
-        step = averaged(gradient(loss, optimizer), {"ema": 0.9})
+        averages = {"ema": 0.9, **config.snapshots.decays()}
+        step = averaged(gradient(loss, optimizer), averages)
 
         def init(key):
-            return create_state(params={"w": jnp.zeros(3)}, optimizer=optimizer, key=key, ema={"ema": None})
+            return create_state(params={"w": jnp.zeros(3)}, optimizer=optimizer, key=key, ema=averages)
 
         def batches(*, seed, start_step, process_index, process_count):
             step = start_step
@@ -97,6 +100,7 @@ def make_build(hooks):
             sampling=sampling,
             mesh=config.mesh,
             intervals=config.intervals,
+            snapshots=config.snapshots,
             dispatch=config.dispatch,
         )
 

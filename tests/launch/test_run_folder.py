@@ -82,7 +82,7 @@ def test_a_folder_of_another_run_is_left_as_it_is(tmp_path, name, config, words)
     os.close(claim(tmp_path / "run", "x", Config()))
 
 
-@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("begun", ["", "checkpoints/2", "snapshots"])
 def test_a_folder_is_taken_over_until_its_run_has_begun(tmp_path, begun):
     os.close(claim(tmp_path, "x", Config()))
     (tmp_path / "frozen.json").write_text("{}")
@@ -90,7 +90,7 @@ def test_a_folder_is_taken_over_until_its_run_has_begun(tmp_path, begun):
     (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()
     (tmp_path / "metrics.jsonl").touch()
     if begun:
-        (tmp_path / "checkpoints" / "2").mkdir()
+        (tmp_path / begun).mkdir()
         with pytest.raises(UserError, match="belongs to the experiment x, not y"):
             claim(tmp_path, "y", Config())
         assert (tmp_path / "frozen.json").exists()

@@ -29,7 +29,8 @@ OPTIONS = (
     "--data.resolution 16 --data.shapes-count 64 --data.shapes.shapes circle star --data.shapes.colours red blue "
     f"--data.shapes.min-size 0.4 --batch-size {SIZE} --images {STEPS * SIZE} --optimizer.warmup 16 "
     "--optimizer.lr 0.1 --diffusion.steps 20 --sampling.steps 3 --samples 4 --classified 4 --held-out 13 "
-    f"--intervals.log {SIZE} --intervals.evaluate {6 * SIZE} --intervals.save {4 * SIZE}"
+    f"--intervals.log {SIZE} --intervals.evaluate {6 * SIZE} --intervals.save {4 * SIZE} "
+    f"--snapshots.interval {4 * SIZE}"
 ).split()
 
 

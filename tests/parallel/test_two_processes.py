@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from run_small_diffusion import SIZE, STEPS, final_state, run
+from safetensors.numpy import load_file
 
 from vision.launch import devices
 from vision.parallel.mesh import make_mesh
@@ -69,6 +70,15 @@ def assert_same_curve(folder, expected):
     for one, other in zip(*(jax.tree.leaves(parameters(path)) for path in (folder, expected)), strict=True):
         scale = np.abs(other).max()
         np.testing.assert_allclose(one, other, rtol=3e-4, atol=3e-5 * scale + 1e-7)
+    snapshots = [sorted((path / "snapshots").iterdir()) for path in (folder, expected)]
+    assert len(snapshots[1]) == 2 * STEPS // 4
+    for one, other in zip(*snapshots, strict=True):
+        assert one.name == other.name
+        arrays, others = load_file(one), load_file(other)
+        assert arrays.keys() == others.keys()
+        for name, array in arrays.items():
+            scale = np.abs(others[name]).max()
+            np.testing.assert_allclose(array, others[name], rtol=3e-4, atol=3e-5 * scale + 1e-7, err_msg=name)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 
 from vision.errors import UserError
 from vision.models.resnet import ResNetConfig, layer_of, layers
-from vision.train.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from vision.train.optimizer import AdamConfig, OptimizerConfig, learning_rate, make_optimizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NETWORK = ResNetConfig(depths=(1,))
@@ -231,6 +231,31 @@ def test_schedules_at_their_start_peak_middle_and_end(schedule, middle, end):
     # a warm-up of less than a batch is none
     at_once = learning_rate(replace(config, warmup=9), steps=10, batch_size=10)
     np.testing.assert_allclose([float(at_once(step)) for step in (0, 5, 10)], [0.5, middle, end], atol=1e-7)
+
+
+def test_an_inverse_square_root_falls_from_a_number_of_images_on():
+    """Karras et al. 2024, equation 67, with a linear warm-up: t counts from the start."""
+    config = AdamConfig(lr=0.5, schedule="inverse_sqrt", warmup=40, decay_after=100)
+    rate = learning_rate(config, steps=14, batch_size=10)
+    expected = [0.5 * min(t / 4, 1.0) / np.sqrt(max(t / 10, 1.0)) for t in range(1000)]
+    np.testing.assert_allclose([float(rate(t)) for t in (*range(20), 999)], [*expected[:20], expected[-1]], rtol=1e-5)
+    # no schedule of it depends on the budget
+    assert float(learning_rate(config, steps=1000, batch_size=10)(300)) == float(rate(300))
+    at_once = learning_rate(replace(config, warmup=0), steps=14, batch_size=10)
+    np.testing.assert_allclose([float(at_once(t)) for t in (0, 10, 40)], [0.5, 0.5, 0.25], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": "cosine", "decay_after": 5}, r"decay_after is for optimizer\.schedule inverse_sqrt, not cosine"),
+        ({"schedule": "inverse_sqrt"}, r"decay_after = 0 images: set it to the end of the warm-up .* \(10\)"),
+        ({"schedule": "inverse_sqrt", "warmup": 40, "decay_after": 39}, r"decay_after = 39 images: .* \(40\)"),
+    ],
+)
+def test_an_inverse_square_root_must_know_where_it_falls(changes, message):
+    with pytest.raises(UserError, match=message):
+        learning_rate(OptimizerConfig(**changes), steps=14, batch_size=10)
 
 
 def test_a_cosine_is_one():

@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from vision.data.image_file import opened
 from vision.errors import UserError
 from vision.home import expanded
+from vision.launch.average_length import scanned
 from vision.launch.export import write_export
 from vision.launch.export_onnx import write_onnx
 from vision.launch.files import files_of
@@ -30,18 +31,26 @@ from vision.train.replicas import combined
 from vision.types import SampleRequest
 
 
-def evaluate(run: LoadedRun) -> list[str]:
+def evaluate(run: LoadedRun, *, average_lengths: Sequence[float] = ()) -> list[str]:
     """The numbers of the experiment's evaluation, a line each with its protocol.
 
-    Raises ``UserError`` where the data has another place than the run's and is not the same.
+    With lengths, those of the average of each length in place of "ema".
+
+    Raises ``UserError`` where the data has another place than the run's and is not the same, or there are no snapshots
+    to make averages of.
     """
     if run.folder is not None:
         folder = run.folder
         first_alone(lambda: check_data(folder, run.config, run.experiment.contents()))
     with compiling_for("the evaluation", _say):
-        evaluation = run.experiment.evaluation(run.compiler)(run.state)
+        if average_lengths:
+            found = {f"[length {of:g}]": each for of, each in scanned(run, average_lengths).items()}
+        else:
+            found = {"": (run.experiment.evaluation(run.compiler)(run.state), "")}
     return [
-        f"{name} {value:.6g}  ({evaluation.protocol.get(name, 'no protocol stated')})"
+        f"{name}{of} {value:.6g}  "
+        f"({'; '.join(filter(None, (evaluation.protocol.get(name, 'no protocol stated'), words)))})"
+        for of, (evaluation, words) in found.items()
         for name, value in combined(evaluation.scalars, run.experiment.replicas).items()
     ]
 

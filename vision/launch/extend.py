@@ -27,9 +27,10 @@ from vision.launch.options import flatten
 from vision.train.class_names import CLASS_NAMES
 from vision.train.compile import Compiler, abstract
 from vision.train.experiment import Experiment
+from vision.train.snapshots import FOLDER as SNAPSHOTS
 from vision.train.step import with_frozen
 
-_RECORDS = (INPUTS, FROZEN, CLASS_NAMES, "samples", "replicas", "metrics.jsonl")
+_RECORDS = (INPUTS, FROZEN, CLASS_NAMES, SNAPSHOTS, "samples", "replicas", "metrics.jsonl")
 """What the longer run continues, besides the checkpoint."""
 
 

@@ -29,6 +29,8 @@ from vision.train.profile import Profile
 from vision.train.progress import Progress
 from vision.train.records import Records, read_metrics
 from vision.train.replicas import ReplicaRecords
+from vision.train.snapshots import FOLDER as SNAPSHOTS
+from vision.train.snapshots import Snapshots
 from vision.train.state import attach_frozen
 
 
@@ -88,6 +90,10 @@ def fit(
             state = compiler.init(experiment.init, key=jax.random.key(experiment.seed), initial=initial)
         if first:
             say(f"resuming after step {first} ({first * experiment.batch_size:,} images)")
+        snapshots = None
+        if experiment.snapshots.interval:
+            snapshots = Snapshots(folder / SNAPSHOTS, experiment.snapshots)
+            say(snapshots.disk_use(state, images=experiment.total_steps * experiment.batch_size))
         records = stack.enter_context(open_records(experiment, folder, first, write=first_process))
         progress = Progress(
             experiment.total_steps * experiment.batch_size * runs,
@@ -125,6 +131,7 @@ def fit(
                     interruption,
                     Profile(folder / "profile" if parsed.run.profile else None),
                     page.write,
+                    snapshots,
                 ),
             )
         except Interrupted:

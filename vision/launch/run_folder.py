@@ -19,6 +19,7 @@ import jax
 from vision.atomic import write_atomically
 from vision.errors import UserError
 from vision.launch.options import changes, command_line, nested
+from vision.train.snapshots import FOLDER as SNAPSHOTS
 
 # Fields that change where and how often, never what is computed: a run may come back with others.
 BOOKKEEPING = ("mesh.", "intervals.")
@@ -128,7 +129,8 @@ def newest_checkpoint(workdir: Path) -> int | None:
 def has_begun(workdir: Path) -> bool:
     """Whether the run in a folder has saved or recorded anything."""
     records = workdir / "metrics.jsonl"
-    return newest_checkpoint(workdir) is not None or (records.exists() and records.stat().st_size > 0)
+    recorded = (records.exists() and records.stat().st_size > 0) or (workdir / SNAPSHOTS).exists()
+    return recorded or newest_checkpoint(workdir) is not None
 
 
 def write_config(workdir: Path, name: str, config: Any, *, replicas: Mapping[str, Any] | None = None) -> None:

@@ -2,6 +2,7 @@
 
     python -m vision evaluate runs/detector --detector.iou 0.5
     python -m vision predict runs/classifier new/*.jpg
+    python -m vision evaluate runs/shapes --average-length 0.05 0.13
     python -m vision sample runs/digits --count 20 --labels 3 7
     python -m vision export runs/detector detector.onnx
     python -m vision export runs/classifier resnet50.safetensors
@@ -26,20 +27,21 @@ from typing import Any
 from vision.errors import UserError
 from vision.home import expanded
 from vision.launch import actions
+from vision.launch.average_length import with_average
 from vision.launch.describe import describe, simulate_devices
 from vision.launch.devices import compiler_of, use_compilation_cache
 from vision.launch.download import main as download
 from vision.launch.exit_code import exit_code
 from vision.launch.experiment_module import PACKAGE, experiment_paths
 from vision.launch.field_doc import field_doc
-from vision.launch.load_run import LoadedRun, StoredRun, load_run, open_run
+from vision.launch.load_run import LoadedRun, StoredRun, load_run, open_run, to_stderr
 from vision.launch.options import HELP, flatten, option_of, parse_fields, unknown_name
 from vision.launch.run_folder import CONFIG
 from vision.launch.untrained import untrained_run
 from vision.parallel.agreement import is_first
 from vision.parallel.mesh import devices_needed
 from vision.parallel.processes import ProcessOptions, start
-from vision.ranges import PositiveInt, Seed
+from vision.ranges import AverageLength, PositiveInt, Seed
 from vision.train.experiment import Experiment
 
 
@@ -48,6 +50,14 @@ class Options:
     """Options of every verb."""
 
     processes: ProcessOptions = ProcessOptions()
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(Options):
+    """Options of evaluate."""
+
+    average_length: tuple[AverageLength, ...] = ()
+    """Relative lengths of averages that are made of the run's snapshots and evaluated in place of its own."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,8 @@ class SampleOptions(Options):
     """Grey images, white where --images may change; one for all, or one for each."""
     seed: Seed = 0
     """Seed of the noise."""
+    average_length: AverageLength | None = None
+    """Relative length of an average that is made of the run's snapshots and sampled from in place of its own."""
     out: Path | None = None
     """Folder for what is written. Default: samples/ in the run folder."""
 
@@ -144,7 +156,7 @@ class Verb:
 
 
 def _evaluate(call: Call) -> None:
-    _print(actions.evaluate(call.load()))
+    _print(actions.evaluate(call.load(), average_lengths=call.options.average_length))
 
 
 def _predict(call: Call) -> None:
@@ -156,6 +168,11 @@ def _predict(call: Call) -> None:
 
 def _sample(call: Call) -> None:
     run, own = call.load(), call.options
+    kind = ""
+    if own.average_length is not None:
+        run, words = with_average(run, own.average_length)
+        to_stderr(words)
+        kind = f"-length-{own.average_length:g}"
     request = actions.sample_request(
         run,
         count=own.count,
@@ -165,7 +182,7 @@ def _sample(call: Call) -> None:
         masks=own.masks,
         seed=own.seed,
     )
-    folder = own.out or (run.folder or Path()) / "samples" / f"sampled-{run.images:010d}"
+    folder = own.out or (run.folder or Path()) / "samples" / f"sampled-{run.images:010d}{kind}"
     if own.out is None and is_first():
         for path in folder.glob("[0-9]*.png"):  # of an earlier call, perhaps more than there are now
             path.unlink()
@@ -191,6 +208,7 @@ VERBS: dict[str, Verb] = {
             summary="measure the newest checkpoint",
             operands="RUN",
             act=_evaluate,
+            options=EvaluateOptions,
             takes_name=True,
         ),
         Verb(

@@ -19,6 +19,7 @@ from vision.pretrained.state_dict import StateDict
 from vision.recipes.run_config import RunConfig
 from vision.train.compile import Compiler
 from vision.train.experiment import EvaluatorFactory, Experiment, FrozenPart, PredictFiles
+from vision.train.snapshots import SnapshotConfig
 from vision.train.state import Optimizers, create_state, parameters, with_values
 from vision.train.step import averaged, repeated, warmed_up
 from vision.types import Schedule, Step, TrainState
@@ -63,6 +64,7 @@ def assemble(
     statistics: Callable[[], Mapping[str, np.ndarray]] | None = None,
     frozen: Mapping[str, FrozenPart] | None = None,
     caches: Sequence[str] = (),
+    snapshots: SnapshotConfig | None = None,
     rules: ShardingRules = (),
     evaluation_only: Sequence[str] = (),
     batch_shapes: int = 1,
@@ -87,11 +89,16 @@ def assemble(
       statistics: reads variables that are statistics of the data, by path.
       frozen: networks with fixed weights, by name.
       caches: fields that name folders of what can be computed again.
+      snapshots: which averages by power functions are tracked too, and kept at intervals; None for none.
       rules: sharding rules.
       evaluation_only: fields of the configuration that change evaluation and sampling only.
       batch_shapes: how many different batch shapes may occur.
+
+    Raises ``UserError`` where two snapshots are of one length.
     """
     averages = {"ema": warmed_up(config.ema)} if averages is None else averages
+    snapshots = snapshots or SnapshotConfig()
+    averages = {**averages, **snapshots.decays()}
     step = averaged(step, averages, of=averaging)
     step = repeated(step, config.dispatch) if config.dispatch > 1 else step
     weights = weights or WeightsSource()
@@ -148,6 +155,7 @@ def assemble(
         rules=rules,
         mesh=config.mesh,
         intervals=config.intervals,
+        snapshots=snapshots,
         microbatches=config.microbatches,
         dispatch=config.dispatch,
         evaluation_only=(*evaluation_only, "evaluation_batch"),

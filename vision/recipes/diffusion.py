@@ -29,6 +29,7 @@ from vision.tasks.diffusion import DiffusionConfig, check_diffusion, diffusion_l
 from vision.tasks.sampling import SamplingConfig, check, describe, sampler
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import AdamConfig, clipped, learning_rate
+from vision.train.snapshots import SnapshotConfig
 from vision.train.step import accumulate, gradient, preprocessed, warmed_up
 from vision.types import TrainState
 
@@ -46,6 +47,7 @@ class DiffusionRunConfig(RunConfig):
     """Decays, within [0, 1), of further averages, whose held-out errors are reported for comparison."""
     flip: bool = True
     """Flip half of the training images left to right."""
+    snapshots: SnapshotConfig = SnapshotConfig()
     samples: PositiveInt = 64
     """Images in the grid of each evaluation, at least 1."""
     classified: PositiveInt = 256
@@ -151,6 +153,7 @@ def diffusion(config: Any, model: nn.Module, *, rules: ShardingRules) -> Experim
         data=data,
         evaluation=evaluation,
         generator=generator,
+        snapshots=config.snapshots,
         rules=rules,
         evaluation_only=("sampling.", "samples", "classified", "metrics.", "held_out"),
     )

@@ -92,17 +92,17 @@ class Checkpoints:
         """
         if self._manager.latest_step() == step:
             return
-        with _disk_errors(self.folder):
+        with disk_errors(self.folder, "checkpoint"):
             self._manager.save(step, args=ocp.args.Composite(**{ITEM: ocp.args.StandardSave(state)}), force=True)
 
     def wait(self) -> None:
         """Block until everything is written."""
-        with _disk_errors(self.folder):
+        with disk_errors(self.folder, "checkpoint"):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait for pending writes and let go of the folder."""
-        with _disk_errors(self.folder):
+        with disk_errors(self.folder, "checkpoint"):
             self._manager.close()
 
     def restore(self, abstract: TrainState, *, report: Callable[[str], None]) -> TrainState | None:
@@ -251,15 +251,20 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    """Turn "no space left", which reaches us from several storage layers, into one sentence."""
+def disk_errors(folder: Path, what: str) -> Iterator[None]:
+    """Turn "no space left", which several storage layers have in words of their own, into one sentence.
+
+    Args:
+      folder: where is written.
+      what: what is written, for the message.
+    """
     try:
         yield
     except Exception as error:  # of any type: tensorstore, Orbax and Python each have their own
         if not any(words in str(error) for words in ("No space left", "Errno 28", "Disk quota exceeded", "ENOSPC")):
             raise
         raise UserError(
-            f"the disk that holds {folder} is full: the last checkpoint was not written, earlier ones are "
+            f"the disk that holds {folder} is full: the last {what} was not written, earlier ones are "
             "intact; free some space and run the same command again",
             code=4,
         ) from error

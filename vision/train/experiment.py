@@ -14,6 +14,7 @@ from vision.parallel.mesh import MeshConfig
 from vision.parallel.sharding import ShardingRules
 from vision.ranges import NonNegativeInt, PositiveInt
 from vision.train.compile import Compiler
+from vision.train.snapshots import SnapshotConfig
 from vision.types import Content, SampleRequest, Samples, Step, TrainState
 
 
@@ -158,6 +159,8 @@ class Experiment:
     """Sharding rules, usually the model's."""
     mesh: MeshConfig = MeshConfig()
     intervals: Intervals = Intervals()
+    snapshots: SnapshotConfig = SnapshotConfig()
+    """Which averages of ``step`` are kept at intervals, to make averages of other lengths of them after the fact."""
     microbatches: int = 1
     """Into how many microbatches ``step`` cuts a batch."""
     dispatch: int = 1

@@ -27,6 +27,7 @@ from vision.train.profile import Profile
 from vision.train.progress import Progress
 from vision.train.records import Records
 from vision.train.replicas import ReplicaRecords, combined
+from vision.train.snapshots import Snapshots
 from vision.types import Scalars, TrainState
 
 
@@ -41,6 +42,8 @@ class Outputs:
     profile: Profile
     on_evaluation: Callable[[int, int, Evaluation], None]
     """(step, images, evaluation): keep images, renew curves and report."""
+    snapshots: Snapshots | None = None
+    """Of averages; None for a run that keeps none."""
 
 
 @dataclass
@@ -152,6 +155,13 @@ def train(
             outputs.checkpoints.save(step.merged(state), now)
         clock.add("checkpoint", since)
 
+    def keep_averages(snapshots: Snapshots, now: int) -> None:
+        since = time.monotonic()
+        window.settle(None, outputs)
+        with jax.transfer_guard("allow"):
+            snapshots.save(step.merged(state), now)
+        clock.add("snapshot", since)
+
     def log(now: int) -> None:
         window.settle(None, outputs)
         elapsed, spent = clock.restart()
@@ -213,6 +223,9 @@ def train(
             window.settle((taken, scalars), outputs)
             if due(every.log, before, taken):
                 log(taken)
+            # before a checkpoint, so that a run that comes back has all snapshots up to its state
+            if outputs.snapshots is not None and due(experiment.snapshots.interval, before, taken):
+                keep_averages(outputs.snapshots, taken)
             if due(every.save, before, taken):
                 save(taken)
             if due(every.evaluate, before, taken):

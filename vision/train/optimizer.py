@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from vision.errors import UserError
 from vision.ranges import Decay, NonNegativeFloat, NonNegativeInt, PositiveFraction
 from vision.train.parameter_groups import frozen, layerwise, weights_alone
 
-ScheduleName = Literal["cosine", "linear", "polynomial", "constant"]
+ScheduleName = Literal["cosine", "linear", "polynomial", "constant", "inverse_sqrt"]
 
 POWER = 0.9
 """Of the schedule "polynomial", (1 - step / steps) ** 0.9 (Chen et al. 2018, "DeepLab", section 4.1)."""
@@ -30,7 +31,10 @@ class AdamConfig:
     warmup: NonNegativeInt = 0
     """Images over which the learning rate rises from 0."""
     schedule: ScheduleName = "constant"
-    """How the learning rate falls to 0 until the end of the budget."""
+    """How the learning rate falls to 0 until the end of the budget; "inverse_sqrt" falls with the square root of the
+    images whatever the budget is."""
+    decay_after: NonNegativeInt = 0
+    """Images after which "inverse_sqrt" falls; 0 for other schedules."""
     clip: NonNegativeFloat = 0.0
     """Largest norm of the gradient; 0 for none."""
 
@@ -55,7 +59,10 @@ class OptimizerConfig:
     warmup: NonNegativeInt = 0
     """Images over which the learning rate rises from 0."""
     schedule: ScheduleName = "cosine"
-    """How the learning rate falls to 0 until the end of the budget."""
+    """How the learning rate falls to 0 until the end of the budget; "inverse_sqrt" falls with the square root of the
+    images whatever the budget is."""
+    decay_after: NonNegativeInt = 0
+    """Images after which "inverse_sqrt" falls; 0 for other schedules."""
     clip: NonNegativeFloat = 0.0
     """Largest norm of the gradient; 0 for none."""
     layer_decay: PositiveFraction = 1.0
@@ -65,7 +72,11 @@ class OptimizerConfig:
 
 
 def learning_rate(config: AdamConfig | OptimizerConfig, *, steps: int, batch_size: int) -> optax.Schedule:
-    """Step -> learning rate: a linear warm-up, then the schedule, which ends at step ``steps``."""
+    """Step -> learning rate: a linear warm-up, then the schedule, which ends at step ``steps``.
+
+    Raises ``UserError`` where ``decay_after`` is not what the schedule needs.
+    """
+    _check_decay(config, batch_size)
     warmup = config.warmup // batch_size
     left = max(steps - warmup, 1)
     falls = {
@@ -73,10 +84,40 @@ def learning_rate(config: AdamConfig | OptimizerConfig, *, steps: int, batch_siz
         "linear": optax.linear_schedule(config.lr, 0.0, left),
         "polynomial": optax.polynomial_schedule(config.lr, 0.0, POWER, left),
         "constant": optax.constant_schedule(config.lr),
+        "inverse_sqrt": inverse_sqrt(config.lr, config.decay_after // batch_size - warmup, warmup),
     }
     rate = falls[config.schedule]
     # a linear schedule over no steps would stay at its start, 0
     return optax.join_schedules([optax.linear_schedule(0.0, config.lr, warmup), rate], [warmup]) if warmup else rate
+
+
+def inverse_sqrt(peak: float, flat: int, before: int = 0) -> optax.Schedule:
+    """Step -> peak / sqrt(max(t / t_ref, 1)), where t counts from the start of the warm-up.
+
+    Kingma & Ba 2015, section 4, in the form of Karras et al. 2024, equation 67: it needs no budget, and an average
+    after the fact (``vision.train.power_average``) takes the place of the decay to 0.
+
+    Args:
+      peak: the rate until t_ref.
+      flat: steps from the end of the warm-up to t_ref = ``before + flat``.
+      before: steps of the warm-up, which are over when this schedule counts from 0.
+    """
+    reference = max(before + flat, 1)
+    return lambda step: peak * jax.lax.rsqrt(jnp.maximum((jnp.asarray(step, jnp.float32) + before) / reference, 1.0))
+
+
+def _check_decay(config: AdamConfig | OptimizerConfig, batch_size: int) -> None:
+    """Raise ``UserError`` unless ``decay_after`` is set for "inverse_sqrt" alone, and not before the peak."""
+    if config.schedule != "inverse_sqrt":
+        if config.decay_after:
+            raise UserError(
+                f"optimizer.decay_after is for optimizer.schedule inverse_sqrt, not {config.schedule}: leave it 0"
+            )
+    elif config.decay_after < max(config.warmup, batch_size):
+        raise UserError(
+            f"optimizer.schedule inverse_sqrt falls after optimizer.decay_after = {config.decay_after:,} images: set "
+            f"it to the end of the warm-up at least, and to a batch ({max(config.warmup, batch_size):,})"
+        )
 
 
 def clipped(norm: float) -> optax.GradientTransformation:

@@ -1,9 +1,9 @@
 """The algebra of steps: a training step is a value, ``(TrainState, Batch) -> (TrainState, Scalars)``.
 
-A loss becomes a step by :func:`gradient`; steps are composed by :func:`alternate` (players), :func:`averaged` (EMA)
-and :func:`repeated` (several steps in one dispatch), and mapped by :class:`OverSeeds` (several runs as one program);
-losses by :func:`accumulate` (microbatches) and :func:`preprocessed` (augmentation on the device). Nothing here knows a
-model or a task.
+A loss becomes a step by :func:`gradient`; steps are composed by :func:`projected` (constraints on parameters),
+:func:`alternate` (players), :func:`averaged` (EMA) and :func:`repeated` (several steps in one dispatch), and mapped by
+:class:`OverSeeds` (several runs as one program); losses by :func:`accumulate` (microbatches) and :func:`preprocessed`
+(augmentation on the device). Nothing here knows a model or a task.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 from vision.parallel.gathering import divided, gathered, over_samples
 from vision.platform import platform
 from vision.train.state import attach_frozen, detach_frozen, parameters
-from vision.types import Batch, LossFn, Scalars, Schedule, Step, TrainState
+from vision.types import Batch, LossFn, Params, Scalars, Schedule, Step, TrainState
 
 
 def gradient(loss: LossFn, optimizer: optax.GradientTransformation, *, part: str | None = None) -> Step:
@@ -62,6 +62,20 @@ def gradient(loss: LossFn, optimizer: optax.GradientTransformation, *, part: str
         return state, {f"{prefix}loss": value, f"{prefix}gradient_norm": norm, **scalars}
 
     return step
+
+
+def projected(step: Step, onto: Callable[[Params], Params]) -> Step:
+    """``step`` followed by a projection of the parameters, such as the normalisation of weights.
+
+    Put it around :func:`gradient` and inside :func:`averaged`, whose averages are then of projected parameters and are
+    not projected themselves. Microbatches make no difference: the parameters change once a step.
+    """
+
+    def then(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
+        state, scalars = step(state, batch)
+        return state.replace(params=onto(state.params)), scalars
+
+    return then
 
 
 def alternate(*steps: Step, split: bool = False) -> Step:
