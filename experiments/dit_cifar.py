@@ -19,13 +19,11 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vision.errors import UserError
 from vision.launch.about import About
 from vision.launch.run import main
-from vision.models.dit import SHARDING_RULES, DiT, DiTConfig
-from vision.pretrained.dit import dit_source
-from vision.recipes.diffusion import QUICK_DIFFUSION, DiffusionRunConfig, averaged_params, diffusion
-from vision.recipes.published_start import with_published_folder
+from vision.models.dit import DIT_S
+from vision.recipes.diffusion import QUICK_DIFFUSION, DiffusionRunConfig, diffusion
+from vision.recipes.diffusion_networks import SMALL_DIT, NetworkConfig, network_by_name
 from vision.recipes.quick_data import tiny, tiny_data
 from vision.tasks.sampling import SamplingConfig
 from vision.train.experiment import Experiment
@@ -38,18 +36,18 @@ ABOUT = About(task="diffusion", paper="Peebles & Xie 2023, arXiv:2212.09748", qu
 class Config(DiffusionRunConfig):
     """The recipe."""
 
-    model: DiTConfig = DiTConfig()
+    model: NetworkConfig = network_by_name(DIT_S)
     sampling: SamplingConfig = SamplingConfig(method="ancestral", steps=1000, variance="beta")
     optimizer: AdamConfig = AdamConfig(lr=1e-4, clip=1.0)
 
 
 QUICK = replace(
-    Config(model=DiTConfig(patch=4, width=128, depth=6, heads=4, classes=36), **QUICK_DIFFUSION),
+    Config(model=SMALL_DIT, **QUICK_DIFFUSION),
     optimizer=AdamConfig(lr=1e-3, warmup=6_400, schedule="cosine", b2=0.99, clip=1.0),
 )
 TINY = tiny(
     QUICK,
-    model=replace(QUICK.model, width=16, depth=1, heads=2, classes=4),
+    model=replace(SMALL_DIT, width=16, depth=1, heads=2, classes=4),
     data=tiny_data(QUICK.data),
     diffusion=replace(QUICK.diffusion, steps=20),
     sampling=replace(QUICK.sampling, steps=2),
@@ -74,17 +72,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 def build(config: Config) -> Experiment:
     """The recipe of diffusion models with the transformer."""
-    model = config.model
-    if model.width % (4 * model.heads):
-        raise UserError(f"model.width {model.width} must be a multiple of 4 times model.heads, {4 * model.heads}")
-    if config.data.resolution % model.patch:
-        raise UserError(
-            f"images of {config.data.resolution} pixels cannot be cut into patches of {model.patch}: choose "
-            f"--data.resolution as a multiple of {model.patch}, or another --model.patch"
-        )
-    experiment = diffusion(config, DiT(model), rules=SHARDING_RULES)
-    source = dit_source(model, side=config.data.resolution)
-    return with_published_folder(experiment, config, source, variables=averaged_params)
+    return diffusion(config)
 
 
 if __name__ == "__main__":

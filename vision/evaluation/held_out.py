@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from vision.data.image_data import Data
-from vision.ops.pixels import to_float
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluate, Evaluation, EvaluatorFactory
 from vision.types import TrainState
@@ -26,8 +25,8 @@ def held_out_loss(
     """The mean of an error over the first test images, for each kind of averaged weights.
 
     Args:
-      error: (variables, batch, key=...) -> (sum of errors, count), where ``batch`` has "image" float32 in [-1, 1] and
-        "mask" bool [b], False on padding.
+      error: (variables, batch, key=...) -> (sum of errors, count), where ``batch`` is one of ``data`` and has "mask"
+        bool [b], False on padding.
       data: whose test images.
       averages: name of the number -> (state -> the variables that it is computed with, which these are in words).
       batch_size: images at a time, rounded up to a multiple of the devices.
@@ -36,9 +35,7 @@ def held_out_loss(
     """
 
     def factory(compiler: Compiler) -> Evaluate:
-        call = compiler.function(
-            lambda values, batch, key: error(values, {**batch, "image": to_float(batch["image"])}, key=key)
-        )
+        call = compiler.function(lambda values, batch, key: error(values, batch, key=key))
         size = compiler.rounded_up(batch_size)
         count = min(len(data.source("test")), limit)
 

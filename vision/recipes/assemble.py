@@ -1,5 +1,6 @@
 """From the parts of a recipe to an experiment: what every recipe would otherwise write out."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from vision.evaluation.generator import Generator, sampling
 from vision.inference import Inference
 from vision.parallel.sharding import ShardingRules
 from vision.pretrained.adapted import Adapt, unchanged
+from vision.pretrained.diffusers_folder import FolderSource
 from vision.pretrained.initial import read_initial_values
 from vision.pretrained.rules import WeightRules
 from vision.pretrained.state_dict import StateDict
@@ -42,8 +44,15 @@ class WeightsSource:
     """State -> its weights under published names; None if there are none."""
     average: str | None = "ema"
     """The averages that are taken from a run; None for the trained variables themselves."""
+    folder: FolderSource | None = None
+    """How a folder of diffusers is read, and the averages written as one; None where there is none of this network."""
     excluded: Sequence[str] = ()
     """Collections that always start anew."""
+
+
+def _written_folder(folder: FolderSource, state: TrainState) -> tuple[dict[str, Any], StateDict]:
+    """config.json and weights of the averaged parameters."""
+    return folder.written({"params": state.ema["ema"]})
 
 
 def assemble(
@@ -124,6 +133,7 @@ def assemble(
                     adapt=weights.adapt,
                     average=weights.average,
                     class_names=data.class_names() if labelled else None,
+                    folder=weights.folder,
                 )
             )
         return values
@@ -147,6 +157,7 @@ def assemble(
         prediction=prediction,
         inference=inference,
         published=weights.written,
+        published_folder=None if weights.folder is None else functools.partial(_written_folder, weights.folder),
         class_names=data.class_names if labelled else None,
         contents=lambda: {split: data.content(split) for split in ("train", "test")},
         initial_values=initial_values if config.init_from is not None or statistics is not None else None,

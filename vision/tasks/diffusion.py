@@ -1,6 +1,6 @@
 """Diffusion as a task: the process and what is predicted, the training loss, the error on held-out images."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
@@ -19,6 +19,7 @@ from vision.diffusion.schedules import ScheduleName, make_schedule, zero_termina
 from vision.diffusion.training_times import TimeDistribution, training_times
 from vision.diffusion.transport import coupled_noise
 from vision.errors import UserError
+from vision.nn.noise_uncertainty import uncertainty_weighted
 from vision.ranges import FiniteFloat, Fraction, PositiveFloat, check_ranges
 from vision.types import Batch, Condition, LossFn, Params
 
@@ -127,7 +128,12 @@ def check_diffusion(config: DiffusionConfig, *, batch_size: int | None = None) -
 
 
 def diffusion_loss(
-    model: nn.Module, config: DiffusionConfig, process: Process, *, conditioning: Conditioning
+    model: nn.Module,
+    config: DiffusionConfig,
+    process: Process,
+    *,
+    conditioning: Conditioning,
+    log_variance: Callable[[Params, Num[Array, " b"]], Float[Array, " b"]] | None = None,
 ) -> LossFn:
     """The loss of a network with the call ``model(noisy, time, condition, train=...)``.
 
@@ -136,7 +142,8 @@ def diffusion_loss(
     (``vision.diffusion.training_times``).
 
     Ho et al. 2020, algorithm 1 and eq. 14, with targets and weights of ``parameterization``; Karras et al. 2022, eq. 8,
-    for edm; Lipman et al. 2023, eq. 14, for velocity under a flow.
+    for edm; Lipman et al. 2023, eq. 14, for velocity under a flow. Where the network has a ``log_variance`` of the loss
+    at each c_noise, the loss is divided by it (Karras et al. 2024, section 2.2).
     """
 
     def loss(params, model_state, batch, *, key, step):
@@ -161,7 +168,10 @@ def diffusion_loss(
             gamma=config.gamma,
             data_deviation=config.data_deviation,
         )
-        return jnp.mean(weight * error), (model_state, {"mse": jnp.mean(error)})
+        weighted = weight * error
+        if log_variance is not None:
+            weighted = uncertainty_weighted(weighted, log_variance(params, process.network_time(time)))
+        return jnp.mean(weighted), (model_state, {"mse": jnp.mean(error)})
 
     return loss
 
@@ -193,6 +203,7 @@ def squared_error(
 ) -> Float[Array, " b"]:
     """Mean squared error of the network's output for each sample; dropout is active when ``rngs`` are given.
 
+    Of a network that predicts a variance too, with twice the channels, it is the first half (Nichol & Dhariwal 2021).
     Raises ``ValueError`` where the output has another shape than the images.
     """
     signal, noise = process.at(time)
@@ -200,6 +211,7 @@ def squared_error(
     seen = input_scale(process, signal, noise, data_deviation=config.data_deviation) * noisy
     output = model.apply(variables, seen, process.network_time(time), condition, train=rngs is not None, rngs=rngs)
     assert isinstance(output, jax.Array)  # apply returns a pair only where state is mutable
+    output = without_variance(output, image.shape[-1])
     if output.shape != image.shape:
         raise ValueError(f"the network returned an array of shape {output.shape} for images of shape {image.shape}")
     truth = target(config.prediction, image, eps, signal=signal, noise=noise, data_deviation=config.data_deviation)
@@ -224,3 +236,8 @@ def held_out_error(
         return jnp.sum(jnp.where(mask, error, 0.0)), jnp.sum(mask)
 
     return evaluate
+
+
+def without_variance(output: Float[Array, "b h w out"], channels: int) -> Float[Array, "b h w c"]:
+    """The prediction in an output of twice the channels, whose second half is of the variance; others as they are."""
+    return output[..., :channels] if output.shape[-1] == 2 * channels else output

@@ -17,7 +17,7 @@ from vision.diffusion.samplers.multistep import dpm_solver, unipc
 from vision.diffusion.samplers.plan import Plan, Threshold, integrate
 from vision.errors import UserError
 from vision.ranges import Fraction, NonNegativeFloat, PositiveFloat, check_ranges
-from vision.tasks.diffusion import DiffusionConfig, Variables, check_diffusion, make_process
+from vision.tasks.diffusion import DiffusionConfig, Variables, check_diffusion, make_process, without_variance
 from vision.types import Sampler
 
 Method = Literal["ddim", "ancestral", "heun", "dpm_solver", "dpm_solver_sde", "unipc"]
@@ -168,11 +168,11 @@ def sampler(
 
 
 def predictor(model: nn.Module, variables: Variables) -> Predictor:
-    """The network as (noisy, time, condition) -> output, without dropout."""
+    """The network as (noisy, time, condition) -> output, without dropout and without a predicted variance."""
 
     def predict(noisy, time, condition):
         output = model.apply(variables, noisy, time, condition, train=False)
         assert isinstance(output, jax.Array)  # apply returns a pair only where state is mutable
-        return output
+        return without_variance(output, noisy.shape[-1])
 
     return predict
