@@ -115,8 +115,7 @@ def _residual(config, image, t, r, eps):
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_guidance_is_learned(guidance):
-    """Equation 19 with the network's own unconditional velocity, but for samples that are trained without
-    conditions."""
+    """Equation 19 with the network's own unconditional velocity, except where conditions are left out."""
     image = np.random.default_rng(0).normal(size=(32, 2, 2, 2))
     label = np.arange(32) % 3
     config = MeanFlowConfig(guidance=guidance, power=0.0, condition_dropout=0.3)

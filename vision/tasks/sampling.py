@@ -1,6 +1,6 @@
 """Sampling as a task: which sampler, on which times, under which guidance; and the sampling function of a network."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import flax.linen as nn
@@ -10,7 +10,7 @@ from annotated_types import Interval
 from vision.diffusion.conditions import Conditioning
 from vision.diffusion.grids import Spacing, time_grid
 from vision.diffusion.guidance import Predictor, denoiser, dynamic_threshold, guided, static_threshold
-from vision.diffusion.process import Process
+from vision.diffusion.process import Process, sigmas
 from vision.diffusion.samplers.ddim import ancestral, ddim
 from vision.diffusion.samplers.heun import heun
 from vision.diffusion.samplers.multistep import dpm_solver, unipc
@@ -120,6 +120,36 @@ def check(config: DiffusionConfig, sampling: SamplingConfig, *, conditioning: Co
             "sampling.guidance needs a network that was trained without conditions too: set "
             "diffusion.condition_dropout above 0, or sampling.guidance 1"
         )
+
+
+def network_evaluations(process: Process, sampling: SamplingConfig, *, conditional: bool = True) -> int:
+    """Evaluations of the network for an image: of the sampler, twice where it is guided."""
+    plan = make_plan(process, sampling)
+    if sampling.guidance == 1.0 or not conditional:
+        return plan.evaluations
+    low, high = sampling.guidance_range
+    guided_at = lambda sigma: low < sigma <= high or sampling.guidance_range == ALL_SIGMAS
+    return plan.evaluations + sum(guided_at(sigma) for sigma in sigmas(process, plan.times))
+
+
+def with_evaluations(
+    sampling: SamplingConfig, method: Method, most: int, config: DiffusionConfig, *, conditional: bool = True
+) -> SamplingConfig | None:
+    """``sampling`` by another method, with as many steps as take at most ``most`` evaluations of the network.
+
+    Returns None where a single step takes more. Options that are of the former method alone get their defaults.
+    """
+    process = make_process(config)
+    eta = sampling.eta if method == "ddim" else 0.0
+    churn = sampling.churn if method == "heun" else 0.0
+    changed = replace(sampling, method=method, eta=eta, churn=churn)
+    found = None
+    for steps in range(1, most + 1):
+        candidate = replace(changed, steps=steps)
+        if network_evaluations(process, candidate, conditional=conditional) > most:
+            break
+        found = candidate
+    return found
 
 
 def describe(sampling: SamplingConfig) -> str:
