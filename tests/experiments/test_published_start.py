@@ -104,3 +104,26 @@ def test_a_network_that_diffusers_has_not(folders, export, tmp_path):
     assert "add --model.patch 1" in said
     values, _ = read_folder(folders["diffusion_cifar"])
     assert json.loads((folders["diffusion_cifar"] / "config.json").read_text()) == values
+
+
+def test_the_process_goes_with_the_network(folders, export, tmp_path):
+    """scheduler_config.json is written beside the network, and a run with another process is refused."""
+    assert export("diffusion_cifar", folders["diffusion_cifar"])[0] == 0
+    stated = json.loads((tmp_path / "mine" / "scheduler_config.json").read_text())
+    assert (stated["beta_schedule"], stated["prediction_type"]) == ("squaredcos_cap_v2", "sample")
+    assert export("diffusion_cifar", tmp_path / "mine", out="again")[0] == 0
+    other = ["--diffusion.prediction", "v", "--diffusion.schedule", "flow"]
+    code, said = export("diffusion_cifar", tmp_path / "mine", *other, out="third")
+    assert code == 2
+    assert "scheduler_config.json describes another process than this run has: add --diffusion.schedule cosine" in said
+    assert "--diffusion.prediction x0" in said
+
+
+def test_published_networks_are_sampled_at_once(folders, tmp_path, capsys):
+    options = f"{NETWORKS['dit_cifar'][-1]} {DATA} --sampling.steps 2".split()
+    start = ["--init-from", str(folders["dit_cifar"])]
+    words = ["sample", "dit_cifar", "--count", "3", "--out", str(tmp_path / "out"), "--quick", *options, *start]
+    assert verbs.main(words) == 0, capsys.readouterr().err
+    assert len(list((tmp_path / "out").glob("[0-9]*.png"))) == 3
+    assert verbs.main(["sample", "dit_cifar", "--quick", *options]) == 2
+    assert "has random weights until it is trained" in capsys.readouterr().err

@@ -53,7 +53,7 @@ def tensors_of(name, folder):
 def put(folder, config, tensors):
     """Write a folder, in place of what is there."""
     shutil.rmtree(folder, ignore_errors=True)
-    write_folder(folder, config, tensors)
+    write_folder(folder, {"config.json": config}, tensors)
 
 
 @pytest.fixture(params=["full", "bare"])

@@ -116,14 +116,13 @@ def _export_folder(run: LoadedRun, folder: Path) -> str:
     assert run.experiment.published_folder is not None
     if folder.suffix:
         raise UserError(f"{run.name} is exported as a folder of diffusers: name a new folder, such as {folder.stem}")
-    config, tensors = run.experiment.published_folder(jax.device_get(run.state))
+    files, tensors = run.experiment.published_folder(jax.device_get(run.state))
     with _writing(folder):
         if is_first():
-            write_folder(folder, config, tensors)
+            write_folder(folder, files, tensors)
     size = sum(array.nbytes for array in tensors.values())
-    return (
-        f"{folder}: {size / 1e6:.1f} MB, {len(tensors)} arrays and config.json for diffusers' {config['_class_name']}"
-    )
+    kind = files["config.json"]["_class_name"]
+    return f"{folder}: {size / 1e6:.1f} MB, {len(tensors)} arrays and {' and '.join(files)} for diffusers' {kind}"
 
 
 def sample(run: LoadedRun, request: SampleRequest, out: Path) -> str:

@@ -12,8 +12,8 @@
 
 RUN is the folder of a run, finished or not. All comes from its own config.json; options of the experiment that change
 how a state is evaluated or sampled from, and the mesh, may follow. Files come before the options, or after ``--``. For
-evaluate, predict and export RUN may also be the name of an experiment, followed by options of its own, among them
---init-from: its weights are then those, and nothing is trained.
+evaluate, predict, sample and export RUN may also be the name of an experiment, followed by options of its own, among
+them --init-from: its weights are then those, and nothing is trained.
 
 ``python -m vision VERB --help`` is about one verb.
 """
@@ -227,6 +227,7 @@ VERBS: dict[str, Verb] = {
             act=_sample,
             offered=lambda experiment: experiment.sampling is not None,
             options=SampleOptions,
+            takes_name=True,
         ),
         Verb(
             name="export",

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from vision.errors import UserError, on_one_line
 from vision.models.autoencoder_kl import AutoencoderKl, AutoencoderKlConfig
 from vision.platform import shapes_of
-from vision.pretrained.diffusers_folder import read_config, read_folder, write_folder
+from vision.pretrained.diffusers_folder import CONFIG, read_config, read_folder, write_folder
 from vision.pretrained.rules import (
     CONV,
     POINTWISE,
@@ -137,7 +137,7 @@ def write_autoencoder_kl(path: str | Path, published: PublishedAutoencoder) -> N
         "use_post_quant_conv": config.decoded_projection,
         **scale,
     }
-    write_folder(path, content, to_published(published.variables, rules=autoencoder_kl_rules(config)))
+    write_folder(path, {CONFIG: content}, to_published(published.variables, rules=autoencoder_kl_rules(config)))
 
 
 def _block_rules(published: str, ours: str) -> tuple[Rule, ...]:

@@ -1,7 +1,7 @@
 """Networks published as folders of the library diffusers: config.json, and arrays in one file or several.
 
     config, tensors = read_folder("ddpm-cifar10-32/unet")
-    write_folder("mine", {"_class_name": "UNet2DModel", ...}, tensors)
+    write_folder("mine", {"config.json": {"_class_name": "UNet2DModel", ...}}, tensors)
 
 The arrays are in ``diffusion_pytorch_model.safetensors``, in several files with an index, or in half precision under
 names with ``fp16``; older folders have PyTorch's ``.bin``. A file with another name is never read.
@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class FolderSource:
     """Reads a folder for the network; raises ``UserError`` where it is of another."""
     written: Callable[[Mapping[str, Any]], tuple[dict[str, Any], StateDict]]
     """Variables -> config.json and weights; raises ``UserError`` where the layout has no such network."""
+    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Further JSON files of the folder that is written, by name."""
 
 
 def is_published_folder(path: str | os.PathLike[str]) -> bool:
@@ -119,8 +121,10 @@ def check_count(tensors: StateDict, pattern: str, *, expected: int, blocks: str,
         )
 
 
-def write_folder(path: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
-    """Write a folder that :func:`read_folder` and diffusers read: config.json and one safetensors file.
+def write_folder(
+    path: str | os.PathLike[str], files: Mapping[str, Mapping[str, Any]], tensors: Mapping[str, np.ndarray]
+) -> None:
+    """Write a folder that :func:`read_folder` and diffusers read: JSON files by name, and one safetensors file.
 
     The folder appears at once or not at all.
 
@@ -134,6 +138,7 @@ def write_folder(path: str | os.PathLike[str], config: Mapping[str, Any], tensor
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as made:
         folder = Path(made) / path.name
         folder.mkdir()
-        (folder / CONFIG).write_text(f"{json.dumps(dict(config), indent=2, sort_keys=True)}\n")
+        for name, values in files.items():
+            (folder / name).write_text(f"{json.dumps(dict(values), indent=2, sort_keys=True)}\n")
         write_state_dict(folder / WEIGHTS, tensors)
         folder.rename(path)

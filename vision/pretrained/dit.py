@@ -192,7 +192,8 @@ def write_dit(folder: str | Path, config: DiTConfig, variables: Mapping[str, Any
     Raises:
       UserError: there is something at ``folder``, or DiTTransformer2DModel has no such network.
     """
-    write_folder(folder, *_published(config, variables, side))
+    values, tensors = _published(config, variables, side)
+    write_folder(folder, {CONFIG: values}, tensors)
 
 
 def dit_source(config: DiTConfig, *, side: int) -> FolderSource:

@@ -102,7 +102,8 @@ def write_unet2d(folder: str | Path, config: UNetConfig, variables: Mapping[str,
     Raises:
       UserError: there is something at ``folder``, or UNet2DModel has no such network.
     """
-    write_folder(folder, *_published(config, variables, side))
+    values, tensors = _published(config, variables, side)
+    write_folder(folder, {CONFIG: values}, tensors)
 
 
 def unet2d_source(config: UNetConfig, *, side: int) -> FolderSource:

@@ -14,7 +14,7 @@ from vision.evaluation.generator import Generator, sampling
 from vision.inference import Inference
 from vision.parallel.sharding import ShardingRules
 from vision.pretrained.adapted import Adapt, unchanged
-from vision.pretrained.diffusers_folder import FolderSource
+from vision.pretrained.diffusers_folder import CONFIG, FolderSource
 from vision.pretrained.initial import read_initial_values
 from vision.pretrained.rules import WeightRules
 from vision.pretrained.state_dict import StateDict
@@ -50,9 +50,10 @@ class WeightsSource:
     """Collections that always start anew."""
 
 
-def _written_folder(folder: FolderSource, state: TrainState) -> tuple[dict[str, Any], StateDict]:
-    """config.json and weights of the averaged parameters."""
-    return folder.written({"params": state.ema["ema"]})
+def _written_folder(folder: FolderSource, state: TrainState) -> tuple[dict[str, Mapping[str, Any]], StateDict]:
+    """The JSON files of a folder of diffusers, and the averaged parameters under published names."""
+    config, weights = folder.written({"params": state.ema["ema"]})
+    return {CONFIG: config, **folder.beside}, weights
 
 
 def assemble(

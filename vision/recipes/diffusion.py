@@ -1,15 +1,27 @@
 """The recipe of diffusion models: a network, a process, a loss, an optimizer, data, evaluation."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from vision.diffusion.conditions import label_conditioning
 from vision.errors import UserError
+from vision.pretrained.adapted import Adapted
+from vision.pretrained.diffusers_folder import FolderSource
+from vision.pretrained.scheduler_config import (
+    FILE,
+    PublishedProcess,
+    differing_fields,
+    find_scheduler_config,
+    read_scheduler_config,
+    scheduler_config,
+)
 from vision.recipes.diffusion_networks import diffusion_network
 from vision.recipes.generative import QUICK_GENERATION, GenerativeRunConfig, Objective, generative, samples_of
 from vision.tasks.diffusion import DiffusionConfig, check_diffusion, diffusion_loss, held_out_error, make_process
 from vision.tasks.sampling import SamplingConfig, check, describe, sampler
 from vision.train.experiment import Experiment
+from vision.written_option import written_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +48,8 @@ def diffusion(config: DiffusionRunConfig) -> Experiment:
     """
     samples = samples_of(config)
     network = diffusion_network(config.model, samples.shape)
+    if network.folder is not None:
+        network = replace(network, folder=with_process(network.folder, config.diffusion))
     conditioning = label_conditioning(config.model.classes)
     check(config.diffusion, config.sampling, conditioning=conditioning)
     check_diffusion(config.diffusion, batch_size=config.batch_size // config.microbatches)
@@ -57,3 +71,31 @@ def diffusion(config: DiffusionRunConfig) -> Experiment:
             sampling=describe(config.sampling),
         ),
     )
+
+
+def with_process(source: FolderSource, config: DiffusionConfig) -> FolderSource:
+    """Published folders whose scheduler_config.json, where there is one, describes the process of ``config``.
+
+    Another process is refused when a folder is read, with the options to add; what is written has the file too.
+    """
+    own = PublishedProcess(
+        schedule=config.schedule,
+        steps=config.steps,
+        zero_terminal_snr=config.zero_terminal_snr,
+        prediction=config.prediction,
+        data_deviation=config.data_deviation,
+    )
+
+    def read(folder: Path) -> Adapted:
+        file = find_scheduler_config(folder)
+        if file is not None:
+            differing = differing_fields(read_scheduler_config(file), asdict(own))
+            if differing:
+                words = " ".join(
+                    word for name, value in differing.items() for word in written_option(f"diffusion.{name}", value)
+                )
+                raise UserError(f"{file} describes another process than this run has: add {words}")
+        return source.read(folder)
+
+    written = scheduler_config(own)
+    return replace(source, read=read, beside={} if written is None else {FILE: written})

@@ -141,8 +141,11 @@ class Experiment:
     """State -> the function of images that ``python -m vision export`` writes to a file."""
     published: Callable[[TrainState], Mapping[str, np.ndarray]] | None = None
     """State -> its weights under the names of published ones, which ``python -m vision export`` writes to a file."""
-    published_folder: Callable[[TrainState], tuple[Mapping[str, Any], Mapping[str, np.ndarray]]] | None = None
-    """State -> config.json and weights in the layout of diffusers, for ``python -m vision export RUN FOLDER``."""
+    published_folder: (
+        Callable[[TrainState], tuple[Mapping[str, Mapping[str, Any]], Mapping[str, np.ndarray]]] | None
+    ) = None
+    """State -> JSON files by name and weights in the layout of diffusers, for ``python -m vision export RUN
+    FOLDER``."""
     class_names: Callable[[], Sequence[str]] | None = None
     """Reads the names of the data's classes, where there are classes to tell apart; kept in the work directory."""
     contents: Callable[[], Mapping[str, Content]] = dict
