@@ -39,7 +39,8 @@ MODULES = {name: importlib.import_module(f"experiments.{name}") for name in expe
 GOLDEN_FILE = ROOT / "tests" / "golden" / "first_steps.json"
 # one experiment of each recipe runs whole; the others differ in numbers and take their golden steps
 RECIPES = (
-    *("accuracy_score", "autoencoder_cifar", "colourise", "diffusion_cifar", "dit_cifar", "edm_cifar", "finetune"),
+    *("accuracy_score", "autoencoder_cifar", "colourise", "diffusion_cifar", "distill_cifar", "dit_cifar", "edm_cifar"),
+    *("finetune",),
     *("gan_cifar", "gan_mnist", "hvae_cifar", "instances_folder", "latent_diffusion"),
     *("meanflow_cifar", "panoptic_shapes"),
     *("segment_folder", "speedrun_cifar", "vae_mnist", "yolo_coco"),

@@ -21,7 +21,7 @@ from vision.data.subset import Subset
 from vision.data.tfds import tfds_source
 from vision.errors import UserError
 from vision.home import expanded
-from vision.ranges import ImageArea, Pixels, PositiveInt
+from vision.ranges import ImageArea, NonNegativeInt, Pixels, PositiveInt
 
 Split = Literal["train", "test"]
 
@@ -47,6 +47,10 @@ class DataConfig:
     """Folders: decode all files first, and leave out and report those that cannot be decoded."""
     max_pixels: ImageArea = MAX_PIXELS
     """Files: largest width times height of an image; decoding takes up to 24 bytes of memory for each pixel."""
+    stream: bool = False
+    """Leave the images on disk, and decode those of a batch when it is needed, instead of holding all in memory."""
+    workers: NonNegativeInt = 0
+    """Streaming: number of worker processes that decode; 0 for threads of the main process."""
     shapes: ShapesConfig = ShapesConfig()
     """The shapes world; its resolution is data.resolution."""
     shapes_count: PositiveInt = 50_000

@@ -23,8 +23,10 @@ from vision.data.dataset import (
     named_split,
     open_dataset,
 )
+from vision.data.fitted import FittedSource
 from vision.data.pipeline import batches, evaluation_batches
 from vision.data.source import ArraySource, Source
+from vision.errors import UserError
 from vision.types import Content
 
 HostBatch = Mapping[str, np.ndarray]
@@ -77,7 +79,7 @@ def image_data(
     channels: int,
     change: Callable[[np.ndarray, Split], np.ndarray] | None = None,
 ) -> Data:
-    """Images in memory, with "label" in the batches of a model that has classes.
+    """Images in memory or streamed, with "label" in the batches of a model that has classes.
 
     Sources keep the labels of data that has them, whatever the model.
 
@@ -87,8 +89,13 @@ def image_data(
       channels: of the model.
       change: (images uint8 [n h w c], split) -> images, once, when they are read.
 
-    Raises (its functions): ``UserError`` where the data is missing, or has other classes, channels or sizes.
+    Raises ``UserError`` where images are to be streamed and cannot be; and its functions, where the data is missing, or
+    has other classes, channels or sizes.
     """
+    if config.stream:
+        if change is not None or channels != 3:
+            raise UserError("data.stream is for colour images that are taken as they are: leave it out")
+        return _streamed(config, classes)
     fields = ("image", "label") if classes else ("image",)
 
     @functools.cache
@@ -112,14 +119,53 @@ def image_data(
         share: dict[str, Any] = {"process_index": process_index, "process_count": process_count}
         return batches(chosen("train"), batch_size=batch_size, seed=seed, start_step=start_step, **share)
 
-    side = config.resolution
-    sample = {"image": jax.ShapeDtypeStruct((side, side, channels), jnp.uint8)}
     return Data(
-        sample={**sample, "label": jax.ShapeDtypeStruct((), jnp.int32)} if classes else sample,
+        sample=_sample(config, classes, channels),
         source=source,
         train_batches=train_batches,
         test_batches=lambda size: evaluation_batches(chosen("test"), batch_size=size, **process_share()),
-        description=lambda split: f"{named_split(config, split)}, {side}x{side}",
+        description=lambda split: f"{named_split(config, split)}, {config.resolution}x{config.resolution}",
+        class_names=lambda: tuple(open_dataset(config, "train").class_names),
+        content=lambda split: content_of(open_dataset(config, split)),
+    )
+
+
+def _sample(config: DataConfig, classes: int, channels: int) -> dict[str, jax.ShapeDtypeStruct]:
+    sample = {"image": jax.ShapeDtypeStruct((config.resolution, config.resolution, channels), jnp.uint8)}
+    return {**sample, "label": jax.ShapeDtypeStruct((), jnp.int32)} if classes else sample
+
+
+def _streamed(config: DataConfig, classes: int) -> Data:
+    """The same with images that are decoded when a batch needs them, as squares of the resolution."""
+    fields = ("image", "label") if classes else ("image",)
+
+    @functools.cache
+    def source(split: Split) -> FittedSource:
+        opened = open_dataset(config, split)
+        if classes:
+            check_classes(opened, classes, otherwise=", or 0 to train without labels")
+        labelled = classes > 0 or bool(opened.class_names)
+        return FittedSource(opened, config.resolution, ("image", "label") if labelled else ("image",))
+
+    def chosen(split: Split) -> FittedSource:
+        return FittedSource(source(split).source, config.resolution, fields)
+
+    def train_batches(
+        batch_size: int, *, seed: int, start_step: int, process_index: int, process_count: int
+    ) -> Iterator[HostBatch]:
+        share: dict[str, Any] = {"process_index": process_index, "process_count": process_count}
+        how: dict[str, Any] = {"seed": seed, "start_step": start_step, "workers": config.workers, **share}
+        return batches(chosen("train"), batch_size=batch_size, **how)
+
+    def test_batches(size: int) -> Iterator[HostBatch]:
+        return evaluation_batches(chosen("test"), batch_size=size, workers=config.workers, **process_share())
+
+    return Data(
+        sample=_sample(config, classes, 3),
+        source=source,
+        train_batches=train_batches,
+        test_batches=test_batches,
+        description=lambda split: f"{named_split(config, split)}, {config.resolution}x{config.resolution}",
         class_names=lambda: tuple(open_dataset(config, "train").class_names),
         content=lambda split: content_of(open_dataset(config, split)),
     )

@@ -38,18 +38,13 @@ FIELDS = ("image", "label")
 
 @dataclass(frozen=True)
 class LabelledConfig(DataConfig):
-    """Which images to use, and how they are read."""
+    """Which images to use, and how they are read; streamed ones are cropped at random on the host."""
 
     classes: tuple[str, ...] = ()
     """Names of the classes to keep, numbered in this order; empty for all."""
     labels_per_class: NonNegativeInt = 0
     """Train on only this many images per class, chosen by the run's seed; smaller sets are subsets of larger ones. 0
     for all."""
-    stream: bool = False
-    """Decode images during training, with a random resized crop on the host, instead of holding the data set in
-    memory."""
-    workers: NonNegativeInt = 0
-    """Streaming: number of worker processes that decode; 0 for threads of the main process."""
     crop_scale: tuple[PositiveFraction, PositiveFraction] = (0.08, 1.0)
     """Streaming: smallest and largest share of the area that the crop keeps."""
     test_resolution: Pixels = 224

@@ -20,6 +20,7 @@ from vision.data.dataset import DataConfig
 from vision.data.image_data import Data
 from vision.data.pipeline import permutation
 from vision.data.source import ArraySource, in_memory
+from vision.data.subset import Subset
 from vision.errors import UserError
 from vision.evaluation.feature_extractors import FeaturesConfig, load_features
 from vision.evaluation.generator import Generator
@@ -109,7 +110,8 @@ def generation_metrics(
             return lambda state: Evaluation()
         how = f", {preprocessed}" if preprocessed else ""
         train, test = (f"{data.description(split)}{how}" for split in ("train", "test"))
-        real = RealImages(_fields(data, "train", generator), _fields(data, "test", generator), train, test, generated)
+        of = lambda split, most: _fields(data, split, generator, most=most, seed=config.seed)
+        real = RealImages(of("train", config.reference), of("test", config.samples), train, test, generated)
         evaluate = evaluator(compiler, extractor, generator, config, real)
 
         def of_state(state: TrainState) -> Evaluation:
@@ -122,8 +124,12 @@ def generation_metrics(
     return factory
 
 
-def _fields(data: Data, split: Any, generator: Generator) -> ArraySource:
-    source = in_memory(data.source(split))
+def _fields(data: Data, split: Any, generator: Generator, *, most: int, seed: int) -> ArraySource:
+    """The images of a split, of streamed ones ``most`` chosen at random."""
+    source = data.source(split)
+    if not isinstance(source, ArraySource):
+        rows = np.sort(permutation(len(source), seed=seed, epoch=0)[:most])
+        source = in_memory(Subset(source, rows, tuple(source.class_names)))
     return source.only(("image", "label") if generator.classes else ("image",))
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from vision.diffusion.conditions import label_conditioning
+from vision.diffusion.guidance import denoiser
 from vision.errors import UserError
+from vision.evaluation.diffusion_likelihood import LikelihoodConfig, likelihood_evaluator
 from vision.pretrained.adapted import Adapted
 from vision.pretrained.diffusers_folder import FolderSource
 from vision.pretrained.scheduler_config import (
@@ -17,9 +19,17 @@ from vision.pretrained.scheduler_config import (
     scheduler_config,
 )
 from vision.recipes.diffusion_networks import diffusion_network
-from vision.recipes.generative import QUICK_GENERATION, GenerativeRunConfig, Objective, generative, samples_of
+from vision.recipes.generative import (
+    EVALUATION_ONLY,
+    QUICK_GENERATION,
+    GenerativeRunConfig,
+    Objective,
+    averaged_variables,
+    generative,
+    samples_of,
+)
 from vision.tasks.diffusion import DiffusionConfig, check_diffusion, diffusion_loss, held_out_error, make_process
-from vision.tasks.sampling import SamplingConfig, check, describe, sampler
+from vision.tasks.sampling import SamplingConfig, check, describe, predictor, sampler
 from vision.train.experiment import Experiment
 from vision.written_option import written_option
 
@@ -30,6 +40,8 @@ class DiffusionRunConfig(GenerativeRunConfig):
 
     diffusion: DiffusionConfig = DiffusionConfig()
     sampling: SamplingConfig = SamplingConfig()
+    likelihood: LikelihoodConfig = LikelihoodConfig()
+    """Bits per dimension: ``python -m vision evaluate RUN --likelihood.images 512``."""
 
 
 QUICK_DIFFUSION: dict[str, Any] = {
@@ -57,8 +69,24 @@ def diffusion(config: DiffusionRunConfig) -> Experiment:
         raise UserError("latents are not confined to [-1, 1] as images are: set --sampling.threshold none")
     if config.model.durations:
         raise UserError("model.durations is for networks of average velocities (mean_flow): leave it False")
+    if samples.space and config.likelihood.images:
+        raise UserError("likelihood is of models of pixels, and this one is of latents: leave likelihood.images 0")
     process = make_process(config.diffusion)
     of = {"conditioning": conditioning}
+    likelihood = likelihood_evaluator(
+        lambda values: denoiser(
+            predictor(network.module, {"params": values["params"]}),
+            process,
+            config.diffusion.prediction,
+            data_deviation=config.diffusion.data_deviation,
+        ),
+        process,
+        samples.images,
+        config.likelihood,
+        variables=averaged_variables,
+        description=f"EMA {config.ema}",
+        **of,
+    )
     return generative(
         config,
         network,
@@ -70,6 +98,8 @@ def diffusion(config: DiffusionRunConfig) -> Experiment:
             sample=sampler(network.module, config.diffusion, process, config.sampling, image_shape=samples.shape, **of),
             sampling=describe(config.sampling),
         ),
+        evaluators=(likelihood,),
+        evaluation_only=(*EVALUATION_ONLY, "likelihood."),
     )
 
 

@@ -129,7 +129,7 @@ def network_evaluations(process: Process, sampling: SamplingConfig, *, condition
         return plan.evaluations
     low, high = sampling.guidance_range
     guided_at = lambda sigma: low < sigma <= high or sampling.guidance_range == ALL_SIGMAS
-    return plan.evaluations + sum(guided_at(sigma) for sigma in sigmas(process, plan.times))
+    return plan.evaluations + sum(bool(guided_at(sigma)) for sigma in sigmas(process, plan.times))
 
 
 def with_evaluations(

@@ -1,0 +1,175 @@
+"""Recipes of diffusion and flows: networks by name, likelihood, samplers compared, streamed images, refusals."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import (
+    compare_samplers,
+    diffusion_cifar,
+    distill_cifar,
+    edm_cifar,
+    flow_cifar,
+    latent_diffusion,
+    meanflow_cifar,
+)
+from vision.errors import UserError
+from vision.launch import run as launcher
+from vision.launch import verbs
+from vision.models.edm2 import EDM2Config
+from vision.models.unet import UNetConfig
+from vision.recipes.diffusion_networks import NETWORKS, diffusion_network
+from vision.train.state import attach_frozen
+
+pytestmark = pytest.mark.usefixtures("on_one_device")
+
+SHAPES = (
+    "--quick --data.resolution 16 --data.shapes-count 64 --data.shapes.shapes circle star "
+    "--data.shapes.colours red blue --data.shapes.min-size 0.4 --model.classes 4 --model.width 16 "
+    "--model.multipliers 1 --batch-size 8 --images 16 --samples 4 --classified 4 --held-out 8 --intervals.log 8 "
+    "--intervals.evaluate 16 --intervals.save 16"
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A tiny run of flow_cifar."""
+    folder = tmp_path_factory.mktemp("runs") / "flow"
+    arguments = [*SHAPES.split(), "--sampling.steps", "2", "--workdir", str(folder)]
+    of = {"config": flow_cifar.Config(), "quick": flow_cifar.QUICK, "build": flow_cifar.build}
+    assert launcher.main("flow_cifar", description="", arguments=arguments, **of) == 0
+    return folder
+
+
+def first_loss(module, config):
+    """The loss of the first step, and the state after two, since rates are 0 at the first."""
+    experiment = module.build(config)
+    initial = [experiment.initial_values()] if experiment.initial_values is not None else []
+    state = jax.jit(experiment.init)(jax.random.key(0), *initial)
+    state = attach_frozen(state, {name: part.load() for name, part in experiment.frozen.items()})
+    batch = next(experiment.batches(seed=0, start_step=0, process_index=0, process_count=1))
+    step = jax.jit(experiment.step)
+    state, scalars = step(state, batch)
+    return float(scalars["loss"]), step(state, batch)[0]
+
+
+def test_the_magnitude_preserving_network_keeps_its_weights_normalised():
+    """Karras et al. 2024, section 2.4: after each step all weights have unit norm over their inputs; u is learned."""
+    small = {"width": 16, "multipliers": (1, 2), "blocks": 1, "attention": (), "head_channels": 16, "classes": 4}
+    model = EDM2Config(**small, uncertainty=True)
+    loss, state = first_loss(edm_cifar, replace(edm_cifar.TINY, model=model))
+    assert np.isfinite(loss)
+    weights = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state.params) if "weight" in str(path[-1])]
+    assert weights
+    for weight in weights:
+        norms = np.sqrt((np.asarray(weight, np.float64) ** 2).sum(tuple(range(weight.ndim - 1))))
+        np.testing.assert_allclose(norms / np.sqrt(np.prod(weight.shape[:-1])), 1.0, atol=0.02)
+    assert float(np.abs(state.params["uncertainty"]["kernel"]).max()) > 0
+
+
+def test_every_network_by_name_has_a_module():
+    for name, config in NETWORKS.items():
+        side = 64 if name.startswith("adm") or name == "ddpm_256" else 32
+        made = diffusion_network(config, (side, side, config.channels))
+        assert made.module is not None
+        assert made.rules
+        assert (made.onto is not None) == name.startswith("edm2")
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "message"),
+    [
+        (UNetConfig(heads=3), (32, 32, 3), "model.heads 3 must divide"),
+        (UNetConfig(), (36, 32, 3), "images of 36x32 pixels cannot be divided by 8"),
+        (UNetConfig(), (32, 32, 4), "set --model.channels 4"),
+        (EDM2Config(), (30, 30, 3), "cannot be divided by"),
+    ],
+)
+def test_networks_that_do_not_fit(config, shape, message):
+    with pytest.raises(UserError, match=message):
+        diffusion_network(config, shape)
+
+
+@pytest.mark.parametrize(
+    ("module", "field", "changes", "message"),
+    [
+        (flow_cifar, "diffusion", {"transport": 3}, "must divide the batch of 8"),
+        (flow_cifar, "diffusion", {"prediction": "epsilon"}, "says nothing of the image"),
+        (flow_cifar, "sampling", {"churn": 1.0}, "sampling.churn is for heun"),
+        (edm_cifar, "sampling", {"eta": 0.5}, "sampling.eta is for ddim"),
+        (edm_cifar, "diffusion", {"times": "uniform"}, "set diffusion.times log_normal"),
+        (edm_cifar, "diffusion", {"prediction": "v"}, "grows with the noise"),
+        (edm_cifar, "sampling", {"guidance_range": (5.0, 0.1)}, "a lower and an upper"),
+        (diffusion_cifar, "model", {"durations": True}, "leave it False"),
+        (meanflow_cifar, "model", {"durations": False}, "set --model.durations"),
+        (latent_diffusion, "sampling", {"threshold": "static"}, "threshold none"),
+        (latent_diffusion, "first_stage", {"path": None}, "needs a first stage"),
+        (distill_cifar, "distillation", {"teacher_images": 0}, "there is no teacher"),
+    ],
+)
+def test_settings_that_contradict_each_other(module, field, changes, message):
+    with pytest.raises(UserError, match=message):
+        module.build(replace(module.TINY, **{field: replace(getattr(module.TINY, field), **changes)}))
+
+
+def test_transport_changes_the_training_and_not_the_noise():
+    plain = replace(flow_cifar.TINY, diffusion=replace(flow_cifar.TINY.diffusion, transport=0))
+    assert first_loss(flow_cifar, plain)[0] > first_loss(flow_cifar, flow_cifar.TINY)[0]  # nearer noise is easier
+
+
+def test_likelihood_of_a_run(trained, capsys):
+    options = ["--likelihood.images", "6", "--likelihood.steps", "4", "--likelihood.samples", "2"]
+    words = ["evaluate", str(trained), *options]
+    assert verbs.main(words) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "bits_per_dimension " in said
+    assert "bits_per_dimension_bound " in said
+    assert "6 images of the shapes world" in said
+    assert "Rademacher" in said
+
+
+def test_samplers_are_compared(trained, tmp_path, capsys):
+    words = ["--run", str(trained), str(trained), "--methods", "ddim", "heun", "unipc", "--evaluations", "1", "4", "6"]
+    assert compare_samplers.main([*words, "--out", str(tmp_path / "out"), "--", "--samples", "4"]) == 0
+    rows = json.loads((tmp_path / "out" / "samplers.json").read_text())
+    # guided, so that an evaluation counts twice: one network evaluation is too few
+    assert [(row["method"], row["evaluations"]) for row in rows] == [
+        *(("ddim", 4), ("ddim", 6), ("heun", 2), ("heun", 6), ("unipc", 4), ("unipc", 6)),
+    ]
+    name = "class_accuracy"
+    assert any(name in key for key in rows[0])
+    key = next(key for key in rows[0] if name in key)
+    assert rows[0][key]["mean"] == rows[0]["runs"][0][key]
+    assert "difference" not in rows[0][key]
+    assert rows[-1][key]["difference"]["n"] == 2
+    with Image.open(next((tmp_path / "out").glob("*.png"))) as plot:
+        assert plot.size[0] > 300
+    capsys.readouterr()
+    assert compare_samplers.main(["--run", str(tmp_path)]) == 2
+    assert "is no run folder" in capsys.readouterr().err
+
+
+def test_streamed_images_are_those_in_memory(tmp_path):
+    """A folder of images that are larger than the resolution and not square: the same batches, decoded when needed."""
+    generator = np.random.default_rng(0)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for number in range(12):
+            pixels = generator.integers(0, 255, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    model = replace(diffusion_cifar.TINY.model, classes=2)
+    data = replace(diffusion_cifar.TINY.data, name="folder", dir=tmp_path, resolution=16)
+    batches = []
+    for stream in (False, True):
+        config = replace(diffusion_cifar.TINY, model=model, data=replace(data, stream=stream))
+        made = diffusion_cifar.build(config).batches(seed=0, start_step=3, process_index=0, process_count=1)
+        batches.append(next(made))
+    np.testing.assert_array_equal(batches[0]["image"], batches[1]["image"])
+    np.testing.assert_array_equal(batches[0]["label"], batches[1]["label"])
+    grey = replace(diffusion_cifar.TINY, model=replace(model, channels=1), data=replace(data, stream=True))
+    with pytest.raises(UserError, match=r"data\.stream is for colour images"):
+        diffusion_cifar.build(grey)
