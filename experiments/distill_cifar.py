@@ -1,4 +1,4 @@
-"""Progressive distillation on CIFAR-10, after Salimans & Ho 2022: a sampler of few steps from one of many.
+r"""Progressive distillation on CIFAR-10, after Salimans & Ho 2022: a sampler of few steps from one of many.
 
 A diffusion model of v under a cosine schedule is the teacher; students of 512, 256, ..., 1 steps learn what their
 teacher does in two. The paper trains each student for 50,000 steps of 128 images (the last two for 100,000) with Adam,
@@ -9,7 +9,9 @@ length.
     python -m experiments.distill_cifar --quick                    a laptop: shapes world, teacher and students
     python -m experiments.diffusion_cifar --data.dir ~/tensorflow_datasets --diffusion.schedule cosine \
       --diffusion.prediction v --diffusion.weighting truncated_snr --workdir runs/teacher
-    python -m experiments.distill_cifar --data.dir ~/tensorflow_datasets --init-from runs/teacher
+    python -m experiments.distill_cifar --data.dir ~/tensorflow_datasets --init-from runs/teacher \
+      --distillation.teacher-images 0 --images 70400000                    a teacher that is trained already
+    python -m experiments.distill_cifar --data.dir ~/tensorflow_datasets   both
     python -m experiments.distill_cifar --quick --distillation.last-steps 4 --sampling.steps 4
 """
 
@@ -39,10 +41,10 @@ class Config(DistillationRunConfig):
 
     model: NetworkConfig = network_by_name(UNetConfig())
     diffusion: DiffusionConfig = DiffusionConfig(schedule="cosine", prediction="v", weighting="truncated_snr")
-    distillation: DistillationConfig = DistillationConfig(first_steps=512)
+    distillation: DistillationConfig = DistillationConfig(teacher_images=102_400_000, first_steps=512)
     sampling: SamplingConfig = SamplingConfig(steps=1, grid="trailing")
     optimizer: AdamConfig = AdamConfig(lr=5e-5, clip=1.0)
-    images: int = 70_400_000
+    images: int = 172_800_000
 
 
 QUICK = Config(

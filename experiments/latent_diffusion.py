@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vision.data.dataset import DataConfig
 from vision.errors import UserError
 from vision.launch.about import About
 from vision.launch.run import main
@@ -40,6 +41,7 @@ class Config(DiffusionRunConfig):
     model: NetworkConfig = network_by_name(
         UNetConfig(multipliers=(1, 2, 4), attention=(16, 8), channels=4, head_channels=64, dropout=0.0)
     )
+    data: DataConfig = DataConfig(name="folder", resolution=64)
     diffusion: DiffusionConfig = DiffusionConfig(
         schedule="flow",
         prediction="velocity",

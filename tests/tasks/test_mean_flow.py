@@ -141,7 +141,9 @@ class Exact(nn.Module):
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_any_number_of_steps_is_exact_for_the_average_velocity(steps):
-    sample = mean_flow_sampler(Exact(), MeanFlowSamplingConfig(steps=steps, threshold="none"), image_shape=(2, 2, 1))
+    sample = mean_flow_sampler(
+        Exact(), MeanFlowConfig(), MeanFlowSamplingConfig(steps=steps, threshold="none"), image_shape=(2, 2, 1)
+    )
     index, key = jnp.arange(64), jax.random.key(3)
     found = sample({}, {}, index, key)
     start = jnp.stack([jax.random.normal(jax.random.fold_in(key, i), (2, 2, 1)) for i in index])
@@ -149,11 +151,34 @@ def test_any_number_of_steps_is_exact_for_the_average_velocity(steps):
     np.testing.assert_allclose(sample({}, {}, index[5:9], key), found[5:9], atol=1e-6)
 
 
+class ExactImage(Exact):
+    """The image that stands for the average velocity: z - t u."""
+
+    @nn.compact
+    def __call__(self, z, time, condition, *, train):
+        """Evaluate it."""
+        return z - time[:, None, None, None] / 1000 * super().__call__(z, time, condition, train=train)
+
+
+def test_images_in_place_of_velocities():
+    """The same samples, and the same loss but for the times below a twentieth."""
+    image = jax.random.normal(jax.random.key(0), (32, 2, 2, 1)) * DEVIATION + MEAN
+    losses, found = [], []
+    for model, prediction in ((Exact(), "velocity"), (ExactImage(), "x0")):
+        config = MeanFlowConfig(prediction=prediction, power=0.0, time_mean=1.0, time_deviation=0.5)
+        loss = mean_flow_loss(model, config, conditioning=NONE)
+        losses.append(float(loss({}, {}, {"image": image}, key=jax.random.key(0), step=STEP)[0]))
+        sampling = MeanFlowSamplingConfig(steps=3, threshold="none")
+        sample = mean_flow_sampler(model, config, sampling, image_shape=(2, 2, 1))
+        found.append(sample({}, {}, jnp.arange(8), jax.random.key(3)))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    np.testing.assert_allclose(*found, atol=1e-5)
+
+
 def test_static_threshold():
     sampling = MeanFlowSamplingConfig(steps=2)
-    found = mean_flow_sampler(Smooth(), sampling, image_shape=(2, 2, 1))(
-        {"params": {"bias": 5.0}}, {}, jnp.arange(4), jax.random.key(0)
-    )
+    sample = mean_flow_sampler(Smooth(), MeanFlowConfig(), sampling, image_shape=(2, 2, 1))
+    found = sample({"params": {"bias": 5.0}}, {}, jnp.arange(4), jax.random.key(0))
     assert float(jnp.abs(found).max()) <= 1
 
 

@@ -28,7 +28,11 @@ class MeanFlowRunConfig(GenerativeRunConfig):
     sampling: MeanFlowSamplingConfig = MeanFlowSamplingConfig()
 
 
-QUICK_MEAN_FLOW: dict[str, Any] = {**QUICK_GENERATION, "mean_flow": MeanFlowConfig(guidance=2.0)}
+QUICK_MEAN_FLOW: dict[str, Any] = {
+    **QUICK_GENERATION,
+    "mean_flow": MeanFlowConfig(guidance=2.0, prediction="x0"),
+    "images": 90_000,
+}
 """What ``--quick`` has: data, budget, and guidance that the network learns."""
 
 
@@ -57,7 +61,7 @@ def mean_flow(config: MeanFlowRunConfig) -> Experiment:
             loss=mean_flow_loss(network.module, config.mean_flow, conditioning=conditioning),
             held_out=held_out_error(network.module, config.mean_flow, conditioning=conditioning),
             error="mean squared error of the velocity, the average over no time",
-            sample=mean_flow_sampler(network.module, config.sampling, image_shape=samples.shape),
+            sample=mean_flow_sampler(network.module, config.mean_flow, config.sampling, image_shape=samples.shape),
             sampling=f"MeanFlow, {steps} step{'s' * (steps > 1)}, guidance {scale:g} in the network",
         ),
     )

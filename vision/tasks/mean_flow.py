@@ -53,6 +53,9 @@ class MeanFlowConfig:
     tangent: Literal["data", "network"] = "data"
     """Velocity along which u is differentiated: e - x of the sample, or what the network holds for the marginal
     velocity at that point, u(z_t, t, t) (Geng et al. 2025b, arXiv:2512.02012, "Improved Mean Flows")."""
+    prediction: Literal["velocity", "x0"] = "velocity"
+    """What the network's output is: u itself, or an image x from which u = (z_t - x) / t; the latter lets networks with
+    large patches leave out the noise that they would otherwise copy (Li & He 2025, arXiv:2511.13720)."""
     condition_dropout: Fraction = 0.1
     """Share of samples trained without their conditions. Unused without conditions."""
 
@@ -85,7 +88,9 @@ def check(config: MeanFlowConfig, *, conditioning: Conditioning, batch_size: int
         )
 
 
-def average_velocity(model: nn.Module, variables: Variables, condition: Condition, **options: Any) -> Any:
+def average_velocity(
+    model: nn.Module, config: MeanFlowConfig, variables: Variables, condition: Condition, **options: Any
+) -> Any:
     """The network as u (z [b h w c], t [b], t - r [b]) of images, times and durations in [0, 1].
 
     The network is called with both times 1000, and finds the second one in its condition "duration".
@@ -95,6 +100,9 @@ def average_velocity(model: nn.Module, variables: Variables, condition: Conditio
         seen = {**condition, "duration": PROCESS.network_time(duration)}
         output = model.apply(variables, z, PROCESS.network_time(time), seen, **options)
         assert isinstance(output, jax.Array)  # apply returns a pair only where state is mutable
+        if config.prediction == "x0":
+            # at least a twentieth, as there: u of the cleanest images would be of any size
+            return (z - output) / jnp.maximum(time, 0.05)[:, None, None, None]
         return output
 
     return u
@@ -128,7 +136,7 @@ def mean_flow_loss(model: nn.Module, config: MeanFlowConfig, *, conditioning: Co
         z = (1.0 - time)[:, None, None, None] * image + time[:, None, None, None] * eps
         velocity = eps - image
         if conditioning and config.guidance != 1.0:
-            null = average_velocity(model, {"params": params}, conditioning.null(given), **options)
+            null = average_velocity(model, config, {"params": params}, conditioning.null(given), **options)
             guided = config.guidance * velocity + (1.0 - config.guidance) * null(z, time, jnp.zeros_like(time))
             # a sample without conditions is its own unconditional one
             velocity = jnp.where(without[:, None, None, None], velocity, jax.lax.stop_gradient(guided))
@@ -136,7 +144,7 @@ def mean_flow_loss(model: nn.Module, config: MeanFlowConfig, *, conditioning: Co
         def of(places: slice):
             pick = lambda value: _neighbours(value, places)
             conditions = {name: pick(value) for name, value in condition.items()}
-            u = average_velocity(model, {"params": params}, conditions, **options)
+            u = average_velocity(model, config, {"params": params}, conditions, **options)
             return u, pick(z), pick(time), pick(duration), pick(velocity)
 
         u, z_apart, t, length, v = of(slice(config.apart))
@@ -186,7 +194,7 @@ def held_out_error(model: nn.Module, config: MeanFlowConfig, *, conditioning: Co
         )
         eps = jax.random.normal(noise_key, image.shape)
         z = (1.0 - time)[:, None, None, None] * image + time[:, None, None, None] * eps
-        u = average_velocity(model, variables, conditioning.of(batch), train=False)
+        u = average_velocity(model, config, variables, conditioning.of(batch), train=False)
         error = jnp.mean((u(z, time, jnp.zeros_like(time)) - (eps - image)) ** 2, axis=(1, 2, 3))
         return jnp.sum(jnp.where(mask, error, 0.0)), jnp.sum(mask)
 
@@ -194,7 +202,7 @@ def held_out_error(model: nn.Module, config: MeanFlowConfig, *, conditioning: Co
 
 
 def mean_flow_sampler(
-    model: nn.Module, sampling: MeanFlowSamplingConfig, *, image_shape: tuple[int, int, int]
+    model: nn.Module, config: MeanFlowConfig, sampling: MeanFlowSamplingConfig, *, image_shape: tuple[int, int, int]
 ) -> Sampler:
     """The function that generates images of ``image_shape`` (h, w, c) (algorithm 2): z_r = z_t - (t - r) u(z_t, r, t).
 
@@ -205,7 +213,7 @@ def mean_flow_sampler(
     durations = -np.diff(np.append(times, 0.0))
 
     def sample(variables, condition, index, key):
-        u = average_velocity(model, variables, condition, train=False)
+        u = average_velocity(model, config, variables, condition, train=False)
 
         def denoise(noisy: Array, time: Array) -> Array:
             # Euler's step from t to r by the estimate z - t u is the one by u
