@@ -31,7 +31,7 @@ class MeanFlowRunConfig(GenerativeRunConfig):
 QUICK_MEAN_FLOW: dict[str, Any] = {
     **QUICK_GENERATION,
     "mean_flow": MeanFlowConfig(guidance=2.0, prediction="x0"),
-    "images": 90_000,
+    "images": 60_000,
 }
 """What ``--quick`` has: data, budget, and guidance that the network learns."""
 
