@@ -7,10 +7,10 @@ Diffusion, linear schedule of 1000 steps, the noise as target, AdamW 1e-4 withou
 to that length.
 
     python -m experiments.dit_imagenet --quick                        a laptop: shapes world at 64x64 pixels, 5 minutes
-    python -m experiments.dit_imagenet --first-stage.path sd-vae-ft-ema --first-stage.latents latents \
-      --data.dir ~/tensorflow_datasets --mesh.fsdp 8 --model.dtype bfloat16     the recipe
+    python -m experiments.dit_imagenet --first-stage.path sd-vae-ft-ema --first-stage.scale published \
+      --first-stage.latents latents --data.dir ~/tensorflow_datasets --mesh.fsdp 8 --model.dtype bfloat16     the recipe
     python -m vision sample dit_imagenet --init-from DiT-XL-2-256/transformer --first-stage.path DiT-XL-2-256/vae \
-      --count 16                                                      published weights, nothing trained
+      --first-stage.scale published --count 16                        published weights, nothing trained
 
 ``--first-stage.latents`` is a folder where the latents of all images, and of their flips, are kept once they are
 computed (21 GB in float16): later runs and all hosts of a pod read them. ImageNet itself is read as it is.
@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vision.data.dataset import DataConfig
-from vision.errors import UserError
 from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.dit import DIT_XL
@@ -45,7 +44,7 @@ class Config(DiffusionRunConfig):
 
     model: NetworkConfig = network_by_name(replace(DIT_XL, classes=1000, channels=4, remat=True))
     data: DataConfig = DataConfig(name="imagenet2012", resolution=256, test_split="validation", stream=True, workers=8)
-    first_stage: FirstStageConfig = FirstStageConfig(scale="published")
+    first_stage: FirstStageConfig = FirstStageConfig(path=SHAPES)
     diffusion: DiffusionConfig = DiffusionConfig(data_deviation=1.0)
     sampling: SamplingConfig = SamplingConfig(
         method="ancestral", steps=250, variance="beta", guidance=1.5, threshold="none"
@@ -97,11 +96,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 def build(config: Config) -> Experiment:
     """The recipe of diffusion transformers on latents."""
-    if config.first_stage.path is None:
-        raise UserError(
-            "the latents of DiT are those of a first stage: name a published AutoencoderKL, or a run of "
-            "experiments.autoencoder_cifar, with --first-stage.path"
-        )
     return diffusion(config)
 
 

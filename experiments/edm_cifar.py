@@ -9,7 +9,7 @@ code has not been run to that length.
     python -m experiments.edm_cifar --quick                             a laptop: shapes world, 5 minutes
     python -m experiments.edm_cifar --data.dir ~/tensorflow_datasets    the recipe
     python -m experiments.edm_cifar --model.classes 10                  with labels
-    python -m experiments.edm_cifar --model edm2 --model.uncertainty True --optimizer.lr 1e-2 \
+    python -m experiments.edm_cifar --model edm2 --model.uncertainty --optimizer.lr 1e-2 \
       --optimizer.schedule inverse_sqrt --optimizer.decay-after 35000000   the magnitude-preserving network
     python -m experiments.edm_cifar --sampling.churn 30 --sampling.churn-range 0.01 1 --sampling.churn-noise 1.007
 """

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vision.data.dataset import DataConfig
-from vision.errors import UserError
 from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.unet import UNetConfig
@@ -42,6 +41,7 @@ class Config(DiffusionRunConfig):
         UNetConfig(multipliers=(1, 2, 4), attention=(16, 8), channels=4, head_channels=64, dropout=0.0)
     )
     data: DataConfig = DataConfig(name="folder", resolution=64)
+    first_stage: FirstStageConfig = FirstStageConfig(path=SHAPES)
     diffusion: DiffusionConfig = DiffusionConfig(
         schedule="flow",
         prediction="velocity",
@@ -90,11 +90,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 def build(config: Config) -> Experiment:
     """The recipe of diffusion models on latents."""
-    if config.first_stage.path is None:
-        raise UserError(
-            "latent diffusion needs a first stage: train one with python -m experiments.autoencoder_cifar "
-            "--model.bottleneck kl --model.latent 4 and name its folder with --first-stage.path"
-        )
     return diffusion(config)
 
 

@@ -29,7 +29,7 @@ ALLOWED = {
     "vision.pretrained": {"vision.models", "vision.nn", "vision.ops", "vision.train", "vision.parallel"},
     "vision.evaluation": {
         *("vision.data", "vision.metrics", "vision.ops", "vision.report", "vision.tasks", "vision.train"),
-        *("vision.pretrained", "vision.parallel"),
+        *("vision.pretrained", "vision.parallel", "vision.diffusion"),
     },
     "vision.recipes": {
         *("vision.evaluation", "vision.data", "vision.metrics", "vision.ops", "vision.report", "vision.tasks"),

@@ -107,7 +107,6 @@ def test_networks_that_do_not_fit(config, shape, message):
         (diffusion_cifar, "model", {"durations": True}, "leave it False"),
         (meanflow_cifar, "model", {"durations": False}, "set --model.durations"),
         (latent_diffusion, "sampling", {"threshold": "static"}, "threshold none"),
-        (latent_diffusion, "first_stage", {"path": None}, "needs a first stage"),
         (distill_cifar, "distillation", {"teacher_images": 0}, "there is no teacher"),
     ],
 )
@@ -117,8 +116,11 @@ def test_settings_that_contradict_each_other(module, field, changes, message):
 
 
 def test_transport_changes_the_training_and_not_the_noise():
-    plain = replace(flow_cifar.TINY, diffusion=replace(flow_cifar.TINY.diffusion, transport=0))
-    assert first_loss(flow_cifar, plain)[0] > first_loss(flow_cifar, flow_cifar.TINY)[0]  # nearer noise is easier
+    velocity = replace(flow_cifar.TINY.diffusion, prediction="velocity", weighting="simple")
+    loss = lambda transport: first_loss(
+        flow_cifar, replace(flow_cifar.TINY, diffusion=replace(velocity, transport=transport))
+    )[0]
+    assert loss(0) > loss(4)  # the velocity between an image and its nearest noise is smaller
 
 
 def test_likelihood_of_a_run(trained, capsys):
@@ -173,3 +175,9 @@ def test_streamed_images_are_those_in_memory(tmp_path):
     grey = replace(diffusion_cifar.TINY, model=replace(model, channels=1), data=replace(data, stream=True))
     with pytest.raises(UserError, match=r"data\.stream is for colour images"):
         diffusion_cifar.build(grey)
+
+
+def test_a_first_stage_of_other_images_is_noticed():
+    config = latent_diffusion.Config()
+    assert any("the first stage is that of the shapes world" in notice for notice in config.notices())
+    assert not any("first stage" in notice for notice in latent_diffusion.QUICK.notices())

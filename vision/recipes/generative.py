@@ -22,7 +22,7 @@ from vision.ops.pixels import to_float, to_uint8
 from vision.ranges import Decay, PositiveInt
 from vision.recipes.assemble import WeightsSource, assemble
 from vision.recipes.diffusion_networks import DiffusionNetwork, NetworkConfig, network_by_name
-from vision.recipes.first_stage import NAME
+from vision.recipes.first_stage import NAME, SHAPES
 from vision.recipes.latents import STATE, FirstStageConfig, LatentSpace, latent_space
 from vision.recipes.preprocessing import scaled
 from vision.recipes.quick_data import GENERATION
@@ -60,6 +60,16 @@ class GenerativeRunConfig(RunConfig):
     held_out: PositiveInt = 2_000
     """Largest number of test images, at least 1, that the held-out error is computed on."""
     evaluation_batch: int = 128
+
+    def notices(self) -> tuple[str, ...]:
+        """Also a first stage that was trained on other images."""
+        found = super().notices()
+        if self.first_stage.path == SHAPES and self.data.name != "shapes":
+            found += (
+                f"the first stage is that of the shapes world, and the images are of {self.data.name}: name one that "
+                "was trained on such images with --first-stage.path",
+            )
+        return found
 
 
 QUICK_GENERATION: dict[str, Any] = {
