@@ -57,7 +57,7 @@ def network_by_name(default: NetworkConfig) -> Any:
     relative.
     """
     table = {name: _like(config, default) for name, config in NETWORKS.items()}
-    small: dict[str, NetworkConfig] = {name: _small(config) for name, config in NETWORKS.items()}
+    small: dict[str, NetworkConfig] = {name: _small(config, default) for name, config in NETWORKS.items()}
     return field(default=default, metadata={"choices": table, "quick_choices": small})
 
 
@@ -68,14 +68,17 @@ def _like(config: NetworkConfig, default: NetworkConfig) -> NetworkConfig:
     return replace(config, **shared)
 
 
-def _small(config: NetworkConfig) -> NetworkConfig:
+def _small(config: NetworkConfig, default: NetworkConfig) -> NetworkConfig:
+    """The small network of the kind of ``config``; latents, of other channels than 3, are cut into smaller patches."""
+    latent = default.channels != 3
     match config:
         case UNetConfig():
-            return SMALL_UNET
+            small = replace(SMALL_UNET, patch=2 if latent else SMALL_UNET.patch)
         case DiTConfig():
-            return SMALL_DIT
+            small = replace(SMALL_DIT, patch=2 if latent else SMALL_DIT.patch)
         case EDM2Config():
-            return SMALL_EDM2
+            return replace(SMALL_EDM2, channels=default.channels)
+    return replace(small, channels=default.channels, durations=default.durations)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
