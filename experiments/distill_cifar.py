@@ -32,7 +32,7 @@ from vision.tasks.sampling import SamplingConfig
 from vision.train.experiment import Experiment
 from vision.train.optimizer import AdamConfig
 
-ABOUT = About(task="diffusion", paper="Salimans & Ho 2022, arXiv:2202.00512", quick="10 minutes")
+ABOUT = About(task="diffusion", paper="Salimans & Ho 2022, arXiv:2202.00512", quick="not timed")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,10 +3,10 @@
 The published recipe: DDPM++ of 55,732,739 parameters, sigma log-normal, preconditioned network and weights of their
 table 1, Adam 1e-3 with 10 M images of warm-up, batch 512, dropout 0.13, an average with a half-life of 0.5 M images,
 200 M images, Heun's method in 18 steps (35 evaluations). The paper reports a Frechet distance of 1.97 (1.79 with
-labels) with augmentation that the network is told of, of which only flips are here; on 8 V100 in about 2 days. This
+labels) with conditional augmentation, of which only flips are implemented here; on 8 V100 in about 2 days. This
 code has not been run to that length.
 
-    python -m experiments.edm_cifar --quick                             a laptop: shapes world, 5 minutes
+    python -m experiments.edm_cifar --quick                             a laptop: shapes world
     python -m experiments.edm_cifar --data.dir ~/tensorflow_datasets    the recipe
     python -m experiments.edm_cifar --model.classes 10                  with labels
     python -m experiments.edm_cifar --model edm2 --model.uncertainty --optimizer.lr 1e-2 \
@@ -30,7 +30,7 @@ from vision.tasks.sampling import SamplingConfig
 from vision.train.experiment import Experiment
 from vision.train.optimizer import AdamConfig
 
-ABOUT = About(task="diffusion", paper="Karras et al. 2022, arXiv:2206.00364", quick="5 minutes")
+ABOUT = About(task="diffusion", paper="Karras et al. 2022, arXiv:2206.00364", quick="not timed")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ settings are those of Tong et al. for their comparison: Adam 2e-4 with 5000 step
 minibatch optimal transport (``--diffusion.transport 128``), and 3.58 with an adaptive solver. This code has not been
 run to that length.
 
-    python -m experiments.flow_cifar --quick                             a laptop: shapes world, 5 minutes
+    python -m experiments.flow_cifar --quick                             a laptop: shapes world, 3 minutes
     python -m experiments.flow_cifar --data.dir ~/tensorflow_datasets    the recipe
     python -m experiments.flow_cifar --diffusion.transport 128           with optimal transport
     python -m experiments.flow_cifar --diffusion.times log_normal --diffusion.time-mean 0 --diffusion.time-deviation 1
@@ -31,7 +31,7 @@ from vision.train.experiment import Experiment
 ABOUT = About(
     task="diffusion",
     paper="Lipman et al. 2023, arXiv:2210.02747; Tong et al. 2024, arXiv:2302.00482",
-    quick="5 minutes",
+    quick="3 minutes",
 )
 
 

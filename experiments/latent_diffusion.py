@@ -4,7 +4,7 @@ The first stage is a finished run of ``experiments.autoencoder_cifar`` or a publ
 latents are computed once into ``--first-stage.latents`` and reused by later runs and by pods. The defaults are for
 images of 64x64 pixels and latents of 16x16x4; a UNet with attention at 16 and 8 (the form of their table 12).
 
-    python -m experiments.latent_diffusion --quick                 a laptop: shapes world at 64x64 pixels, 5 minutes
+    python -m experiments.latent_diffusion --quick                 a laptop: shapes world at 64x64 pixels
     python -m experiments.latent_diffusion --first-stage.path runs/autoencoder_cifar/default \
       --first-stage.latents latents --data.name folder --data.dir my_images --data.resolution 64
     python -m experiments.latent_diffusion --first-stage.path sd-vae-ft-mse --data.resolution 256 --model dit_b \
@@ -30,7 +30,7 @@ from vision.tasks.sampling import SamplingConfig
 from vision.train.experiment import Experiment
 from vision.train.optimizer import AdamConfig
 
-ABOUT = About(task="diffusion", paper="Rombach et al. 2022, arXiv:2112.10752", quick="5 minutes")
+ABOUT = About(task="diffusion", paper="Rombach et al. 2022, arXiv:2112.10752", quick="not timed")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ batch 1,024, dropout 0.2, EMA 0.99995, 800k steps; logit t normal with mean -2 a
 samples, adaptive weights with p = 0.75. The paper reports a Frechet distance of 2.92 with one evaluation an image. This
 code has not been run to that length.
 
-    python -m experiments.meanflow_cifar --quick                             a laptop: shapes world, 8 minutes
+    python -m experiments.meanflow_cifar --quick                             a laptop: shapes world, 5 minutes
     python -m experiments.meanflow_cifar --data.dir ~/tensorflow_datasets    the recipe
     python -m vision sample RUN --sampling.steps 4                           a few steps
 """
@@ -24,7 +24,7 @@ from vision.tasks.mean_flow import MeanFlowConfig
 from vision.train.experiment import Experiment
 from vision.train.optimizer import AdamConfig
 
-ABOUT = About(task="diffusion", paper="Geng et al. 2025, arXiv:2505.13447", quick="8 minutes")
+ABOUT = About(task="diffusion", paper="Geng et al. 2025, arXiv:2505.13447", quick="5 minutes")
 
 
 @dataclass(frozen=True, kw_only=True)

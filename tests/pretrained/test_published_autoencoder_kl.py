@@ -209,7 +209,7 @@ def test_folders_without_files(full):
     with pytest.raises(UserError, match="is damaged or was not fully downloaded"):
         read_folder(full)
     (full / WEIGHTS).unlink()
-    with pytest.raises(UserError, match=f"has no weights: put {WEIGHTS} beside its config.json"):
+    with pytest.raises(UserError, match=f"has no weights: put {WEIGHTS} next to its config.json"):
         read_folder(full)
 
 

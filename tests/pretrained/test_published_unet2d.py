@@ -226,7 +226,7 @@ def test_hostile_folders(tmp_path):
     refuses(folder, "has more than 1,048,576 bytes")
     folder = good("no weights")
     (folder / NAMES[0]).unlink()
-    refuses(folder, "has no weights: put diffusion_pytorch_model.safetensors beside")
+    refuses(folder, "has no weights: put diffusion_pytorch_model.safetensors next to")
     folder = good("cut")
     (folder / NAMES[0]).write_bytes((folder / NAMES[0]).read_bytes()[:-10])
     refuses(folder, "is damaged or was not fully downloaded")

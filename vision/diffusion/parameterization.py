@@ -134,9 +134,9 @@ def convert(
     """One prediction at ``noisy`` = x_t as another, at any time where both are defined."""
     if from_ == to:
         return output
-    at: dict[str, Array | float] = {"signal": signal, "noise": noise, "data_deviation": data_deviation}
-    x0, eps = to_x0(from_, output, noisy, **at), to_eps(from_, output, noisy, **at)  # pyright: ignore[reportArgumentType]
-    return target(to, x0, eps, **at)  # pyright: ignore[reportArgumentType]
+    x0 = to_x0(from_, output, noisy, signal=signal, noise=noise, data_deviation=data_deviation)
+    eps = to_eps(from_, output, noisy, signal=signal, noise=noise, data_deviation=data_deviation)
+    return target(to, x0, eps, signal=signal, noise=noise, data_deviation=data_deviation)
 
 
 def loss_weight(

@@ -1,6 +1,6 @@
 """A run with an average of another length in place of its own: ``--average-length``.
 
-What evaluates and samples takes the average "ema" of a state. Here it is replaced by one that is made of the run's
+What evaluates and samples takes the average "ema" of a state. Here it is replaced by one reconstructed from the run's
 snapshots (``vision.train.snapshots``), so that a finished run can be evaluated, sampled from, and compared with itself
 at any length.
 """
@@ -16,7 +16,7 @@ from vision.train.snapshots import FOLDER, reconstructed
 
 
 def with_average(run: LoadedRun, length: float, *, report: Callable[[str], None] = to_stderr) -> tuple[LoadedRun, str]:
-    """The run with the average of this length as "ema", and what it is made of in words.
+    """The run with the average of this length as "ema", and how it was reconstructed, in words.
 
     Args:
       run: with a folder that has snapshots.
@@ -45,7 +45,7 @@ def with_average(run: LoadedRun, length: float, *, report: Callable[[str], None]
 
 
 def scanned(run: LoadedRun, lengths: Sequence[float]) -> dict[float, tuple[Evaluation, str]]:
-    """The evaluation with the average of each length, and what each is made of in words.
+    """The evaluation with the average of each length, and how each was reconstructed, in words.
 
     Raises ``UserError`` as :func:`with_average`.
     """

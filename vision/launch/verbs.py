@@ -57,7 +57,7 @@ class EvaluateOptions(Options):
     """Options of evaluate."""
 
     average_length: tuple[AverageLength, ...] = ()
-    """Relative lengths of averages that are made of the run's snapshots and evaluated in place of its own."""
+    """Relative lengths of averages reconstructed from the run's snapshots and evaluated in place of its own."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class SampleOptions(Options):
     seed: Seed = 0
     """Seed of the noise."""
     average_length: AverageLength | None = None
-    """Relative length of an average that is made of the run's snapshots and sampled from in place of its own."""
+    """Relative length of an average reconstructed from the run's snapshots and sampled from in place of its own."""
     out: Path | None = None
     """Folder for what is written. Default: samples/ in the run folder."""
 

@@ -4,7 +4,7 @@ The UNet of Dhariwal & Nichol 2021 without its normalisations of groups and its 
 what they are given (``vision.nn.magnitude_preserving``). Encoder blocks normalise each pixel; attention compares
 directions (cosine attention); residual branches and skip connections enter with a fixed share; the embedding of time
 and class multiplies the features of a residual branch by 1 + gain * projection, with gains that start at 0; a channel
-of ones beside the image stands for biases.
+of ones concatenated to the image stands for biases.
 
 The network is F of the preconditioned denoiser (Karras et al. 2022, "EDM"): it is given c_in x and c_noise, of unit
 magnitude both, and predicts a target of unit magnitude. Train it with ``vision.train.step.projected(step,

@@ -48,7 +48,7 @@ class FolderSource:
     """Reads a folder for the network; raises ``UserError`` where it is of another."""
     written: Callable[[Mapping[str, Any]], tuple[dict[str, Any], StateDict]]
     """Variables -> config.json and weights; raises ``UserError`` where the layout has no such network."""
-    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    extra_files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Further JSON files of the folder that is written, by name."""
 
 
@@ -75,7 +75,9 @@ def read_folder(path: str | os.PathLike[str]) -> tuple[dict[str, Any], StateDict
     config = read_config(path)
     found = next((path / name for name in NAMES if (path / name).exists()), None)
     if found is None:
-        raise UserError(f"{path} has no weights: put {NAMES[0]} beside its {CONFIG}, or {NAMES[1]} and what that names")
+        raise UserError(
+            f"{path} has no weights: put {NAMES[0]} next to its {CONFIG}, or {NAMES[1]} and what that names"
+        )
     return config, read_state_dict(found)
 
 

@@ -53,7 +53,7 @@ class WeightsSource:
 def _written_folder(folder: FolderSource, state: TrainState) -> tuple[dict[str, Mapping[str, Any]], StateDict]:
     """The JSON files of a folder of diffusers, and the averaged parameters under published names."""
     config, weights = folder.written({"params": state.ema["ema"]})
-    return {CONFIG: config, **folder.beside}, weights
+    return {CONFIG: config, **folder.extra_files}, weights
 
 
 def assemble(

@@ -28,7 +28,7 @@ from vision.recipes.generative import (
     generative,
     samples_of,
 )
-from vision.tasks.diffusion import DiffusionConfig, check_diffusion, diffusion_loss, held_out_error, make_process
+from vision.tasks.diffusion import DiffusionConfig, diffusion_loss, held_out_error, make_process
 from vision.tasks.sampling import SamplingConfig, check, describe, predictor, sampler
 from vision.train.experiment import Experiment
 from vision.written_option import written_option
@@ -63,8 +63,8 @@ def diffusion(config: DiffusionRunConfig) -> Experiment:
     if network.folder is not None:
         network = replace(network, folder=with_process(network.folder, config.diffusion))
     conditioning = label_conditioning(config.model.classes)
-    check(config.diffusion, config.sampling, conditioning=conditioning)
-    check_diffusion(config.diffusion, batch_size=config.batch_size // config.microbatches)
+    batch_size = config.batch_size // config.microbatches
+    check(config.diffusion, config.sampling, conditioning=conditioning, batch_size=batch_size)
     if samples.space and config.sampling.threshold != "none":
         raise UserError("latents are not confined to [-1, 1] as images are: set --sampling.threshold none")
     if config.model.durations:
@@ -128,4 +128,4 @@ def with_process(source: FolderSource, config: DiffusionConfig) -> FolderSource:
         return source.read(folder)
 
     written = scheduler_config(own)
-    return replace(source, read=read, beside={} if written is None else {FILE: written})
+    return replace(source, read=read, extra_files={} if written is None else {FILE: written})

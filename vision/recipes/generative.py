@@ -138,7 +138,7 @@ def generative(
     *,
     evaluators: tuple[EvaluatorFactory, ...] = (),
     evaluation_only: tuple[str, ...] = EVALUATION_ONLY,
-    beside: tuple[str, ...] = (),
+    copies: tuple[str, ...] = (),
 ) -> Experiment:
     """The experiment: optimizer, averages, evaluation and sampling of an objective.
 
@@ -149,7 +149,7 @@ def generative(
       objective: the loss, the held-out error and the sampler.
       evaluators: further ones.
       evaluation_only: fields of the configuration that change evaluation and sampling only.
-      beside: names of collections that begin as copies of the parameters, such as a teacher's.
+      copies: names of collections that begin as copies of the parameters, such as a teacher's.
     """
     images, space = samples.images, samples.space
     loss = space.loss(objective.loss) if space else preprocessed(objective.loss, scaled(flip=config.flip))
@@ -169,8 +169,8 @@ def generative(
         }
         params = network.module.init(key, image, jnp.ones((1,)), condition, train=False)["params"]
         params = network.onto(params) if network.onto is not None else params
-        copies = {name: jax.tree.map(jnp.copy, params) for name in beside}
-        return {"params": params, **copies, **(space.variables() if space else {})}
+        copied = {name: jax.tree.map(jnp.copy, params) for name in copies}
+        return {"params": params, **copied, **(space.variables() if space else {})}
 
     def held_out(values: Any, batch: Any, *, key: jax.Array) -> Any:
         batch = space.encoded(values, batch, key=key) if space else {**batch, "image": to_float(batch["image"])}
@@ -214,7 +214,7 @@ def generative(
         data=space.data if space else images,
         evaluation=evaluation,
         generator=generator,
-        weights=WeightsSource(folder=network.folder, excluded=(*beside, *((STATE,) if space else ()))),
+        weights=WeightsSource(folder=network.folder, excluded=(*copies, *((STATE,) if space else ()))),
         statistics=space.statistics if space else None,
         frozen={NAME: space.stage.frozen} if space else None,
         caches=space.caches if space else (),

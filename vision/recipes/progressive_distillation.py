@@ -39,7 +39,8 @@ def progressive_distillation(config: DistillationRunConfig) -> Experiment:
     samples = samples_of(config)
     network = diffusion_network(config.model, samples.shape)
     conditioning = label_conditioning(config.model.classes)
-    check_sampling(config.diffusion, config.sampling, conditioning=conditioning)
+    batch_size = config.batch_size // config.microbatches
+    check_sampling(config.diffusion, config.sampling, conditioning=conditioning, batch_size=batch_size)
     check(config.distillation, config.diffusion, conditioning=conditioning, images=config.images)
     if samples.space and (config.sampling.threshold != "none" or config.distillation.clip):
         raise UserError(
@@ -60,7 +61,7 @@ def progressive_distillation(config: DistillationRunConfig) -> Experiment:
             sample=sampler(network.module, config.diffusion, process, config.sampling, image_shape=samples.shape, **of),
             sampling=describe(config.sampling),
         ),
-        beside=(TEACHER,),
+        copies=(TEACHER,),
     )
 
 

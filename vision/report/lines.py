@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-# Okabe and Ito (2008), told apart with any colour vision
+# Okabe and Ito (2008), distinguishable with any colour vision
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 _MARKERS = "osD^vPX*"
 _DOTS_PER_INCH = 110

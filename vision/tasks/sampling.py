@@ -102,9 +102,14 @@ def make_threshold(sampling: SamplingConfig) -> Threshold | None:
             return dynamic_threshold(sampling.percentile)
 
 
-def check(config: DiffusionConfig, sampling: SamplingConfig, *, conditioning: Conditioning) -> None:
-    """Raise ``UserError`` where these cannot go together or a value is out of range."""
-    check_diffusion(config)
+def check(
+    config: DiffusionConfig, sampling: SamplingConfig, *, conditioning: Conditioning, batch_size: int | None = None
+) -> None:
+    """Raise ``UserError`` where these cannot go together or a value is out of range.
+
+    ``batch_size`` is that of training, of a microbatch, where it is known.
+    """
+    check_diffusion(config, batch_size=batch_size)
     check_ranges(sampling)
     if sampling.eta and sampling.method != "ddim":
         raise UserError(f"sampling.eta is for ddim, and sampling.method is {sampling.method}: leave sampling.eta 0")

@@ -1,9 +1,9 @@
-"""Snapshots of averages in the run folder, and the averages of other lengths that are made of them after the fact.
+"""Snapshots of averages in the run folder, and averages of other lengths reconstructed from them.
 
 A snapshot is a file ``snapshots/STEP-LENGTH.safetensors`` with every array of one average under its path, float32 as it
 is tracked: four bytes a parameter. It appears at once or not at all, is written by the first process, whichever devices
 the arrays are divided among, and is always of the same step for a run, so that a run which comes back after a kill
-replaces what it writes again. See ``vision.train.power_average`` for what is made of them.
+replaces what it writes again. See ``vision.train.power_average`` for how averages are reconstructed.
 """
 
 import re
@@ -80,7 +80,7 @@ class Snapshots:
             first_alone(write)
 
     def disk_use(self, state: TrainState, *, images: int) -> str:
-        """What all snapshots of a run of so many images will take, in a sentence."""
+        """What all snapshots of a run of this many images will take, in a sentence."""
         size = sum(
             leaf.size * leaf.dtype.itemsize for name in self.config.names for leaf in jax.tree.leaves(state.ema[name])
         )
@@ -93,7 +93,7 @@ class Snapshots:
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """An average that was made of snapshots."""
+    """An average reconstructed from snapshots."""
 
     average: PyTree
     """Like the averages of the state, and placed like them."""
