@@ -66,8 +66,11 @@ def expected_errors(config, image, label=None, *, rate=0.0, null=3):
     own = 0.0 if label is None else spread(np.where(without, null, label))
     z, v = (1 - t) * image + t * eps, eps - image
     if label is not None and config.guidance != 1.0:
-        guided = config.guidance * v + (1 - config.guidance) * smooth(z, t, 0 * t, null)
-        v = np.where(spread(without) > 0, v, guided)
+        mixing = config.guidance_mixing
+        conditional = (1 - mixing) * config.guidance * v + mixing * smooth(z, t, 0 * t, spread(label))
+        guided = conditional + (1 - mixing) * (1 - config.guidance) * smooth(z, t, 0 * t, null)
+        outside = (t < config.guidance_range[0]) | (t > config.guidance_range[1])
+        v = np.where((spread(without) > 0) | outside, v, guided)
     tangent = smooth(z, t, 0 * t, own) if config.tangent == "network" else v
     h = 1e-5
     u = lambda at: smooth(z + (at - t) * tangent, at, at - r, own)
@@ -113,12 +116,14 @@ def _residual(config, image, t, r, eps):
     return (u(t) - (v - (t - r) * (u(t + h) - u(t - h)) / (2 * h))).sum((1, 2, 3))
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_guidance_is_learned(guidance):
-    """Equation 19 with the network's own unconditional velocity, except where conditions are left out."""
+@pytest.mark.parametrize("guidance, mixing, between", [(1.0, 0.0, (0, 1)), (2.5, 0.0, (0, 1)), (2.5, 0.8, (0.3, 0.6))])
+def test_guidance_is_learned(guidance, mixing, between):
+    """Equations 19 and 21 with the network's own velocities, except without conditions and outside the range."""
     image = np.random.default_rng(0).normal(size=(32, 2, 2, 2))
     label = np.arange(32) % 3
-    config = MeanFlowConfig(guidance=guidance, power=0.0, condition_dropout=0.3)
+    config = MeanFlowConfig(
+        guidance=guidance, guidance_mixing=mixing, guidance_range=between, power=0.0, condition_dropout=0.3
+    )
     loss = mean_flow_loss(Smooth(), config, conditioning=LABELS)
     batch = {"image": jnp.asarray(image, jnp.float32), "label": jnp.asarray(label)}
     value = loss({"bias": jnp.zeros(())}, {}, batch, key=jax.random.key(0), step=STEP)[0]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from annotated_types import Interval
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vision.diffusion.conditions import Conditioning
 from vision.diffusion.continuous import Flow
@@ -22,7 +22,7 @@ from vision.diffusion.samplers.heun import euler
 from vision.diffusion.samplers.plan import integrate
 from vision.diffusion.training_times import training_times
 from vision.errors import UserError
-from vision.ranges import FiniteFloat, Fraction, PositiveFloat, PositiveInt, check_ranges
+from vision.ranges import Decay, FiniteFloat, Fraction, PositiveFloat, PositiveInt, check_ranges
 from vision.tasks.diffusion import HeldOutError, Variables
 from vision.types import Condition, LossFn, Sampler
 
@@ -50,6 +50,12 @@ class MeanFlowConfig:
     guidance: PositiveFloat = 1.0
     """Scale of classifier-free guidance that the network learns, omega of equation 19: it then samples as if guided,
     with one evaluation a step; 1 for none. Unused without conditions."""
+    guidance_mixing: Decay = 0.0
+    """Share of the guided velocity that is what the network holds for the conditional one in place of e - x of the
+    sample, kappa of equation 21: the same scale with less variance, for one more evaluation."""
+    guidance_range: tuple[Fraction, Fraction] = (0.0, 1.0)
+    """Times, lower and upper, between which the velocity is guided; the paper's large models have 0 and 0.75. Near
+    time 1, guidance drives colours out of range."""
     tangent: Literal["data", "network"] = "data"
     """Velocity along which u is differentiated: e - x of the sample, or what the network holds for the marginal
     velocity at that point, u(z_t, t, t) (Geng et al. 2025b, arXiv:2512.02012, "Improved Mean Flows")."""
@@ -81,6 +87,8 @@ def check(config: MeanFlowConfig, *, conditioning: Conditioning, batch_size: int
     check_ranges(config)
     if batch_size % GROUP:
         raise UserError(f"MeanFlow divides batches by {GROUP}, and a batch has {batch_size} images: choose a multiple")
+    if config.guidance_range[0] >= config.guidance_range[1]:
+        raise UserError("the first time of mean_flow.guidance_range must be below the second")
     if conditioning and config.guidance != 1.0 and config.condition_dropout == 0.0:
         raise UserError(
             "mean_flow.guidance needs a network that is trained without conditions too: set "
@@ -136,10 +144,11 @@ def mean_flow_loss(model: nn.Module, config: MeanFlowConfig, *, conditioning: Co
         z = (1.0 - time)[:, None, None, None] * image + time[:, None, None, None] * eps
         velocity = eps - image
         if conditioning and config.guidance != 1.0:
-            null = average_velocity(model, config, {"params": params}, conditioning.null(given), **options)
-            guided = config.guidance * velocity + (1.0 - config.guidance) * null(z, time, jnp.zeros_like(time))
-            # a sample without conditions is its own unconditional one
-            velocity = jnp.where(without[:, None, None, None], velocity, jax.lax.stop_gradient(guided))
+            velocity = jnp.where(
+                _where_guided(config, time, without)[:, None, None, None],
+                jax.lax.stop_gradient(_guided(model, config, params, conditioning, given, z, time, velocity, options)),
+                velocity,
+            )
 
         def of(places: slice):
             pick = lambda value: _neighbours(value, places)
@@ -162,6 +171,27 @@ def mean_flow_loss(model: nn.Module, config: MeanFlowConfig, *, conditioning: Co
         return jnp.mean(weight * error), (model_state, {"mse": jnp.mean(error) / image[0].size})
 
     return loss
+
+
+def _guided(model, config, params, conditioning, given, z, time, velocity, options) -> Array:
+    """The guided velocity omega v + kappa u(z, t, t | c) + (1 - omega - kappa) u(z, t, t) (equation 21).
+
+    ``config.guidance`` is the scale that this has in effect, omega / (1 - kappa).
+    """
+    kappa = config.guidance_mixing
+    omega = config.guidance * (1.0 - kappa)
+
+    def now(condition: Condition) -> Array:
+        return average_velocity(model, config, {"params": params}, condition, **options)(z, time, jnp.zeros_like(time))
+
+    guided = omega * velocity + (1.0 - omega - kappa) * now(conditioning.null(given))
+    return guided + kappa * now(given) if kappa else guided
+
+
+def _where_guided(config: MeanFlowConfig, time: Float[Array, " b"], without: Bool[Array, " b"]) -> Bool[Array, " b"]:
+    """Samples with conditions, as one without is its own unconditional one, at times in the range."""
+    low, high = config.guidance_range
+    return ~without & (time >= low) & (time <= high)
 
 
 def _squared(found: Array, target: Array) -> Float[Array, " b"]:
