@@ -116,7 +116,9 @@ def _residual(config, image, t, r, eps):
     return (u(t) - (v - (t - r) * (u(t + h) - u(t - h)) / (2 * h))).sum((1, 2, 3))
 
 
-@pytest.mark.parametrize("guidance, mixing, between", [(1.0, 0.0, (0, 1)), (2.5, 0.0, (0, 1)), (2.5, 0.8, (0.3, 0.6))])
+@pytest.mark.parametrize(
+    ("guidance", "mixing", "between"), [(1.0, 0.0, (0, 1)), (2.5, 0.0, (0, 1)), (2.5, 0.8, (0.3, 0.6))]
+)
 def test_guidance_is_learned(guidance, mixing, between):
     """Equations 19 and 21 with the network's own velocities, except without conditions and outside the range."""
     image = np.random.default_rng(0).normal(size=(32, 2, 2, 2))
