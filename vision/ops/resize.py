@@ -127,12 +127,16 @@ def _weights(xp: ModuleType, start: Any, extent: Any, length: int, size: int, me
         # Where a pixel's centre lies on the border of the box, rounding decides, as in Pillow: here and below
         half = 0.5 * scale
         inside = inside & (pixel >= np.floor(centre - half + 0.5)) & (pixel < np.floor(centre + half + 0.5))
-    weights = xp.where(inside, _filter(xp, (pixel - centre + 0.5) * (1.0 / scale), method), 0.0)
+    weights = xp.where(inside, filter_value(xp, (pixel - centre + 0.5) * (1.0 / scale), method), 0.0)
     return weights / weights.sum(-1, keepdims=True)
 
 
-def _filter(xp: ModuleType, x: Any, method: Method) -> Any:
-    """The value of the filter ``x`` pixels from its centre, 0 beyond its support of 1/2, 1, 2 or 3 pixels."""
+SUPPORT = {"box": 0.5, "bilinear": 1.0, "bicubic": 2.0, "lanczos3": 3.0}
+"""Pixels to each side of its centre beyond which a filter is 0."""
+
+
+def filter_value(xp: ModuleType, x: Any, method: Method) -> Any:
+    """The value of the filter ``x`` pixels from its centre, in numpy or jax.numpy as ``xp`` says."""
     if method == "box":
         return xp.where((x > -0.5) & (x <= 0.5), 1.0, 0.0)
     x = abs(x)
