@@ -1,4 +1,4 @@
-"""MATLAB's ``imresize``, by which the low-resolution images of super-resolution are made and bicubic baselines measured.
+"""MATLAB's ``imresize``, which makes the low-resolution images of super-resolution and its bicubic baseline.
 
 The filters and their widening are those of ``vision.ops.resize``. Two things differ: beyond its border an image is
 continued by its mirror image, the border repeated (b a | a b c | c b), where Pillow leaves out what is outside; and a

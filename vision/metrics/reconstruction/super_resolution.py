@@ -1,7 +1,7 @@
 """The protocols by which papers on super-resolution and restoration measure PSNR and SSIM; each has a name.
 
-One reconstruction has several numbers, by what is compared (luma or colours), by where values are rounded to 8 bits, and
-by how many pixels of the border are left out. The means over Set5 of MATLAB's bicubic enlargement, in decibels:
+One reconstruction has several numbers, by what is compared (luma or colours), by where values are rounded to 8 bits,
+and by how many pixels of the border are left out. The means over Set5 of MATLAB's bicubic enlargement, in decibels:
 
 ===============  ===================================================================  =====  =====  =====
 protocol         what is rounded to 8 bits                                            x2     x3     x4
