@@ -64,7 +64,8 @@ def chain_weights(rules: WeightRules) -> Adapt:
         empty = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in named(variables).items()}
         wanted = to_published(_tree(empty), rules=rules)
         kernels = sorted((name for name in tensors if tensors[name].ndim == 4), key=_by_numbers)
-        free = {name: array.shape for name, array in wanted.items() if array.ndim == 4}
+        places = sorted((name for name in wanted if wanted[name].ndim == 4), key=_by_numbers)
+        free = {name: wanted[name].shape for name in places}
         names: dict[str, str] = {}
         for name in kernels:
             place = next((each for each, shape in free.items() if shape == tensors[name].shape), None)

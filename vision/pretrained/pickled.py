@@ -6,8 +6,8 @@ weights of those years: a magic number, the version 1001, a description of the m
 the storages; then for each storage the number of its values, in eight bytes, and the raw values.
 
 A pickle can call any function. This reader accepts only the few names that describe tensors as views of storages, with
-an offset, a shape and strides, and rejects files that call any other. A whole model, as ``torch.save(model)`` writes it,
-is a tree of objects of classes that need not be known: each becomes the table of its parameters and buffers, by the
+an offset, a shape and strides, and rejects files that call any other. A whole model, as ``torch.save(model)`` writes
+it, is a tree of objects of classes that need not be known: each becomes the table of its parameters and buffers, by the
 names that its ``state_dict()`` has (``pickled_module.py``). What a file declares is held against what it has
 before anything is read, so that a small file takes neither much memory nor much time (``plain_pickle.py``).
 """

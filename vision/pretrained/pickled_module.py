@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-
 from vision.errors import UserError, on_one_line
 from vision.pretrained.plain_pickle import Instance, TooLarge
 
