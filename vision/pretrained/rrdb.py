@@ -7,7 +7,7 @@ from vision.pretrained.rules import CONV, Rule, dense_rules
 
 def rrdb_rules(config: RrdbConfig) -> tuple[Rule, ...]:
     """All kinds of names; BasicSR's are written."""
-    return (*basicsr_rules(config), *first_release_rules(config), *testing_release_rules(config))
+    return (*basicsr_rules(config), *first_release_rules(config), *second_release_rules(config))
 
 
 def basicsr_rules(config: RrdbConfig) -> tuple[Rule, ...]:
@@ -22,7 +22,7 @@ def first_release_rules(config: RrdbConfig) -> tuple[Rule, ...]:
     return _rules(config, "model.1.sub.{block}.RDB{dense}.conv{number}.0", names)
 
 
-def testing_release_rules(config: RrdbConfig) -> tuple[Rule, ...]:
+def second_release_rules(config: RrdbConfig) -> tuple[Rule, ...]:
     """``conv_first``, ``RRDB_trunk.0.RDB1.conv1``, ``trunk_conv``, ``upconv1``, ``HRconv``, ``conv_last``."""
     names = ("conv_first", "trunk_conv", "upconv1", "upconv2", "HRconv", "conv_last")
     return _rules(config, "RRDB_trunk.{block}.RDB{dense}.conv{number}", names)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from vision.nn.batch_norm import batch_norm
 from vision.nn.convolution import Conv
 from vision.nn.initializers import he_fan_out
-from vision.ranges import Channels, Depth
+from vision.ranges import Channels, Depth, PositiveFloat
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class DncnnConfig:
     norm: bool = False
     """Whether all convolutions but the first and the last have a batch normalisation, with which the paper trains. In
     published weights it is often part of the convolutions."""
+    norm_epsilon: PositiveFloat = 1e-5
+    """What is added to variances, above 0; 1e-4 in the implementation KAIR."""
     use_bias: bool = True
     """Whether convolutions have a bias."""
     remat: bool = False
@@ -68,6 +70,8 @@ class Dncnn(nn.Module):
         for number in range(2, config.depth):
             hidden = conv(config.width, name=f"conv_{number}")(hidden)
             if config.norm:
-                hidden = batch_norm(train=train, dtype=dtype, name=f"norm_{number}")(hidden)
+                hidden = batch_norm(train=train, epsilon=config.norm_epsilon, dtype=dtype, name=f"norm_{number}")(
+                    hidden
+                )
             hidden = nn.relu(hidden)
         return image - conv(config.channels, name=f"conv_{config.depth}")(hidden).astype(jnp.float32)
