@@ -66,12 +66,11 @@ class Dncnn(nn.Module):
         dtype = jnp.dtype(config.dtype)
         make = nn.remat(Conv) if config.remat else Conv
         conv = partial(make, use_bias=config.use_bias, kernel_init=he_fan_out, dtype=dtype)
+        norm = partial(batch_norm, train=train, epsilon=config.norm_epsilon, dtype=dtype)
         hidden = nn.relu(conv(config.width, name="conv_1")(image))
         for number in range(2, config.depth):
             hidden = conv(config.width, name=f"conv_{number}")(hidden)
             if config.norm:
-                hidden = batch_norm(train=train, epsilon=config.norm_epsilon, dtype=dtype, name=f"norm_{number}")(
-                    hidden
-                )
+                hidden = norm(name=f"norm_{number}")(hidden)
             hidden = nn.relu(hidden)
         return image - conv(config.channels, name=f"conv_{config.depth}")(hidden).astype(jnp.float32)
