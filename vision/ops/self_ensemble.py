@@ -1,4 +1,4 @@
-"""The geometric self-ensemble: Timofte et al. 2016, "Seven ways to improve example-based single image super resolution".
+"""The geometric self-ensemble: Timofte et al. 2016, "Seven ways to improve example-based super resolution".
 
 What turns and mirrors an image should turn and mirror its restoration: the mean over the eight of them is better than
 each, by about 0.1 dB in the papers that mark it with "+" (EDSR+).

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -35,7 +36,7 @@ class TilingConfig:
 def tiled(
     function: ImageFunction,
     images: Float[np.ndarray, "b h w c"],
-    config: TilingConfig = TilingConfig(),  # noqa: B008 - frozen
+    config: TilingConfig = TilingConfig(),
     *,
     scale: int = 1,
 ) -> Float[np.ndarray, "b H W d"]:
@@ -73,10 +74,9 @@ def tiled(
         chosen = places[first : first + config.batch]
         # the last tile again, so that the batch is full
         given = [*chosen, *chosen[-1:] * (config.batch - len(chosen))]
-        tiles = np.stack(
-            [padded[i, r.start : r.start + config.tile, c.start : c.start + config.tile] for i, r, c in given]
-        )
-        made = np.asarray(jax.device_get(function(tiles)))
+        cut = lambda span: slice(span.start, span.start + config.tile)
+        tiles = np.stack([padded[index, cut(rows), cut(columns)] for index, rows, columns in given])
+        made = np.asarray(jax.device_get(function(jnp.asarray(tiles))))
         if made.shape[1:3] != (config.tile * scale, config.tile * scale):
             raise UserError(
                 f"tiles of {config.tile} pixels became {made.shape[1]}x{made.shape[2]}, which is not {scale} times as "

@@ -8,6 +8,7 @@ The features are any function of images; ``vision.pretrained.lpips`` has those o
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from vision.errors import UserError
@@ -25,7 +26,7 @@ def lpips(
     reference: Float[Array, "b h w 3"],
     *,
     features: Features,
-    weights: Sequence[Float[Array, " _"]],
+    weights: Sequence[Float[Array | np.ndarray, " _"]],
 ) -> Float[Array, " b"]:
     """The distance of each pair of images, 0 for equal ones, not negative where no weight is.
 
