@@ -1,8 +1,7 @@
 """Whole models as PyTorch pickles them, of today and of before 0.4, read without their classes; what is refused."""
 
+import io
 import pickle
-import sys
-import types
 import zipfile
 
 import numpy as np
@@ -14,27 +13,13 @@ from vision.pretrained.state_dict import read_state_dict
 W = np.arange(6, dtype="<f4").reshape(2, 3)
 
 
-def fake_class(module, name):
-    """A class that pickle writes under this name; removed with the modules."""
-    parent = sys.modules.setdefault(module, types.ModuleType(module))
-    made = type(name, (), {"__module__": module})
-    setattr(parent, name, made)
-    return made
+class Kind(type):
+    """Classes that pickle writes under names that are not theirs."""
 
 
-@pytest.fixture
-def modules(monkeypatch):
-    """Stand-ins for the names that such pickles have, only while they are written."""
-    before = set(sys.modules)
-    names = {
-        "net": fake_class("publisher.net", "Net"),
-        "conv": fake_class("torch.nn.modules.conv", "Conv2d"),
-        "other": fake_class("argparse_like", "Namespace"),
-    }
-    sys.modules.setdefault("torch._utils", types.ModuleType("torch._utils"))
-    yield names
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+named = lambda module, name: Kind(name, (), {"__module__": module})
+NET, CONV = named("publisher.net", "Net"), named("torch.nn.modules.conv", "Conv2d")
+OTHER = named("argparse_like", "Namespace")
 
 
 class Tensor:
@@ -47,6 +32,12 @@ class Tensor:
 class Pickler(pickle._Pickler):
     """Writes names that do not exist here."""
 
+    def save_global(self, obj, name=None):
+        self.write(f"c{obj.__module__}\n{obj.__name__}\n".encode())
+        self.memoize(obj)
+
+    dispatch = {**pickle._Pickler.dispatch, Kind: save_global}  # noqa: RUF012 - pickle's own
+
     def save(self, value, save_persistent_id=True):
         if not isinstance(value, Tensor):
             return super().save(value, save_persistent_id)
@@ -56,8 +47,7 @@ class Pickler(pickle._Pickler):
             self.write(b"ctorch.nn.parameter\nParameter\n")
         self.write(b"ctorch._utils\n_rebuild_tensor\n")
         self.write(b"((")
-        for each in ("storage",):
-            super().save(each)
+        super().save("storage")
         self.write(b"ctorch\nFloatStorage\n")
         for each in (value.key, "cpu", int(np.prod(value.shape))):
             super().save(each)
@@ -86,8 +76,6 @@ def module(kind, parameters=None, buffers=None, children=None, **others):
 
 
 def write(path, value):
-    import io
-
     stream = io.BytesIO()
     Pickler(stream, 2).dump(value)
     with zipfile.ZipFile(path, "w") as file:
@@ -99,33 +87,33 @@ def write(path, value):
 
 @pytest.mark.parametrize("key", ["w", "old"])
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_a_module_is_its_state_dict(modules, tmp_path, key, wrapped):
-    conv = module(modules["conv"], {"weight": Tensor(key, (2, 3)), "bias": None}, kernel_size=(3, 3))
-    norm = module(modules["conv"], buffers={"running_mean": Tensor("b", (3,))})
-    whole = module(modules["net"], children={"body": module(modules["net"], children={"0": conv}), "norm": norm})
+def test_a_module_is_its_state_dict(tmp_path, key, wrapped):
+    conv = module(CONV, {"weight": Tensor(key, (2, 3)), "bias": None}, kernel_size=(3, 3))
+    norm = module(CONV, buffers={"running_mean": Tensor("b", (3,))})
+    whole = module(NET, children={"body": module(NET, children={"0": conv}), "norm": norm})
     found = read_state_dict(write(tmp_path / "m.pth", {"epoch": 5, "model": whole} if wrapped else whole))
     assert list(found) == ["body.0.weight", "norm.running_mean"]
     np.testing.assert_array_equal(found["body.0.weight"], W)
     np.testing.assert_array_equal(found["norm.running_mean"], [0, 1, 2])
 
 
-def test_objects_that_are_no_modules_are_refused(modules, tmp_path):
-    other = modules["other"]()
+def test_objects_that_are_no_modules_are_refused(tmp_path):
+    other = OTHER()
     other.lr = 0.1
-    conv = module(modules["conv"], {"weight": Tensor("w", (2, 3))})
-    for value in ({"model": conv, "options": other}, {"model": conv, "options": modules["other"]}):
+    conv = module(CONV, {"weight": Tensor("w", (2, 3))})
+    for value in ({"model": conv, "options": other}, {"model": conv, "options": OTHER}):
         with pytest.raises(UserError, match=r"it uses argparse_like\.Namespace, which is not part of a state dict"):
             read_state_dict(write(tmp_path / "m.pth", value))
-    wrong = module(modules["net"], children={"0": 3})
+    wrong = module(NET, children={"0": 3})
     with pytest.raises(UserError, match="a int among modules"):
         read_state_dict(write(tmp_path / "m.pth", wrong))
 
 
-def test_a_tree_that_doubles_is_refused(modules, tmp_path):
+def test_a_tree_that_doubles_is_refused(tmp_path):
     """Forty modules, each with the one before it twice, have 2^40 tensors."""
-    made = module(modules["conv"], {"w": Tensor("w", (2, 3))})
+    made = module(CONV, {"w": Tensor("w", (2, 3))})
     for _ in range(40):
-        made = module(modules["net"], children={"a": made, "b": made})
+        made = module(NET, children={"a": made, "b": made})
     with pytest.raises(UserError, match="a pickle of more than 2,000,000 opcodes"):
         read_state_dict(write(tmp_path / "m.pth", made))
 

@@ -40,13 +40,13 @@ def imresize(
     Raises:
       UserError: unless exactly one of ``scale`` and ``size`` is given and positive.
     """
-    if (scale is None) == (size is None):
-        raise UserError("imresize needs either a scale or a size, and not both")
-    if min(size or (scale,)) <= 0:
-        raise UserError(f"images cannot be resized by {size or scale}: choose something positive")
     sides = images.shape[1:3]
-    wanted = size if size is not None else tuple(math.ceil(side * scale) for side in sides)
-    factors = tuple(new / old if scale is None else scale for new, old in zip(wanted, sides, strict=True))
+    if size is not None and scale is None and min(size) > 0:
+        wanted, factors = size, [new / old for new, old in zip(size, sides, strict=True)]
+    elif scale is not None and size is None and scale > 0:
+        wanted, factors = [math.ceil(side * scale) for side in sides], (scale, scale)
+    else:
+        raise UserError(f"imresize needs either a scale or a size, above 0, and got {scale} and {size}")
     made = images
     for product, side, new, factor in zip(("hy,byxc->bhxc", "wx,bhxc->bhwc"), sides, wanted, factors, strict=True):
         weights = imresize_weights(side, new, factor, method=method, antialias=antialias)

@@ -20,13 +20,14 @@ def self_ensemble(restore: Restore) -> Restore:
     """
 
     def ensemble(images: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
-        total = 0.0
+        total = jnp.zeros(())
         for exchanged in (False, True):
             turned = jnp.swapaxes(images, 1, 2) if exchanged else images
             # a flip is its own inverse
             flips = ((), (1,), (2,), (1, 2))
-            made = sum(jnp.flip(restore(jnp.flip(turned, axes)), axes) for axes in flips)
-            total = total + (jnp.swapaxes(made, 1, 2) if exchanged else made)
+            for axes in flips:
+                made = jnp.flip(restore(jnp.flip(turned, axes)), axes)
+                total = total + (jnp.swapaxes(made, 1, 2) if exchanged else made)
         return total / 8.0
 
     return ensemble

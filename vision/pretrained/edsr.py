@@ -11,7 +11,7 @@ import numpy as np
 
 from vision.errors import UserError
 from vision.models.restoration.edsr import LEVELS, EdsrConfig
-from vision.models.restoration.scales import mean_of, steps_of
+from vision.models.restoration.scales import Scale, mean_of, steps_of
 from vision.pretrained.adapted import Adapt, Adapted
 from vision.pretrained.pixel_shuffle import shuffled_rules
 from vision.pretrained.rules import CONV, Rule, dense_rules, to_published
@@ -49,7 +49,7 @@ def authors_rules(config: EdsrConfig) -> tuple[Rule, ...]:
     )
 
 
-def upsampling_rules(published: str, scale: int) -> tuple[Rule, ...]:
+def upsampling_rules(published: str, scale: Scale) -> tuple[Rule, ...]:
     """A list of convolutions and shuffles in turn, as ``PixelShuffleUpsampling`` has them."""
     steps = enumerate(steps_of(scale))
     rules = [shuffled_rules(f"{published}.{2 * n}", f"upsampling/conv_{n + 1}", factor) for n, factor in steps]

@@ -50,10 +50,11 @@ def lpips_features(
     Args:
       config: a VGG16 or AlexNet; narrower ones serve for tests.
     """
-    if isinstance(config, AlexNetConfig):
-        return lambda variables, images: AlexNetFeatures(config).apply(variables, images, train=False)
 
     def features(variables: Any, images: Array) -> Sequence[Array]:
+        if isinstance(config, AlexNetConfig):
+            levels: Any = AlexNetFeatures(config).apply(variables, images, train=False)
+            return levels
         found: Any = Vgg(config).apply(variables, images, LEVELS, method="activations")
         return [found[name] for name in LEVELS]
 

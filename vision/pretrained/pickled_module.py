@@ -45,8 +45,9 @@ class PickledModule(dict[str, Any], Instance):
 
     def build(self, attributes: Any) -> int:
         """Fill the table. Raises ``UserError`` for an object that is no module."""
-        tables = [attributes.get(name) if isinstance(attributes, Mapping) else None for name in _TABLES]
-        if not all(isinstance(table, Mapping) for table in tables):
+        given = attributes if isinstance(attributes, Mapping) else {}
+        tables = [table for name in _TABLES if isinstance(table := given.get(name), Mapping)]
+        if len(tables) < len(_TABLES):
             self._kind.refuse()
         self._kind.is_module = True
         own, buffers, modules = tables
