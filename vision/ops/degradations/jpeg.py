@@ -3,7 +3,8 @@
 Colours become full-range YCbCr, whose colour differences are halved in both directions (4:2:0); each block of 8x8
 values is transformed by a cosine transform, divided by the table of annex K scaled by the quality, and rounded. The
 decoder's enlargement of the colour differences is libjpeg's default, linear interpolation. Entropy coding loses nothing
-and is left out. Values are exact where libjpeg's are whole numbers; its integer transforms differ by less than a level.
+and is left out. Of Pillow's images at qualities of 10 to 95 the mean difference is up to 0.2 levels for grey and 0.4 for
+colours: libjpeg's integer transforms round some of the coefficients to the neighbouring value.
 """
 
 import jax
@@ -80,7 +81,9 @@ def _coded(planes: Array, table: Array) -> Array:
     )
     divisors = table[:, None, None, None]
     cosines = jnp.asarray(_COSINES, planes.dtype)
-    kept = jnp.round(turn(cosines, blocks) / divisors) * divisors
+    # halves, which are frequent since levels are whole numbers, are rounded away from 0; a float32 may miss them
+    ratio = turn(cosines, blocks) / divisors
+    kept = jnp.sign(ratio) * jnp.floor(jnp.abs(ratio) + (0.5 + 1e-5)) * divisors
     decoded = turn(cosines.T, kept) + 128.0
     return _rounded(rearrange(decoded, "b h w c p q -> b (h p) (w q) c"))
 
