@@ -3,8 +3,8 @@
 Colours become full-range YCbCr, whose colour differences are halved in both directions (4:2:0); each block of 8x8
 values is transformed by a cosine transform, divided by the table of annex K scaled by the quality, and rounded. The
 decoder's enlargement of the colour differences is libjpeg's default, linear interpolation. Entropy coding loses nothing
-and is left out. Of Pillow's images at qualities of 10 to 95 the mean difference is up to 0.2 levels for grey and 0.4 for
-colours: libjpeg's integer transforms round some of the coefficients to the neighbouring value.
+and is left out. From what Pillow makes at qualities of 10 to 95, the mean difference is up to 0.2 levels for grey and
+0.4 for colours: libjpeg's integer transforms round some of the coefficients to the neighbouring value.
 """
 
 import jax
