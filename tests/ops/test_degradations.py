@@ -1,8 +1,12 @@
-"""Degradations: kernels by their formulas, noise by its moments, JPEG against Pillow, the pipeline by its parts."""
+"""Degradations: kernels by their formulas, noise by its moments, JPEG against Pillow, the pipeline by its parts.
+
+The golden images are made by make_resize_region_golden.py.
+"""
 
 import dataclasses
 import io
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +27,10 @@ from vision.ops.degradations.real_esrgan import (
     real_esrgan,
     stage_kernels,
 )
-from vision.ops.resize import resize, resize_region
+from vision.ops.resize import REGION_METHODS, resize, resize_region
 from vision.ranges import check_ranges
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "resize_region.npz"
 each = lambda *numbers: jnp.array(numbers, jnp.float32)
 
 
@@ -147,7 +152,7 @@ def test_tables_of_jpeg():
 
 
 def test_parts_of_images_by_each_method():
-    """A method of its own for each image equals that method for all; bicubic and area by their definitions."""
+    """A method of its own for each image equals that method for all; area by its definition."""
     images = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 12, 10, 1)), jnp.float32)
     sizes, targets = jnp.array([[12, 10], [7, 10], [9, 6]]), jnp.array([[5, 8], [9, 4], [3, 9]])
     by = lambda method: resize_region(images, sizes, targets, size=(9, 9), method=method)
@@ -159,9 +164,18 @@ def test_parts_of_images_by_each_method():
     expected = [[rows[i, j * 6 // 9 : -(-(j + 1) * 6 // 9)].mean() for j in range(9)] for i in range(3)]
     np.testing.assert_allclose(mixed[2, :3, :, 0], expected, atol=1e-6)
     np.testing.assert_allclose(mixed[2, 3:], jnp.broadcast_to(mixed[2, 2:3], (6, 9, 1)), atol=1e-6)
-    ramp = jnp.broadcast_to(jnp.arange(10.0)[None, None, :, None], (1, 10, 10, 1))
-    larger = resize_region(ramp, jnp.array([[10, 10]]), jnp.array([[20, 20]]), size=(20, 20), method="bicubic")
-    np.testing.assert_allclose(larger[0, 0, 6:14, 0], np.arange(6, 14) / 2 - 0.25, atol=0.05)
+
+
+@pytest.mark.parametrize("method", REGION_METHODS)
+def test_parts_of_images_are_pytorchs(method):
+    """In the corner of a canvas with something else outside."""
+    golden = np.load(GOLDEN)
+    image = jnp.pad(jnp.asarray(golden["image"]), ((0, 0), (0, 2), (0, 3), (0, 0)), constant_values=9.0)
+    for height, width in ((5, 8), (20, 31), (7, 23)):
+        target = jnp.array([[height, width]])
+        found = resize_region(image, jnp.array([[12, 10]]), target, size=(height + 2, width + 1), method=method)
+        expected = golden[f"{method}_{height}x{width}"]
+        np.testing.assert_allclose(found[:, :height, :width], expected, rtol=0, atol=1e-5)
 
 
 def test_kernels_of_a_stage():

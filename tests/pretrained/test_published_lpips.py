@@ -1,12 +1,13 @@
 """LPIPS against the package lpips (make_lpips_golden.py), with random networks; its weights by name; gradients."""
 
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from published_weights import published_array
+from restoration_images import golden_unit_image
 
 from vision.errors import UserError
 from vision.metrics.reconstruction.lpips import lpips
@@ -22,10 +23,6 @@ from vision.pretrained.lpips import (
 from vision.pretrained.rules import from_published, named, to_published
 from vision.pretrained.state_dict import write_state_dict
 from vision.pretrained.vgg import vgg_rules
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "pretrained"))
-from published_weights import published_array
-from restoration_images import golden_unit_image
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "lpips.npz")
 CONFIGS = {
