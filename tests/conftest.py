@@ -53,7 +53,7 @@ def pytest_addoption(parser):
         "--real-data",
         type=Path,
         metavar="DIR",
-        help="folder with tfds/ (cifar10 and mnist, prepared) and bccd/ (blood cells), for tests on real images",
+        help="folder with tfds/ (cifar10 and mnist, prepared), bccd/, superres/ and others, for tests on real images",
     )
 
 

@@ -143,8 +143,7 @@ def test_tensors_that_cannot_be(tmp_path, changes, problem):
 def test_a_tensor_cannot_be_changed_after_it_was_checked(tmp_path):
     """BUILD would set attributes of an ordinary object: a shape that reaches into other memory."""
     raw = tensor_pickle()[:-1] + pickle.dumps({"shape": (1000,)}, protocol=0)[:-1] + b"b."
-    with pytest.raises(UserError, match="is damaged"):
-        read_pickled(archive(tmp_path / "bad.pth", raw, k=FOUR))
+    np.testing.assert_array_equal(read_pickled(archive(tmp_path / "bad.pth", raw, k=FOUR)), range(4))
 
 
 def test_files_cut_short_or_changed(tmp_path):

@@ -65,25 +65,65 @@ def resize_region(
     targets: Int[Array, "b 2"],
     *,
     size: tuple[int, int],
+    method: Literal["bilinear", "bicubic", "area"] | Int[Array, " b"] = "bilinear",
 ) -> Float[Array, "b H W c"]:
     """The upper left part of each image, of a height and width of its own, resized to another, in a canvas of ``size``.
 
-    Bilinear without antialiasing, as PyTorch's ``interpolate(part, mode="bilinear", align_corners=False)``: for logits
-    and probabilities, whose labels have a size of their own.
+    Without antialiasing, as PyTorch's ``interpolate(part, mode=method, align_corners=False)``: for logits and
+    probabilities, whose labels have a size of their own, and for degradations by random factors.
 
     Args:
       images: any range.
       sizes: height and width of the part of each image, at least 1.
-      targets: the height and width that it gets, at most ``size``.
+      targets: the height and width that it gets, at least 1 and at most ``size``.
       size: height and width of the result; outside of ``targets`` the border is repeated.
+      method: "bilinear"; "bicubic" with a = -3/4, which overshoots; "area", the mean of all pixels that a pixel of the
+        result touches; or for each image the number of one of these in ``REGION_METHODS``.
     """
     made = images
     for axis, product in ((0, "bhy,byxc->bhxc"), (1, "bwx,bhxc->bhwc")):
-        extent, target = (each[:, axis, None].astype(images.dtype) for each in (sizes, targets))
-        centre = jnp.clip((jnp.arange(size[axis]) + 0.5) * (extent / target) - 0.5, 0.0, extent - 1.0)
-        weights = jnp.maximum(1.0 - jnp.abs(jnp.arange(images.shape[1 + axis]) - centre[..., None]), 0.0)
+        extent, target = (each[:, axis, None] for each in (sizes, targets))
+        weights = _region_weights(extent, target, images.shape[1 + axis], size[axis], method).astype(images.dtype)
         made = jnp.einsum(product, weights, made, precision=jax.lax.Precision.HIGHEST)
     return made
+
+
+REGION_METHODS = ("bilinear", "bicubic", "area")
+"""Filters of :func:`resize_region` by number."""
+
+
+def _region_weights(extent: Array, target: Array, length: int, size: int, method: str | Array) -> Array:
+    """[b size length] for parts of ``extent`` [b 1] pixels that become ``target`` [b 1]."""
+    if not isinstance(method, str):
+        each = [_region_weights(extent, target, length, size, name) for name in REGION_METHODS]
+        return jnp.select([(method == number)[:, None, None] for number in range(len(each))], each)
+    pixel = jnp.arange(length)
+    if method == "area":
+        place = jnp.minimum(jnp.arange(size), target - 1)
+        # in whole numbers, which rounding does not move across a pixel's border
+        first, last = place * extent // target, -(-(place + 1) * extent // target)
+        inside = ((pixel >= first[..., None]) & (pixel < last[..., None])).astype(jnp.float32)
+        return inside / inside.sum(-1, keepdims=True)
+    extent, target = extent.astype(jnp.float32), target.astype(jnp.float32)
+    centre = (jnp.minimum(jnp.arange(size), target - 1.0) + 0.5) * (extent / target) - 0.5
+    if method == "bilinear":
+        centre = jnp.clip(centre, 0.0, extent - 1.0)
+        return jnp.maximum(1.0 - jnp.abs(pixel - centre[..., None]), 0.0)
+    before = jnp.floor(centre)
+    share = centre - before
+    weights = jnp.zeros((*centre.shape, length))
+    # beyond the border its pixel counts
+    for offset in (-1, 0, 1, 2):
+        source = jnp.clip(before + offset, 0.0, extent - 1.0)[..., None]
+        weights = weights + jnp.where(pixel == source, _cubic(share - offset)[..., None], 0.0)
+    return weights
+
+
+def _cubic(x: Array) -> Array:
+    """Keys 1981 with a = -3/4, up to 2 pixels from the centre."""
+    a, x = -0.75, jnp.abs(x)
+    near = (a + 2.0) * x**3 - (a + 3.0) * x**2 + 1.0
+    return jnp.where(x <= 1.0, near, a * (x**3 - 5.0 * x**2 + 8.0 * x - 4.0))
 
 
 def resize_weights(length: int, size: int, method: Method) -> Float[np.ndarray, "{size} {length}"]:
@@ -127,12 +167,16 @@ def _weights(xp: ModuleType, start: Any, extent: Any, length: int, size: int, me
         # Where a pixel's centre lies on the border of the box, rounding decides, as in Pillow: here and below
         half = 0.5 * scale
         inside = inside & (pixel >= np.floor(centre - half + 0.5)) & (pixel < np.floor(centre + half + 0.5))
-    weights = xp.where(inside, _filter(xp, (pixel - centre + 0.5) * (1.0 / scale), method), 0.0)
+    weights = xp.where(inside, filter_value(xp, (pixel - centre + 0.5) * (1.0 / scale), method), 0.0)
     return weights / weights.sum(-1, keepdims=True)
 
 
-def _filter(xp: ModuleType, x: Any, method: Method) -> Any:
-    """The value of the filter ``x`` pixels from its centre, 0 beyond its support of 1/2, 1, 2 or 3 pixels."""
+SUPPORT = {"box": 0.5, "bilinear": 1.0, "bicubic": 2.0, "lanczos3": 3.0}
+"""Pixels to each side of its centre beyond which a filter is 0."""
+
+
+def filter_value(xp: ModuleType, x: Any, method: Method) -> Any:
+    """The value of the filter ``x`` pixels from its centre, in numpy or jax.numpy as ``xp`` says."""
     if method == "box":
         return xp.where((x > -0.5) & (x <= 0.5), 1.0, 0.0)
     x = abs(x)

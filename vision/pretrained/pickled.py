@@ -6,7 +6,9 @@ weights of those years: a magic number, the version 1001, a description of the m
 the storages; then for each storage the number of its values, in eight bytes, and the raw values.
 
 A pickle can call any function. This reader accepts only the few names that describe tensors as views of storages, with
-an offset, a shape and strides, and rejects files with any other. What a file declares is held against what it has
+an offset, a shape and strides, and rejects files that call any other. A whole model, as ``torch.save(model)`` writes
+it, is a tree of objects of classes that need not be known: each becomes the table of its parameters and buffers, by the
+names that its ``state_dict()`` has (``pickled_module.py``). What a file declares is held against what it has
 before anything is read, so that a small file takes neither much memory nor much time (``plain_pickle.py``).
 """
 
@@ -24,6 +26,7 @@ import numpy as np
 
 from vision.errors import UserError, on_one_line
 from vision.pretrained import plain_pickle
+from vision.pretrained.pickled_module import PickledModule, UnknownClass
 from vision.pretrained.plain_pickle import MOST_BYTES, MOST_OPCODES, TooLarge, checked_key
 
 _DTYPES = {
@@ -67,6 +70,10 @@ class _Storage(NamedTuple):
     count: int
 
 
+class _Unread:
+    """A tensor while the structure is read for the first time."""
+
+
 Content = Callable[[_Storage], np.ndarray | None]
 """The values of a storage; None while the structure is read for the first time, before its storages."""
 
@@ -77,6 +84,7 @@ class _Structure:
     def __init__(self, path: Path, content: Content):
         self._path, self._content = path, content
         self._expanded = 0
+        self._unknown: dict[str, UnknownClass] = {}
         self._names: Mapping[str, Any] = {
             "collections.OrderedDict": _table,
             "torch.Size": _size,
@@ -84,24 +92,42 @@ class _Structure:
             "torch._utils._rebuild_tensor_v2": self._tensor,
             "torch._utils._rebuild_parameter": _parameter,
             "torch._utils._rebuild_parameter_with_state": _parameter,
+            "torch.nn.parameter.Parameter": _parameter,  # before PyTorch 0.4
+            "torch.nn.backends.thnn._get_thnn_function_backend": _nothing,  # likewise, an attribute of modules
             **{f"torch.{name}": _StorageType(name) for name in _DTYPES},
         }
 
     def load(self, stream: io.BytesIO, *, most: int = MOST_OPCODES) -> Any:
         """The value of the pickle at the position of ``stream``, which may have ``most`` opcodes."""
-        return plain_pickle.load(stream, named=self._named, persistent=self._storage, most=most)
+        value = plain_pickle.load(
+            stream,
+            named=self._named,
+            persistent=self._from_outside,
+            instance=self._instance,
+            without_attributes=(dict, np.ndarray, _Unread),
+            most=most,
+        )
+        for kind in self._unknown.values():
+            if not kind.is_module:
+                kind.refuse()
+        return value
 
     def _named(self, module: str, name: str) -> Any:
-        found = self._names.get(f"{module}.{name}")
-        if found is None:
-            raise UserError(
-                f"{self._path} was not read: it uses {on_one_line(f'{module}.{name}', 80)}, which is not part of a "
-                "state dict. If you trust the file, save only its tensors with PyTorch, preferably as safetensors"
-            )
-        return found
+        full = f"{module}.{name}"
+        if full in self._names:
+            return self._names[full]
+        return self._unknown.setdefault(full, UnknownClass(full, self._path))
 
-    def _storage(self, pid: Any) -> _Storage:
+    def _instance(self, kind: Any) -> PickledModule:
+        if not isinstance(kind, UnknownClass):
+            raise pickle.UnpicklingError(f"a new object of a {type(kind).__name__}")
+        return PickledModule(kind)
+
+    def _from_outside(self, pid: Any) -> Any:
         match pid:
+            # a class of modules, with the file and the text of its source
+            case ("module", UnknownClass() as kind, _, _):
+                return kind
             # the sixth part, of files before PyTorch 1.6, was for views of storages
             case ("storage", _StorageType(name), str(key), _, int(count), *rest) if count >= 0 and rest in ([], [None]):
                 storage = _Storage(key, _DTYPES[name], count)
@@ -109,7 +135,7 @@ class _Structure:
                 return storage
         raise pickle.UnpicklingError("an unknown kind of storage")
 
-    def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> np.ndarray | None:
+    def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> "np.ndarray | _Unread":
         if (
             not isinstance(storage, _Storage)
             or not isinstance(shape, tuple | list)
@@ -132,7 +158,7 @@ class _Structure:
             raise TooLarge(f"tensors that repeat the values of their storages to more than {_MOST_EXPANDED:,} values")
         array = self._content(storage)
         if array is None:
-            return None
+            return _Unread()
         steps = tuple(
             stride * storage.dtype.itemsize if size > 1 else 0 for size, stride in zip(shape, strides, strict=True)
         )
@@ -156,6 +182,10 @@ def _size(sizes: Any = ()) -> tuple[Any, ...]:
 
 def _parameter(data: Any, *_: Any) -> Any:
     return data
+
+
+def _nothing() -> None:
+    return None
 
 
 def read_pickled(path: Path) -> Any:

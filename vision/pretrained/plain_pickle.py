@@ -37,11 +37,21 @@ class TooLarge(pickle.UnpicklingError):
     """More than is read, which may be honest."""
 
 
+class Instance:
+    """What a pickle makes of a class by name, without the class: ``build`` is given its attributes."""
+
+    def build(self, attributes: Any) -> int:
+        """Take the attributes; returns how many opcodes that stands for."""
+        raise NotImplementedError
+
+
 def load(
     stream: io.BytesIO,
     *,
     named: Callable[[str, str], Any],
     persistent: Callable[[Any], Any],
+    instance: Callable[[Any], Instance] | None = None,
+    without_attributes: tuple[type, ...] = (dict,),
     most: int = MOST_OPCODES,
 ) -> Any:
     """The value of the pickle at the position of ``stream``, which afterwards is at its end.
@@ -51,17 +61,19 @@ def load(
       named: (module, name) -> what stands for it; where the pickle calls it, it must be callable. The lengths of what a
         call is given count as opcodes, so that copies of one large container cannot add up.
       persistent: an object from outside of the pickle by its description.
+      instance: what stands for a new object of a class, by what ``named`` gave for the class; None refuses them.
+      without_attributes: types of values whose attributes are left out.
       most: opcodes that the pickle may have.
 
     Returns:
-      Containers, numbers, strings, bytes, None, and what ``named`` and ``persistent`` return. The same container may
-      be in several places, also in itself. Attributes of objects are left out.
+      Containers, numbers, strings, bytes, None, and what ``named``, ``persistent`` and ``instance`` return. The same
+      container may be in several places, also in itself.
 
     Raises:
       TooLarge: if there are more opcodes.
       pickle.UnpicklingError: if the pickle needs anything else; for damage also nearly any other exception.
     """
-    machine = _Machine(named, persistent)
+    machine = _Machine(named, persistent, instance, without_attributes)
     for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         if number + machine.charged > most:
             raise TooLarge(f"a pickle of more than {most:,} opcodes")
@@ -74,12 +86,19 @@ def load(
 class _Machine:
     """A stack, the stacks below each mark, and a memo."""
 
-    def __init__(self, named: Callable[[str, str], Any], persistent: Callable[[Any], Any]):
+    def __init__(
+        self,
+        named: Callable[[str, str], Any],
+        persistent: Callable[[Any], Any],
+        instance: Callable[[Any], Instance] | None,
+        without_attributes: tuple[type, ...],
+    ):
         self.stack: list[Any] = []
         self.charged = 0
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         self._named, self._persistent = named, persistent
+        self._instance, self._without_attributes = instance, without_attributes
 
     def do(self, name: str, argument: Any) -> None:
         """Execute one opcode."""
@@ -184,10 +203,19 @@ class _Machine:
         self.charged += _CALL + sum(len(each) for each in arguments if isinstance(each, tuple | list))
         self.stack.append(function(*arguments))
 
+    def _new(self) -> None:
+        arguments, kind = self.stack.pop(), self.stack.pop()
+        if self._instance is None or arguments != ():
+            raise pickle.UnpicklingError(f"a new object of a {type(kind).__name__}")
+        self.charged += _CALL
+        self.stack.append(self._instance(kind))
+
     def _build(self) -> None:
-        self.stack.pop()
-        if not isinstance(self.stack[-1], dict):
-            raise pickle.UnpicklingError(f"attributes of a {type(self.stack[-1]).__name__}")
+        attributes, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, Instance):
+            self.charged += target.build(attributes)
+        elif not isinstance(target, self._without_attributes):
+            raise pickle.UnpicklingError(f"attributes of a {type(target).__name__}")
 
     def _from_outside(self) -> None:
         self.stack.append(self._persistent(self.stack.pop()))
@@ -216,6 +244,7 @@ _METHODS: Mapping[str, Callable[[_Machine], None]] = {
     "SETITEMS": _Machine._set_many,
     "STACK_GLOBAL": _Machine._stack_global,
     "REDUCE": _Machine._reduce,
+    "NEWOBJ": _Machine._new,
     "BUILD": _Machine._build,
     "BINPERSID": _Machine._from_outside,
 }

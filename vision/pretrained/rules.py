@@ -39,6 +39,13 @@ DENSE = Layout(lambda x: x.T, lambda x: x.T)
 """Kernels of linear layers: [out, in] published, [in, out] here."""
 POINTWISE = Layout(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
 """Linear layers that are published as 1x1 convolutions: [out, in, 1, 1] published, [in, out] here."""
+QKV = Layout(
+    lambda x: x.reshape(3, -1, x.shape[-1]).transpose(2, 0, 1),
+    lambda x: np.ascontiguousarray(x.transpose(1, 2, 0)).reshape(-1, x.shape[0]),
+)
+"""Kernels of queries, keys and values: [3 out, in] published, [in, 3, out] here."""
+QKV_BIAS = Layout(lambda x: x.reshape(3, -1), lambda x: x.reshape(-1))
+"""Their biases: [3 out] published, [3, out] here."""
 
 
 @dataclass(frozen=True)
