@@ -1,7 +1,7 @@
 """What recipes of diffusion and flows share: data or latents, optimizer, averages, evaluation, sampling."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import optax
 from vision.data.dataset import DataConfig
 from vision.data.image_data import Data, image_data
 from vision.evaluation.combine import combine
-from vision.evaluation.generation import GenerationConfig, generation_metrics
+from vision.evaluation.generation import GenerationConfig, metrics_of_generators
 from vision.evaluation.generator import Generator
 from vision.evaluation.held_out import held_out_loss
 from vision.evaluation.samples import sample_grid_evaluator
@@ -176,16 +176,7 @@ def generative(
         batch = space.encoded(values, batch, key=key) if space else {**batch, "image": to_float(batch["image"])}
         return objective.held_out(values, batch, key=key)
 
-    def sample(values: Any, condition: Any, index: jax.Array, key: jax.Array, /) -> jax.Array:
-        made = objective.sample({"params": values["params"]}, condition, index, key)
-        return to_uint8(space.decode(values, made) if space else made)
-
-    generator = Generator(
-        sample=sample,
-        variables=functools.partial(averaged_variables, latent=space is not None),
-        classes=config.model.classes,
-        description=f"{objective.sampling}, EMA {config.ema}",
-    )
+    generator = generator_of(config, samples, objective)
     evaluation = combine(
         held_out_loss(
             held_out,
@@ -201,8 +192,7 @@ def generative(
             limit=config.held_out,
             description=objective.error,
         ),
-        sample_grid_evaluator(generator, config.data, count=config.samples, classified=config.classified),
-        generation_metrics(generator, config.metrics, data=images, images=config.data),
+        samples_evaluation(config, samples)(generator),
         *evaluators,
     )
     return assemble(
@@ -222,6 +212,36 @@ def generative(
         rules=network.rules,
         evaluation_only=evaluation_only,
     )
+
+
+def generator_of(config: GenerativeRunConfig, samples: Samples, objective: Objective) -> Generator:
+    """The sampler of an objective as a generator of images."""
+    space = samples.space
+
+    def sample(values: Any, condition: Any, index: jax.Array, key: jax.Array, /) -> jax.Array:
+        made = objective.sample({"params": values["params"]}, condition, index, key)
+        return to_uint8(space.decode(values, made) if space else made)
+
+    return Generator(
+        sample=sample,
+        variables=functools.partial(averaged_variables, latent=space is not None),
+        classes=config.model.classes,
+        description=f"{objective.sampling}, EMA {config.ema}",
+    )
+
+
+def samples_evaluation(config: GenerativeRunConfig, samples: Samples) -> Callable[[Generator], EvaluatorFactory]:
+    """(generator) -> a grid of its images, their class accuracy, and distances to real images.
+
+    The features of real images are computed once for all generators.
+    """
+    metrics = metrics_of_generators(
+        config.metrics, data=samples.images, images=config.data, labelled=config.model.classes > 0
+    )
+    grid = functools.partial(
+        sample_grid_evaluator, data=config.data, count=config.samples, classified=config.classified
+    )
+    return lambda generator: combine(grid(generator), metrics(generator))
 
 
 def averaged_variables(state: TrainState, name: str = "ema", *, latent: bool = False) -> Mapping[str, Any]:
