@@ -65,6 +65,11 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "cosine": {"diffusion.schedule": "cosine"},
     "sigmoid": {"diffusion.schedule": "sigmoid"},
     "min_snr": {"diffusion.weighting": "min_snr"},
+    "learned_variance": {
+        "diffusion.variance": "learned",
+        "sampling.method": "ancestral",
+        "sampling.variance": "learned",
+    },
     "no_attention": {"model.attention": ()},
     "no_dropout": {"model.dropout": 0.0},
     "unguided": {"sampling.guidance": 1.0},

@@ -16,6 +16,7 @@ from experiments import (
     compare_samplers,
     diffusion_cifar,
     distill_cifar,
+    dit_imagenet,
     edm_cifar,
     flow_cifar,
     latent_diffusion,
@@ -133,6 +134,9 @@ def test_networks_that_do_not_fit(config, shape, message):
         (edm_cifar, "diffusion", {"prediction": "v"}, "grows with the noise"),
         (edm_cifar, "sampling", {"guidance_range": (5.0, 0.1)}, "a lower and an upper"),
         (diffusion_cifar, "model", {"durations": True}, "leave it False"),
+        (diffusion_cifar, "sampling", {"method": "ancestral", "variance": "learned"}, "diffusion.variance learned"),
+        (flow_cifar, "diffusion", {"variance": "learned"}, "it needs a discrete diffusion.schedule"),
+        (distill_cifar, "diffusion", {"schedule": "cosine", "variance": "learned"}, "which have no variance"),
         (meanflow_cifar, "model", {"durations": False}, "set --model.durations"),
         (latent_diffusion, "sampling", {"threshold": "static"}, "threshold none"),
         (distill_cifar, "distillation", {"teacher_images": 0}, "there is no teacher"),
@@ -239,6 +243,96 @@ def test_streamed_images_are_those_in_memory(tmp_path):
     grey = replace(diffusion_cifar.TINY, model=replace(model, channels=1), data=replace(data, stream=True))
     with pytest.raises(UserError, match=r"data\.stream is for colour images"):
         diffusion_cifar.build(grey)
+
+
+def test_a_learned_variance_from_training_to_likelihood(tmp_path, capsys):
+    """The bound trains the second half of the outputs, and nothing but the squared error reaches the first."""
+    learned = replace(diffusion_cifar.TINY.diffusion, variance="learned")
+    loss, state = first_loss(diffusion_cifar, replace(diffusion_cifar.TINY, diffusion=learned))
+    plain, other = first_loss(diffusion_cifar, diffusion_cifar.TINY)
+    assert loss > plain  # equal noise, and the bound in addition
+    size = lambda state: sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert size(state) > size(other)
+    folder = tmp_path / "run"
+    arguments = [*SHAPES.split(), "--diffusion.steps", "10", "--diffusion.variance", "learned", "--sampling.steps", "3"]
+    arguments += ["--sampling.method", "ancestral", "--sampling.variance", "learned", "--workdir", str(folder)]
+    of = {"config": diffusion_cifar.Config(), "quick": diffusion_cifar.QUICK, "build": diffusion_cifar.build}
+    assert launcher.main("diffusion_cifar", description="", arguments=arguments, **of) == 0
+    capsys.readouterr()
+    words = [
+        "evaluate",
+        str(folder),
+        "--likelihood.images",
+        "4",
+        "--likelihood.steps",
+        "2",
+        "--likelihood.samples",
+        "2",
+    ]
+    assert verbs.main(words) == 0, capsys.readouterr().err
+    assert "variational bound of 10 discrete steps with the learned variance" in capsys.readouterr().out
+
+
+def test_autoguidance_of_a_run(trained, other_seed, tmp_path, capsys):
+    """A finished run is sampled from with another one as its guide, which is no part of it; scale 1 is without it."""
+
+    def sampled(name, *options):
+        out = tmp_path / name
+        words = ["sample", str(trained), "--count", "4", "--out", str(out), "--sampling.guidance", "1", *options]
+        assert verbs.main(words) == 0, capsys.readouterr().err
+        return np.stack([np.asarray(Image.open(file)) for file in sorted(out.rglob("*.png"))]).astype(int)
+
+    of = lambda scale: ("--sampling.guide", str(other_seed), "--sampling.guide-scale", scale)
+    plain, one, more, none = sampled("a"), sampled("b", *of("1")), sampled("c", *of("6")), sampled("d", *of("0"))
+    np.testing.assert_array_equal(plain, one)
+    assert np.abs(more - plain).max() > 0
+    capsys.readouterr()
+    # scale 0 is the guide by itself
+    words = ["sample", str(other_seed), "--count", "4", "--out", str(tmp_path / "e"), "--sampling.guidance", "1"]
+    assert verbs.main(words) == 0
+    guide = np.stack([np.asarray(Image.open(file)) for file in sorted((tmp_path / "e").rglob("*.png"))]).astype(int)
+    assert np.abs(none - guide).max() <= 1
+    assert not (trained / "frozen.json").exists()
+
+
+def changed_run(folder, start, **fields):
+    shutil.copytree(start, folder)
+    stored = json.loads((folder / "config.json").read_text())
+    for name, value in fields.items():
+        first, _, last = name.partition("__")
+        stored["config"][first][last] = value
+    (folder / "config.json").write_text(json.dumps(stored))
+    return folder
+
+
+def test_runs_that_are_no_guides(trained, tmp_path, capsys):
+    def said(guide, *options):
+        words = ["sample", str(trained), "--count", "1", "--sampling.guidance", "1", "--sampling.guide", str(guide)]
+        code = verbs.main([*words, *options])
+        text = capsys.readouterr().err
+        assert code == 2, text
+        return text
+
+    assert "there is no folder" in said(tmp_path / "nothing")
+    made = iter("abcdefg")
+    of = lambda **fields: changed_run(tmp_path / next(made), trained, **fields)
+    assert "has diffusion.schedule vp and this run flow" in said(of(diffusion__schedule="vp"))
+    assert "is of 3 channels and 3 classes, and this run of 3 and 4" in said(of(model__classes=3))
+    assert "is of latents and this run of pixels" in said(of(first_stage__path="somewhere"))
+    assert "has 'wide' for model.width: restore the file" in said(of(model__width="wide"))
+    assert "which is no guide" in said(of(model__type="ResNetConfig"))
+    assert "two kinds of guidance" in said(trained, "--sampling.guidance", "2")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("{}")
+    assert "is of something else, which is no guide" in said(tmp_path / "other")
+
+
+def test_the_full_recipe_of_dit_needs_a_published_first_stage():
+    """Nothing is trained on ImageNet's images as the first stage of drawn shapes would encode them."""
+    part = dit_imagenet.build(dit_imagenet.Config()).frozen["first_stage"]
+    with pytest.raises(UserError, match=r"name its folder with --first-stage\.path"):
+        part.load()
+    assert dit_imagenet.build(dit_imagenet.TINY).frozen["first_stage"].load()["params"]
 
 
 def test_a_first_stage_of_other_images_is_noticed():

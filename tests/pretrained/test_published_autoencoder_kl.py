@@ -56,7 +56,7 @@ def put(folder, config, tensors):
     write_folder(folder, {"config.json": config}, tensors)
 
 
-@pytest.fixture(params=["full", "bare"])
+@pytest.fixture(params=["full", "bare", "attentive"])
 def published(request, tmp_path):
     """(name, folder) of a published network."""
     tensors = tensors_of(request.param, tmp_path)
@@ -170,7 +170,8 @@ def test_older_names_shards_and_half_precision(full):
         ({"norm_num_groups": 3}, "has 3 groups, which do not divide 8, 16 channels"),
         ({"act_fn": "relu"}, "has 'relu' for act_fn, and only 'silu' is known here"),
         ({"out_channels": 6}, "has 6 for out_channels, and only 3 is known here"),
-        ({"down_block_types": ["AttnDownEncoderBlock2D"] * 2}, "AttnDownEncoderBlock2D"),
+        ({"down_block_types": ["DownBlock2D"] * 2}, "only 2 of DownEncoderBlock2D or AttnDownEncoderBlock2D are known"),
+        ({"up_block_types": ["UpDecoderBlock2D"]}, "only 2 of UpDecoderBlock2D or AttnUpDecoderBlock2D are known"),
         ({"scaling_factor": 0}, "no mean and positive deviation for each of 3 channels"),
         ({"scaling_factor": float("nan")}, "has nan for scaling_factor, which is no float"),
         ({"latents_mean": [1.0]}, "no mean and positive deviation for each of 3 channels"),

@@ -26,7 +26,7 @@ from vision.models.dit import DiT, DiTConfig, position_embedding
 from vision.pretrained.adapted import Adapted
 from vision.pretrained.diffusers_config import Entries, options
 from vision.pretrained.diffusers_folder import CONFIG, FolderSource, check_count, read_folder
-from vision.pretrained.learned_variance import without_variance
+from vision.pretrained.learned_variance import variance_is_surplus, without_variance
 from vision.pretrained.rules import DENSE, SAME, Layout, Rule, dense_rules, from_published, to_published
 from vision.pretrained.state_dict import StateDict
 
@@ -193,7 +193,8 @@ def dit_source(config: DiTConfig, *, side: int) -> FolderSource:
 
     def read(folder: Path) -> Adapted:
         wanted, tensors = _read(folder)
-        variance = config.channels == wanted.channels == _outputs(config) and _outputs(wanted) == 2 * config.channels
+        counts = lambda config: (config.channels, _outputs(config))
+        variance = variance_is_surplus(counts(config), counts(wanted), origin=str(folder / CONFIG))
         ignored = (*_OF_TRAINING, *(("out_channels",) if variance else ()))
         ours = replace(config, out_channels=None if _outputs(config) == config.channels else config.out_channels)
         missing = options(ours, wanted, ignored=ignored)

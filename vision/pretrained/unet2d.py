@@ -21,7 +21,7 @@ from vision.errors import UserError
 from vision.models.unet import UNet, UNetConfig
 from vision.pretrained.adapted import Adapted
 from vision.pretrained.diffusers_folder import CONFIG, FolderSource, check_count, read_folder
-from vision.pretrained.learned_variance import without_variance
+from vision.pretrained.learned_variance import variance_is_surplus, without_variance
 from vision.pretrained.rules import CONV, POINTWISE, Rule, dense_rules, from_published, norm_rules, to_published
 from vision.pretrained.state_dict import StateDict
 from vision.pretrained.unet2d_config import missing_options, outputs_of, published_side, unet2d_config, unet2d_values
@@ -106,8 +106,8 @@ def unet2d_source(config: UNetConfig, *, side: int) -> FolderSource:
         values, tensors = read_folder(folder)
         origin = str(folder / CONFIG)
         wanted = unet2d_config(values, origin=origin, side=side)
-        outputs = config.channels, outputs_of(config), wanted.channels, outputs_of(wanted)
-        variance = outputs == (config.channels, config.channels, config.channels, 2 * config.channels)
+        counts = lambda config: (config.channels, outputs_of(config))
+        variance = variance_is_surplus(counts(config), counts(wanted), origin=origin)
         ignored = (*_OF_TRAINING, *(("out_channels",) if variance else ()))
         missing = missing_options(config, wanted, side=side, ignored=ignored)
         if wanted.classes and not config.classes:

@@ -1,5 +1,6 @@
 """The recipe of diffusion models: a network, a process, a loss, an optimizer, data, evaluation."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from vision.diffusion.conditions import Conditioning, label_conditioning
 from vision.diffusion.guidance import denoiser
+from vision.diffusion.likelihood import LEVELS
 from vision.diffusion.process import Process
 from vision.errors import UserError
 from vision.evaluation.diffusion_likelihood import LikelihoodConfig, likelihood_evaluator
@@ -20,7 +22,7 @@ from vision.pretrained.scheduler_config import (
     read_scheduler_config,
     scheduler_config,
 )
-from vision.recipes.diffusion_networks import DiffusionNetwork, diffusion_network
+from vision.recipes.diffusion_networks import DiffusionNetwork, diffusion_network, with_variance
 from vision.recipes.generative import (
     EVALUATION_ONLY,
     QUICK_GENERATION,
@@ -33,6 +35,8 @@ from vision.recipes.generative import (
     samples_evaluation,
     samples_of,
 )
+from vision.recipes.guide import NAME as GUIDE
+from vision.recipes.guide import guide
 from vision.tasks.diffusion import DiffusionConfig, diffusion_loss, held_out_error, make_process
 from vision.tasks.sampling import SamplingConfig, check, describe, predictor, sampler
 from vision.train.experiment import EvaluatorFactory, Experiment
@@ -71,13 +75,25 @@ class DiffusionParts:
         """The loss, the held-out error, and the sampler of ``config.sampling``."""
         module, process = self.network.module, self.process
         of: dict[str, Any] = {"conditioning": self.conditioning}
-        shape = self.samples.shape
+        shape, levels = self.samples.shape, None if self.samples.space else LEVELS
+        certainty = {"log_variance": self.network.log_variance}
+        found = None
+        if config.sampling.guide is not None:
+            found = guide(
+                config.sampling.guide,
+                model=config.model,
+                diffusion=config.diffusion,
+                shape=shape,
+                first_stage=None if self.samples.space is None else self.samples.space.stage.content,
+            )
+        of_sampler = {**of, "image_shape": shape, "guide": None if found is None else found.denoiser}
         return Objective(
-            loss=diffusion_loss(module, config.diffusion, process, log_variance=self.network.log_variance, **of),
+            loss=diffusion_loss(module, config.diffusion, process, levels=levels, **certainty, **of),
             held_out=held_out_error(module, config.diffusion, process, **of),
             error=f"mean squared error of the {config.diffusion.prediction} target",
-            sample=sampler(module, config.diffusion, process, config.sampling, image_shape=shape, **of),
+            sample=sampler(module, config.diffusion, process, config.sampling, **of_sampler),
             sampling=describe(config.sampling),
+            frozen={} if found is None else {GUIDE: found.frozen},
         )
 
 
@@ -87,7 +103,8 @@ def diffusion_parts(config: DiffusionRunConfig) -> DiffusionParts:
     Raises ``UserError`` for settings that contradict each other.
     """
     samples = samples_of(config)
-    network = diffusion_network(config.model, samples.shape)
+    learned = config.diffusion.variance == "learned"
+    network = diffusion_network(with_variance(config.model) if learned else config.model, samples.shape)
     if network.folder is not None:
         network = replace(network, folder=with_process(network.folder, config.diffusion))
     conditioning = label_conditioning(config.model.classes)
@@ -109,19 +126,22 @@ def diffusion(config: DiffusionRunConfig) -> Experiment:
     Raises ``UserError`` for settings that contradict each other.
     """
     parts = diffusion_parts(config)
+    denoise = lambda values, variance=False: denoiser(
+        predictor(parts.network.module, {"params": values["params"]}, variance=variance),
+        parts.process,
+        config.diffusion.prediction,
+        data_deviation=config.diffusion.data_deviation,
+        variance=variance,
+    )
     likelihood = likelihood_evaluator(
-        lambda values: denoiser(
-            predictor(parts.network.module, {"params": values["params"]}),
-            parts.process,
-            config.diffusion.prediction,
-            data_deviation=config.diffusion.data_deviation,
-        ),
+        denoise,
         parts.process,
         parts.samples.images,
         config.likelihood,
         conditioning=parts.conditioning,
         variables=averaged_variables,
         description=f"EMA {config.ema}",
+        learned=functools.partial(denoise, variance=True) if config.diffusion.variance == "learned" else None,
     )
     return generative(
         config,

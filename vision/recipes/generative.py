@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -28,7 +28,7 @@ from vision.recipes.preprocessing import scaled
 from vision.recipes.quick_data import GENERATION
 from vision.recipes.run_config import RunConfig
 from vision.tasks.diffusion import HeldOutError
-from vision.train.experiment import EvaluatorFactory, Experiment, Intervals
+from vision.train.experiment import EvaluatorFactory, Experiment, FrozenPart, Intervals
 from vision.train.optimizer import AdamConfig, clipped, learning_rate
 from vision.train.snapshots import SnapshotConfig
 from vision.train.step import accumulate, gradient, preprocessed, projected, warmed_up
@@ -102,6 +102,8 @@ class Objective:
     sample: Sampler
     sampling: str
     """How samples are generated, in words."""
+    frozen: Mapping[str, FrozenPart] = field(default_factory=dict)
+    """Networks with fixed weights that the sampler finds among its variables, by name."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -183,7 +185,7 @@ def generative(
             space.data if space else images,
             {
                 "mse" if name == "ema" else f"mse_{name}": (
-                    functools.partial(averaged_variables, name=name, latent=space is not None),
+                    functools.partial(averaged_variables, name=name, with_state=space is not None),
                     f"EMA {decay}",
                 )
                 for name, decay in decays.items()
@@ -206,7 +208,7 @@ def generative(
         generator=generator,
         weights=WeightsSource(folder=network.folder, excluded=(*copies, *((STATE,) if space else ()))),
         statistics=space.statistics if space else None,
-        frozen={NAME: space.stage.frozen} if space else None,
+        frozen={**({NAME: space.stage.frozen} if space else {}), **objective.frozen},
         caches=space.caches if space else (),
         snapshots=config.snapshots,
         rules=network.rules,
@@ -219,12 +221,13 @@ def generator_of(config: GenerativeRunConfig, samples: Samples, objective: Objec
     space = samples.space
 
     def sample(values: Any, condition: Any, index: jax.Array, key: jax.Array, /) -> jax.Array:
-        made = objective.sample({"params": values["params"]}, condition, index, key)
+        frozen = {name: values["frozen"][name] for name in objective.frozen}
+        made = objective.sample({"params": values["params"], **frozen}, condition, index, key)
         return to_uint8(space.decode(values, made) if space else made)
 
     return Generator(
         sample=sample,
-        variables=functools.partial(averaged_variables, latent=space is not None),
+        variables=functools.partial(averaged_variables, with_state=space is not None or bool(objective.frozen)),
         classes=config.model.classes,
         description=f"{objective.sampling}, EMA {config.ema}",
     )
@@ -244,6 +247,6 @@ def samples_evaluation(config: GenerativeRunConfig, samples: Samples) -> Callabl
     return lambda generator: combine(grid(generator), metrics(generator))
 
 
-def averaged_variables(state: TrainState, name: str = "ema", *, latent: bool = False) -> Mapping[str, Any]:
-    """The averaged parameters of a state, with what latents are scaled and decoded by."""
-    return {"params": state.ema[name], **(state.model_state if latent else {})}
+def averaged_variables(state: TrainState, name: str = "ema", *, with_state: bool = False) -> Mapping[str, Any]:
+    """The averaged parameters of a state; with what latents are scaled and decoded by, and frozen networks."""
+    return {"params": state.ema[name], **(state.model_state if with_state else {})}
