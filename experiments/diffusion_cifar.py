@@ -65,6 +65,10 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "cosine": {"diffusion.schedule": "cosine"},
     "sigmoid": {"diffusion.schedule": "sigmoid"},
     "min_snr": {"diffusion.weighting": "min_snr"},
+    "x0_min_snr": {"diffusion.prediction": "x0", "diffusion.weighting": "min_snr"},
+    "v_min_snr": {"diffusion.prediction": "v", "diffusion.weighting": "min_snr"},
+    "v_truncated_snr": {"diffusion.prediction": "v", "diffusion.weighting": "truncated_snr"},
+    "log_normal_times": {"diffusion.times": "log_normal", "diffusion.time_mean": 0.0},
     "learned_variance": {
         "diffusion.variance": "learned",
         "sampling.method": "ancestral",
@@ -73,6 +77,14 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no_attention": {"model.attention": ()},
     "no_dropout": {"model.dropout": 0.0},
     "unguided": {"sampling.guidance": 1.0},
+    "strong_guidance": {"sampling.guidance": 4.0},
+    "ddim_10": {"sampling.method": "ddim", "sampling.steps": 10},
+    "ddim_50": {"sampling.method": "ddim", "sampling.steps": 50},
+    "dpm_solver_10": {"sampling.method": "dpm_solver", "sampling.steps": 10},
+    "unipc_10": {"sampling.method": "unipc", "sampling.steps": 10},
+    "ancestral_50": {"sampling.method": "ancestral", "sampling.steps": 50},
+    "average_of_100_steps": {"ema": 0.99},
+    "average_of_1000_steps": {"ema": 0.999},
     "half_width": {"model.width": 64},
 }
 

@@ -64,7 +64,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "cosine": {"diffusion.schedule": "cosine"},
     "min_snr": {"diffusion.weighting": "min_snr"},
     "unguided": {"sampling.guidance": 1.0},
+    "strong_guidance": {"sampling.guidance": 4.0},
     "patch_4": {"model.patch": 4},
+    "patch_8": {"model.patch": 8},
     "half_width": {"model.width": 192},
     "half_depth": {"model.depth": 6},
 }

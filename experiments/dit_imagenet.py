@@ -11,9 +11,9 @@ distance of 9.62, and 2.27 with guidance 1.5, in 250 ancestral steps. This code 
     python -m vision sample dit_imagenet --init-from DiT-XL-2-256/transformer --first-stage.path DiT-XL-2-256/vae \
       --first-stage.scale published --count 16                        published weights, nothing trained
 
-Without ``--quick``, ``--first-stage.path`` must be named. ``--first-stage.latents`` is a folder where the latents of all
-images, and of their flips, are kept once they are computed (42 GB in float16: means and deviations): later runs and all
-hosts of a pod read them. ImageNet itself is read as it is.
+``--first-stage.path`` must be named, but with ``--quick``. ``--first-stage.latents`` is a folder where the latents of
+all images, and of their flips, are kept once they are computed (42 GB in float16: means and deviations): later runs and
+all hosts of a pod read them. ImageNet itself is read as it is.
 """
 
 import sys
@@ -88,9 +88,16 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "base": {"model": "dit_b"},
     "large": {"model": "dit_l"},
     "patch_4": {"model.patch": 4},
-    "flow": {"diffusion.schedule": "flow", "diffusion.prediction": "velocity"},
+    "patch_8": {"model.patch": 8},
+    "flow": {
+        "diffusion.schedule": "flow",
+        "diffusion.prediction": "velocity",
+        "diffusion.variance": "fixed",
+        "sampling.method": "ddim",
+    },
     "min_snr": {"diffusion.weighting": "min_snr"},
     "unguided": {"sampling.guidance": 1.0},
+    "strong_guidance": {"sampling.guidance": 4.0},
     "guidance_on_an_interval": {"sampling.guidance_range": (0.2, 5.0)},
     "few_steps": {"sampling.method": "dpm_solver", "sampling.steps": 20},
 }

@@ -34,7 +34,7 @@ from vision.train.state import with_values
 SHAPES = Path(pretrained.__file__).parent / "shapes_first_stage"
 """The folder of a first stage for images of the shapes world, with latents of a quarter of their sides."""
 STORED = "weights.safetensors"
-"""The file of its weights, beside its config.json."""
+"""The file of its weights, next to its config.json."""
 NAME = "first_stage"
 """Of the frozen part."""
 _SUITABLE = "a run of experiments.autoencoder_cifar, or the folder of a published AutoencoderKL"
@@ -149,7 +149,7 @@ def _of_run(folder: Path, content: Mapping[str, Any], option: str) -> FirstStage
 
 
 def _values(folder: Path, shapes: Any) -> Mapping[str, np.ndarray]:
-    """The variables of a run, or those in the file beside its configuration."""
+    """The variables of a run, or those in the file next to its configuration."""
     if (folder / STORED).exists():
         tensors = read_state_dict(folder / STORED)
         return {name: np.asarray(array, np.float32) for name, array in tensors.items()}
