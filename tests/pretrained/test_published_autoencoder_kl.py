@@ -163,7 +163,7 @@ def test_older_names_shards_and_half_precision(full):
         ({"_class_name": None}, 'has no "_class_name"'),
         ({"widths": [1]}, "has the setting 'widths', which is not known here"),
         ({"block_out_channels": 8}, "has 8 for block_out_channels, which is no list of int"),
-        ({"block_out_channels": []}, "and only [] is known here"),
+        ({"block_out_channels": []}, "has [] for block_out_channels, which is no level at all"),
         ({"block_out_channels": [8, 8.5]}, "for block_out_channels, which is no list of int"),
         ({"latent_channels": True}, "has True for latent_channels, which is no int"),
         ({"latent_channels": 0}, "latent must be at least 1"),

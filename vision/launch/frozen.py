@@ -1,9 +1,9 @@
 """Networks with fixed weights that a run uses: read from their files, known by their content, kept out of checkpoints.
 
-A run folder has frozen.json, {name: {"sha256", "path", "option", "optional"}}. The hash says which network the run
-began with; the path is a hint. A run that comes back, and whoever evaluates it, reads the variables anew from the place
-that the configuration names, or the option on the command line, and compares. What only sampling uses is optional: it
-is compared where it is read from the same place.
+A run folder has frozen.json, {name: {"sha256", "path", "option"}}. The hash says which network the run began with; the
+path is a hint. A run that comes back, and whoever evaluates it, reads the variables anew from the place that the
+configuration names, or the option on the command line, and compares. What only sampling uses is "optional": it is
+compared where it is read from the same place.
 """
 
 import json
@@ -134,7 +134,8 @@ def _read(name: str, part: FrozenPart, before: FrozenRecord | None, folder: Path
 
 
 def _write(folder: Path, records: Mapping[str, FrozenRecord]) -> None:
-    content = {name: vars(record) for name, record in records.items()}
+    plain = lambda record: {key: value for key, value in vars(record).items() if key != "optional" or value}
+    content = {name: plain(record) for name, record in records.items()}
     write_atomically(folder / FILE, (json.dumps(content, indent=2) + "\n").encode())
 
 

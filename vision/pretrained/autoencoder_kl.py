@@ -205,6 +205,8 @@ def _described(content: Mapping[str, Any], path: str | Path) -> PublishedAutoenc
         return found
 
     widths = tuple(values("block_out_channels", int))
+    if not widths:
+        raise refuse("has [] for block_out_channels, which is no level at all")
 
     def attending(name: str, plain: str, attentive: str) -> list[bool]:
         kinds = values(name, str)

@@ -109,7 +109,7 @@ def guide(
     def load() -> Any:
         if first_stage is not None and _first_stage_of(folder) not in (None, first_stage()):
             raise UserError(f"it is of the latents of another first stage: {_SUITABLE} of the same")
-        return with_values(shapes, read_initial_values(folder, shapes, ignored=(r"(?!params/).*",)))
+        return with_values(shapes, read_initial_values(folder, shapes, ignored=(r"^(?!params/)",)))
 
     return Guide(
         frozen=FrozenPart(option=OPTION, path=path, shapes=shapes, load=load, optional=True),
