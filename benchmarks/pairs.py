@@ -33,6 +33,8 @@ class Job:
     """Measurements of each side."""
     alone: bool = False
     """Whether only our side is measured, since the other framework has no counterpart."""
+    over: str = ""
+    """A job of ours that is measured in pairs with this one: a second table has this one's overhead over it."""
 
 
 def when_asked(makers: Mapping[str, Callable[[], Jobs]], kinds: Sequence[str]) -> dict[str, Callable[[], object]]:
@@ -71,7 +73,13 @@ def ask(worker: subprocess.Popen, job: str) -> tuple[float, float]:
 
 
 def compare(
-    script: str, description: str, *, ours: Callable[[], Jobs], theirs: Callable[[], Jobs], jobs: list[Job]
+    script: str,
+    description: str,
+    *,
+    ours: Callable[..., Jobs],
+    theirs: Callable[..., Jobs],
+    jobs: list[Job],
+    sizes: bool = False,
 ) -> None:
     """The command line of a benchmark: measure both sides in pairs and print a table.
 
@@ -80,34 +88,49 @@ def compare(
       description: its docstring.
       ours: creates our jobs, in a separate process.
       theirs: creates the other framework's jobs.
-      jobs: lines of the table, in order.
+      jobs: lines of the tables, in order.
+      sizes: whether ``--small`` is an option, by which the benchmark itself is tried; both functions are then called
+        with ``small=`` True or False.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch-python", help="interpreter of an environment with the other framework")
     parser.add_argument("--only", nargs="*", help="jobs to measure, of: " + ", ".join(job.name for job in jobs))
     parser.add_argument("--serve", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    if sizes:
+        parser.add_argument("--small", action="store_true", help="tiny networks, to try the benchmark itself")
     options = parser.parse_args()
+    size = {"small": options.small} if sizes else {}
     if options.serve:
         if options.serve == "ours":  # as python -m experiments.NAME does
             from vision.huge_pages import restart_with_huge_pages
 
             restart_with_huge_pages()
-        serve(ours() if options.serve == "ours" else theirs())
+        serve(ours(**size) if options.serve == "ours" else theirs(**size))
         return
     if not options.torch_python:
         parser.error("--torch-python is needed: the interpreter of an environment with the other framework")
+    words = ["--small"] if any(size.values()) else []
     workers = {
         side: subprocess.Popen(
-            [interpreter, script, "--serve", side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [interpreter, script, "--serve", side, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         for side, interpreter in (("ours", sys.executable), ("theirs", options.torch_python))
     }
+    asked = [job for job in jobs if not options.only or job.name in options.only]
     print(f"{platform.machine()}, {platform.platform()}")
+    _compare_sides(workers, [job for job in asked if not job.over])
+    _measure_overheads(workers["ours"], [job for job in asked if job.over])
+    for worker in workers.values():
+        worker.terminate()
+
+
+def _compare_sides(workers: Mapping[str, subprocess.Popen], jobs: Sequence[Job]) -> None:
+    """The table of both sides."""
+    if not jobs:
+        return
     print("| job | batch | ours, images/s | PyTorch, images/s | ratio | ours, peak MiB | PyTorch, peak MiB |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for job in jobs:
-        if options.only and job.name not in options.only:
-            continue
         times: dict[str, list[float]] = {side: [] for side in workers}
         peaks = dict.fromkeys(workers, 0.0)
         sides = {side: worker for side, worker in workers.items() if side == "ours" or not job.alone}
@@ -126,5 +149,26 @@ def compare(
                 f"| {peaks['ours']:,.0f} | {peaks['theirs']:,.0f} |"
             )
         print(line, flush=True)
-    for worker in workers.values():
-        worker.terminate()
+
+
+def _measure_overheads(worker: subprocess.Popen, jobs: Sequence[Job]) -> None:
+    """The table of jobs over others of the same worker."""
+    if not jobs:
+        return
+    print("\n| job | batch | images/s | over | images/s | overhead, % |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for job in jobs:
+        times: dict[str, list[float]] = {job.name: [], job.over: []}
+        for index in range(job.pairs + 1):
+            # the order within a pair alternates, since the second call finds warm caches
+            for name in sorted(times, reverse=index % 2 == 1):
+                seconds, _ = ask(worker, name)
+                if index:
+                    times[name].append(seconds)
+        rates = {name: job.images / statistics.median(found) for name, found in times.items()}
+        ratio = statistics.median(a / b for a, b in zip(times[job.name], times[job.over], strict=True))
+        print(
+            f"| {job.name} | {job.images} | {rates[job.name]:.2f} | {job.over} | {rates[job.over]:.2f} "
+            f"| {100.0 * (ratio - 1.0):+.1f} |",
+            flush=True,
+        )

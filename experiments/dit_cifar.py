@@ -4,7 +4,7 @@ The recipe of ``experiments.diffusion_cifar`` with their network and optimizer s
 (32.5 M parameters), learning rate 1e-4 without warm-up, no dropout, EMA 0.9999. The paper trains on ImageNet
 in the latent space of an autoencoder, for which it reports a Frechet distance of 9.62 (2.27 with guidance) for DiT-XL/2
 after 1.8 G images; on CIFAR-10 it has no figures, and this code has not been run to that length. It predicts the noise
-alone, where the paper also predicts a variance.
+alone; with ``--diffusion.variance learned --sampling.variance learned``, as in the paper, a variance too.
 
     python -m experiments.dit_cifar --quick                         a laptop: shapes world, in about five minutes
     python -m experiments.dit_cifar --data.dir ~/tensorflow_datasets   the recipe
@@ -64,7 +64,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "cosine": {"diffusion.schedule": "cosine"},
     "min_snr": {"diffusion.weighting": "min_snr"},
     "unguided": {"sampling.guidance": 1.0},
+    "strong_guidance": {"sampling.guidance": 4.0},
     "patch_4": {"model.patch": 4},
+    "patch_8": {"model.patch": 8},
     "half_width": {"model.width": 192},
     "half_depth": {"model.depth": 6},
 }

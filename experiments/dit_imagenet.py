@@ -2,9 +2,8 @@ r"""Diffusion transformers on the latents of ImageNet, after Peebles & Xie 2023 
 
 The published recipe at 256x256 pixels: DiT-XL/2 (675 M parameters) on 32x32x4 latents of the first stage of Stable
 Diffusion, linear schedule of 1000 steps, the noise as target, AdamW 1e-4 without decay or warm-up, batch 256, EMA
-0.9999, 10 % of labels left out, flips, 7 M steps. The paper reports a Frechet distance of 9.62, and 2.27 with guidance
-1.5, in 250 ancestral steps; its network also predicts a variance, which this one does not. This code has not been run
-to that length.
+0.9999, 10 % of labels left out, flips, 7 M steps, and a learned variance of the steps. The paper reports a Frechet
+distance of 9.62, and 2.27 with guidance 1.5, in 250 ancestral steps. This code has not been run to that length.
 
     python -m experiments.dit_imagenet --quick                        a laptop: shapes world at 64x64 pixels
     python -m experiments.dit_imagenet --first-stage.path sd-vae-ft-ema --first-stage.scale published \
@@ -12,22 +11,23 @@ to that length.
     python -m vision sample dit_imagenet --init-from DiT-XL-2-256/transformer --first-stage.path DiT-XL-2-256/vae \
       --first-stage.scale published --count 16                        published weights, nothing trained
 
-``--first-stage.latents`` is a folder where the latents of all images, and of their flips, are kept once they are
-computed (42 GB in float16: means and deviations): later runs and all hosts of a pod read them. ImageNet itself is read
-as it is.
+``--first-stage.path`` must be named, but with ``--quick``. ``--first-stage.latents`` is a folder where the latents of
+all images, and of their flips, are kept once they are computed (42 GB in float16: means and deviations): later runs and
+all hosts of a pod read them. ImageNet itself is read as it is.
 """
 
 import sys
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from vision.data.dataset import DataConfig
+from vision.errors import UserError
 from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.dit import DIT_XL
 from vision.recipes.diffusion import DiffusionRunConfig, diffusion
 from vision.recipes.diffusion_networks import SMALL_DIT, NetworkConfig, network_by_name
-from vision.recipes.first_stage import SHAPES
+from vision.recipes.first_stage import NAME, SHAPES
 from vision.recipes.generative import QUICK_GENERATION
 from vision.recipes.latents import FirstStageConfig
 from vision.recipes.quick_data import GENERATION, tiny, tiny_data
@@ -46,9 +46,9 @@ class Config(DiffusionRunConfig):
     model: NetworkConfig = network_by_name(replace(DIT_XL, classes=1000, channels=4, remat=True))
     data: DataConfig = DataConfig(name="imagenet2012", resolution=256, test_split="validation", stream=True, workers=8)
     first_stage: FirstStageConfig = FirstStageConfig(path=SHAPES)
-    diffusion: DiffusionConfig = DiffusionConfig(data_deviation=1.0)
+    diffusion: DiffusionConfig = DiffusionConfig(data_deviation=1.0, variance="learned")
     sampling: SamplingConfig = SamplingConfig(
-        method="ancestral", steps=250, variance="beta", guidance=1.5, threshold="none"
+        method="ancestral", steps=250, variance="learned", guidance=1.5, threshold="none"
     )
     optimizer: AdamConfig = AdamConfig(lr=1e-4)
     intervals: Intervals = Intervals(log=25_600, evaluate=12_800_000, save=2_560_000)
@@ -83,21 +83,40 @@ TINY = tiny(
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "unet": {"model": "unet"},
+    "fixed_variance": {"diffusion.variance": "fixed", "sampling.variance": "beta"},
     "small": {"model": "dit_s"},
     "base": {"model": "dit_b"},
     "large": {"model": "dit_l"},
     "patch_4": {"model.patch": 4},
-    "flow": {"diffusion.schedule": "flow", "diffusion.prediction": "velocity"},
+    "patch_8": {"model.patch": 8},
+    "flow": {
+        "diffusion.schedule": "flow",
+        "diffusion.prediction": "velocity",
+        "diffusion.variance": "fixed",
+        "sampling.method": "ddim",
+    },
     "min_snr": {"diffusion.weighting": "min_snr"},
     "unguided": {"sampling.guidance": 1.0},
+    "strong_guidance": {"sampling.guidance": 4.0},
     "guidance_on_an_interval": {"sampling.guidance_range": (0.2, 5.0)},
     "few_steps": {"sampling.method": "dpm_solver", "sampling.steps": 20},
 }
 
 
 def build(config: Config) -> Experiment:
-    """The recipe of diffusion transformers on latents."""
-    return diffusion(config)
+    """The recipe of diffusion transformers on latents; what is trained needs a first stage of its images."""
+    made = diffusion(config)
+    if config.first_stage.path != SHAPES or config.data.name == "shapes":
+        return made
+    stage = replace(made.frozen[NAME], load=_no_first_stage)
+    return replace(made, frozen={**made.frozen, NAME: stage})
+
+
+def _no_first_stage() -> NoReturn:
+    raise UserError(
+        "it is of the shapes world, and latents of ImageNet are those of a published first stage, such as "
+        "sd-vae-ft-ema: name its folder with --first-stage.path"
+    )
 
 
 if __name__ == "__main__":

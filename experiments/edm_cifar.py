@@ -63,6 +63,7 @@ TINY = tiny(
 ABLATIONS: dict[str, dict[str, Any]] = {
     "x0": {"diffusion.prediction": "x0", "diffusion.weighting": "edm"},
     "epsilon": {"diffusion.prediction": "epsilon"},
+    "min_snr": {"diffusion.weighting": "min_snr"},
     "variance_preserving": {"diffusion.schedule": "vp"},
     "variance_exploding": {"diffusion.schedule": "ve"},
     "flow": {"diffusion.schedule": "flow", "diffusion.prediction": "velocity"},
@@ -71,7 +72,13 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "churn": {"sampling.churn": 10.0},
     "ddim": {"sampling.method": "ddim", "sampling.steps": 19},
     "dpm_solver": {"sampling.method": "dpm_solver", "sampling.steps": 19},
+    "heun_9_evaluations": {"sampling.steps": 5},
+    "heun_79_evaluations": {"sampling.steps": 40},
+    "unipc": {"sampling.method": "unipc", "sampling.steps": 10},
     "unguided": {"sampling.guidance": 1.0},
+    "strong_guidance": {"sampling.guidance": 4.0},
+    "average_of_100_steps": {"ema": 0.99},
+    "average_of_10000_steps": {"ema": 0.9999},
     "guidance_on_an_interval": {"sampling.guidance_range": (0.2, 5.0)},
 }
 

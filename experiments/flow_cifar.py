@@ -73,10 +73,13 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "x0": {"diffusion.prediction": "x0", "diffusion.weighting": "truncated_snr"},
     "velocity": {"diffusion.prediction": "velocity", "diffusion.weighting": "simple"},
     "weighted_as_epsilon": {"diffusion.weighting": "epsilon"},
+    "euler_10": {"sampling.steps": 10},
+    "euler_50": {"sampling.steps": 50},
     "heun": {"sampling.method": "heun", "sampling.steps": 10},
     "dpm_solver": {"sampling.method": "dpm_solver"},
     "unipc": {"sampling.method": "unipc"},
     "unguided": {"sampling.guidance": 1.0},
+    "strong_guidance": {"sampling.guidance": 4.0},
 }
 
 

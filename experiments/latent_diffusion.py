@@ -83,7 +83,10 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "v": {"diffusion.schedule": "scaled_linear", "diffusion.prediction": "v", "diffusion.times": "uniform"},
     "edm": {"diffusion.schedule": "edm", "diffusion.prediction": "edm", "diffusion.time_mean": -0.4},
     "patch_1": {"model.patch": 1},
+    "pixels": {"first_stage.path": None, "model.channels": 3, "diffusion.data_deviation": 0.5},
     "unguided": {"sampling.guidance": 1.0},
+    "strong_guidance": {"sampling.guidance": 4.0},
+    "guidance_on_an_interval": {"sampling.guidance_range": (0.2, 5.0)},
     "few_steps": {"sampling.method": "unipc", "sampling.steps": 8},
 }
 

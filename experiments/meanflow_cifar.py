@@ -51,6 +51,7 @@ TINY = tiny(
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "unguided": {"mean_flow.guidance": 1.0},
+    "strong_guidance": {"mean_flow.guidance": 4.0},
     "improved": {"mean_flow.tangent": "network"},
     "half_apart": {"mean_flow.apart": 2},
     "three_quarters_apart": {"mean_flow.apart": 3},

@@ -10,7 +10,7 @@ import pytest
 from vision.data.pipeline import permutation
 from vision.data.source import ArraySource
 from vision.errors import UserError
-from vision.evaluation.generation import GenerationConfig, RealImages, evaluator
+from vision.evaluation.generation import GenerationConfig, RealFeatures, RealImages, evaluator
 from vision.evaluation.generator import Generator
 from vision.metrics.generation.frechet import frechet_distance
 from vision.metrics.generation.kernel_distance import kernel_distance
@@ -90,7 +90,7 @@ def _variables(noise=0.0, order=(0, 1, 2)):
 @pytest.fixture(scope="module")
 def evaluate(judge, one_device):
     compiler = Compiler(one_device)
-    run = evaluator(compiler, judge, GENERATOR, CONFIG, REAL)
+    run = evaluator(GENERATOR, RealFeatures(compiler, judge, CONFIG, REAL))
     return lambda **variables: run(compiler.replicate(_variables(**variables)))
 
 
@@ -160,7 +160,7 @@ def test_batches_and_devices_change_nothing(judge, good, devices, batch):
     """Real images are judged the same in parts that do not divide; eight devices draw the same images as one."""
     compiler = Compiler(make_mesh(MeshConfig(), jax.devices()[:devices]))
     config = dataclasses.replace(CONFIG, batch=batch)
-    found = evaluator(compiler, judge, GENERATOR, config, REAL)(compiler.replicate(_variables()))
+    found = evaluator(GENERATOR, RealFeatures(compiler, judge, config, REAL))(compiler.replicate(_variables()))
     for name, value in good.scalars.items():
         if name.endswith("_floor") or batch == CONFIG.batch:
             np.testing.assert_allclose(found.scalars[name], value, rtol=1e-3, atol=1e-6, err_msg=name)
@@ -172,7 +172,7 @@ def test_without_classes_and_with_few_test_images(judge, one_device):
     compiler = Compiler(one_device)
     plain = lambda source: ArraySource({"image": source.arrays["image"]})
     few = dataclasses.replace(REAL, train=plain(REAL.train), test=plain(_source(60, 3)))
-    found = evaluator(compiler, judge, dataclasses.replace(GENERATOR, classes=0), CONFIG, few)(
+    found = evaluator(dataclasses.replace(GENERATOR, classes=0), RealFeatures(compiler, judge, CONFIG, few))(
         compiler.replicate(_variables())
     )
     assert set(found.scalars) == {f"greys_v0_{name}{end}" for name in NUMBERS for end in ("", "_floor")}
@@ -209,16 +209,16 @@ def test_without_classes_and_with_few_test_images(judge, one_device):
 )
 def test_refuses_too_few_images(judge, one_device, changed, message):
     with pytest.raises(UserError, match=message):
-        evaluator(Compiler(one_device), judge, GENERATOR, dataclasses.replace(CONFIG, **changed), REAL)
+        evaluator(GENERATOR, RealFeatures(Compiler(one_device), judge, dataclasses.replace(CONFIG, **changed), REAL))
 
 
 def test_refuses_images_that_the_extractor_does_not_take(one_device):
     grey = dataclasses.replace(REAL, train=ArraySource({"image": np.zeros((300, 8, 8, 1), np.uint8)}))
     with pytest.raises(UserError, match=r"cifar10.* does not take images of 8x8x1: choose another feature extractor"):
-        evaluator(Compiler(one_device), load_feature_classifier("cifar10"), GENERATOR, CONFIG, grey)
+        evaluator(GENERATOR, RealFeatures(Compiler(one_device), load_feature_classifier("cifar10"), CONFIG, grey))
 
 
 def test_refuses_classes_that_the_judge_does_not_know(judge, one_device):
     other = dataclasses.replace(REAL, train=ArraySource(REAL.train.arrays, ("dark", "light", "spiral")))
     with pytest.raises(UserError, match="greys_v0 knows no class 'spiral', only slope, dark, light"):
-        evaluator(Compiler(one_device), judge, GENERATOR, CONFIG, other)
+        evaluator(GENERATOR, RealFeatures(Compiler(one_device), judge, CONFIG, other))

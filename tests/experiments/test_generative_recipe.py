@@ -1,23 +1,29 @@
 """Recipes of diffusion and flows: networks by name, likelihood, samplers compared, streamed images, refusals."""
 
 import json
+import shutil
 from dataclasses import replace
 
+import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from einops import reduce
 from PIL import Image
 
 from experiments import (
     compare_samplers,
     diffusion_cifar,
     distill_cifar,
+    dit_imagenet,
     edm_cifar,
     flow_cifar,
     latent_diffusion,
     meanflow_cifar,
 )
 from vision.errors import UserError
+from vision.evaluation import generation
 from vision.launch import run as launcher
 from vision.launch import verbs
 from vision.models.edm2 import EDM2Config
@@ -35,14 +41,38 @@ SHAPES = (
 )
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def train_flow(folder, *options):
     """A tiny run of flow_cifar."""
-    folder = tmp_path_factory.mktemp("runs") / "flow"
-    arguments = [*SHAPES.split(), "--sampling.steps", "2", "--workdir", str(folder)]
+    arguments = [*SHAPES.split(), "--sampling.steps", "2", "--workdir", str(folder), *options]
+    arguments += ["--optimizer.warmup", "0"]
     of = {"config": flow_cifar.Config(), "quick": flow_cifar.QUICK, "build": flow_cifar.build}
     assert launcher.main("flow_cifar", description="", arguments=arguments, **of) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train_flow(tmp_path_factory.mktemp("runs") / "flow")
+
+
+@pytest.fixture(scope="module")
+def other_seed(tmp_path_factory):
+    return train_flow(tmp_path_factory.mktemp("runs") / "other", "--seed", "1")
+
+
+@flax.struct.dataclass
+class Brightness:
+    """Features for tests: the mean colour of each quarter of an image."""
+
+    one: jax.Array
+    name = "brightness"
+
+    def features_and_probabilities(self, images):
+        quarters = self.one * reduce(images, "b (r h) (s w) c -> b (r s c)", "mean", r=2, s=2)
+        return quarters, jax.nn.softmax(quarters)
+
+    def protocol(self):
+        return "mean colours of quarters"
 
 
 def first_loss(module, config):
@@ -105,6 +135,9 @@ def test_networks_that_do_not_fit(config, shape, message):
         (edm_cifar, "diffusion", {"prediction": "v"}, "grows with the noise"),
         (edm_cifar, "sampling", {"guidance_range": (5.0, 0.1)}, "a lower and an upper"),
         (diffusion_cifar, "model", {"durations": True}, "leave it False"),
+        (diffusion_cifar, "sampling", {"method": "ancestral", "variance": "learned"}, "diffusion.variance learned"),
+        (flow_cifar, "diffusion", {"variance": "learned"}, "it needs a discrete diffusion.schedule"),
+        (distill_cifar, "diffusion", {"schedule": "cosine", "variance": "learned"}, "which have no variance"),
         (meanflow_cifar, "model", {"durations": False}, "set --model.durations"),
         (latent_diffusion, "sampling", {"threshold": "static"}, "threshold none"),
         (distill_cifar, "distillation", {"teacher_images": 0}, "there is no teacher"),
@@ -134,25 +167,61 @@ def test_likelihood_of_a_run(trained, capsys):
     assert "Rademacher" in said
 
 
-def test_samplers_are_compared(trained, tmp_path, capsys):
-    words = ["--run", str(trained), str(trained), "--methods", "ddim", "heun", "unipc", "--evaluations", "1", "4", "6"]
-    assert compare_samplers.main([*words, "--out", str(tmp_path / "out"), "--", "--samples", "4"]) == 0
-    rows = json.loads((tmp_path / "out" / "samplers.json").read_text())
-    # guided, so that an evaluation counts twice: one network evaluation is too few
+def test_samplers_are_compared(trained, other_seed, tmp_path, capsys, monkeypatch):
+    chosen, choose = [], generation._chosen
+    monkeypatch.setattr(generation, "_chosen", lambda *of: chosen.append(of) or choose(*of))
+    monkeypatch.setattr(generation, "load_features", lambda config, name: Brightness(jnp.ones(())))
+    metrics = "--metrics.samples 20 --metrics.reference 24 --metrics.batch 10 --metrics.neighbours 2"
+    metrics += " --metrics.subsets 2 --metrics.subset-size 16 --metrics.splits 2"
+    words = ["--run", str(trained), str(other_seed), "--methods", "ddim", "heun", "unipc", "--evaluations", "1", "4"]
+    out = tmp_path / "out"
+    options = ["--", "--samples", "4", *metrics.split()]
+    assert compare_samplers.main([*words, "--out", str(out), *options]) == 0, capsys.readouterr().err
+    rows = json.loads((out / "samplers.json").read_text())
+    # guided, so that an evaluation counts twice: one network evaluation is too few, and 2 steps of heun are 3
     assert [(row["method"], row["evaluations"]) for row in rows] == [
-        *(("ddim", 4), ("ddim", 6), ("heun", 2), ("heun", 6), ("unipc", 4), ("unipc", 6)),
+        *(("ddim", 2), ("ddim", 4), ("heun", 2), ("unipc", 4)),
     ]
-    name = "class_accuracy"
-    assert any(name in key for key in rows[0])
-    key = next(key for key in rows[0] if name in key)
-    assert rows[0][key]["mean"] == rows[0]["runs"][0][key]
-    assert "difference" not in rows[0][key]
-    assert rows[-1][key]["difference"]["n"] == 2
-    with Image.open(next((tmp_path / "out").glob("*.png"))) as plot:
+    name = "brightness_frechet"
+    for row in rows:
+        numbers = [run[name] for run in row["runs"]]
+        assert [run["seed"] for run in row["runs"]] == [0, 1]
+        assert row[name]["mean"] == pytest.approx(np.mean(numbers))
+        # Student's t with one degree of freedom
+        assert row[name]["half_width"] == pytest.approx(12.706 * np.std(numbers, ddof=1) / np.sqrt(2), rel=1e-3)
+    assert "difference" not in rows[0][name]
+    for row, base in ((rows[2], rows[0]), (rows[3], rows[1])):
+        apart = [run[name] - of[name] for run, of in zip(row["runs"], base["runs"], strict=True)]
+        assert row[name]["difference"]["mean"] == pytest.approx(np.mean(apart), abs=1e-6)
+        assert row[name]["difference"]["n"] == 2
+    # Euler's method is the first step of Heun's, and the only one where it ends
+    assert rows[2][name]["difference"]["mean"] == pytest.approx(0.0, abs=1e-3)
+    assert len(chosen) == 2  # the features of real images, of either split, were computed once
+    printed = capsys.readouterr().out
+    assert "difference from ddim at as many" in printed
+    with Image.open(out / "samplers.png") as plot:
         assert plot.size[0] > 300
-    capsys.readouterr()
-    assert compare_samplers.main(["--run", str(tmp_path)]) == 2
-    assert "is no run folder" in capsys.readouterr().err
+    page = (out / "samplers.html").read_text()
+    assert page.count("<img ") == 1
+    assert "2 runs, 95 % intervals over their seeds" in page
+
+
+def test_runs_that_cannot_be_compared(trained, other_seed, tmp_path, capsys):
+    refused = lambda *words: (compare_samplers.main(["--run", *map(str, words)]), capsys.readouterr().err)
+    code, said = refused(tmp_path)
+    assert code == 2
+    assert "is no run folder" in said
+    code, said = refused(trained, trained)
+    assert code == 2
+    assert "both have seed 0: name runs of different seeds" in said
+    changed = tmp_path / "changed"
+    shutil.copytree(other_seed, changed)
+    stored = json.loads((changed / "config.json").read_text())
+    stored["config"]["diffusion"]["shift"] = 2.0
+    (changed / "config.json").write_text(json.dumps(stored))
+    code, said = refused(trained, changed)
+    assert code == 2
+    assert "differ in diffusion.shift: name runs that differ in their seed" in said
 
 
 def test_streamed_images_are_those_in_memory(tmp_path):
@@ -175,6 +244,91 @@ def test_streamed_images_are_those_in_memory(tmp_path):
     grey = replace(diffusion_cifar.TINY, model=replace(model, channels=1), data=replace(data, stream=True))
     with pytest.raises(UserError, match=r"data\.stream is for colour images"):
         diffusion_cifar.build(grey)
+
+
+def test_a_learned_variance_from_training_to_likelihood(tmp_path, capsys):
+    """The bound trains the second half of the outputs, and nothing but the squared error reaches the first."""
+    learned = replace(diffusion_cifar.TINY.diffusion, variance="learned")
+    loss, state = first_loss(diffusion_cifar, replace(diffusion_cifar.TINY, diffusion=learned))
+    plain, other = first_loss(diffusion_cifar, diffusion_cifar.TINY)
+    assert loss > plain  # equal noise, and the bound in addition
+    size = lambda state: sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert size(state) > size(other)
+    folder = tmp_path / "run"
+    arguments = [*SHAPES.split(), "--diffusion.steps", "10", "--diffusion.variance", "learned", "--sampling.steps", "3"]
+    arguments += ["--sampling.method", "ancestral", "--sampling.variance", "learned", "--workdir", str(folder)]
+    of = {"config": diffusion_cifar.Config(), "quick": diffusion_cifar.QUICK, "build": diffusion_cifar.build}
+    assert launcher.main("diffusion_cifar", description="", arguments=arguments, **of) == 0
+    capsys.readouterr()
+    words = [
+        "evaluate",
+        str(folder),
+        "--likelihood.images",
+        "4",
+        "--likelihood.steps",
+        "2",
+        "--likelihood.samples",
+        "2",
+    ]
+    assert verbs.main(words) == 0, capsys.readouterr().err
+    assert "variational bound of 10 discrete steps with the learned variance" in capsys.readouterr().out
+
+
+def test_autoguidance_of_a_run(trained, other_seed, tmp_path, capsys):
+    """A finished run is sampled from with another one as its guide, which is no part of it; scale 1 is without it."""
+
+    def sampled(run, *options):
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        words = ["sample", str(run), "--count", "4", "--out", str(out), "--sampling.guidance", "1", *options]
+        assert verbs.main(words) == 0, capsys.readouterr().err
+        return np.asarray(Image.open(out / "grid.png")).astype(int)
+
+    of = lambda scale: sampled(trained, "--sampling.guide", str(other_seed), "--sampling.guide-scale", scale)
+    plain = sampled(trained)
+    np.testing.assert_array_equal(of("1"), plain)
+    assert np.abs(of("6") - plain).max() > 5
+    assert np.abs(of("0") - sampled(other_seed)).max() <= 1  # the guide by itself
+    assert not (trained / "frozen.json").exists()
+
+
+def changed_run(folder, start, **fields):
+    shutil.copytree(start, folder)
+    stored = json.loads((folder / "config.json").read_text())
+    for name, value in fields.items():
+        first, _, last = name.partition("__")
+        stored["config"][first][last] = value
+    (folder / "config.json").write_text(json.dumps(stored))
+    return folder
+
+
+def test_runs_that_are_no_guides(trained, tmp_path, capsys):
+    def said(guide, *options):
+        words = ["sample", str(trained), "--count", "1", "--sampling.guidance", "1", "--sampling.guide", str(guide)]
+        code = verbs.main([*words, *options])
+        text = capsys.readouterr().err
+        assert code == 2, text
+        return text
+
+    assert "there is no folder" in said(tmp_path / "nothing")
+    made = iter("abcdefg")
+    of = lambda **fields: changed_run(tmp_path / next(made), trained, **fields)
+    assert "has diffusion.schedule vp and this run flow" in said(of(diffusion__schedule="vp"))
+    assert "is of 3 channels and 3 classes, and this run of 3 and 4" in said(of(model__classes=3))
+    assert "is of latents and this run of pixels" in said(of(first_stage__path="somewhere"))
+    assert "has 'wide' for model.width: restore the file" in said(of(model__width="wide"))
+    assert "which is no guide" in said(of(model__type="ResNetConfig"))
+    assert "two kinds of guidance" in said(trained, "--sampling.guidance", "2")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("{}")
+    assert "is of something else, which is no guide" in said(tmp_path / "other")
+
+
+def test_the_full_recipe_of_dit_needs_a_published_first_stage():
+    """Nothing is trained on ImageNet's images as the first stage of drawn shapes would encode them."""
+    part = dit_imagenet.build(dit_imagenet.Config()).frozen["first_stage"]
+    with pytest.raises(UserError, match=r"name its folder with --first-stage\.path"):
+        part.load()
+    assert dit_imagenet.build(dit_imagenet.TINY).frozen["first_stage"].load()["params"]
 
 
 def test_a_first_stage_of_other_images_is_noticed():

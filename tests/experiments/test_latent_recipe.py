@@ -181,7 +181,7 @@ def test_missing_folders_and_images_that_do_not_fit(tmp_path, runs):
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_data_on_disk(flip, published, tmp_path, monkeypatch):
-    """The same moments as in the step, labels beside them; a second start encodes nothing."""
+    """The same moments as in the step, with their labels; a second start encodes nothing."""
     config = FirstStageConfig(path=published, latents=tmp_path / "latents", stored="float32", batch=16)
     space = latent_space(IMAGES, config, option="first_stage", flip=flip)
     assert {name: leaf.shape for name, leaf in space.data.sample.items()} == {"latent": (8, 8, 4), "label": ()}

@@ -11,8 +11,8 @@ from vision.launch import verbs
 from vision.models.dit import DiT, DiTConfig
 from vision.models.unet import UNet, UNetConfig
 from vision.pretrained.diffusers_folder import read_folder
-from vision.pretrained.dit import read_dit, write_dit
-from vision.pretrained.unet2d import read_unet2d, write_unet2d
+from vision.pretrained.dit import dit_source, read_dit
+from vision.pretrained.unet2d import read_unet2d, unet2d_source
 
 UNET = UNetConfig(
     width=16, multipliers=(1, 2), blocks=1, attention=(8,), dropout=0.0, classes=4, conditioning="scale_shift", groups=4
@@ -20,10 +20,10 @@ UNET = UNetConfig(
 DIT = DiTConfig(patch=4, width=16, depth=1, heads=2, classes=4)
 NETWORKS = {
     "diffusion_cifar": (
-        *(UNet(UNET), write_unet2d, read_unet2d),
+        *(UNet(UNET), unet2d_source, read_unet2d),
         "--model.width 16 --model.attention 8 --model.patch 1 --model.groups 4",
     ),
-    "dit_cifar": (DiT(DIT), write_dit, read_dit, "--model.width 16 --model.depth 1 --model.heads 2"),
+    "dit_cifar": (DiT(DIT), dit_source, read_dit, "--model.width 16 --model.depth 1 --model.heads 2"),
 }
 DATA = "--data.resolution 16 --data.shapes.shapes circle star --data.shapes.colours red blue --model.classes 4"
 
@@ -32,13 +32,13 @@ DATA = "--data.resolution 16 --data.shapes.shapes circle star --data.shapes.colo
 def folders(tmp_path_factory):
     """A folder of each network, with random variables none of which is zero."""
     made = {}
-    for name, (model, write, _, _) in NETWORKS.items():
+    for name, (model, source, _, _) in NETWORKS.items():
         inputs = jnp.zeros((1, 16, 16, 3)), jnp.zeros(1), {"label": jnp.zeros(1, jnp.int32)}
         shapes = jax.eval_shape(lambda *of, model=model: model.init(jax.random.key(0), *of, train=False), *inputs)
         generator = np.random.default_rng(0)
         variables = jax.tree.map(lambda leaf, g=generator: g.normal(size=leaf.shape).astype(np.float32), shapes)
         made[name] = tmp_path_factory.mktemp("published") / name
-        write(made[name], model.config, variables, side=16)
+        source(model.config, side=16).write(made[name], variables)
     return made
 
 

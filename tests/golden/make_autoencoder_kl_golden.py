@@ -28,6 +28,11 @@ SMALL = {
         **{"use_quant_conv": False, "use_post_quant_conv": False, "mid_block_add_attention": False},
         **{"scaling_factor": 0.3611, "shift_factor": 0.1159},
     },
+    "attentive": {
+        **{"block_out_channels": (6, 6, 12), "layers_per_block": 1, "norm_num_groups": 3, "latent_channels": 2},
+        "down_block_types": ("DownEncoderBlock2D", "AttnDownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+        "up_block_types": ("UpDecoderBlock2D", "AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
+    },
 }
 LARGE = {
     "stable_diffusion": {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2},
@@ -44,7 +49,7 @@ def network(settings):
         "down_block_types": ("DownEncoderBlock2D",) * levels,
         "up_block_types": ("UpDecoderBlock2D",) * levels,
     }
-    return AutoencoderKL(**settings, **blocks)
+    return AutoencoderKL(**{**blocks, **settings})
 
 
 arrays = {}

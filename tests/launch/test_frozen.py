@@ -14,10 +14,13 @@ from tiny_experiments.teacher import Config, TeacherConfig
 from vision.errors import UserError
 from vision.launch import run as launcher
 from vision.launch import verbs
+from vision.launch.frozen import load_frozen
 from vision.launch.load_run import load_run
 from vision.launch.run_folder import default_workdir
 from vision.train.checkpoint import Checkpoints
+from vision.train.compile import Compiler
 from vision.train.content_hash import content_hash
+from vision.train.experiment import FrozenPart
 from vision.train.records import read_metrics
 
 MESHES = {
@@ -279,3 +282,32 @@ def test_the_step_changes_with_the_network(command, tmp_path):
         load_run(
             tmp_path / "one", overrides=["--teacher.weights", str(tmp_path / "two.npz")], package="tiny_experiments"
         )
+
+
+def test_what_only_sampling_uses_may_change(tmp_path, one_device):
+    """A guide may be added to a run, left out, and replaced; in its old place it is the one the run began with."""
+    compiler = Compiler(one_device)
+
+    def part(name, value, *, optional=True):
+        path = tmp_path / name
+        path.write_text("weights")
+        shapes = {"w": jax.ShapeDtypeStruct((2,), np.float32)}
+        load = lambda: {"w": np.full(2, value, np.float32)}
+        return FrozenPart(option="sampling.guide", path=path, shapes=shapes, load=load, optional=optional)
+
+    run = tmp_path / "run"
+    run.mkdir()
+    load = lambda begun, **parts: load_frozen(parts, run, compiler, begun=begun)
+    found = load(False, teacher=part("teacher", 1.0, optional=False), guide=part("guide", 2.0))
+    assert {name: float(tree["w"][0]) for name, tree in found.items()} == {"teacher": 1.0, "guide": 2.0}
+    assert set(load(True, teacher=part("teacher", 1.0, optional=False))) == {"teacher"}
+    other = load(True, teacher=part("teacher", 1.0, optional=False), guide=part("other", 3.0))
+    assert float(other["guide"]["w"][0]) == 3.0
+    with pytest.raises(UserError, match="is not what is in"):
+        load(True, teacher=part("teacher", 1.0, optional=False), guide=part("guide", 4.0))
+    with pytest.raises(UserError, match="uses the frozen teacher network and the experiment no frozen networks"):
+        load(True, guide=part("guide", 2.0))
+    # a run that began without any
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    assert set(load_frozen({"guide": part("guide", 2.0)}, bare, compiler, begun=True, read_only=True)) == {"guide"}

@@ -15,6 +15,7 @@ from vision.models.unet import (
     ADM_64,
     ADM_128,
     ADM_256,
+    ADM_512,
     DDPM_256,
     DDPM_PLUS_PLUS,
     SHARDING_RULES,
@@ -80,12 +81,23 @@ def count(config, side):
         (dataclasses.replace(ADM_128, out_channels=6), 128, 422, 421_529_606),
         (dataclasses.replace(ADM_256, out_channels=6), 256, 554, 553_838_086),
         (dataclasses.replace(ADM_256, out_channels=6, classes=0), 256, 553, 552_814_086),
+        (dataclasses.replace(ADM_512, out_channels=6), 512, 559, 558_997_638),
         # Karras et al. 2022, table 7, and what they start from
         (ADM_64, 64, 295.9, 295_899_267),
         (DDPM_PLUS_PLUS, 32, 55.7, 55_732_739),
         (dataclasses.replace(DDPM_PLUS_PLUS, multipliers=(1, 2, 2, 2)), 32, 61.8, 61_804_419),
     ],
-    ids=["ddpm 256", "adm 64", "adm 128", "adm 256", "adm 256 unlabelled", "adm of edm", "ddpm++", "ddpm++ of song"],
+    ids=[
+        "ddpm 256",
+        "adm 64",
+        "adm 128",
+        "adm 256",
+        "adm 256 unlabelled",
+        "adm 512",
+        "adm of edm",
+        "ddpm++",
+        "ddpm++ of song",
+    ],
 )
 def test_published_sizes(config, side, published, exact):
     assert count(config, side) == exact

@@ -56,7 +56,7 @@ def put(folder, config, tensors):
     write_folder(folder, {"config.json": config}, tensors)
 
 
-@pytest.fixture(params=["full", "bare"])
+@pytest.fixture(params=["full", "bare", "attentive"])
 def published(request, tmp_path):
     """(name, folder) of a published network."""
     tensors = tensors_of(request.param, tmp_path)
@@ -163,14 +163,15 @@ def test_older_names_shards_and_half_precision(full):
         ({"_class_name": None}, 'has no "_class_name"'),
         ({"widths": [1]}, "has the setting 'widths', which is not known here"),
         ({"block_out_channels": 8}, "has 8 for block_out_channels, which is no list of int"),
-        ({"block_out_channels": []}, "and only [] is known here"),
+        ({"block_out_channels": []}, "has [] for block_out_channels, which is no level at all"),
         ({"block_out_channels": [8, 8.5]}, "for block_out_channels, which is no list of int"),
         ({"latent_channels": True}, "has True for latent_channels, which is no int"),
         ({"latent_channels": 0}, "latent must be at least 1"),
         ({"norm_num_groups": 3}, "has 3 groups, which do not divide 8, 16 channels"),
         ({"act_fn": "relu"}, "has 'relu' for act_fn, and only 'silu' is known here"),
         ({"out_channels": 6}, "has 6 for out_channels, and only 3 is known here"),
-        ({"down_block_types": ["AttnDownEncoderBlock2D"] * 2}, "AttnDownEncoderBlock2D"),
+        ({"down_block_types": ["DownBlock2D"] * 2}, "only 2 of DownEncoderBlock2D or AttnDownEncoderBlock2D are known"),
+        ({"up_block_types": ["UpDecoderBlock2D"]}, "only 2 of UpDecoderBlock2D or AttnUpDecoderBlock2D are known"),
         ({"scaling_factor": 0}, "no mean and positive deviation for each of 3 channels"),
         ({"scaling_factor": float("nan")}, "has nan for scaling_factor, which is no float"),
         ({"latents_mean": [1.0]}, "no mean and positive deviation for each of 3 channels"),

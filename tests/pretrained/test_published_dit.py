@@ -15,7 +15,7 @@ from diffusers_folders import GOLDEN, arrays_of, config_of, image_of, shapes_of,
 from vision.errors import UserError
 from vision.models.dit import DIT_XL, DiT, DiTConfig, position_embedding
 from vision.pretrained.diffusers_folder import NAMES, read_folder
-from vision.pretrained.dit import dit_config, dit_rules, dit_source, dit_values, read_dit, write_dit
+from vision.pretrained.dit import dit_config, dit_rules, dit_source, dit_values, read_dit
 from vision.pretrained.initial import read_initial_values
 from vision.pretrained.rules import named, to_published
 
@@ -64,7 +64,7 @@ def test_there_and_back(embeddings, tmp_path):
     """The same arrays, whose bytes a file in half precision keeps too, and the same entries."""
     tensors = arrays(embeddings)
     config, variables = read_dit(sharded(tmp_path / "published", config_of("dit"), tensors))
-    write_dit(tmp_path / "ours", config, variables, side=8)
+    dit_source(config, side=8).write(tmp_path / "ours", variables)
     values, found = read_folder(tmp_path / "ours")
     equal(found, tensors)
     stated = config_of("dit")

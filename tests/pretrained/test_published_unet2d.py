@@ -18,7 +18,7 @@ from vision.models.unet import ADM_64, DDPM_256, UNet, UNetConfig
 from vision.pretrained.diffusers_folder import NAMES, is_published_folder, read_folder
 from vision.pretrained.initial import read_initial_values
 from vision.pretrained.rules import named, to_published
-from vision.pretrained.unet2d import read_unet2d, unet2d_rules, unet2d_source, write_unet2d
+from vision.pretrained.unet2d import read_unet2d, unet2d_rules, unet2d_source
 from vision.pretrained.unet2d_config import published_side, simplest, unet2d_config, unet2d_values
 
 TIMES = {"fourier": [0.5, 7.0]}
@@ -102,7 +102,7 @@ def test_files_that_a_folder_may_have(tmp_path):
 def test_there_and_back(case, tmp_path):
     """What is written computes the same, has diffusers' names and shapes, and does not change when it is read again."""
     config, variables = read_unet2d(written(tmp_path / "published", config_of(case), arrays_of(case)))
-    write_unet2d(tmp_path / "ours", config, variables, side=16)
+    unet2d_source(config, side=16).write(tmp_path / "ours", variables)
     values, tensors = read_folder(tmp_path / "ours")
     assert {name: array.shape for name, array in tensors.items()} == shapes_of(case)
     again, same = read_unet2d(tmp_path / "ours")
@@ -111,7 +111,7 @@ def test_there_and_back(case, tmp_path):
     stated = {name: value for name, value in config_of(case).items() if name != "flip_sin_to_cos"}
     assert {name: values[name] for name in stated} == stated
     with pytest.raises(UserError, match="exists already"):
-        write_unet2d(tmp_path / "ours", config, variables, side=16)
+        unet2d_source(config, side=16).write(tmp_path / "ours", variables)
 
 
 @pytest.mark.parametrize(

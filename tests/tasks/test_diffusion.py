@@ -16,7 +16,7 @@ from vision.diffusion.conditions import Conditioning, label_conditioning
 from vision.diffusion.schedules import linear
 from vision.diffusion.training_times import stratified_times
 from vision.errors import UserError
-from vision.tasks.diffusion import DiffusionConfig, diffusion_loss, held_out_error, squared_error
+from vision.tasks.diffusion import DiffusionConfig, diffusion_loss, evaluated, held_out_error
 from vision.tasks.sampling import SamplingConfig, check, sampler
 
 SCHEDULE = linear()
@@ -114,7 +114,7 @@ def test_squared_error_of_one_batch_by_hand():
     noisy = jnp.asarray(a * image + s * eps, jnp.float32)
     output = model.apply(variables, noisy, jnp.asarray(time), {}, train=False)
     expected = ((np.asarray(output) - (a * eps - s * image)) ** 2).mean((1, 2, 3))
-    found = squared_error(
+    found, _, _ = evaluated(
         model,
         variables,
         DiffusionConfig(prediction="v"),

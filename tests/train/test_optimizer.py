@@ -234,7 +234,7 @@ def test_schedules_at_their_start_peak_middle_and_end(schedule, middle, end):
 
 
 def test_an_inverse_square_root_falls_from_a_number_of_images_on():
-    """Karras et al. 2024, equation 67, with a linear warm-up: t counts from the start."""
+    """The rate of Karras et al. 2024, with a linear warm-up: t counts from the start."""
     config = AdamConfig(lr=0.5, schedule="inverse_sqrt", warmup=40, decay_after=100)
     rate = learning_rate(config, steps=14, batch_size=10)
     expected = [0.5 * min(t / 4, 1.0) / np.sqrt(max(t / 10, 1.0)) for t in range(1000)]

@@ -6,7 +6,7 @@ type. Images are divided into shards by their number alone; each shard is an arr
 and then a JSON file with its sums. So several processes write their shards side by side, one that is killed goes on
 with the first shard that is missing, and latents.json, which says that the set is complete, is written last.
 
-A record has the bytes of its fields one after the other: "latent", and whatever the images have besides, as labels.
+A record has the bytes of its fields one after the other: "latent", and whatever the images have otherss, as labels.
 """
 
 import contextlib
@@ -280,8 +280,8 @@ def finish_latents(root: Path, identity: LatentIdentity, class_names: Sequence[s
 
 def _plan(identity: LatentIdentity, source: Source) -> Iterator[tuple[int, int]]:
     """First image and number of images of each shard: a function of the set alone."""
-    beside = sum(np.asarray(value).nbytes for name, value in read(source, 0).items() if name != "image")
-    each = math.prod(identity.latent) * np.dtype(identity.dtype).itemsize + beside
+    others = sum(np.asarray(value).nbytes for name, value in read(source, 0).items() if name != "image")
+    each = math.prod(identity.latent) * np.dtype(identity.dtype).itemsize + others
     most = max(1, SHARD_BYTES // (each * identity.versions))
     for first in range(0, identity.content.count, most):
         yield first, min(most, identity.content.count - first)
@@ -294,10 +294,10 @@ def _part(source: Source, first: int, images: int) -> Source:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Encoded:
-    """The records of a shard: latents [images, versions, H, W, m], and the fields beside them [images, ...]."""
+    """The records of a shard: latents [images, versions, H, W, m], and the other fields [images, ...]."""
 
     latents: np.ndarray
-    beside: Mapping[str, np.ndarray]
+    others: Mapping[str, np.ndarray]
     sums: np.ndarray
 
 
@@ -305,7 +305,7 @@ def _encoded(
     part: Source, identity: LatentIdentity, encode: Encode, *, batch_size: int, report: Callable[[int], None]
 ) -> _Encoded:
     latents: list[np.ndarray] = []
-    beside: list[Mapping[str, np.ndarray]] = []
+    others: list[Mapping[str, np.ndarray]] = []
     sums: list[np.ndarray] = []
     done = 0
     for batch in evaluation_batches(part, batch_size=batch_size):
@@ -317,11 +317,11 @@ def _encoded(
             raise ValueError(f"latents of {made.shape[2:]} in a set of {identity.latent}")
         sums.append(latent_sums(made, gaussian=identity.gaussian))
         latents.append(_stored(made, identity))
-        beside.append({name: array[:kept] for name, array in batch.items()})
+        others.append({name: array[:kept] for name, array in batch.items()})
         done += kept
         report(done)
-    joined = {name: np.concatenate([each[name] for each in beside]) for name in beside[0]}
-    return _Encoded(latents=np.concatenate(latents), beside=joined, sums=np.sum(sums, axis=0))
+    joined = {name: np.concatenate([each[name] for each in others]) for name in others[0]}
+    return _Encoded(latents=np.concatenate(latents), others=joined, sums=np.sum(sums, axis=0))
 
 
 def _write_shard(folder: Path, identity: LatentIdentity, first: int, made: _Encoded) -> None:
@@ -333,9 +333,9 @@ def _write_shard(folder: Path, identity: LatentIdentity, first: int, made: _Enco
         # a record at a time, to be read in any order; not compressed, since latents hardly get smaller
         writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
         for row in range(count):
-            beside = b"".join(np.ascontiguousarray(array[row]).tobytes() for array in made.beside.values())
+            others = b"".join(np.ascontiguousarray(array[row]).tobytes() for array in made.others.values())
             for version in range(identity.versions):
-                writer.write(made.latents[row, version].tobytes() + beside)
+                writer.write(made.latents[row, version].tobytes() + others)
         writer.close()
         # the writer does not always say that the disk is full
         reader = ArrayRecordReader(str(path))
@@ -344,7 +344,7 @@ def _write_shard(folder: Path, identity: LatentIdentity, first: int, made: _Enco
         reader.close()
 
     layout = {LATENT: (made.latents.dtype.str, identity.latent)}
-    layout.update({name: (array.dtype.str, array.shape[1:]) for name, array in made.beside.items()})
+    layout.update({name: (array.dtype.str, array.shape[1:]) for name, array in made.others.items()})
     path = folder / _name(first)
     with _disk_errors(folder):
         size = _replace(path, write)

@@ -54,9 +54,9 @@ class ContinuousProcess:
 
 @dataclass(frozen=True)
 class Flow(ContinuousProcess):
-    """The straight line from data at t = 0 to noise at t = 1 (Lipman et al. 2023; Liu et al. 2023).
+    """The straight line from data at t = 0 to noise at t = 1: x_t = (1 - t) x_0 + t eps.
 
-    x_t = (1 - t) x_0 + t eps.
+    Lipman et al. 2023 and Liu et al. 2023, whose time runs from noise to data; as Esser et al. 2024 have it.
     """
 
     @property
@@ -83,7 +83,7 @@ class Flow(ContinuousProcess):
 
 @dataclass(frozen=True)
 class EDM(ContinuousProcess):
-    """The process of Karras et al. 2022: x_t = x_0 + sigma eps with t = sigma (table 1, last column)."""
+    """The process of Karras et al. 2022: x_t = x_0 + sigma eps, where time is sigma itself (table 1, last column)."""
 
     sigma_min: float = 0.002
     """The cleanest sigma at which samplers evaluate their network."""

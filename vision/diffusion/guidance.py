@@ -14,18 +14,26 @@ from vision.types import Condition
 
 Images = Float[Array, "b h w c"]
 
+Estimates = Float[Array, "b h w out"]
+"""Estimates of x_0, and places of a learned variance after them along the channels."""
+
 Predictor = Callable[[Images, Num[Array, " b"], Condition], Images]
 """(x_t scaled by c_in, c_noise [b], condition) -> the network's output."""
 
-ConditionalDenoiser = Callable[[Images, Num[Array, " b"], Condition], Images]
-"""(x_t, t [b], condition) -> estimate of x_0."""
+ConditionalDenoiser = Callable[[Images, Num[Array, " b"], Condition], Estimates]
+"""(x_t, t [b], condition) -> estimate of x_0; see ``Denoiser``."""
 
 Interval = tuple[float, float]
 """Lower and upper sigma."""
 
 
 def denoiser(
-    predict: Predictor, process: Process, prediction: Prediction, *, data_deviation: float = DATA_DEVIATION
+    predict: Predictor,
+    process: Process,
+    prediction: Prediction,
+    *,
+    data_deviation: float = DATA_DEVIATION,
+    variance: bool = False,
 ) -> ConditionalDenoiser:
     """The estimate of x_0 that samplers need, from a network's output: D of Karras et al. 2022, equation 7.
 
@@ -34,16 +42,20 @@ def denoiser(
       process: whose x_t and times the denoiser is given.
       prediction: what the network predicts.
       data_deviation: of the images, where the network was trained with it.
+      variance: whether ``predict`` has twice the channels and the second half is used: -1 to 1 is the place of the log
+        variance between its bounds, as published (Nichol & Dhariwal 2021). It follows the estimate, from 0 to 1.
     """
 
-    def denoise(noisy: Images, time: Num[Array, " b"], condition: Condition) -> Images:
+    def denoise(noisy: Images, time: Num[Array, " b"], condition: Condition) -> Estimates:
         signal, noise = process.at(time)
         output = predict(
             input_scale(process, signal, noise, data_deviation=data_deviation) * noisy,
             process.network_time(time),
             condition,
         )
-        return to_x0(prediction, output, noisy, signal=signal, noise=noise, data_deviation=data_deviation)
+        output, place = output[..., : noisy.shape[-1]], output[..., noisy.shape[-1] :]
+        estimate = to_x0(prediction, output, noisy, signal=signal, noise=noise, data_deviation=data_deviation)
+        return jnp.concatenate([estimate, 0.5 * (place + 1.0)], axis=-1) if variance else estimate
 
     return denoise
 
@@ -71,7 +83,7 @@ def guided(
 
     Ho & Salimans 2022, eq. 6, with ``scale`` = 1 + w: 1 is the conditional network by itself, which then runs once
     instead of twice a step; 0 the unconditional one. The rule is linear and x_t is shared, so it is the same rule for
-    estimates of x_0 as for the network's outputs, whatever they predict.
+    estimates of x_0 as for the network's outputs, whatever they predict. A learned variance is the conditional one.
 
     Args:
       denoise: the network, for batches of b samples and of 2 b.
@@ -87,23 +99,25 @@ def guided(
     if scale == 1.0:
         return lambda noisy, time: denoise(noisy, time, condition)
 
-    def both(noisy: Images, time: Num[Array, " b"]) -> Images:
+    def both(noisy: Images, time: Num[Array, " b"]) -> Estimates:
         twice = {name: jnp.concatenate([value, null[name]]) for name, value in condition.items()}
         estimate = denoise(jnp.concatenate([noisy, noisy]), jnp.concatenate([time, time]), twice)
+        estimate, place = estimate[..., : noisy.shape[-1]], estimate[: len(noisy), ..., noisy.shape[-1] :]
         conditional, unconditional = jnp.split(estimate, 2)
         found = unconditional + scale * (conditional - unconditional)
         if rescale == 0.0:
-            return found
+            return jnp.concatenate([found, place], axis=-1)
         deviation = lambda images: jnp.std(images, axis=(1, 2, 3), keepdims=True)
         # Lin et al. 2024, equations 15 and 16
-        return found * (rescale * deviation(conditional) / deviation(found) + (1.0 - rescale))
+        found = found * (rescale * deviation(conditional) / deviation(found) + (1.0 - rescale))
+        return jnp.concatenate([found, place], axis=-1)
 
     if interval == (0.0, np.inf):
         return both
     if process is None:
         raise ValueError("an interval of sigmas needs the process that gives them")
 
-    def within(noisy: Images, time: Num[Array, " b"]) -> Images:
+    def within(noisy: Images, time: Num[Array, " b"]) -> Estimates:
         signal, noise = process.scales(time[:1].astype(jnp.float32))
         inside = (noise > interval[0] * signal) & (noise <= interval[1] * signal)  # of a batch, which has one time
         return jax.lax.cond(inside[0], both, lambda noisy, time: denoise(noisy, time, condition), noisy, time)
@@ -114,14 +128,15 @@ def guided(
 def autoguided(denoise: Denoiser, guide: Denoiser, *, scale: float) -> Denoiser:
     """Extrapolate away from a worse network, one that is smaller or less trained (Karras et al. 2024b, equation 3).
 
-    ``scale`` 1 is ``denoise`` by itself, which then runs alone.
+    ``scale`` 1 is ``denoise`` by itself, which then runs alone. A learned variance is that of ``denoise``.
     """
     if scale == 1.0:
         return denoise
 
-    def away(noisy: Images, time: Num[Array, " b"]) -> Images:
-        worse = guide(noisy, time)
-        return worse + scale * (denoise(noisy, time) - worse)
+    def away(noisy: Images, time: Num[Array, " b"]) -> Estimates:
+        worse, found = guide(noisy, time)[..., : noisy.shape[-1]], denoise(noisy, time)
+        better, place = found[..., : noisy.shape[-1]], found[..., noisy.shape[-1] :]
+        return jnp.concatenate([worse + scale * (better - worse), place], axis=-1)
 
     return away
 

@@ -129,7 +129,7 @@ def variational_bound(
     count, axes = image.shape[0], (1, 2, 3)
     time_key, noise_key, end_key = jax.random.split(key, 3)
     ends = np.asarray([process.noisiest, process.earliest], np.float64)
-    (last_signal, first_signal), (last_noise, first_noise) = process.scales(ends)
+    (_, first_signal), (_, first_noise) = process.scales(ends)
     # without a signal SNR is 0 and its logarithm infinite: the little below a millionth is left out
     high, low = np.log(np.minimum(sigmas(process, ends), 1e3))
     uniform = stratified(count * samples, key=time_key).reshape(samples, count)
@@ -145,12 +145,7 @@ def variational_bound(
     errors = jax.lax.map(squared, jnp.arange(samples))
     diffusion = (high - low) * jnp.mean(errors, axis=0)
 
-    deviation = start_deviation(process, ends[:1])
-    variance = (last_noise / deviation) ** 2
-    mean_squares = jnp.sum((last_signal / deviation * image) ** 2, axis=axes)
-    dims = math.prod(image.shape[1:])
-    prior = 0.5 * (mean_squares + dims * (variance - 1.0 - math.log(variance)))
-
+    prior = prior_divergence(process, image)
     values = jnp.linspace(-1.0, 1.0, levels)
     spread = float(first_noise / first_signal)
     seen = image + spread * jax.random.normal(end_key, image.shape)
@@ -164,3 +159,13 @@ def variational_bound(
         "diffusion": diffusion,
         "reconstruction": reconstruction,
     }
+
+
+def prior_divergence(process: Process, image: Images) -> Float[Array, " b"]:
+    """KL(q(x_T | x_0) || the noise that sampling starts from) in nats, in closed form."""
+    last = np.asarray([process.noisiest], np.float64)
+    (signal,), (noise,) = process.scales(last)
+    deviation = start_deviation(process, last)
+    variance = (noise / deviation) ** 2
+    mean_squares = jnp.sum((signal / deviation * image) ** 2, axis=(1, 2, 3))
+    return 0.5 * (mean_squares + math.prod(image.shape[1:]) * (variance - 1.0 - math.log(variance)))

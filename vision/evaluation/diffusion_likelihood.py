@@ -17,6 +17,8 @@ from vision.diffusion.grids import Spacing, time_grid
 from vision.diffusion.guidance import ConditionalDenoiser
 from vision.diffusion.likelihood import bits_per_dimension, dequantized, flow_log_density, variational_bound
 from vision.diffusion.process import Process
+from vision.diffusion.schedules import NoiseSchedule
+from vision.diffusion.variational import discrete_bound
 from vision.ops.pixels import to_float
 from vision.ranges import NonNegativeInt, PositiveInt
 from vision.train.compile import Compiler
@@ -49,6 +51,7 @@ def likelihood_evaluator(
     conditioning: Conditioning,
     variables: Callable[[TrainState], Any],
     description: str,
+    learned: Callable[[Any], ConditionalDenoiser] | None = None,
 ) -> EvaluatorFactory:
     """Bits per dimension of the first test images, each with the half width of its 95 % interval over images.
 
@@ -60,7 +63,10 @@ def likelihood_evaluator(
       conditioning: of the network; images are conditioned on their own labels.
       variables: of a state.
       description: which these are, in words.
+      learned: where a variance is learned, variables -> estimate of x_0 and the place of the log variance; the bound is
+        then that of the chain of all discrete steps with it.
     """
+    schedule = process if isinstance(process, NoiseSchedule) and learned is not None else None
 
     def both(values: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         image, condition = to_float(batch["image"]), conditioning.of(batch)
@@ -69,7 +75,13 @@ def likelihood_evaluator(
         noise_key, probe_key, bound_key = jax.random.split(key, 3)
         times = np.asarray(time_grid(process, config.grid, config.steps + 1), np.float64)
         density = flow_log_density(denoise, process, dequantized(image, key=noise_key), times=times, key=probe_key)
-        bound = variational_bound(denoise, process, image, samples=config.samples, key=bound_key)["bound"]
+        of: dict[str, Any] = {"samples": config.samples, "key": bound_key}
+        if schedule is None or learned is None:
+            bound = variational_bound(denoise, process, image, **of)["bound"]
+        else:
+            with_place = learned(values)
+            place_too = lambda noisy, time: with_place(noisy, time, condition)
+            bound = discrete_bound(place_too, schedule, image, **of)["bound"]
         return bits_per_dimension(density, dims), bound / (dims * math.log(2.0))
 
     def factory(compiler: Compiler) -> Evaluate:
@@ -94,10 +106,12 @@ def likelihood_evaluator(
             half = 1.96 * deviation / math.sqrt(count)
             names = ("bits_per_dimension", "bits_per_dimension_bound")
             conditioned = ", given their classes" if conditioning else ""
+            chain = "in continuous time"
+            chain = chain if schedule is None else f"of {schedule.steps:,} discrete steps with the learned variance"
             how = (
                 f"probability-flow equation, {config.steps} steps of Heun's method on the grid {config.grid}, one "
                 "probe of Rademacher's for the trace, uniform dequantisation",
-                f"variational bound in continuous time, {config.samples} times an image",
+                f"variational bound {chain}, {config.samples} times an image",
             )
             scalars, protocol = {}, {}
             for place, name in enumerate(names):

@@ -103,71 +103,132 @@ def generation_metrics(
       generated: what the generator returns, for the protocol.
       preprocessed: what was done to the real images first, for the protocol: "binarised once".
     """
+    of = {"data": data, "images": images, "generated": generated, "preprocessed": preprocessed}
+    return metrics_of_generators(config, labelled=generator.classes > 0, **of)(generator)
 
-    def factory(compiler: Compiler) -> Evaluate:
+
+def metrics_of_generators(
+    config: GenerationConfig,
+    *,
+    data: Data,
+    images: DataConfig,
+    labelled: bool,
+    generated: str = "generated images",
+    preprocessed: str = "",
+) -> Callable[[Generator], EvaluatorFactory]:
+    """(generator) -> :func:`generation_metrics` of it; the features of real images are computed once for all.
+
+    Args:
+      config: the features and counts.
+      data: real images.
+      images: names the data set.
+      labelled: whether the generators are conditioned on the labels of ``data``.
+      generated: what they return.
+      preprocessed: what was done to the real images first.
+    """
+
+    @functools.lru_cache(maxsize=1)
+    def features(compiler: Compiler) -> RealFeatures | None:
         extractor = load_features(config, images.name)
         if extractor is None:
-            return lambda state: Evaluation()
+            return None
         how = f", {preprocessed}" if preprocessed else ""
         train, test = (f"{data.description(split)}{how}" for split in ("train", "test"))
-        of = lambda split, most: _fields(data, split, generator, most=most, seed=config.seed)
+        of = lambda split, most: _fields(data, split, labelled=labelled, most=most, seed=config.seed)
         real = RealImages(of("train", config.reference), of("test", config.samples), train, test, generated)
-        evaluate = evaluator(compiler, extractor, generator, config, real)
+        return RealFeatures(compiler, extractor, config, real)
 
-        def of_state(state: TrainState) -> Evaluation:
-            found = evaluate(generator.variables(state))
-            protocol = {name: f"{text}; {generator.description}" for name, text in found.protocol.items()}
-            return Evaluation(found.scalars, {}, protocol)
+    def metrics_of(generator: Generator) -> EvaluatorFactory:
+        def factory(compiler: Compiler) -> Evaluate:
+            known = features(compiler)
+            if known is None:
+                return lambda state: Evaluation()
+            evaluate = evaluator(generator, known)
 
-        return of_state
+            def of_state(state: TrainState) -> Evaluation:
+                found = evaluate(generator.variables(state))
+                protocol = {name: f"{text}; {generator.description}" for name, text in found.protocol.items()}
+                return Evaluation(found.scalars, {}, protocol)
 
-    return factory
+            return of_state
+
+        return factory
+
+    return metrics_of
 
 
-def _fields(data: Data, split: Any, generator: Generator, *, most: int, seed: int) -> ArraySource:
+def _fields(data: Data, split: Any, *, labelled: bool, most: int, seed: int) -> ArraySource:
     """The images of a split, of streamed ones ``most`` chosen at random."""
     source = data.source(split)
     if not isinstance(source, ArraySource):
         rows = np.sort(permutation(len(source), seed=seed, epoch=0)[:most])
         source = in_memory(Subset(source, rows, tuple(source.class_names)))
-    return source.only(("image", "label") if generator.classes else ("image",))
+    return source.only(("image", "label") if labelled else ("image",))
 
 
-def evaluator(
-    compiler: Compiler, extractor: FeatureExtractor, generator: Generator, config: GenerationConfig, real: RealImages
-) -> Callable[[Any], Evaluation]:
-    """(variables) -> Fréchet and kernel distance, precision, recall, density, coverage, score, class accuracy.
+class RealFeatures:
+    """Real images as a feature extractor sees them: computed when a generator is first compared with them, and kept."""
 
-    All names begin with that of the feature extractor; those that end with "_floor" are of test images. Classes are
-    requested as often as the training images have them. The generated class accuracy is the share of images whose
-    class, as the extractor recognises it, is the one requested; it needs labels and an extractor whose classes have
-    names.
+    def __init__(
+        self, compiler: Compiler, extractor: FeatureExtractor, config: GenerationConfig, real: RealImages
+    ) -> None:
+        """Check that there are as many images as every number needs.
 
-    The features of real images are computed with those of the first state, and kept.
+        Args:
+          compiler: of the mesh.
+          extractor: a tree of arrays.
+          config: counts.
+          real: real images of the generators' size.
 
-    Args:
-      compiler: of the mesh.
-      extractor: a tree of arrays.
-      generator: what generates; its variables are what the result is called with.
-      config: counts.
-      real: real images of the generator's size.
+        Raises:
+          UserError: there are fewer images than a number needs, or classes that the extractor does not know.
+        """
+        _check(extractor, config, real)
+        self.compiler, self.extractor, self.config, self.real = compiler, extractor, config, real
+        self._numbers_of_classes = [_classes(extractor, source) for source in (real.train, real.test)]
+        self._of_images = compiler.function(
+            lambda extractor, images: extractor.features_and_probabilities(to_float(images))
+        )
 
-    Raises:
-      UserError: there are fewer images than a number needs, or classes that the extractor does not know.
-    """
-    _check(extractor, config, real)
-    numbers_of_classes = [_classes(extractor, source) for source in (real.train, real.test)]
-    held = functools.cache(lambda: compiler.replicate(extractor))
-    size = compiler.rounded_up(config.batch)
-    of_images = compiler.function(lambda extractor, images: extractor.features_and_probabilities(to_float(images)))
-    of_samples = compiler.function(
-        lambda extractor, *request: extractor.features_and_probabilities(to_float(generator.sample(*request)))
-    )
+    @functools.cached_property
+    def held(self) -> Any:
+        """The extractor on the devices."""
+        return self.compiler.replicate(self.extractor)
+
+    @functools.cached_property
+    def chosen(self) -> list[tuple[ArraySource, np.ndarray | None]]:
+        """Training and test images with their labels as the extractor numbers them; they may be made only here."""
+        config, real = self.config, self.real
+        of = [_chosen(real.train, config.reference, config.seed), _chosen(real.test, config.samples, config.seed)]
+        return [
+            (source, None if numbers is None else numbers[source.arrays["label"]])
+            for source, numbers in zip(of, self._numbers_of_classes, strict=True)
+        ]
+
+    @functools.cached_property
+    def reference_and_floor(self) -> tuple[Float[np.ndarray, "n d"], dict[str, float]]:
+        """The features of the training images, and the numbers of test images against them."""
+        train, test = (
+            self.in_parts(
+                {"image": source.arrays["image"]},
+                len(source),
+                labels,
+                lambda part, _: self._of_images(self.held, part["image"]),
+            )
+            for source, labels in self.chosen
+        )
+        return train.features, _numbers(train.features, test, self.config)
 
     def in_parts(
-        rows: Mapping[str, np.ndarray], count: int, labels: np.ndarray | None, call: Callable[[Any, int], Any]
+        self,
+        rows: Mapping[str, np.ndarray],
+        count: int,
+        labels: np.ndarray | None,
+        call: Callable[[Any, int], Any],
     ) -> _Extracted:
-        found = []
+        """What ``call`` (batch, its number) -> (features, probabilities) makes of ``count`` rows, batch by batch."""
+        compiler, config, found = self.compiler, self.config, []
+        size = compiler.rounded_up(config.batch)
         for index, start in enumerate(range(0, count, config.batch)):
             part = {name: value[start : start + config.batch] for name, value in rows.items()}
             filled = {
@@ -178,44 +239,41 @@ def evaluator(
         features, probabilities = (np.concatenate(each) for each in zip(*found, strict=True))
         return _Extracted(features, probabilities, labels)
 
-    @functools.cache
-    def chosen() -> list[tuple[ArraySource, np.ndarray | None]]:
-        """Training and test images with their labels as the extractor numbers them; they may be made only here."""
-        of = [_chosen(real.train, config.reference, config.seed), _chosen(real.test, config.samples, config.seed)]
-        return [
-            (source, None if numbers is None else numbers[source.arrays["label"]])
-            for source, numbers in zip(of, numbers_of_classes, strict=True)
-        ]
 
-    @functools.cache
-    def of_real() -> tuple[np.ndarray, dict[str, float]]:
-        """(features of the reference, the floor)."""
-        train, test = (
-            in_parts(
-                {"image": source.arrays["image"]}, len(source), labels, lambda part, _: of_images(held(), part["image"])
-            )
-            for source, labels in chosen()
-        )
-        return train.features, _numbers(train.features, test, config)
+def evaluator(generator: Generator, real: RealFeatures) -> Callable[[Any], Evaluation]:
+    """(variables) -> Fréchet and kernel distance, precision, recall, density, coverage, score, class accuracy.
 
-    index = compiler.shard_padded(np.arange(size, dtype=np.int32))
-    words = _protocol(extractor, config, real, reference=min(config.reference, len(real.train)))
-    floors = _floor_protocol(words, real, min(config.samples, len(real.test)), config.samples)
+    All names begin with that of the feature extractor; those that end with "_floor" are of test images. Classes are
+    requested as often as the training images have them. The generated class accuracy is the share of images whose
+    class, as the extractor recognises it, is the one requested; it needs labels and an extractor whose classes have
+    names.
+
+    Args:
+      generator: what generates; its variables are what the result is called with.
+      real: what its images are compared with, and by which features.
+    """
+    compiler, extractor, config = real.compiler, real.extractor, real.config
+    of_samples = compiler.function(
+        lambda extractor, *request: extractor.features_and_probabilities(to_float(generator.sample(*request)))
+    )
+    index = compiler.shard_padded(np.arange(compiler.rounded_up(config.batch), dtype=np.int32))
+    words = _protocol(extractor, config, real.real, reference=min(config.reference, len(real.real.train)))
+    floors = _floor_protocol(words, real.real, min(config.samples, len(real.real.test)), config.samples)
     named = lambda numbers, end="": {f"{extractor.name}_{name}{end}": value for name, value in numbers.items()}
 
     def evaluate(variables: Any) -> Evaluation:
-        source, classes = chosen()[0]
+        source, classes = real.chosen[0]
         labels = source.arrays["label"] if generator.classes and "label" in source.fields else None
         condition = {} if labels is None else {"label": np.resize(labels, config.samples).astype(np.int32)}
         requested = None if classes is None else np.resize(classes, config.samples)
         key_of = lambda number: compiler.replicate(jax.random.fold_in(jax.random.key(config.seed), number))
-        generated = in_parts(
+        generated = real.in_parts(
             condition,
             config.samples,
             requested,
-            lambda part, number: of_samples(held(), variables, part, index, key_of(number)),
+            lambda part, number: of_samples(real.held, variables, part, index, key_of(number)),
         )
-        reference, floor = of_real()
+        reference, floor = real.reference_and_floor
         numbers = _numbers(reference, generated, config)
         scalars = {**named(numbers), **named(floor, "_floor")}
         protocol = {**named({name: words[name] for name in numbers}), **named(floors, "_floor")}

@@ -2,7 +2,8 @@
 
 A run folder has frozen.json, {name: {"sha256", "path", "option"}}. The hash says which network the run began with; the
 path is a hint. A run that comes back, and whoever evaluates it, reads the variables anew from the place that the
-configuration names, or the option on the command line, and compares.
+configuration names, or the option on the command line, and compares. What only sampling uses is "optional": it is
+compared where it is read from the same place.
 """
 
 import json
@@ -33,6 +34,8 @@ class FrozenRecord:
     """Where it was read from when the run began."""
     option: str
     """The configuration field that names its place."""
+    optional: bool = False
+    """Whether the run may come back with another one, or without."""
 
 
 def read_records(folder: Path) -> dict[str, FrozenRecord] | None:
@@ -74,20 +77,24 @@ def load_frozen(
       UserError: a network is not where the option says, cannot be read, or is not the one that the run began with.
     """
     records = read_records(folder) if folder is not None else None
-    if records is None and begun and parts:
+    needed = {name: part for name, part in parts.items() if not part.optional}
+    if records is None and begun and needed:
         raise UserError(
-            f"the run in {folder} has no {FILE}, which says with what {_listed(parts)} it began: restore the file, or "
+            f"the run in {folder} has no {FILE}, which says with what {_listed(needed)} it began: restore the file, or "
             "choose another --workdir"
         )
-    if records is not None and set(records) != set(parts):
+    kept = {name: record for name, record in (records or {}).items() if not record.optional}
+    if records is not None and set(kept) != set(needed):
         raise UserError(
-            f"the run in {folder} uses {_listed(records)} and the experiment {_listed(parts)}: use the code and "
+            f"the run in {folder} uses {_listed(kept)} and the experiment {_listed(needed)}: use the code and "
             "options that began it, or choose another --workdir"
         )
     placed: dict[str, Any] = {}
     found: dict[str, FrozenRecord] = {}
     for name, part in parts.items():
-        before = records[name] if records is not None else None
+        before = (records or {}).get(name)
+        if part.optional and before is not None and before.path != str(part.path):
+            before = None
         variables = _read(name, part, before, folder)
         digest = content_hash(variables)
         check_equal(f"the content of the frozen {_called(name)}", digest)
@@ -97,7 +104,7 @@ def load_frozen(
                 f"(sha256 {digest[:12]}...): put it back, name its new place with {option_of(part.option)}, or "
                 "choose another --workdir"
             )
-        found[name] = FrozenRecord(sha256=digest, path=str(part.path), option=part.option)
+        found[name] = FrozenRecord(sha256=digest, path=str(part.path), option=part.option, optional=part.optional)
         if part.in_step:
             placed[name] = compiler.place(variables)
     if records is None and parts and folder is not None and not read_only:
@@ -127,7 +134,8 @@ def _read(name: str, part: FrozenPart, before: FrozenRecord | None, folder: Path
 
 
 def _write(folder: Path, records: Mapping[str, FrozenRecord]) -> None:
-    content = {name: vars(record) for name, record in records.items()}
+    plain = lambda record: {key: value for key, value in vars(record).items() if key != "optional" or value}
+    content = {name: plain(record) for name, record in records.items()}
     write_atomically(folder / FILE, (json.dumps(content, indent=2) + "\n").encode())
 
 

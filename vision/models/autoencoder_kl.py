@@ -22,7 +22,7 @@ from vision.nn.dense import Dense
 from vision.nn.latent import standard_normal
 from vision.nn.norms import GroupNorm
 from vision.nn.resample import upsample_nearest
-from vision.ranges import Channels, Depth
+from vision.ranges import Channels, Depth, NonNegativeInt
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,12 @@ class AutoencoderKlConfig:
     groups: Depth = 32
     """Groups of normalised channels, a divisor of all widths."""
     attention: bool = True
-    """Self-attention at the coarsest resolution."""
+    """Self-attention between the two blocks at the coarsest resolution."""
+    encoder_attention: tuple[NonNegativeInt, ...] = ()
+    """Levels, from 0 at the resolution of the image, at which each residual block of the encoder is followed by
+    self-attention."""
+    decoder_attention: tuple[NonNegativeInt, ...] = ()
+    """The same for the decoder."""
     encoded_projection: bool = True
     """A linear layer between the encoder and the moments of the latent."""
     decoded_projection: bool = True
@@ -92,17 +97,20 @@ def _block(config: AutoencoderKlConfig, width: int, name: str) -> nn.Module:
     return kind(width, config.groups, jnp.dtype(config.dtype), name=name)
 
 
+def _attention(config: AutoencoderKlConfig, name: str) -> SelfAttention2d:
+    return SelfAttention2d(
+        norm=partial(_norm, config),
+        dtype=jnp.dtype(config.dtype),
+        out_init=nn.initializers.lecun_normal(),
+        name=name,
+    )
+
+
 def _middle(config: AutoencoderKlConfig, hidden: Array) -> Array:
     """Two blocks at the coarsest resolution, with attention between them; called inside a compact method."""
     hidden = _block(config, hidden.shape[-1], "mid_a")(hidden)
     if config.attention:
-        attend = SelfAttention2d(
-            norm=partial(_norm, config),
-            dtype=jnp.dtype(config.dtype),
-            out_init=nn.initializers.lecun_normal(),
-            name="mid_attention",
-        )
-        hidden = attend(hidden)
+        hidden = _attention(config, "mid_attention")(hidden)
     return _block(config, hidden.shape[-1], "mid_b")(hidden)
 
 
@@ -119,6 +127,8 @@ class Encoder(nn.Module):
         for level, width in enumerate(config.widths):
             for index in range(config.blocks):
                 hidden = _block(config, width, f"down_{level}_block_{index}")(hidden)
+                if level in config.encoder_attention:
+                    hidden = _attention(config, f"down_{level}_attention_{index}")(hidden)
             if level < len(config.widths) - 1:
                 # zeros only below and to the right
                 halve = Conv(width, strides=2, padding=((0, 1), (0, 1)), dtype=dtype, name=f"down_{level}_halve")
@@ -140,6 +150,8 @@ class Decoder(nn.Module):
         for level in reversed(range(len(config.widths))):
             for index in range(config.blocks + 1):
                 hidden = _block(config, config.widths[level], f"up_{level}_block_{index}")(hidden)
+                if level in config.decoder_attention:
+                    hidden = _attention(config, f"up_{level}_attention_{index}")(hidden)
             if level > 0:
                 double = Conv(config.widths[level], dtype=dtype, name=f"up_{level}_double")
                 hidden = double(upsample_nearest(hidden))

@@ -172,7 +172,8 @@ class DiT(nn.Module):
 
         Args:
           image: noisy images of about unit variance; sides must be multiples of the patch.
-          time: diffusion time in steps, 0 to 999 for the published schedule.
+          time: as ``Process.network_time`` gives it: steps of a discrete schedule, 0 to 999 as published; 1000 t of a
+            flow.
           condition: what the configuration names, and nothing else; None or ``{}`` for nothing. "label" int32 [b] in
             [0, classes], where ``classes`` means "no label"; "embedding" float [b embedding]; "tokens" int32 [b tokens]
             in [0, vocabulary); "image" float [b h w condition_channels]; "duration" float [b] in the unit of ``time``.

@@ -96,6 +96,8 @@ class UNetConfig:
     then the deviation of the noise, above 0, by which the prediction is divided too (Song et al. 2021, NCSN++)."""
     frequency_shift: Fraction = 1.0
     """The last of n frequencies of the sinusoidal code is 10,000 ** (-(n - 1) / (n - shift)): 0 in ADM."""
+    time_code: NoneOrMoreChannels = 0
+    """Channels of the code of the time; 0 for ``width``, from which it differs in ADM for 512x512 pixels."""
     time_width: NoneOrMoreChannels = 0
     """Width of the embedding of the time and of conditions; 0 for four times ``width``."""
     resampling: Literal["strided", "strided_after", "residual", "residual_projected"] = "strided"
@@ -144,6 +146,8 @@ _ADM = UNetConfig(
 ADM_64 = replace(_ADM, width=192, multipliers=(1, 2, 3, 4), blocks=3, attention=(32, 16, 8), dropout=0.1)
 ADM_128 = replace(_ADM, width=256, multipliers=(1, 1, 2, 3, 4), attention=(32, 16, 8), heads=4, head_channels=0)
 ADM_256 = replace(_ADM, width=256, multipliers=(1, 1, 2, 2, 4, 4), attention=(32, 16, 8))
+# of 256 channels and multipliers 0.5, 1, 1, 2, 2, 4, 4 there
+ADM_512 = replace(_ADM, multipliers=(1, 2, 2, 4, 4, 8, 8), attention=(32, 16, 8), time_code=256, time_width=1024)
 
 # Karras et al. 2022, table 7, for CIFAR-10 without labels; Song et al. 2021 have multipliers=(1, 2, 2, 2).
 DDPM_PLUS_PLUS = UNetConfig(
@@ -234,8 +238,8 @@ class UNet(nn.Module):
 
         Args:
           image: noisy images of about unit variance; sides must be multiples of patch * 2 ** (levels - 1).
-          time: diffusion time in steps, 0 to 999 for the published schedule; the deviation of the noise, above 0,
-            for a Fourier code.
+          time: as ``Process.network_time`` gives it: steps of a discrete schedule, 0 to 999 as published; 1000 t of a
+            flow; ln(sigma) / 4 of edm. For a Fourier code, the deviation of the noise, above 0.
           condition: what the configuration names, and nothing else; None or ``{}`` for nothing. "label" int32 [b] in
             [0, classes], where ``classes`` means "no label"; "embedding" float [b embedding]; "tokens" int32 [b tokens]
             in [0, vocabulary); "image" float [b h w condition_channels]; "duration" float [b] in the unit of ``time``.
@@ -338,17 +342,17 @@ class UNet(nn.Module):
         """The embedding [b e] of the time and the conditions, and that of tokens [b n e], to which layers attend."""
         config = self.config
         dtype = jnp.dtype(config.dtype)
-        size = config.time_width or 4 * config.width
+        size, code = config.time_width or 4 * config.width, config.time_code or config.width
         dense = partial(Dense, size, dtype=dtype, kernel_init=fan_average)
         if config.time_embedding == "fourier":
             # Song et al. 2021, appendix C.1, after Tancik et al. 2020: random frequencies of deviation 16, not trained
-            frequencies = self.param("time_frequencies", nn.initializers.normal(16.0), (config.width,))
+            frequencies = self.param("time_frequencies", nn.initializers.normal(16.0), (code,))
             embedding = fourier_embedding(jnp.log(time.astype(jnp.float32)), jax.lax.stop_gradient(frequencies))
         else:
-            embedding = sinusoidal_embedding(time, config.width, shift=config.frequency_shift)
+            embedding = sinusoidal_embedding(time, code, shift=config.frequency_shift)
         embedding = dense(name="time_out")(nn.silu(dense(name="time_in")(embedding)))
         if config.durations:
-            length = sinusoidal_embedding(condition["duration"], config.width, shift=config.frequency_shift)
+            length = sinusoidal_embedding(condition["duration"], code, shift=config.frequency_shift)
             embedding = embedding + dense(name="duration_out")(nn.silu(dense(name="duration_in")(length)))
         if config.classes:
             # Linen's default variance, 1 / size, is far below the time embedding's: labels go unheard for long.

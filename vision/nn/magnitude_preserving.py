@@ -29,7 +29,7 @@ EPSILON = 1e-4
 """Keeps divisions by magnitudes defined (algorithm 1)."""
 
 _SILU = 0.596
-"""The magnitude of SiLU of a standard normal variable (equation 81)."""
+"""The magnitude of SiLU of a standard normal variable."""
 
 
 def mp_silu(features: Float[Array, "*any"]) -> Float[Array, "*any"]:
@@ -42,7 +42,6 @@ def mp_sum(one: Float[Array, "*any"], other: Float[Array, "*any"], share: float)
 
     ``share`` is in [0, 1]; the arrays have one shape.
     """
-    # equation 88
     return ((1.0 - share) * one + share * other) / math.hypot(1.0 - share, share)
 
 
@@ -51,7 +50,6 @@ def mp_concatenated(one: Float[Array, "... a"], other: Float[Array, "... b"], sh
 
     For features of magnitude 1 the result has magnitude 1; ``share`` is in [0, 1].
     """
-    # equation 103
     first, second = one.shape[-1], other.shape[-1]
     scale = math.sqrt((first + second) / ((1.0 - share) ** 2 + share**2))
     return jnp.concatenate(
@@ -74,7 +72,6 @@ def mp_fourier(values: Num[Array, " b"], width: int) -> Float[Array, "b width"]:
     """
     random = np.random.default_rng(0)
     frequency, phase = random.normal(size=width), random.uniform(size=width)
-    # equation 75
     angle = values.astype(jnp.float32)[:, None] * (2.0 * np.pi * frequency).astype(np.float32)
     return math.sqrt(2.0) * jnp.cos(angle + (2.0 * np.pi * phase).astype(np.float32))
 

@@ -30,7 +30,7 @@ class NoiseUncertainty(nn.Module):
 def uncertainty_weighted(error: Float[Array, " b"], log_variance: Float[Array, " b"]) -> Float[Array, " b"]:
     """Of each sample's weighted squared error, error / exp(u) + u: least where u is the log of the expected error.
 
-    Karras et al. 2024, equations 14 and 15. There the gradient of ``error`` is divided by the expected error, and its
+    Karras et al. 2024, section 2.2. There the gradient of ``error`` is divided by the expected error, and its
     magnitude is that of a loss of 1.
     """
     return error * jnp.exp(-log_variance) + log_variance

@@ -37,6 +37,7 @@ from vision.ranges import check_ranges
 
 CLASS = "AutoencoderKL"
 _ENCODER, _DECODER = "DownEncoderBlock2D", "UpDecoderBlock2D"
+_ENCODER_ATTENTION, _DECODER_ATTENTION = "AttnDownEncoderBlock2D", "AttnUpDecoderBlock2D"
 _DEFAULTS: Mapping[str, Any] = {
     **{"in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": [64], "layers_per_block": 1},
     **{"down_block_types": [_ENCODER], "up_block_types": [_DECODER], "act_fn": "silu", "norm_num_groups": 32},
@@ -76,8 +77,12 @@ def autoencoder_kl_rules(config: AutoencoderKlConfig) -> WeightRules:
         down, up = f"encoder.down_blocks.{level}", f"decoder.up_blocks.{last - level}"
         for index in range(config.blocks):
             rules += _block_rules(f"{down}.resnets.{index}", f"encoder/down_{level}_block_{index}")
+            if level in config.encoder_attention:
+                rules += _attention_rules(f"{down}.attentions.{index}", f"encoder/down_{level}_attention_{index}")
         for index in range(config.blocks + 1):
             rules += _block_rules(f"{up}.resnets.{index}", f"decoder/up_{level}_block_{index}")
+            if level in config.decoder_attention:
+                rules += _attention_rules(f"{up}.attentions.{index}", f"decoder/up_{level}_attention_{index}")
         rules += dense_rules(f"{down}.downsamplers.0.conv", f"encoder/down_{level}_halve", CONV)
         rules += dense_rules(f"{up}.upsamplers.0.conv", f"decoder/up_{level}_double", CONV)
     rules += dense_rules("quant_conv", "to_moments", POINTWISE)
@@ -115,6 +120,7 @@ def read_autoencoder_kl(path: str | Path) -> PublishedAutoencoder:
 def write_autoencoder_kl(path: str | Path, published: PublishedAutoencoder) -> None:
     """Write a folder that :func:`read_autoencoder_kl` and diffusers read."""
     config, mean, deviation = published.config, published.mean, published.deviation
+    levels = range(len(config.widths))
     same = bool(np.all(mean == mean[0]) and np.all(deviation == deviation[0]))
     scale: dict[str, Any] = (
         {"scaling_factor": float(1.0 / deviation[0]), "shift_factor": float(mean[0]) or None}
@@ -127,8 +133,10 @@ def write_autoencoder_kl(path: str | Path, published: PublishedAutoencoder) -> N
         "out_channels": config.channels,
         "latent_channels": config.latent,
         "block_out_channels": list(config.widths),
-        "down_block_types": [_ENCODER] * len(config.widths),
-        "up_block_types": [_DECODER] * len(config.widths),
+        "down_block_types": [_ENCODER_ATTENTION if level in config.encoder_attention else _ENCODER for level in levels],
+        "up_block_types": [
+            _DECODER_ATTENTION if level in config.decoder_attention else _DECODER for level in reversed(levels)
+        ],
         "layers_per_block": config.blocks,
         "act_fn": "silu",
         "norm_num_groups": config.groups,
@@ -197,12 +205,20 @@ def _described(content: Mapping[str, Any], path: str | Path) -> PublishedAutoenc
         return found
 
     widths = tuple(values("block_out_channels", int))
-    fixed = {
-        "down_block_types": [_ENCODER] * len(widths),
-        "up_block_types": [_DECODER] * len(widths),
-        "act_fn": "silu",
-        "out_channels": said["in_channels"],
-    }
+    if not widths:
+        raise refuse("has [] for block_out_channels, which is no level at all")
+
+    def attending(name: str, plain: str, attentive: str) -> list[bool]:
+        kinds = values(name, str)
+        if len(kinds) != len(widths) or not set(kinds) <= {plain, attentive}:
+            wanted = f"{len(widths)} of {plain} or {attentive}"
+            raise refuse(f"has {on_one_line(repr(kinds), 80)} for {name}, and only {wanted} are known here")
+        return [kind == attentive for kind in kinds]
+
+    down = attending("down_block_types", _ENCODER, _ENCODER_ATTENTION)
+    up = attending("up_block_types", _DECODER, _DECODER_ATTENTION)[::-1]
+    levels_of = lambda attend: tuple(level for level, each in enumerate(attend) if each)
+    fixed = {"act_fn": "silu", "out_channels": said["in_channels"]}
     for name, wanted in fixed.items():
         if said[name] != wanted:
             raise refuse(f"has {on_one_line(repr(said[name]), 80)} for {name}, and only {wanted!r} is known here")
@@ -213,6 +229,8 @@ def _described(content: Mapping[str, Any], path: str | Path) -> PublishedAutoenc
         blocks=value("layers_per_block", int),
         groups=value("norm_num_groups", int),
         attention=value("mid_block_add_attention", bool),
+        encoder_attention=levels_of(down),
+        decoder_attention=levels_of(up),
         encoded_projection=value("use_quant_conv", bool),
         decoded_projection=value("use_post_quant_conv", bool),
     )

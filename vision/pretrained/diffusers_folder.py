@@ -51,6 +51,15 @@ class FolderSource:
     extra_files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Further JSON files of the folder that is written, by name."""
 
+    def files(self, variables: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, Any]], StateDict]:
+        """JSON files by name and weights of ``variables``, for :func:`write_folder`; raises as ``written`` does."""
+        config, tensors = self.written(variables)
+        return {CONFIG: config, **self.extra_files}, tensors
+
+    def write(self, path: str | os.PathLike[str], variables: Mapping[str, Any]) -> None:
+        """Write a folder that diffusers' ``from_pretrained`` reads; raises as ``written`` and :func:`write_folder`."""
+        write_folder(path, *self.files(variables))
+
 
 def is_published_folder(path: str | os.PathLike[str]) -> bool:
     """Whether a folder is one of diffusers, possibly incomplete; that of a run has a config.json too."""

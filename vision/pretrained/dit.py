@@ -25,8 +25,8 @@ from vision.errors import UserError
 from vision.models.dit import DiT, DiTConfig, position_embedding
 from vision.pretrained.adapted import Adapted
 from vision.pretrained.diffusers_config import Entries, options
-from vision.pretrained.diffusers_folder import CONFIG, FolderSource, check_count, read_folder, write_folder
-from vision.pretrained.learned_variance import without_variance
+from vision.pretrained.diffusers_folder import CONFIG, FolderSource, check_count, read_folder
+from vision.pretrained.learned_variance import variance_is_surplus, without_variance
 from vision.pretrained.rules import DENSE, SAME, Layout, Rule, dense_rules, from_published, to_published
 from vision.pretrained.state_dict import StateDict
 
@@ -180,24 +180,8 @@ def read_dit(folder: str | Path) -> tuple[DiTConfig, dict[str, Any]]:
     return config, from_published(tensors, target, rules=dit_rules(config))[0]
 
 
-def write_dit(folder: str | Path, config: DiTConfig, variables: Mapping[str, Any], *, side: int) -> None:
-    """Write a network for diffusers' ``DiTTransformer2DModel.from_pretrained``.
-
-    Args:
-      folder: a new folder; it appears at once or not at all.
-      config: of the network.
-      variables: {"params": ...} of arrays, of a `DiT` of ``config``.
-      side: height and width of its images.
-
-    Raises:
-      UserError: there is something at ``folder``, or DiTTransformer2DModel has no such network.
-    """
-    values, tensors = _published(config, variables, side)
-    write_folder(folder, {CONFIG: values}, tensors)
-
-
 def dit_source(config: DiTConfig, *, side: int) -> FolderSource:
-    """How ``--init-from FOLDER`` starts a run's network from a published one, and how the run is exported.
+    """How ``--init-from FOLDER`` starts a run's network from a published one, and how networks become folders.
 
     Args:
       config: of the run's network.
@@ -209,7 +193,8 @@ def dit_source(config: DiTConfig, *, side: int) -> FolderSource:
 
     def read(folder: Path) -> Adapted:
         wanted, tensors = _read(folder)
-        variance = config.channels == wanted.channels == _outputs(config) and _outputs(wanted) == 2 * config.channels
+        counts = lambda config: (config.channels, _outputs(config))
+        variance = variance_is_surplus(counts(config), counts(wanted), origin=str(folder / CONFIG))
         ignored = (*_OF_TRAINING, *(("out_channels",) if variance else ()))
         ours = replace(config, out_channels=None if _outputs(config) == config.channels else config.out_channels)
         missing = options(ours, wanted, ignored=ignored)

@@ -1,6 +1,6 @@
 """The diffusion process of a published network, by the scheduler_config.json that diffusers keeps with it.
 
-Of a pipeline, the file is in the folder ``scheduler`` beside the network's; it may also lie in the network's own.
+In a pipeline, the file is in the folder ``scheduler`` next to the network's; it may also be in the network's own.
 """
 
 import json

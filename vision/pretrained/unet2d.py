@@ -2,7 +2,7 @@
 
     model, variables = read_unet2d("ddpm-cifar10-32")
     noise = UNet(model).apply(variables, noisy, time, train=False)
-    write_unet2d("mine", model, variables, side=32)
+    unet2d_source(model, side=32).write("mine", variables)
 
 config.json becomes a `UNetConfig`, whose attention is given by the side of feature maps and not by level: ``side`` is
 that of the images. The published code of the time may have cosines first; the inputs of the first dense layer are then
@@ -20,8 +20,8 @@ import numpy as np
 from vision.errors import UserError
 from vision.models.unet import UNet, UNetConfig
 from vision.pretrained.adapted import Adapted
-from vision.pretrained.diffusers_folder import CONFIG, FolderSource, check_count, read_folder, write_folder
-from vision.pretrained.learned_variance import without_variance
+from vision.pretrained.diffusers_folder import CONFIG, FolderSource, check_count, read_folder
+from vision.pretrained.learned_variance import variance_is_surplus, without_variance
 from vision.pretrained.rules import CONV, POINTWISE, Rule, dense_rules, from_published, norm_rules, to_published
 from vision.pretrained.state_dict import StateDict
 from vision.pretrained.unet2d_config import missing_options, outputs_of, published_side, unet2d_config, unet2d_values
@@ -90,24 +90,8 @@ def read_unet2d(folder: str | Path, *, side: int | None = None) -> tuple[UNetCon
     return config, from_published(_as_rules_expect(tensors, values), target, rules=unet2d_rules(config))[0]
 
 
-def write_unet2d(folder: str | Path, config: UNetConfig, variables: Mapping[str, Any], *, side: int) -> None:
-    """Write a network for diffusers' ``UNet2DModel.from_pretrained``.
-
-    Args:
-      folder: a new folder; it appears at once or not at all.
-      config: of the network.
-      variables: {"params": ...} of arrays, of a `UNet` of ``config``.
-      side: height of its images.
-
-    Raises:
-      UserError: there is something at ``folder``, or UNet2DModel has no such network.
-    """
-    values, tensors = _published(config, variables, side)
-    write_folder(folder, {CONFIG: values}, tensors)
-
-
 def unet2d_source(config: UNetConfig, *, side: int) -> FolderSource:
-    """How ``--init-from FOLDER`` starts a run's network from a published one, and how the run is exported.
+    """How ``--init-from FOLDER`` starts a run's network from a published one, and how networks become folders.
 
     Args:
       config: of the run's network.
@@ -122,8 +106,8 @@ def unet2d_source(config: UNetConfig, *, side: int) -> FolderSource:
         values, tensors = read_folder(folder)
         origin = str(folder / CONFIG)
         wanted = unet2d_config(values, origin=origin, side=side)
-        outputs = config.channels, outputs_of(config), wanted.channels, outputs_of(wanted)
-        variance = outputs == (config.channels, config.channels, config.channels, 2 * config.channels)
+        counts = lambda config: (config.channels, outputs_of(config))
+        variance = variance_is_surplus(counts(config), counts(wanted), origin=origin)
         ignored = (*_OF_TRAINING, *(("out_channels",) if variance else ()))
         missing = missing_options(config, wanted, side=side, ignored=ignored)
         if wanted.classes and not config.classes:

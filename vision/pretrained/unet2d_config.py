@@ -117,7 +117,7 @@ def unet2d_values(config: UNetConfig, *, side: int) -> dict[str, Any]:
     _expressible("up_attention", config.up_attention == "every" or not any(attends), config)
     _expressible("resampling", config.resampling != "residual_projected" or len(levels) == 1, config)
     _expressible("groups", len(counts) == 1, config)
-    for name in ("embedding", "tokens", "condition_channels", "durations"):
+    for name in ("embedding", "tokens", "condition_channels", "durations", "time_code"):
         _expressible(name, not getattr(config, name), config)
     _expressible("mid_attention", config.mid_attention != "plain" or config.conditioning == "scale_shift", config)
     heads = config.head_channels or None
@@ -185,6 +185,7 @@ def simplest(config: UNetConfig, side: int) -> UNetConfig:
         config,
         **equal,
         attention=sides,
+        time_code=0 if config.time_code == config.width else config.time_code,
         time_width=0 if config.time_width == 4 * config.width else config.time_width,
         frequency_shift=1.0 if config.time_embedding == "fourier" else config.frequency_shift,
         mid_scale=None if config.mid_scale in (None, config.residual_scale) else config.mid_scale,

@@ -1,6 +1,5 @@
 """From the parts of a recipe to an experiment: what every recipe would otherwise write out."""
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from vision.evaluation.generator import Generator, sampling
 from vision.inference import Inference
 from vision.parallel.sharding import ShardingRules
 from vision.pretrained.adapted import Adapt, unchanged
-from vision.pretrained.diffusers_folder import CONFIG, FolderSource
+from vision.pretrained.diffusers_folder import FolderSource
 from vision.pretrained.initial import read_initial_values
 from vision.pretrained.rules import WeightRules
 from vision.pretrained.state_dict import StateDict
@@ -48,12 +47,6 @@ class WeightsSource:
     """How a folder of diffusers is read, and the averages written as one; None where there is none of this network."""
     excluded: Sequence[str] = ()
     """Collections that always start anew."""
-
-
-def _written_folder(folder: FolderSource, state: TrainState) -> tuple[dict[str, Mapping[str, Any]], StateDict]:
-    """The JSON files of a folder of diffusers, and the averaged parameters under published names."""
-    config, weights = folder.written({"params": state.ema["ema"]})
-    return {CONFIG: config, **folder.extra_files}, weights
 
 
 def assemble(
@@ -112,6 +105,7 @@ def assemble(
     step = averaged(step, averages, of=averaging)
     step = repeated(step, config.dispatch) if config.dispatch > 1 else step
     weights = weights or WeightsSource()
+    folder = weights.folder
 
     def init(key: Key[Array, ""], initial: Mapping[str, Array] | None = None) -> TrainState:
         variables_key, run_key = jax.random.split(key)
@@ -158,7 +152,7 @@ def assemble(
         prediction=prediction,
         inference=inference,
         published=weights.written,
-        published_folder=None if weights.folder is None else functools.partial(_written_folder, weights.folder),
+        published_folder=None if folder is None else lambda state: folder.files({"params": state.ema["ema"]}),
         class_names=data.class_names if labelled else None,
         contents=lambda: {split: data.content(split) for split in ("train", "test")},
         initial_values=initial_values if config.init_from is not None or statistics is not None else None,

@@ -1,11 +1,15 @@
 """The recipe of diffusion models: a network, a process, a loss, an optimizer, data, evaluation."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vision.diffusion.conditions import label_conditioning
+from vision.diffusion.conditions import Conditioning, label_conditioning
 from vision.diffusion.guidance import denoiser
+from vision.diffusion.likelihood import LEVELS
+from vision.diffusion.process import Process
 from vision.errors import UserError
 from vision.evaluation.diffusion_likelihood import LikelihoodConfig, likelihood_evaluator
 from vision.pretrained.adapted import Adapted
@@ -18,19 +22,24 @@ from vision.pretrained.scheduler_config import (
     read_scheduler_config,
     scheduler_config,
 )
-from vision.recipes.diffusion_networks import diffusion_network
+from vision.recipes.diffusion_networks import DiffusionNetwork, diffusion_network, with_variance
 from vision.recipes.generative import (
     EVALUATION_ONLY,
     QUICK_GENERATION,
     GenerativeRunConfig,
     Objective,
+    Samples,
     averaged_variables,
     generative,
+    generator_of,
+    samples_evaluation,
     samples_of,
 )
+from vision.recipes.guide import NAME as GUIDE
+from vision.recipes.guide import guide
 from vision.tasks.diffusion import DiffusionConfig, diffusion_loss, held_out_error, make_process
 from vision.tasks.sampling import SamplingConfig, check, describe, predictor, sampler
-from vision.train.experiment import Experiment
+from vision.train.experiment import EvaluatorFactory, Experiment
 from vision.written_option import written_option
 
 
@@ -53,13 +62,49 @@ QUICK_DIFFUSION: dict[str, Any] = {
 """What ``--quick`` of the diffusion experiments share: data, process, sampling, budget."""
 
 
-def diffusion(config: DiffusionRunConfig) -> Experiment:
-    """The experiment.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DiffusionParts:
+    """What a diffusion recipe is composed of, checked."""
+
+    samples: Samples
+    network: DiffusionNetwork
+    process: Process
+    conditioning: Conditioning
+
+    def objective(self, config: DiffusionRunConfig) -> Objective:
+        """The loss, the held-out error, and the sampler of ``config.sampling``."""
+        module, process = self.network.module, self.process
+        of: dict[str, Any] = {"conditioning": self.conditioning}
+        shape, levels = self.samples.shape, None if self.samples.space else LEVELS
+        certainty = {"log_variance": self.network.log_variance}
+        found = None
+        if config.sampling.guide is not None:
+            found = guide(
+                config.sampling.guide,
+                model=config.model,
+                diffusion=config.diffusion,
+                shape=shape,
+                first_stage=None if self.samples.space is None else self.samples.space.stage.content,
+            )
+        of_sampler = {**of, "image_shape": shape, "guide": None if found is None else found.denoiser}
+        return Objective(
+            loss=diffusion_loss(module, config.diffusion, process, levels=levels, **certainty, **of),
+            held_out=held_out_error(module, config.diffusion, process, **of),
+            error=f"mean squared error of the {config.diffusion.prediction} target",
+            sample=sampler(module, config.diffusion, process, config.sampling, **of_sampler),
+            sampling=describe(config.sampling),
+            frozen={} if found is None else {GUIDE: found.frozen},
+        )
+
+
+def diffusion_parts(config: DiffusionRunConfig) -> DiffusionParts:
+    """The parts of a recipe.
 
     Raises ``UserError`` for settings that contradict each other.
     """
     samples = samples_of(config)
-    network = diffusion_network(config.model, samples.shape)
+    learned = config.diffusion.variance == "learned"
+    network = diffusion_network(with_variance(config.model) if learned else config.model, samples.shape)
     if network.folder is not None:
         network = replace(network, folder=with_process(network.folder, config.diffusion))
     conditioning = label_conditioning(config.model.classes)
@@ -72,35 +117,56 @@ def diffusion(config: DiffusionRunConfig) -> Experiment:
     if samples.space and config.likelihood.images:
         raise UserError("likelihood is of models of pixels, and this one is of latents: leave likelihood.images 0")
     process = make_process(config.diffusion)
-    of = {"conditioning": conditioning}
+    return DiffusionParts(samples=samples, network=network, process=process, conditioning=conditioning)
+
+
+def diffusion(config: DiffusionRunConfig) -> Experiment:
+    """The experiment.
+
+    Raises ``UserError`` for settings that contradict each other.
+    """
+    parts = diffusion_parts(config)
+    denoise = lambda values, variance=False: denoiser(
+        predictor(parts.network.module, {"params": values["params"]}, variance=variance),
+        parts.process,
+        config.diffusion.prediction,
+        data_deviation=config.diffusion.data_deviation,
+        variance=variance,
+    )
     likelihood = likelihood_evaluator(
-        lambda values: denoiser(
-            predictor(network.module, {"params": values["params"]}),
-            process,
-            config.diffusion.prediction,
-            data_deviation=config.diffusion.data_deviation,
-        ),
-        process,
-        samples.images,
+        denoise,
+        parts.process,
+        parts.samples.images,
         config.likelihood,
+        conditioning=parts.conditioning,
         variables=averaged_variables,
         description=f"EMA {config.ema}",
-        **of,
+        learned=functools.partial(denoise, variance=True) if config.diffusion.variance == "learned" else None,
     )
     return generative(
         config,
-        network,
-        samples,
-        Objective(
-            loss=diffusion_loss(network.module, config.diffusion, process, log_variance=network.log_variance, **of),
-            held_out=held_out_error(network.module, config.diffusion, process, **of),
-            error=f"mean squared error of the {config.diffusion.prediction} target",
-            sample=sampler(network.module, config.diffusion, process, config.sampling, image_shape=samples.shape, **of),
-            sampling=describe(config.sampling),
-        ),
+        parts.network,
+        parts.samples,
+        parts.objective(config),
         evaluators=(likelihood,),
         evaluation_only=(*EVALUATION_ONLY, "likelihood."),
     )
+
+
+def evaluation_of_samplers(config: DiffusionRunConfig) -> Callable[[SamplingConfig], EvaluatorFactory]:
+    """(sampling) -> the numbers of its samples, for states of runs of ``config``; one set of features of real images.
+
+    Raises (both functions): ``UserError`` for settings that contradict each other.
+    """
+    parts = diffusion_parts(config)
+    numbers = samples_evaluation(config, parts.samples)
+
+    def of(sampling: SamplingConfig) -> EvaluatorFactory:
+        check(config.diffusion, sampling, conditioning=parts.conditioning)
+        changed = replace(config, sampling=sampling)
+        return numbers(generator_of(changed, parts.samples, parts.objective(changed)))
+
+    return of
 
 
 def with_process(source: FolderSource, config: DiffusionConfig) -> FolderSource:

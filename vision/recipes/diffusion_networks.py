@@ -11,7 +11,7 @@ from vision.errors import UserError
 from vision.models import dit, edm2, unet
 from vision.models.dit import DIT_B, DIT_L, DIT_S, DIT_XL, DiT, DiTConfig
 from vision.models.edm2 import EDM2_L, EDM2_M, EDM2_S, EDM2_XL, EDM2_XS, EDM2_XXL, EDM2Config, EDM2UNet
-from vision.models.unet import ADM_64, ADM_128, ADM_256, DDPM_256, DDPM_PLUS_PLUS, UNet, UNetConfig
+from vision.models.unet import ADM_64, ADM_128, ADM_256, ADM_512, DDPM_256, DDPM_PLUS_PLUS, UNet, UNetConfig
 from vision.nn.magnitude_preserving import normalised_weights
 from vision.parallel.sharding import ShardingRules
 from vision.pretrained.diffusers_folder import FolderSource
@@ -28,6 +28,7 @@ NETWORKS: Mapping[str, NetworkConfig] = {
     "adm_64": ADM_64,
     "adm_128": ADM_128,
     "adm_256": ADM_256,
+    "adm_512": ADM_512,
     "dit_s": DIT_S,
     "dit_b": DIT_B,
     "dit_l": DIT_L,
@@ -136,6 +137,19 @@ def diffusion_network(config: NetworkConfig, shape: tuple[int, int, int]) -> Dif
                 onto=normalised_weights,
                 log_variance=edm2.log_variance if config.uncertainty else None,
             )
+
+
+def with_variance(config: NetworkConfig) -> NetworkConfig:
+    """The network with the outputs of a learned variance, as many as those of the prediction.
+
+    Raises ``UserError`` where ``out_channels`` are set to another number.
+    """
+    wanted = 2 * config.channels
+    if config.out_channels not in (None, wanted):
+        raise UserError(
+            f"diffusion.variance learned needs {wanted} outputs of the network: leave --model.out-channels out"
+        )
+    return replace(config, out_channels=wanted)
 
 
 def _check_divisible(shape: tuple[int, int, int], coarsest: int, why: str) -> None:

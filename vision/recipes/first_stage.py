@@ -26,7 +26,7 @@ from vision.pretrained.autoencoder_kl import autoencoder_shapes, describe_autoen
 from vision.pretrained.diffusers_folder import read_config
 from vision.pretrained.initial import read_initial_values
 from vision.pretrained.state_dict import read_state_dict
-from vision.ranges import check_ranges
+from vision.recipes.stored_config import stored_part
 from vision.train.content_hash import content_hash
 from vision.train.experiment import FrozenPart
 from vision.train.state import with_values
@@ -34,7 +34,7 @@ from vision.train.state import with_values
 SHAPES = Path(pretrained.__file__).parent / "shapes_first_stage"
 """The folder of a first stage for images of the shapes world, with latents of a quarter of their sides."""
 STORED = "weights.safetensors"
-"""The file of its weights, beside its config.json."""
+"""The file of its weights, next to its config.json."""
 NAME = "first_stage"
 """Of the frozen part."""
 _SUITABLE = "a run of experiments.autoencoder_cifar, or the folder of a published AutoencoderKL"
@@ -149,7 +149,7 @@ def _of_run(folder: Path, content: Mapping[str, Any], option: str) -> FirstStage
 
 
 def _values(folder: Path, shapes: Any) -> Mapping[str, np.ndarray]:
-    """The variables of a run, or those in the file beside its configuration."""
+    """The variables of a run, or those in the file next to its configuration."""
     if (folder / STORED).exists():
         tensors = read_state_dict(folder / STORED)
         return {name: np.asarray(array, np.float32) for name, array in tensors.items()}
@@ -213,25 +213,4 @@ def _autoencoder_config(folder: Path, content: Mapping[str, Any]) -> Autoencoder
         raise UserError(f"{folder} is a run of {name}, whose network has no grid of latents: name {_SUITABLE}")
     if content.get("replicas"):
         raise UserError(f"{folder} holds several runs of {name} as one: name a single run")
-    values: dict[str, Any] = {}
-    for field, value in said.items():
-        default = fields[field]
-        if isinstance(default, tuple):
-            fits = isinstance(value, list) and all(type(each) is int for each in value)
-            values[field] = tuple(value) if fits else None
-        elif isinstance(default, float):
-            fits = type(value) in (int, float)
-            values[field] = float(value) if fits else None
-        else:
-            fits = type(value) is type(default)
-            values[field] = value
-        if not fits:
-            raise UserError(
-                f"{folder / 'config.json'} has {on_one_line(repr(value), 60)} for model.{field}: restore the file"
-            )
-    config = AutoencoderConfig(**values)
-    try:
-        check_ranges(config)
-    except UserError as error:
-        raise UserError(f"{folder / 'config.json'} is of no possible network ({error}): restore the file") from error
-    return config
+    return stored_part(AutoencoderConfig, said, name="model", origin=folder / "config.json")

@@ -1,8 +1,8 @@
 """What recipes of diffusion and flows share: data or latents, optimizer, averages, evaluation, sampling."""
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import optax
 from vision.data.dataset import DataConfig
 from vision.data.image_data import Data, image_data
 from vision.evaluation.combine import combine
-from vision.evaluation.generation import GenerationConfig, generation_metrics
+from vision.evaluation.generation import GenerationConfig, metrics_of_generators
 from vision.evaluation.generator import Generator
 from vision.evaluation.held_out import held_out_loss
 from vision.evaluation.samples import sample_grid_evaluator
@@ -28,7 +28,7 @@ from vision.recipes.preprocessing import scaled
 from vision.recipes.quick_data import GENERATION
 from vision.recipes.run_config import RunConfig
 from vision.tasks.diffusion import HeldOutError
-from vision.train.experiment import EvaluatorFactory, Experiment, Intervals
+from vision.train.experiment import EvaluatorFactory, Experiment, FrozenPart, Intervals
 from vision.train.optimizer import AdamConfig, clipped, learning_rate
 from vision.train.snapshots import SnapshotConfig
 from vision.train.step import accumulate, gradient, preprocessed, projected, warmed_up
@@ -102,6 +102,8 @@ class Objective:
     sample: Sampler
     sampling: str
     """How samples are generated, in words."""
+    frozen: Mapping[str, FrozenPart] = field(default_factory=dict)
+    """Networks with fixed weights that the sampler finds among its variables, by name."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -176,23 +178,14 @@ def generative(
         batch = space.encoded(values, batch, key=key) if space else {**batch, "image": to_float(batch["image"])}
         return objective.held_out(values, batch, key=key)
 
-    def sample(values: Any, condition: Any, index: jax.Array, key: jax.Array, /) -> jax.Array:
-        made = objective.sample({"params": values["params"]}, condition, index, key)
-        return to_uint8(space.decode(values, made) if space else made)
-
-    generator = Generator(
-        sample=sample,
-        variables=functools.partial(averaged_variables, latent=space is not None),
-        classes=config.model.classes,
-        description=f"{objective.sampling}, EMA {config.ema}",
-    )
+    generator = generator_of(config, samples, objective)
     evaluation = combine(
         held_out_loss(
             held_out,
             space.data if space else images,
             {
                 "mse" if name == "ema" else f"mse_{name}": (
-                    functools.partial(averaged_variables, name=name, latent=space is not None),
+                    functools.partial(averaged_variables, name=name, with_state=space is not None),
                     f"EMA {decay}",
                 )
                 for name, decay in decays.items()
@@ -201,8 +194,7 @@ def generative(
             limit=config.held_out,
             description=objective.error,
         ),
-        sample_grid_evaluator(generator, config.data, count=config.samples, classified=config.classified),
-        generation_metrics(generator, config.metrics, data=images, images=config.data),
+        samples_evaluation(config, samples)(generator),
         *evaluators,
     )
     return assemble(
@@ -216,7 +208,7 @@ def generative(
         generator=generator,
         weights=WeightsSource(folder=network.folder, excluded=(*copies, *((STATE,) if space else ()))),
         statistics=space.statistics if space else None,
-        frozen={NAME: space.stage.frozen} if space else None,
+        frozen={**({NAME: space.stage.frozen} if space else {}), **objective.frozen},
         caches=space.caches if space else (),
         snapshots=config.snapshots,
         rules=network.rules,
@@ -224,6 +216,37 @@ def generative(
     )
 
 
-def averaged_variables(state: TrainState, name: str = "ema", *, latent: bool = False) -> Mapping[str, Any]:
-    """The averaged parameters of a state, with what latents are scaled and decoded by."""
-    return {"params": state.ema[name], **(state.model_state if latent else {})}
+def generator_of(config: GenerativeRunConfig, samples: Samples, objective: Objective) -> Generator:
+    """The sampler of an objective as a generator of images."""
+    space = samples.space
+
+    def sample(values: Any, condition: Any, index: jax.Array, key: jax.Array, /) -> jax.Array:
+        frozen = {name: values["frozen"][name] for name in objective.frozen}
+        made = objective.sample({"params": values["params"], **frozen}, condition, index, key)
+        return to_uint8(space.decode(values, made) if space else made)
+
+    return Generator(
+        sample=sample,
+        variables=functools.partial(averaged_variables, with_state=space is not None or bool(objective.frozen)),
+        classes=config.model.classes,
+        description=f"{objective.sampling}, EMA {config.ema}",
+    )
+
+
+def samples_evaluation(config: GenerativeRunConfig, samples: Samples) -> Callable[[Generator], EvaluatorFactory]:
+    """(generator) -> a grid of its images, their class accuracy, and distances to real images.
+
+    The features of real images are computed once for all generators.
+    """
+    metrics = metrics_of_generators(
+        config.metrics, data=samples.images, images=config.data, labelled=config.model.classes > 0
+    )
+    grid = functools.partial(
+        sample_grid_evaluator, data=config.data, count=config.samples, classified=config.classified
+    )
+    return lambda generator: combine(grid(generator), metrics(generator))
+
+
+def averaged_variables(state: TrainState, name: str = "ema", *, with_state: bool = False) -> Mapping[str, Any]:
+    """The averaged parameters of a state; with what latents are scaled and decoded by, and frozen networks."""
+    return {"params": state.ema[name], **(state.model_state if with_state else {})}

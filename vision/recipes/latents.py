@@ -194,8 +194,8 @@ def _latent_data(
 ) -> Data:
     """``images`` with "latent" in place of "image"."""
     moments = stage.moments_shape(images.sample["image"].shape)
-    beside = {name: leaf for name, leaf in images.sample.items() if name != "image"}
-    sample = {LATENT: jax.ShapeDtypeStruct(moments, jnp.dtype(config.stored)), **beside}
+    others = {name: leaf for name, leaf in images.sample.items() if name != "image"}
+    sample = {LATENT: jax.ShapeDtypeStruct(moments, jnp.dtype(config.stored)), **others}
 
     @functools.cache
     def source(split: Split) -> Source:

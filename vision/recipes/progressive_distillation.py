@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from vision.diffusion.conditions import label_conditioning
 from vision.errors import UserError
@@ -41,6 +42,8 @@ def progressive_distillation(config: DistillationRunConfig) -> Experiment:
     conditioning = label_conditioning(config.model.classes)
     batch_size = config.batch_size // config.microbatches
     check_sampling(config.diffusion, config.sampling, conditioning=conditioning, batch_size=batch_size)
+    if config.sampling.guide is not None:
+        raise UserError("a student is guided by what its teacher was: leave sampling.guide out")
     check(config.distillation, config.diffusion, conditioning=conditioning, images=config.images)
     if samples.space and (config.sampling.threshold != "none" or config.distillation.clip):
         raise UserError(
@@ -48,7 +51,7 @@ def progressive_distillation(config: DistillationRunConfig) -> Experiment:
             "--distillation.no-clip"
         )
     process = make_process(config.diffusion)
-    of = {"conditioning": conditioning}
+    of: dict[str, Any] = {"conditioning": conditioning}
     plan = course(config.distillation, steps=config.steps, batch_size=config.batch_size)
     return generative(
         config,

@@ -1,7 +1,9 @@
-"""A plot of a quantity against another, a line for each name, with intervals."""
+"""Plots of a quantity against another, a line for each name, with intervals."""
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,33 +18,47 @@ Point = tuple[float, float, float]
 """(x, y, half the width of its interval, 0 for none)."""
 
 
-def line_plot(
-    lines: Mapping[str, Sequence[Point]],
-    *,
-    title: str,
-    x: str,
-    y: str,
-    x_log: bool = False,
-    y_log: bool = False,
-    levels: Mapping[str, float] | None = None,
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Plot lines.
+@dataclass(frozen=True, kw_only=True)
+class LinePlot:
+    """One plot of a picture."""
 
-    Args:
-      lines: points of each, in order of x; those that are not finite are left out.
-      title: of the plot.
-      x: name of the horizontal axis.
-      y: name of the vertical axis.
-      x_log: whether the horizontal axis is logarithmic, with a tick at each value of x.
-      y_log: whether the vertical axis is logarithmic.
-      levels: horizontal lines by name, such as a floor.
-    """
+    lines: Mapping[str, Sequence[Point]]
+    """Points of each, in order of x; those that are not finite are left out."""
+    title: str
+    x: str
+    """Name of the horizontal axis."""
+    y: str
+    """Name of the vertical axis; "" where the title has it."""
+    x_log: bool = False
+    """Whether the horizontal axis is logarithmic, with a tick at each value of x."""
+    y_log: bool = False
+    """Whether the vertical axis is logarithmic."""
+    levels: Mapping[str, float] = field(default_factory=dict)
+    """Horizontal lines by name, such as a floor."""
+
+
+def line_plots(plots: Sequence[LinePlot], *, columns: int = 3) -> UInt8[np.ndarray, "h w 3"]:
+    """Plots as one picture, row by row."""
     from matplotlib.figure import Figure
+
+    columns = min(columns, len(plots))
+    rows = -(-len(plots) // columns)
+    figure = Figure(figsize=(5.2 * columns, 3.8 * rows), dpi=_DOTS_PER_INCH, layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, plot in zip(places, plots, strict=False):
+        _plotted(axes, plot)
+    for axes in places[len(plots) :]:
+        axes.set_axis_off()
+    written = io.BytesIO()
+    figure.savefig(written, format="png")
+    return np.asarray(Image.open(written).convert("RGB"))
+
+
+def _plotted(axes: Any, plot: LinePlot) -> None:
     from matplotlib.ticker import NullFormatter, NullLocator
 
-    figure = Figure(figsize=(7.0, 4.4), dpi=_DOTS_PER_INCH, layout="constrained")
-    axes = figure.subplots()
-    for number, (name, points) in enumerate(lines.items()):
+    for number, (name, points) in enumerate(plot.lines.items()):
         finite = [point for point in points if np.isfinite(point[:2]).all()]
         if not finite:
             continue
@@ -58,25 +74,22 @@ def line_plot(
             linewidth=1.6,
             capsize=3,
         )
-    for name, level in (levels or {}).items():
+    for name, level in plot.levels.items():
         axes.axhline(level, color="#777777", linewidth=1, linestyle="--")
         axes.annotate(
             name, (0.995, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="#555555", size=9
         )
-    if x_log:
+    if plot.x_log:
         axes.set_xscale("log")
-        ticks = sorted({point[0] for points in lines.values() for point in points})
+        ticks = sorted({point[0] for points in plot.lines.values() for point in points})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
-    if y_log:
+    if plot.y_log:
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.set_title(title)
+    axes.set_xlabel(plot.x)
+    axes.set_ylabel(plot.y)
+    axes.set_title(plot.title)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
-    written = io.BytesIO()
-    figure.savefig(written, format="png")
-    return np.asarray(Image.open(written).convert("RGB"))

@@ -1,8 +1,9 @@
 """Diffusion as a task: the process and what is predicted, the training loss, the error on held-out images."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -13,11 +14,21 @@ from jaxtyping import Array, Float, Int, Key, Num
 from vision.diffusion.conditions import Conditioning
 from vision.diffusion.continuous import EDM, Flow, VarianceExploding, VariancePreserving
 from vision.diffusion.guidance import input_scale
-from vision.diffusion.parameterization import DATA_DEVIATION, Prediction, Weighting, diffuse, loss_weight, target
+from vision.diffusion.likelihood import LEVELS
+from vision.diffusion.parameterization import (
+    DATA_DEVIATION,
+    Prediction,
+    Weighting,
+    diffuse,
+    loss_weight,
+    target,
+    to_x0,
+)
 from vision.diffusion.process import Process
-from vision.diffusion.schedules import ScheduleName, make_schedule, zero_terminal_snr
+from vision.diffusion.schedules import NoiseSchedule, ScheduleName, make_schedule, zero_terminal_snr
 from vision.diffusion.training_times import TimeDistribution, training_times
 from vision.diffusion.transport import coupled_noise
+from vision.diffusion.variational import reverse_steps, variational_term
 from vision.errors import UserError
 from vision.nn.noise_uncertainty import uncertainty_weighted
 from vision.ranges import FiniteFloat, Fraction, PositiveFloat, check_ranges
@@ -25,6 +36,9 @@ from vision.types import Batch, Condition, LossFn, Params
 
 Variables = Mapping[str, Params]
 """The variables of a network: {"params": ...}."""
+
+BOUND_SHARE = 1e-3
+"""Weight of the variational bound where a variance is learned: lambda of Nichol & Dhariwal 2021, section 3.1."""
 
 ContinuousName = Literal["flow", "edm", "vp", "ve"]
 
@@ -71,6 +85,9 @@ class DiffusionConfig:
     transport: Annotated[int, Interval(ge=0, le=1024)] = 0
     """Minibatch optimal transport: noise is assigned to images within groups of this size (Tong et al. 2024); 0 for
     independent noise."""
+    variance: Literal["fixed", "learned"] = "fixed"
+    """Whether the network predicts the variance of ancestral steps too, trained by the variational bound (Nichol &
+    Dhariwal 2021); for discrete schedules. ``sampling.variance learned`` samples with it."""
     condition_dropout: Fraction = 0.1
     """Share of samples trained without their conditions, for classifier-free guidance. Unused without conditions."""
 
@@ -121,6 +138,13 @@ def check_diffusion(config: DiffusionConfig, *, batch_size: int | None = None) -
             "diffusion.weighting truncated_snr divides by the signal-to-noise ratio for epsilon, which is almost 0 at "
             "the last times: predict x0 or v, or weight by simple or min_snr"
         )
+    if config.variance == "learned" and (
+        not isinstance(process, NoiseSchedule) or config.times != "uniform" or config.shift != 1.0
+    ):
+        raise UserError(
+            "diffusion.variance learned is trained by a bound over all discrete times: it needs a discrete "
+            "diffusion.schedule, diffusion.times uniform and diffusion.shift 1"
+        )
     if config.transport == 1:
         raise UserError("diffusion.transport 1 assigns each noise to its own image: use groups of 2 or more, or 0")
     if config.transport and batch_size is not None and batch_size % config.transport:
@@ -134,6 +158,7 @@ def diffusion_loss(
     *,
     conditioning: Conditioning,
     log_variance: Callable[[Params, Num[Array, " b"]], Float[Array, " b"]] | None = None,
+    levels: int | None = LEVELS,
 ) -> LossFn:
     """The loss of a network with the call ``model(noisy, time, condition, train=...)``.
 
@@ -144,7 +169,12 @@ def diffusion_loss(
     Ho et al. 2020, algorithm 1 and eq. 14, with targets and weights of ``parameterization``; Karras et al. 2022, eq. 8,
     for edm; Lipman et al. 2023, eq. 14, for velocity under a flow. Where the network has a ``log_variance`` of the loss
     at each c_noise, the loss is divided by it (Karras et al. 2024, section 2.2).
+
+    For a learned variance a thousandth of the variational bound, in bits per dimension, is added, whose gradient does
+    not reach the mean: L_hybrid of Nichol & Dhariwal 2021, section 3.1. Its term at the cleanest time takes images of
+    ``levels`` values, or real ones for None, such as latents.
     """
+    learned = reverse_steps(process) if config.variance == "learned" and isinstance(process, NoiseSchedule) else None
 
     def loss(params, model_state, batch, *, key, step):
         del step
@@ -157,7 +187,7 @@ def diffusion_loss(
         condition = conditioning.dropped(
             conditioning.of(batch), probability=config.condition_dropout, key=condition_key
         )
-        error = squared_error(
+        error, estimate, place = evaluated(
             model, {"params": params}, config, process, image, eps, time, condition, rngs={"dropout": dropout_key}
         )
         weight = loss_weight(
@@ -171,7 +201,14 @@ def diffusion_loss(
         weighted = weight * error
         if log_variance is not None:
             weighted = uncertainty_weighted(weighted, log_variance(params, process.network_time(time)))
-        return jnp.mean(weighted), (model_state, {"mse": jnp.mean(error)})
+        scalars = {"mse": jnp.mean(error)}
+        if learned is None:
+            return jnp.mean(weighted), (model_state, scalars)
+        fixed = jax.lax.stop_gradient(estimate)
+        terms = variational_term(learned, image, time, fixed, place, levels=levels)
+        # one term of T, in the unit of bits per dimension
+        bound = len(learned.log_most) * jnp.mean(terms) / (image[0].size * math.log(2.0))
+        return jnp.mean(weighted) + BOUND_SHARE * bound, (model_state, {**scalars, "bound": bound})
 
     return loss
 
@@ -189,7 +226,7 @@ def times_of(config: DiffusionConfig, process: Process, count: int, *, key: Key[
     )
 
 
-def squared_error(
+def evaluated(
     model: nn.Module,
     variables: Variables,
     config: DiffusionConfig,
@@ -200,22 +237,25 @@ def squared_error(
     condition: Condition,
     *,
     rngs: dict[str, Key[Array, ""]] | None = None,
-) -> Float[Array, " b"]:
-    """Mean squared error of the network's output for each sample; dropout is active when ``rngs`` are given.
+) -> tuple[Float[Array, " b"], Float[Array, "b h w c"], Float[Array, "b h w out"]]:
+    """(mean squared error of the prediction of each sample, estimate of x_0, place of a learned log variance).
 
-    Of a network that predicts a variance too, with twice the channels, it is the first half (Nichol & Dhariwal 2021).
-    Raises ``ValueError`` where the output has another shape than the images.
+    Dropout is active when ``rngs`` are given. Of a network that predicts a variance too, with twice the channels, the
+    prediction is the first half (Nichol & Dhariwal 2021); without one, the places have no channels. Raises
+    ``ValueError`` where the output has another shape than the images.
     """
     signal, noise = process.at(time)
     noisy = diffuse(image, eps, signal=signal, noise=noise)
     seen = input_scale(process, signal, noise, data_deviation=config.data_deviation) * noisy
     output = model.apply(variables, seen, process.network_time(time), condition, train=rngs is not None, rngs=rngs)
     assert isinstance(output, jax.Array)  # apply returns a pair only where state is mutable
-    output = without_variance(output, image.shape[-1])
+    whole, output = output, without_variance(output, image.shape[-1])
     if output.shape != image.shape:
-        raise ValueError(f"the network returned an array of shape {output.shape} for images of shape {image.shape}")
-    truth = target(config.prediction, image, eps, signal=signal, noise=noise, data_deviation=config.data_deviation)
-    return jnp.mean(jnp.square(output - truth), axis=(1, 2, 3))
+        raise ValueError(f"the network returned an array of shape {whole.shape} for images of shape {image.shape}")
+    of: dict[str, Any] = {"signal": signal, "noise": noise, "data_deviation": config.data_deviation}
+    error = jnp.mean(jnp.square(output - target(config.prediction, image, eps, **of)), axis=(1, 2, 3))
+    place = 0.5 * (whole[..., image.shape[-1] :] + 1.0)
+    return error, to_x0(config.prediction, output, noisy, **of), place
 
 
 def held_out_error(
@@ -232,7 +272,7 @@ def held_out_error(
         time_key, noise_key = jax.random.split(key)
         time = times_of(config, process, image.shape[0], key=time_key)
         eps = jax.random.normal(noise_key, image.shape)
-        error = squared_error(model, variables, config, process, image, eps, time, conditioning.of(batch))
+        error, _, _ = evaluated(model, variables, config, process, image, eps, time, conditioning.of(batch))
         return jnp.sum(jnp.where(mask, error, 0.0)), jnp.sum(mask)
 
     return evaluate

@@ -77,6 +77,8 @@ def check(config: DistillationConfig, diffusion: DiffusionConfig, *, conditionin
             f"distillation takes steps of equal time, which schedule {diffusion.schedule} does not suit: choose flow, "
             "vp or one of discrete times"
         )
+    if diffusion.variance == "learned":
+        raise UserError("students take deterministic steps, which have no variance: set diffusion.variance fixed")
     if diffusion.prediction in ("epsilon", "score"):
         raise UserError(
             f"diffusion.prediction {diffusion.prediction} is unstable in a few steps, since it says nothing of the "
@@ -178,7 +180,7 @@ def student_loss(
     signal, noise = process.at(start)
     noisy = diffuse(image, eps, signal=signal, noise=noise)
 
-    of = {"data_deviation": diffusion.data_deviation}
+    of: dict[str, Any] = {"data_deviation": diffusion.data_deviation}
     clip = static_threshold if config.clip else lambda x0: x0
     conditional = denoiser(predictor(model, {"params": teacher}), process, diffusion.prediction, **of)
     scale = config.guidance if conditioning else 1.0

@@ -1,7 +1,9 @@
 """Sampling as a task: which sampler, on which times, under which guidance; and the sampling function of a network."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
@@ -9,7 +11,15 @@ from annotated_types import Interval
 
 from vision.diffusion.conditions import Conditioning
 from vision.diffusion.grids import Spacing, time_grid
-from vision.diffusion.guidance import Predictor, denoiser, dynamic_threshold, guided, static_threshold
+from vision.diffusion.guidance import (
+    ConditionalDenoiser,
+    Predictor,
+    autoguided,
+    denoiser,
+    dynamic_threshold,
+    guided,
+    static_threshold,
+)
 from vision.diffusion.process import Process, sigmas
 from vision.diffusion.samplers.ddim import ancestral, ddim
 from vision.diffusion.samplers.heun import heun
@@ -43,8 +53,9 @@ class SamplingConfig:
     """Factor on every sigma of the grid (Esser et al. 2024, equation 23)."""
     eta: Fraction = 0.0
     """Noise of ddim: 0 is deterministic, 1 ancestral."""
-    variance: Literal["posterior", "beta"] = "posterior"
-    """Variance of the steps of ancestral. Unused by others."""
+    variance: Literal["posterior", "beta", "learned"] = "posterior"
+    """Variance of the steps of ancestral; learned is between the two others, by a network of ``diffusion.variance
+    learned``. Unused by others."""
     order: Annotated[int, Interval(ge=1, le=3)] = 2
     """Order of unipc's predictor. Unused by others."""
     churn: NonNegativeFloat = 0.0
@@ -59,6 +70,11 @@ class SamplingConfig:
     """Sigmas (noise / signal), lower and upper, between which guidance is applied (Kynkäänniemi et al. 2024)."""
     guidance_rescale: Fraction = 0.0
     """Share by which a guided estimate's deviation is brought back to that of the conditional one (Lin et al. 2024)."""
+    guide: Path | None = None
+    """Autoguidance (Karras et al. 2024b): the folder of a run of a smaller or less trained network of the same task,
+    away from whose estimates samples move; a guided evaluation counts as two."""
+    guide_scale: NonNegativeFloat = 2.0
+    """Scale of autoguidance: 1 is none. Unused without ``guide``."""
     threshold: Literal["none", "static", "dynamic"] = "static"
     """What keeps estimates of the clean image in range: static clips to [-1, 1], dynamic to a percentile that is then
     scaled to 1 (Saharia et al. 2022)."""
@@ -113,12 +129,22 @@ def check(
     check_ranges(sampling)
     if sampling.eta and sampling.method != "ddim":
         raise UserError(f"sampling.eta is for ddim, and sampling.method is {sampling.method}: leave sampling.eta 0")
+    if sampling.method == "ancestral" and sampling.variance == "learned" and config.variance != "learned":
+        raise UserError(
+            "sampling.variance learned needs a network that was trained with diffusion.variance learned: choose "
+            "posterior or beta"
+        )
     if sampling.churn and sampling.method != "heun":
         raise UserError(f"sampling.churn is for heun, and sampling.method is {sampling.method}: leave sampling.churn 0")
     for name in ("churn_range", "guidance_range"):
         low, high = getattr(sampling, name)
         if low >= high:
             raise UserError(f"sampling.{name} is a lower and an upper sigma, not {low:g} {high:g}")
+    if sampling.guide is not None and conditioning and sampling.guidance != 1.0:
+        raise UserError(
+            "sampling.guide and sampling.guidance are two kinds of guidance: set sampling.guidance 1, or leave "
+            "sampling.guide out"
+        )
     make_plan(make_process(config), sampling)
     if conditioning and sampling.guidance != 1.0 and config.condition_dropout == 0.0:
         raise UserError(
@@ -128,8 +154,10 @@ def check(
 
 
 def network_evaluations(process: Process, sampling: SamplingConfig, *, conditional: bool = True) -> int:
-    """Evaluations of the network for an image: of the sampler, twice where it is guided."""
+    """Evaluations of the network for an image: of the sampler, twice where it is guided, by itself or by another."""
     plan = make_plan(process, sampling)
+    if sampling.guide is not None and sampling.guide_scale != 1.0:
+        return 2 * plan.evaluations
     if sampling.guidance == 1.0 or not conditional:
         return plan.evaluations
     low, high = sampling.guidance_range
@@ -164,7 +192,10 @@ def describe(sampling: SamplingConfig) -> str:
     within = (
         "" if sampling.guidance_range == ALL_SIGMAS else " for sigma in {:g} to {:g}".format(*sampling.guidance_range)
     )
-    return f"{sampling.method}, {sampling.steps} steps{grid}{shift}, guidance {sampling.guidance:g}{within}"
+    guidance = f"guidance {sampling.guidance:g}{within}"
+    if sampling.guide is not None:
+        guidance = f"autoguidance {sampling.guide_scale:g} by {sampling.guide}"
+    return f"{sampling.method}, {sampling.steps} steps{grid}{shift}, {guidance}"
 
 
 def sampler(
@@ -175,12 +206,16 @@ def sampler(
     *,
     conditioning: Conditioning,
     image_shape: tuple[int, int, int],
+    guide: Callable[[Variables], ConditionalDenoiser] | None = None,
 ) -> Sampler:
     """The function that generates images of ``image_shape`` (h, w, c), in [-1, 1] under a threshold.
 
+    A ``guide`` for autoguidance finds its variables in ``variables["guide"]``.
     Sample i depends on (key, index[i], condition i) alone, not on how many are sampled with it, up to rounding.
     """
     plan = make_plan(process, sampling)
+    learned = sampling.method == "ancestral" and sampling.variance == "learned"
+    of: dict[str, Any] = {"data_deviation": config.data_deviation, "variance": learned}
 
     def sample(variables, condition, index, key):
         null = conditioning.null(condition)
@@ -188,7 +223,7 @@ def sampler(
         keys = jax.vmap(lambda i: jax.random.fold_in(start_key, i))(index)
         start = jax.vmap(lambda k: jax.random.normal(k, image_shape))(keys)
         denoise = guided(
-            denoiser(predictor(model, variables), process, config.prediction, data_deviation=config.data_deviation),
+            denoiser(predictor(model, variables, variance=learned), process, config.prediction, **of),
             condition=condition,
             null=null,
             scale=sampling.guidance if conditioning else 1.0,
@@ -196,18 +231,21 @@ def sampler(
             interval=sampling.guidance_range if sampling.guidance_range != ALL_SIGMAS else (0.0, float("inf")),
             rescale=sampling.guidance_rescale,
         )
+        if guide is not None:
+            worse = guide(variables["guide"])
+            denoise = autoguided(denoise, lambda x, time: worse(x, time, condition), scale=sampling.guide_scale)
         start = plan.start * start if plan.start != 1.0 else start
         return integrate(plan, denoise, start, key=walk_key, index=index, threshold=make_threshold(sampling))
 
     return sample
 
 
-def predictor(model: nn.Module, variables: Variables) -> Predictor:
-    """The network as (noisy, time, condition) -> output, without dropout and without a predicted variance."""
+def predictor(model: nn.Module, variables: Variables, *, variance: bool = False) -> Predictor:
+    """The network as (noisy, time, condition) -> output, without dropout; with a predicted variance where asked for."""
 
     def predict(noisy, time, condition):
         output = model.apply(variables, noisy, time, condition, train=False)
         assert isinstance(output, jax.Array)  # apply returns a pair only where state is mutable
-        return without_variance(output, noisy.shape[-1])
+        return output if variance else without_variance(output, noisy.shape[-1])
 
     return predict

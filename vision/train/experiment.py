@@ -62,6 +62,8 @@ class FrozenPart:
     """The tree of variables, of ShapeDtypeStructs."""
     load: Callable[[], Any]
     """Reads the variables, a tree of arrays as in ``shapes``. Raises ``UserError`` where that is impossible."""
+    optional: bool = False
+    """Whether only sampling uses it, so that a run may be sampled from and evaluated with another one, or without."""
     in_step: bool = True
     """Whether the step uses it; one that only makes data is checked and not kept on the devices."""
 

@@ -39,7 +39,7 @@ class Profile:
 def exponent_of(length: float) -> float:
     """The exponent g of the average of relative length sigma_rel, to the digits of float64.
 
-    Karras et al. 2024, equation 126 (algorithm 2): the positive root of
+    Karras et al. 2024, appendix C: the positive root of
     g^3 + 7 g^2 + (16 - sigma_rel^-2) g + (12 - sigma_rel^-2).
 
     Raises ``ValueError`` for a length that is not between 0 and 12 ** -0.5 = 0.2887.
@@ -53,14 +53,14 @@ def exponent_of(length: float) -> float:
 
 def length_of(exponent: float) -> float:
     """The inverse of :func:`exponent_of`: sigma_rel of the profile with the exponent g, at least 0."""
-    # equation 123: (g + 1)^(1/2) (g + 2)^-1 (g + 3)^(-1/2)
+    # sigma_rel = (g + 1)^(1/2) (g + 2)^-1 (g + 3)^(-1/2)
     return float(np.sqrt((exponent + 1.0) / (exponent + 3.0)) / (exponent + 2.0))
 
 
 def power_decay(length: float) -> Schedule:
     """Beta of the step counted from 0, a decay of ``vision.train.step.averaged``, for the average of a length.
 
-    Karras et al. 2024, equation 127: beta(t) = (1 - 1/t)^(g + 1), with t counted from 1. The first is 0: nothing of the
+    Karras et al. 2024, appendix C: beta(t) = (1 - 1/t)^(g + 1), with t counted from 1. The first is 0: nothing of the
     random start is left.
     """
     power = exponent_of(length) + 1.0

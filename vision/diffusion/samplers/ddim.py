@@ -4,6 +4,7 @@ All sample a generalised posterior q(x_s | x_t, x_0) with x_0 replaced by its es
 method for the probability-flow equation, in sigma as in the straight line of a flow: both keep x_0 and eps over a step.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -33,20 +34,27 @@ def ddim(process: Process, times: Num[np.ndarray, " n"], *, eta: float = 0.0) ->
 
 
 def ancestral(
-    process: Process, times: Num[np.ndarray, " n"], *, variance: Literal["posterior", "beta"] = "posterior"
+    process: Process, times: Num[np.ndarray, " n"], *, variance: Literal["posterior", "beta", "learned"] = "posterior"
 ) -> Plan:
     """Ancestral sampling (Ho et al. 2020, algorithm 2).
 
     ``variance`` is that of p(x_{t-1} | x_t) (section 3.2): "beta" is beta_t, the upper bound on the entropy of the
     reverse process, "posterior" is (1 - abar_{t-1}) / (1 - abar_t) beta_t, the lower. On a subset of times, beta is
-    that of the shortened chain, 1 - abar_t / abar_s. No noise is added in the last step. Arguments otherwise as for
-    :func:`ddim`.
+    that of the shortened chain, 1 - abar_t / abar_s. "learned" is between the two, where the network says (Nichol &
+    Dhariwal 2021, section 3.1); its denoiser gives twice the channels. No noise is added in the last step. Arguments
+    otherwise as for :func:`ddim`.
     """
     signal, noise = grid_scales(process, times)
     now_and_next = signal[:-1], noise[:-1], signal[1:], noise[1:]
     room = posterior_deviation(*now_and_next)
     added = room if variance == "posterior" else transition_deviation(*now_and_next)
-    return _posterior_plan(process, times, signal, noise, room=room, added=added)
+    plan = _posterior_plan(process, times, signal, noise, room=room, added=added)
+    if variance != "learned":
+        return plan
+    # beta~ = (s_s / s_t)^2 beta
+    narrowest = np.where(noise[1:] > 0.0, noise[1:] / noise[:-1], 1.0)
+    rows = tuple(replace(row, narrowest=float(least)) for row, least in zip(plan.rows, narrowest, strict=True))
+    return replace(plan, rows=rows)
 
 
 def inversion(process: Process, times: Num[np.ndarray, " n"], *, iterations: int = 1) -> Plan:

@@ -9,7 +9,9 @@ float64 before the first evaluation. With D the denoiser, a row does
     x      = from_base base + from_point x + sum_j move[j] m_j + deviation z
 
 where m_0 is the estimate just made, m_1 the one before, and z is standard normal. A sampler of one evaluation a step
-has base = x; a predictor and corrector keeps the start of the step while it evaluates the predicted point.
+has base = x; a predictor and corrector keeps the start of the step while it evaluates the predicted point. Where the
+variance is learned, D gives twice the channels, of which the second half is the place v of its logarithm between two
+bounds (``vision.diffusion.variational``); the deviation is then a value's own, deviation narrowest^(1 - v).
 """
 
 import dataclasses
@@ -29,7 +31,8 @@ from vision.errors import UserError
 Images = Float[Array, "b h w c"]
 
 Denoiser = Callable[[Images, Num[Array, " b"]], Images]
-"""(x_t, t [b]) -> estimate of x_0, float32: D(x; sigma) of Karras et al. 2022, with t in the unit of the process."""
+"""(x_t, t [b]) -> estimate of x_0, float32: D(x; sigma) of Karras et al. 2022, with t in the unit of the process; of a
+network whose learned variance is used, the place of its logarithm follows along the channels."""
 
 Threshold = Callable[[Images], Images]
 """Estimate of x_0 -> the estimate that the sampler goes by, such as one clipped to the range of images."""
@@ -46,6 +49,8 @@ class Row:
     from_point: float = 0.0
     move: tuple[float, ...] = ()
     deviation: float = 0.0
+    narrowest: float = 1.0
+    """The least deviation of a learned variance over ``deviation``, which is the largest; 1 where none is learned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,12 +128,14 @@ def _scan(
         raise ValueError("this sampler adds noise: it needs a key")
     index = jnp.arange(start.shape[0]) if index is None else index
     memory = max(1, *(max(len(row.correct), len(row.move)) for row in plan.rows))
+    learned = any(row.narrowest != 1.0 for row in plan.rows)
     stepwise = all(row.keep == 0.0 and row.take == 1.0 and not any(row.correct) for row in plan.rows)
     table = _table(plan, memory)
 
     def move(carry: tuple[Images, Images, tuple[Images, ...]], at: dict[str, Array]):
         point, base, before = carry
-        estimate = denoise(point, jnp.broadcast_to(at["time"], (point.shape[0],)))
+        found = denoise(point, jnp.broadcast_to(at["time"], (point.shape[0],)))
+        estimate, place = found[..., : point.shape[-1]], found[..., point.shape[-1] :]
         estimates = (estimate if threshold is None else threshold(estimate), *before)
         if stepwise:
             moved = (at["from_base"] + at["from_point"]) * point
@@ -139,7 +146,8 @@ def _scan(
         if plan.stochastic:
             assert key is not None
             noise = normal_rows(jax.random.fold_in(key, at["number"]), index, point.shape[1:])
-            moved = moved + at["deviation"] * noise
+            spread = at["narrowest"] ** (1.0 - place) if learned else 1.0
+            moved = moved + at["deviation"] * spread * noise
         return (moved, moved if stepwise else base, estimates[: memory - 1]), (moved if path else None)
 
     nothing = (jnp.zeros_like(start),) * (memory - 1)

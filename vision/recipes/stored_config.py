@@ -1,0 +1,67 @@
+"""Parts of another run's configuration, from its config.json: the network of a first stage or of a guide."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vision.errors import UserError, on_one_line
+from vision.ranges import check_ranges
+
+Stored = TypeVar("Stored")
+
+
+def stored_part(kind: type[Stored], said: Mapping[str, Any], *, name: str, origin: Path) -> Stored:
+    """A dataclass of plain fields from an object of a config.json; fields that it lacks have their defaults.
+
+    Args:
+      kind: the dataclass.
+      said: the object, whose names are fields of ``kind``.
+      name: of the field of the run's configuration, for messages: "model".
+      origin: the file.
+
+    Raises:
+      UserError: a value is of another type or out of range, or a name is none of ``kind``.
+    """
+    hints = typing.get_type_hints(kind, include_extras=True)
+    values = {}
+    for field, value in said.items():
+        if field not in hints:
+            raise UserError(f"{origin} has {name}.{on_one_line(field, 60)}, which is not known here: restore the file")
+        fits, values[field] = _read(hints[field], value)
+        if not fits:
+            raise UserError(f"{origin} has {on_one_line(repr(value), 60)} for {name}.{field}: restore the file")
+    made = kind(**values)
+    try:
+        check_ranges(made)
+    except UserError as error:
+        raise UserError(f"{origin} is of no possible network ({error}): restore the file") from error
+    return made
+
+
+def _read(hint: Any, value: Any) -> tuple[bool, Any]:
+    """(whether a value of JSON is of the annotated type, the value as that type)."""
+    kind, of = typing.get_origin(hint), typing.get_args(hint)
+    if kind is typing.Annotated:
+        return _read(of[0], value)
+    if kind is typing.Literal:
+        return value in of, value
+    if kind in (typing.Union, types.UnionType):
+        found = [read for each in of for fits, read in [_read(each, value)] if fits]
+        return bool(found), found[0] if found else None
+    if kind is tuple:
+        items = [_read(of[0], each) for each in value] if isinstance(value, list) else [(False, None)]
+        fits = all(fits for fits, _ in items) and (of[-1] is Ellipsis or len(items) == len(of))
+        return fits, tuple(read for _, read in items)
+    if hint is type(None):
+        return value is None, None
+    if hint is float:
+        fits = type(value) in (int, float)
+        return fits, float(value) if fits else None
+    if hint is Path:
+        return isinstance(value, str), Path(value) if isinstance(value, str) else None
+    if dataclasses.is_dataclass(hint):
+        return False, None
+    return type(value) is hint, value
