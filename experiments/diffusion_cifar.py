@@ -68,6 +68,14 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "x0_min_snr": {"diffusion.prediction": "x0", "diffusion.weighting": "min_snr"},
     "v_min_snr": {"diffusion.prediction": "v", "diffusion.weighting": "min_snr"},
     "v_truncated_snr": {"diffusion.prediction": "v", "diffusion.weighting": "truncated_snr"},
+    "edm": {
+        "diffusion.schedule": "edm",
+        "diffusion.prediction": "edm",
+        "diffusion.weighting": "simple",
+        "diffusion.times": "log_normal",
+    },
+    "flow": {"diffusion.schedule": "flow", "diffusion.prediction": "velocity", "diffusion.weighting": "simple"},
+    "flow_x0": {"diffusion.schedule": "flow", "diffusion.prediction": "x0"},
     "log_normal_times": {"diffusion.times": "log_normal", "diffusion.time_mean": 0.0},
     "learned_variance": {
         "diffusion.variance": "learned",
