@@ -81,6 +81,7 @@ def ours(small: bool) -> Jobs:
         network, params = parts(configs[name])
         folder = folder_of(name, small)
         shutil.rmtree(folder, ignore_errors=True)
+        assert network.folder is not None
         network.folder.write(folder, {"params": params})
         return network.module, params
 
