@@ -19,12 +19,12 @@ small = nn.initializers.truncated_normal(0.02)
 
 
 def gelu(features: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """x times the normal distribution function of x (Hendrycks & Gimpel 2016), exactly."""
+    """X times the normal distribution function of x (Hendrycks & Gimpel 2016), exactly."""
     return jax.nn.gelu(features, approximate=False)
 
 
 def quick_gelu(features: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """x times the logistic function of 1.702 x (Hendrycks & Gimpel 2016, section 2), as in the published CLIP."""
+    """X times the logistic function of 1.702 x (Hendrycks & Gimpel 2016, section 2), as in the published CLIP."""
     return features * jax.nn.sigmoid(1.702 * features)
 
 

@@ -7,7 +7,7 @@ Embeddings are projections of any length; similarities are cosines (:func:`norma
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import flax.linen as nn
@@ -67,20 +67,21 @@ class ResNetClipConfig(ClipConfig):
 
 AnyClipConfig = TransformerClipConfig | ResNetClipConfig
 
-_TEXT, _WIDE = TextConfig(), TextConfig(width=768, heads=12)
-# fmt: off
 # Radford et al. 2021, tables 19 and 20
 VIT_B32 = TransformerClipConfig()
 VIT_B16 = TransformerClipConfig(image=ImageTransformerConfig(patch=16))
 VIT_L14 = TransformerClipConfig(
-    image=ImageTransformerConfig(patch=14, width=1024, depth=24, heads=16), text=_WIDE, embedding=768
+    image=ImageTransformerConfig(patch=14, width=1024, depth=24, heads=16),
+    text=TextConfig(width=768, heads=12),
+    embedding=768,
 )
-RN50    = ResNetClipConfig()
-RN101   = ResNetClipConfig(image=ImageResNetConfig(depths=(3, 4, 23, 3)), embedding=512)
-RN50X4  = ResNetClipConfig(
-    image=ImageResNetConfig(depths=(4, 6, 10, 6), width=80, heads=40), text=replace(_TEXT, width=640, heads=10), embedding=640
+RN50 = ResNetClipConfig()
+RN101 = ResNetClipConfig(image=ImageResNetConfig(depths=(3, 4, 23, 3)), embedding=512)
+RN50X4 = ResNetClipConfig(
+    image=ImageResNetConfig(depths=(4, 6, 10, 6), width=80, heads=40),
+    text=TextConfig(width=640, heads=10),
+    embedding=640,
 )
-# fmt: on
 CLIPS = {
     "vit_b32": VIT_B32,
     "vit_b16": VIT_B16,

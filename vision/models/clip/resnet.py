@@ -1,8 +1,8 @@
 """The modified ResNet of CLIP (Radford et al. 2021, section 2.4): ResNet-D, antialiased strides, attention pooling.
 
-Three 3x3 convolutions and a mean pool begin it (He et al. 2019); wherever a stride would be, features are averaged over
-2x2 pixels first (Zhang 2019, "Making convolutional networks shift-invariant again"); one layer of attention, whose query
-is the mean of all places, takes the place of the global mean.
+Three 3x3 convolutions and a mean pool begin it (He et al. 2019); wherever a stride would be, features are averaged
+over 2x2 pixels first (Zhang 2019, "Making convolutional networks shift-invariant again"); one layer of attention, whose
+query is the mean of all places, takes the place of the global mean.
 """
 
 from dataclasses import dataclass
