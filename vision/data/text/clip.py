@@ -41,7 +41,7 @@ def read_clip_tokenizer(folder: str | Path, *, length: int = LENGTH) -> Tokenize
     else:
         raise UserError(f"{folder} has neither {_WHOLE} nor {_VOCABULARY} and {_MERGES}: put a tokenizer's files there")
     # which also turns the mark of a word's end into a space
-    library.decoder = decoders.Sequence([decoders.Replace("</w>", " "), decoders.ByteLevel()])
+    library.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("</w>", " ")])
     try:
         return with_length(library, length, padding=_padding(folder))
     except UserError as error:
