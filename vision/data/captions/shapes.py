@@ -10,7 +10,7 @@ from vision.data.captions.source import Attribute, Captioned
 from vision.data.on_demand import OnDemandSource
 from vision.data.shapes.captions import phrasings
 from vision.data.shapes.scene_graph import FIELDS, SceneGraph, scene_graphs
-from vision.data.shapes.world import ShapesConfig, ShapesSource, class_names
+from vision.data.shapes.world import ShapesSource, class_names
 from vision.data.source import ArraySource
 from vision.errors import UserError
 
@@ -26,14 +26,17 @@ class ShapesTexts:
 
     scenes: ArraySource
     """With the fields of the scene graph; made when they are asked for."""
-    config: ShapesConfig
+    source: ShapesSource
+    """What they are scenes of."""
+    left_out: tuple[str, ...]
+    """Kinds of objects whose scenes are left out."""
 
     def __call__(self, indices: Int[np.ndarray, " b"]) -> list[tuple[str, ...]]:
-        return phrasings(self.scenes.rows(np.asarray(indices)), self.config)
+        return phrasings(self.scenes.rows(np.asarray(indices)), self.source.config)
 
     def graphs(self, indices: Int[np.ndarray, " b"]) -> list[SceneGraph]:
         """What is true of the scenes."""
-        return scene_graphs(self.scenes.rows(np.asarray(indices)), self.config)
+        return scene_graphs(self.scenes.rows(np.asarray(indices)), self.source.config)
 
 
 def captioned_shapes(source: ShapesSource, *, held_out: tuple[str, ...] = ()) -> Captioned:
@@ -69,13 +72,9 @@ def captioned_shapes(source: ShapesSource, *, held_out: tuple[str, ...] = ()) ->
         }
         return {name: each for name, each in found.items() if len(each.names) > 1}
 
-    return Captioned(scenes.only(("image",)), ShapesTexts(scenes, config), facts)
-
-
-def has_held_out(source: ShapesSource, held_out: tuple[str, ...]) -> np.ndarray:
-    """Bool [n]: which scenes have an object of one of these kinds."""
-    names = class_names(source.config)
-    return _has(source, np.arange(len(source)), [_kind(name, names) for name in held_out])
+    unseen = (lambda: _has(source, indices, kinds)) if kinds else None
+    texts = ShapesTexts(scenes, source, held_out if source.split == "train" else ())
+    return Captioned(scenes.only(("image",)), texts, facts, unseen)
 
 
 def _kind(name: str, names: tuple[str, ...]) -> int:

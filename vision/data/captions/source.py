@@ -49,7 +49,6 @@ class Captioned:
     """The captions of images."""
     facts: "Callable[[], dict[str, Attribute]] | None" = None
     """Reads what is known of the images besides, to evaluate by it; None for nothing."""
-
     unseen: Callable[[], Bool[np.ndarray, " n"]] | None = None
     """Says which images show a combination that no training image has; None where nothing is held out so."""
 
