@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from vision.data.text.words import WordTokenizer
 
 from vision.data.shapes.captions import caption_length, caption_words, captions
 from vision.data.shapes.world import ShapesConfig, render_scenes
-from vision.data.text.words import WordTokenizer
 from vision.diffusion.conditions import Conditioning, batch_field
 from vision.diffusion.schedules import cosine
 from vision.models.dit import DiT, DiTConfig

@@ -63,8 +63,9 @@ class CaptionedConfig(DataConfig):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CaptionedData(Data):
-    """Batches have "image", and "tokens" int32 [length] of a caption: in training one of several, by (seed, step)
-    alone; in evaluation the first.
+    """Batches have "image", and "tokens" int32 [length] of a caption.
+
+    In training it is one of several, by (seed, step) alone; in evaluation the first.
     """
 
     captioned: Callable[[Split], Captioned]
