@@ -21,7 +21,7 @@ from vision.launch.inputs import check_data
 from vision.launch.load_run import LoadedRun
 from vision.launch.options import unknown_name
 from vision.parallel.agreement import first_alone, is_first
-from vision.pretrained.diffusers_folder import write_folder
+from vision.pretrained.diffusers_folder import library_of, write_folder
 from vision.pretrained.state_dict import write_state_dict
 from vision.report.grid import sample_grid, save_png
 from vision.train.compile import Compiler
@@ -115,14 +115,14 @@ def _export_weights(run: LoadedRun, file: Path) -> str:
 def _export_folder(run: LoadedRun, folder: Path) -> str:
     assert run.experiment.published_folder is not None
     if folder.suffix:
-        raise UserError(f"{run.name} is exported as a folder of diffusers: name a new folder, such as {folder.stem}")
+        raise UserError(f"{run.name} is exported as a folder: name a new one, such as {folder.stem}")
     files, tensors = run.experiment.published_folder(jax.device_get(run.state))
     with _writing(folder):
         if is_first():
             write_folder(folder, files, tensors)
     size = sum(array.nbytes for array in tensors.values())
-    kind = files["config.json"]["_class_name"]
-    return f"{folder}: {size / 1e6:.1f} MB, {len(tensors)} arrays and {' and '.join(files)} for diffusers' {kind}"
+    library, kind = library_of(files["config.json"])
+    return f"{folder}: {size / 1e6:.1f} MB, {len(tensors)} arrays and {' and '.join(files)} for {library}' {kind}"
 
 
 def sample(run: LoadedRun, request: SampleRequest, out: Path) -> str:

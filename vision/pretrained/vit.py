@@ -19,12 +19,12 @@ _POSITION = "params/position"
 _POSITIONS = ("encoder.pos_embedding", "pos_embed", _POSITION)
 """The position embeddings' names: torchvision's, timm's, and this project's."""
 
-_QKV = Layout(
+QKV = Layout(
     lambda x: x.reshape(3, -1, x.shape[-1]).transpose(2, 0, 1),
     lambda x: np.ascontiguousarray(x.transpose(1, 2, 0)).reshape(-1, x.shape[0]),
 )
 """Kernels of queries, keys and values: [3 out, in] published, [in, 3, out] here."""
-_QKV_BIAS = Layout(lambda x: x.reshape(3, -1), lambda x: x.reshape(-1))
+QKV_BIAS = Layout(lambda x: x.reshape(3, -1), lambda x: x.reshape(-1))
 
 
 def vit_rules(config: ViTConfig) -> tuple[Rule, ...]:
@@ -41,8 +41,8 @@ def torchvision_rules() -> tuple[Rule, ...]:
         Rule("encoder.pos_embedding", "params/position"),
         *dense_rules("conv_proj", "stem", CONV),
         *norm_rules(f"{theirs}.ln_1", f"{ours}/norm_attention"),
-        Rule(f"{theirs}.self_attention.in_proj_weight", f"params/{ours}/qkv/kernel", _QKV),
-        Rule(f"{theirs}.self_attention.in_proj_bias", f"params/{ours}/qkv/bias", _QKV_BIAS),
+        Rule(f"{theirs}.self_attention.in_proj_weight", f"params/{ours}/qkv/kernel", QKV),
+        Rule(f"{theirs}.self_attention.in_proj_bias", f"params/{ours}/qkv/bias", QKV_BIAS),
         *dense_rules(f"{theirs}.self_attention.out_proj", f"{ours}/out"),
         *norm_rules(f"{theirs}.ln_2", f"{ours}/norm_dense"),
         *dense_rules(f"{theirs}.mlp.0", f"{ours}/dense_in"),
@@ -63,8 +63,8 @@ def timm_rules() -> tuple[Rule, ...]:
         Rule("pos_embed", "params/position"),
         *dense_rules("patch_embed.proj", "stem", CONV),
         *norm_rules(f"{theirs}.norm1", f"{ours}/norm_attention"),
-        Rule(f"{theirs}.attn.qkv.weight", f"params/{ours}/qkv/kernel", _QKV),
-        Rule(f"{theirs}.attn.qkv.bias", f"params/{ours}/qkv/bias", _QKV_BIAS),
+        Rule(f"{theirs}.attn.qkv.weight", f"params/{ours}/qkv/kernel", QKV),
+        Rule(f"{theirs}.attn.qkv.bias", f"params/{ours}/qkv/bias", QKV_BIAS),
         *dense_rules(f"{theirs}.attn.proj", f"{ours}/out"),
         *norm_rules(f"{theirs}.norm2", f"{ours}/norm_dense"),
         *dense_rules(f"{theirs}.mlp.fc1", f"{ours}/dense_in"),

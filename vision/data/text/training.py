@@ -16,11 +16,11 @@ from vision.errors import UserError
 
 TokenizerKind = Literal["bytes", "words"]
 
-PADDING, START, END = 0, 1, 2
+PADDING, END, START = 0, 1, 2
 """The first tokens of every trained tokenizer. Padding is the null of a condition on tokens."""
 UNKNOWN = 3
 """Of words: any other word."""
-_NAMES = ("[padding]", "[start]", "[end]")
+_NAMES = ("[padding]", "[end]", "[start]")
 _UNKNOWN_NAME = "[unknown]"
 _BYTES = 256
 
@@ -44,7 +44,7 @@ def trained_tokenizer(texts: Iterable[str], *, kind: TokenizerKind, vocabulary: 
     if not unique:
         raise UserError("there are no texts to train a tokenizer on")
     library = _bytes(unique, vocabulary) if kind == "bytes" else _words(unique, vocabulary)
-    start, end = ((name, library.token_to_id(name)) for name in _NAMES[1:])
+    end, start = ((name, library.token_to_id(name)) for name in _NAMES[1:])
     library.post_processor = processors.TemplateProcessing(
         single=f"{start[0]} $A {end[0]}", pair=None, special_tokens=[start, end]
     )
