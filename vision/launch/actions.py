@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from vision.report.grid import sample_grid, save_png
 from vision.train.compile import Compiler
 from vision.train.compiling import compiling_for
 from vision.train.experiment import Sample
+from vision.train.kept import TOKENIZER
 from vision.train.replicas import combined
 from vision.types import SampleRequest
 
@@ -76,7 +78,8 @@ def export(run: LoadedRun, file: Path) -> str:
 
     Raises ``UserError`` for an experiment without such a function or such names, or a run of several replicas.
     """
-    if run.experiment.published_folder is not None and not run.experiment.replicas:
+    as_file = bool(file.suffix) and run.experiment.inference is not None
+    if run.experiment.published_folder is not None and not run.experiment.replicas and not as_file:
         return _export_folder(run, expanded(file))
     if run.experiment.inference is None or run.experiment.replicas:
         why = "is a run of several replicas" if run.experiment.replicas else "has no function of images"
@@ -117,6 +120,8 @@ def _export_folder(run: LoadedRun, folder: Path) -> str:
     if folder.suffix:
         raise UserError(f"{run.name} is exported as a folder: name a new one, such as {folder.stem}")
     files, tensors = run.experiment.published_folder(jax.device_get(run.state))
+    if run.experiment.tokenizer is not None:
+        files = {**files, TOKENIZER: json.loads(run.experiment.tokenizer.content())}
     with _writing(folder):
         if is_first():
             write_folder(folder, files, tensors)

@@ -180,7 +180,7 @@ def read_clip(path: str | Path) -> PublishedClip:
         tensors = of_transformers(tensors)
     else:
         tensors = read_state_dict(path)
-        tensors = of_transformers(tensors) if _is_of_transformers(tensors) else tensors
+        tensors = of_transformers(tensors) if _has_names_of_transformers(tensors) else tensors
         size = openai_size(tensors, origin=str(path))
     shapes = clip_shapes(size.config, size.resolution)
     variables, _ = from_published(tensors, shapes, rules=clip_rules(size.config), ignored=IGNORED)
@@ -198,15 +198,18 @@ def write_clip(folder: str | Path, clip: PublishedClip) -> None:
     write_folder(folder, {CONFIG: values}, to_transformers(tensors))
 
 
+def is_of_transformers(config: AnyClipConfig) -> bool:
+    """Whether transformers' CLIPModel has networks of this kind."""
+    return isinstance(config, TransformerClipConfig) and config.logits == "softmax"
+
+
 def clip_source(config: AnyClipConfig, *, resolution: int) -> FolderSource:
     """How ``--init-from FOLDER`` starts a run's CLIP from a published one, and how the run is exported."""
 
     def read(folder: Path) -> Adapted:
         values, tensors = read_folder(folder)
         size = clip_config(values, origin=str(folder / CONFIG))
-        missing = options(config, size.config, ignored=("remat", "dtype", "logits"))
-        if type(size.config) is not type(config):
-            missing = "--model vit_b32"
+        missing = options(config, size.config, ignored=("remat", "dtype"))
         if missing:
             raise UserError(f"{folder / CONFIG} describes another network than this run has: add {missing}")
         return adapted(of_transformers(tensors), clip_shapes(config, resolution))
@@ -220,7 +223,7 @@ def clip_source(config: AnyClipConfig, *, resolution: int) -> FolderSource:
 
 def clip_weights(tensors: StateDict, variables: Mapping[str, Any]) -> Adapted:
     """What is done with a file of weights before the rules: names, and positions of another grid."""
-    return adapted(of_transformers(tensors) if _is_of_transformers(tensors) else tensors, variables)
+    return adapted(of_transformers(tensors) if _has_names_of_transformers(tensors) else tensors, variables)
 
 
 def adapted(tensors: StateDict, variables: Any) -> Adapted:
@@ -245,7 +248,7 @@ def _side(shape: tuple[int, ...]) -> int:
     return side if side**2 == shape[0] - 1 else 0
 
 
-def _is_of_transformers(tensors: Mapping[str, Any]) -> bool:
+def _has_names_of_transformers(tensors: Mapping[str, Any]) -> bool:
     return any(name.startswith(tower) for name in tensors for tower, _ in _TOWERS)
 
 

@@ -52,8 +52,9 @@ class WeightsSource:
 
 
 def _written_folder(folder: FolderSource, state: TrainState) -> tuple[dict[str, Mapping[str, Any]], StateDict]:
-    """The JSON files of a folder of diffusers, and the averaged parameters under published names."""
-    config, weights = folder.written({"params": state.ema["ema"]})
+    """The JSON files of a published folder, and the averaged variables under published names."""
+    averaged = state.ema["ema"]  # of the parameters alone, or of all variables
+    config, weights = folder.written(averaged if "params" in averaged else {"params": averaged})
     return {CONFIG: config, **folder.extra_files}, weights
 
 

@@ -26,7 +26,7 @@ from vision.pretrained.autoencoder_kl import autoencoder_shapes, describe_autoen
 from vision.pretrained.diffusers_folder import read_config
 from vision.pretrained.initial import read_initial_values
 from vision.pretrained.state_dict import read_state_dict
-from vision.ranges import check_ranges
+from vision.recipes.stored_config import stored_config
 from vision.train.content_hash import content_hash
 from vision.train.experiment import FrozenPart
 from vision.train.state import with_values
@@ -207,31 +207,10 @@ def _autoencoder_config(folder: Path, content: Mapping[str, Any]) -> Autoencoder
     """The network of a run, by the values in its config.json."""
     run = content.get("config")
     said = run.get("model") if isinstance(run, dict) else None
-    fields = {field.name: field.default for field in dataclasses.fields(AutoencoderConfig)}
+    fields = {field.name for field in dataclasses.fields(AutoencoderConfig)}
     name = on_one_line(str(content["experiment"]), 60)
-    if not isinstance(said, dict) or said.get("bottleneck") not in ("vq", "kl") or said.keys() - fields.keys():
+    if not isinstance(said, dict) or said.get("bottleneck") not in ("vq", "kl") or said.keys() - fields:
         raise UserError(f"{folder} is a run of {name}, whose network has no grid of latents: name {_SUITABLE}")
     if content.get("replicas"):
         raise UserError(f"{folder} holds several runs of {name} as one: name a single run")
-    values: dict[str, Any] = {}
-    for field, value in said.items():
-        default = fields[field]
-        if isinstance(default, tuple):
-            fits = isinstance(value, list) and all(type(each) is int for each in value)
-            values[field] = tuple(value) if fits else None
-        elif isinstance(default, float):
-            fits = type(value) in (int, float)
-            values[field] = float(value) if fits else None
-        else:
-            fits = type(value) is type(default)
-            values[field] = value
-        if not fits:
-            raise UserError(
-                f"{folder / 'config.json'} has {on_one_line(repr(value), 60)} for model.{field}: restore the file"
-            )
-    config = AutoencoderConfig(**values)
-    try:
-        check_ranges(config)
-    except UserError as error:
-        raise UserError(f"{folder / 'config.json'} is of no possible network ({error}): restore the file") from error
-    return config
+    return stored_config(AutoencoderConfig(), said, origin=str(folder / "config.json"))

@@ -33,6 +33,7 @@ from vision.data.source import ArraySource, Source, in_memory
 from vision.data.text.tokenizer import Tokenizer
 from vision.errors import UserError
 from vision.home import expanded
+from vision.types import Content
 
 EXAMINED = 10_000
 """Images whose captions a tokenizer is trained on, and examined for what it cuts or does not know."""
@@ -70,6 +71,8 @@ class CaptionedData(Data):
 
     captioned: Callable[[Split], Captioned]
     """Opens a split: images at their original sizes, where they are no arrays, with all their captions."""
+    tokenizer: Callable[[], Tokenizer]
+    """Makes tokens of captions."""
 
 
 @dataclass(frozen=True)
@@ -194,16 +197,66 @@ def captioned_data(
         fitted = FittedSource(images, config.resolution, ("image",))
         return fitted if config.stream else in_memory(fitted)
 
+    def description(split: Split) -> str:
+        words = CAPTIONED_SETS.get(config.name, _TFDS).describe(config, split)
+        return f"{words}, {config.resolution}x{config.resolution}"
+
+    size = config.resolution
+    sample = {
+        "image": jax.ShapeDtypeStruct((size, size, channels), jnp.uint8),
+        "tokens": jax.ShapeDtypeStruct((length,), jnp.int32),
+    }
+    return _data(
+        source,
+        opened,
+        tokenizer,
+        sample=sample,
+        description=description,
+        content=lambda split: captioned_content(opened(split)),
+        workers=config.workers if config.stream else 0,
+    )
+
+
+def with_images(data: CaptionedData, source: Callable[[Split], Source], *, description: str) -> CaptionedData:
+    """The same captions with other records in place of the images, as many and in the same order.
+
+    Args:
+      data: whose captions.
+      source: opens the records of a split, whose fields are not those of ``data.sample``.
+      description: what they are, added to that of the data.
+    """
+    return _data(
+        source,
+        data.captioned,
+        data.tokenizer,
+        sample=data.sample,
+        description=lambda split: f"{data.description(split)}, {description}",
+        content=data.content,
+        workers=0,
+    )
+
+
+def _data(
+    source: Callable[[Split], Source],
+    opened: Callable[[Split], Captioned],
+    tokenizer: Callable[[], Tokenizer],
+    *,
+    sample: Mapping[str, jax.ShapeDtypeStruct],
+    description: Callable[[Split], str],
+    content: Callable[[Split], Content],
+    workers: int,
+) -> CaptionedData:
+    """Records of a source, and beside them tokens of the captions of the images of the same indices."""
+
     def train_batches(
         batch_size: int, *, seed: int, start_step: int, process_index: int, process_count: int
     ) -> Iterator[HostBatch]:
         images, captioned = source("train"), opened("train")
         _report_coverage(tokenizer(), captioned, description("train"))
         share: dict[str, Any] = {"process_index": process_index, "process_count": process_count}
-        workers = {"workers": config.workers} if config.stream else {}
         order = training_order(len(captioned), seed=seed)
         local = batch_size // process_count
-        stream = batches(images, batch_size=batch_size, seed=seed, start_step=start_step, **share, **workers)
+        stream = batches(images, batch_size=batch_size, seed=seed, start_step=start_step, workers=workers, **share)
         for step, batch in enumerate(stream, start=start_step):
             first = step * batch_size + process_index * local
             positions = np.arange(first, first + local, dtype=np.int64)
@@ -212,30 +265,22 @@ def captioned_data(
 
     def test_batches(size: int) -> Iterator[HostBatch]:
         captioned, share = opened("test"), process_share()
-        workers = {"workers": config.workers} if config.stream else {}
         local = size // share["process_count"]
-        for number, batch in enumerate(evaluation_batches(source("test"), batch_size=size, **share, **workers)):
+        for number, batch in enumerate(evaluation_batches(source("test"), batch_size=size, workers=workers, **share)):
             first = number * size + share["process_index"] * local
             rows = np.minimum(np.arange(first, first + local), len(captioned) - 1)
             yield {**batch, "tokens": tokenizer().encode(of[0] for of in captioned.texts(rows))}
 
-    def description(split: Split) -> str:
-        words = CAPTIONED_SETS.get(config.name, _TFDS).describe(config, split)
-        return f"{words}, {config.resolution}x{config.resolution}"
-
-    size = config.resolution
     return CaptionedData(
-        sample={
-            "image": jax.ShapeDtypeStruct((size, size, channels), jnp.uint8),
-            "tokens": jax.ShapeDtypeStruct((length,), jnp.int32),
-        },
+        sample=sample,
         source=source,
         train_batches=train_batches,
         test_batches=test_batches,
         description=description,
         class_names=tuple,
-        content=lambda split: captioned_content(opened(split)),
+        content=content,
         captioned=opened,
+        tokenizer=tokenizer,
     )
 
 

@@ -40,10 +40,12 @@ def read_clip_tokenizer(folder: str | Path, *, length: int = LENGTH) -> Tokenize
         library = _of_vocabulary(folder / _VOCABULARY, folder / _MERGES)
     else:
         raise UserError(f"{folder} has neither {_WHOLE} nor {_VOCABULARY} and {_MERGES}: put a tokenizer's files there")
-    # which also turns the mark of a word's end into a space
-    library.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("</w>", " ")])
+    if library.token_to_id(END_NAME) is not None:
+        # CLIP's own, which also turns the mark of a word's end into a space
+        library.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("</w>", " ")])
+    own = library.padding["pad_token"] if library.padding is not None else END_NAME
     try:
-        return with_length(library, length, padding=_padding(folder))
+        return with_length(library, length, padding=_padding(folder, own))
     except UserError as error:
         raise UserError(f"{folder} has no tokenizer that can be used here: {error}") from error
 
@@ -103,7 +105,7 @@ def _of_vocabulary(vocabulary: Path, merges: Path) -> Any:
     return library
 
 
-def _padding(folder: Path) -> str:
+def _padding(folder: Path, otherwise: str) -> str:
     """The name of the padding token."""
     for name in _SETTINGS:
         if (folder / name).is_file():
@@ -111,7 +113,7 @@ def _padding(folder: Path) -> str:
             said = said.get("content") if isinstance(said, dict) else said
             if isinstance(said, str):
                 return said
-    return END_NAME
+    return otherwise
 
 
 def _text(file: Path) -> str:
