@@ -44,7 +44,7 @@ ABOUT = About(
     quick="5 minutes",
 )
 
-_TEXT = TextConfig(vocabulary=400, length=24, end=END, width=96, depth=2, heads=4)
+_TEXT = TextConfig(vocabulary=400, length=16, end=END, width=96, depth=2, heads=4)
 _QUICK = TransformerClipConfig(
     image=ImageTransformerConfig(patch=4, width=96, depth=4, heads=4), text=_TEXT, embedding=64, activation="gelu"
 )

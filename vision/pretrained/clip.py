@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vision.errors import UserError
+from vision.errors import UserError, on_one_line
 from vision.models.clip.clip import AnyClipConfig, Clip, ResNetClipConfig, TransformerClipConfig
 from vision.models.clip.resnet import ImageResNetConfig
 from vision.models.clip.text import TextConfig
@@ -42,6 +42,7 @@ from vision.pretrained.rules import (
 )
 from vision.pretrained.state_dict import StateDict, read_state_dict
 from vision.pretrained.vit import QKV, QKV_BIAS, resampled_positions
+from vision.ranges import check_ranges
 
 IGNORED = (
     *(r"^(input_resolution|context_length|vocab_size)$", r"num_batches_tracked$", r"position_ids$"),
@@ -339,38 +340,47 @@ def openai_size(tensors: Mapping[str, np.ndarray], *, origin: str) -> PublishedS
     Raises ``UserError`` for arrays of another kind.
     """
     try:
-        vocabulary, width = tensors["token_embedding.weight"].shape
-        text = TextConfig(
-            vocabulary=vocabulary,
-            length=tensors["positional_embedding"].shape[0],
-            end=vocabulary - 1,
+        size = _openai_size(tensors)
+        check_ranges(size.config)
+        if size.resolution < 1:
+            raise ValueError("positions of no image")
+    except (KeyError, ValueError, IndexError, UserError) as error:
+        why = on_one_line(" ".join(str(error).split()))
+        raise UserError(
+            f"{origin} is no state dict of OpenAI's CLIP ({why}): name one, or a folder of transformers' CLIPModel"
+        ) from error
+    return size
+
+
+def _openai_size(tensors: Mapping[str, np.ndarray]) -> PublishedSize:
+    vocabulary, width = tensors["token_embedding.weight"].shape
+    text = TextConfig(
+        vocabulary=vocabulary,
+        length=tensors["positional_embedding"].shape[0],
+        end=vocabulary - 1,
+        width=width,
+        depth=_count(tensors, r"transformer\.resblocks\.\d+\.ln_1\.weight"),
+        heads=max(width // _HEAD, 1),
+    )
+    embedding = tensors["text_projection"].shape[1]
+    if "visual.proj" in tensors:
+        width, channels, patch, _ = tensors["visual.conv1.weight"].shape
+        image = ImageTransformerConfig(
+            patch=patch,
             width=width,
-            depth=_count(tensors, r"transformer\.resblocks\.\d+\.ln_1\.weight"),
+            depth=_count(tensors, r"visual\.transformer\.resblocks\.\d+\.ln_1\.weight"),
             heads=max(width // _HEAD, 1),
         )
-        embedding = tensors["text_projection"].shape[1]
-        if "visual.proj" in tensors:
-            width, channels, patch, _ = tensors["visual.conv1.weight"].shape
-            image = ImageTransformerConfig(
-                patch=patch,
-                width=width,
-                depth=_count(tensors, r"visual\.transformer\.resblocks\.\d+\.ln_1\.weight"),
-                heads=max(width // _HEAD, 1),
-            )
-            config = TransformerClipConfig(image=image, text=text, embedding=embedding, channels=channels)
-            return PublishedSize(config, patch * math.isqrt(tensors[_POSITION].shape[0] - 1))
-        width = tensors["visual.layer1.0.conv1.weight"].shape[0]
-        depths = [_count(tensors, rf"visual\.layer{stage}\.\d+\.conv1\.weight") for stage in (1, 2, 3, 4)]
-        image = ImageResNetConfig(
-            depths=(depths[0], depths[1], depths[2], depths[3]), width=width, heads=max(32 * width // _HEAD, 1)
-        )
-        channels = tensors["visual.conv1.weight"].shape[1]
-        config = ResNetClipConfig(image=image, text=text, embedding=embedding, channels=channels)
-        return PublishedSize(config, 32 * math.isqrt(tensors[_POOL_POSITION].shape[0] - 1))
-    except (KeyError, ValueError, IndexError) as error:
-        raise UserError(
-            f"{origin} is no state dict of OpenAI's CLIP ({error}): name one, or a folder of transformers' CLIPModel"
-        ) from error
+        config = TransformerClipConfig(image=image, text=text, embedding=embedding, channels=channels)
+        return PublishedSize(config, patch * math.isqrt(tensors[_POSITION].shape[0] - 1))
+    width = tensors["visual.layer1.0.conv1.weight"].shape[0]
+    depths = [_count(tensors, rf"visual\.layer{stage}\.\d+\.conv1\.weight") for stage in (1, 2, 3, 4)]
+    image = ImageResNetConfig(
+        depths=(depths[0], depths[1], depths[2], depths[3]), width=width, heads=max(32 * width // _HEAD, 1)
+    )
+    channels = tensors["visual.conv1.weight"].shape[1]
+    config = ResNetClipConfig(image=image, text=text, embedding=embedding, channels=channels)
+    return PublishedSize(config, 32 * math.isqrt(tensors[_POOL_POSITION].shape[0] - 1))
 
 
 def _count(tensors: Mapping[str, Any], pattern: str) -> int:

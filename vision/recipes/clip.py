@@ -168,9 +168,7 @@ def clip(config: ClipRunConfig) -> Experiment:
             replaced=REPLACED,
             adapt=clip_weights,
             written=lambda state: to_published(averages(state), rules=rules),
-            folder=clip_source(config.model, resolution=config.data.resolution)
-            if is_of_transformers(config.model)
-            else None,
+            folder=folder if is_of_transformers(config.model) else None,
         ),
         rules=SHARDING_RULES,
         evaluation_only=("retrieval.", "zero_shot.", "data.test_", "data.max_pixels"),
