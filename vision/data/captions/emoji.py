@@ -3,6 +3,7 @@
 The images are transparent around the emoji and are put on white. One of ten is held out, by its code points.
 """
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def _images(file: Path) -> UInt8[np.ndarray, "n h w 4"]:
     try:
         if file.stat().st_size > _MOST_BYTES:
             raise UserError(f"{file} has more than {_MOST_BYTES >> 20} MiB, which is not what it should be.")
-        with np.load(file, allow_pickle=False) as content:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as content:
             if sum(member.file_size for member in content.zip.infolist()) > _MOST_BYTES:
                 raise UserError(
                     f"{file} has arrays of more than {_MOST_BYTES >> 20} MiB, which is too large to be emoji."

@@ -154,7 +154,7 @@ def indexed(file: Path) -> Shard:
 def _from_cache(kept: Path, file: Path, size: int) -> Shard | None:
     """None where there is nothing of use."""
     try:
-        with np.load(kept, allow_pickle=False) as content:
+        with np.load(io.BytesIO(kept.read_bytes()), allow_pickle=False) as content:
             images, texts, left_out = content["images"], content["texts"], content["left_out"]
             names = content["names"].tobytes().decode("utf-8", "surrogateescape").split("\n")
     except Exception:  # numpy and zipfile raise almost anything for damaged files
