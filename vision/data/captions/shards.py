@@ -174,7 +174,8 @@ def _read_through(file: Path, size: int) -> Shard:
     try:
         with tarfile.open(file, "r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members = []  # or a million of them would stay in memory
+                # or a million of them would stay in memory
+                archive.members = []  # pyright: ignore[reportAttributeAccessIssue]
                 if not member.isreg() or member.issparse():
                     continue
                 if member.offset_data + member.size > size:
@@ -235,7 +236,8 @@ def _lines(content: bytes, kind: int, where: str) -> Sequence[str]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} has a text that cannot be read ({on_one_line(str(error))}): repair it.") from error
     caption = fields.get("caption") if isinstance(fields, dict) else None
-    texts = caption if isinstance(caption, list) else [caption]
-    if not texts or not all(isinstance(text, str) for text in texts):
+    found = caption if isinstance(caption, list) else [caption]
+    texts = [text for text in found if isinstance(text, str)]
+    if not texts or len(texts) < len(found):
         raise UserError(f'{where} has a .json without "caption", a text or a list of texts: add it.')
     return texts
