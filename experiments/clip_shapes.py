@@ -1,9 +1,8 @@
 """Images and texts in one space, learned from captions (CLIP, Radford et al. 2021).
 
 The towers, the temperature and the optimizer are the paper's, for any captioned images; its own 400 million pairs are
-not public. ViT-B/32 of the paper, 32 epochs of those on 256 V100s in 12 days (section 2.5): 63.2 % zero-shot top 1 on
-ImageNet (table 11), and for COCO's 5,000 test images at 224 pixels text to image R@1 30.4 %, image to text 50.1 %
-(OpenAI's weights as others have measured them). This code has not been run to that length.
+not public, and its largest model took 12 days on 256 V100s (section 2.5). ViT-B/32 of the paper has 63.2 % zero-shot
+top 1 on ImageNet (table 11). This code has not been run to that length.
 
     python -m experiments.clip_shapes --quick                                     the shapes world
     python -m experiments.clip_shapes --data.name coco --data.dir coco --data.resolution 224 --data.stream \
@@ -41,7 +40,7 @@ from vision.train.optimizer import OptimizerConfig
 ABOUT = About(
     task="images and texts",
     paper="Radford et al. 2021, arXiv:2103.00020; Zhai et al. 2023, arXiv:2303.15343",
-    quick="5 minutes",
+    quick="a few minutes",
 )
 
 _TEXT = TextConfig(vocabulary=400, length=16, end=END, width=96, depth=2, heads=4)
@@ -73,16 +72,21 @@ QUICK = Config(
         resolution=32,
         shapes_count=20_000,
         shapes=ShapesConfig(
-            shapes=SHAPES, colours=COLOURS, backgrounds=("solid", "stripes"), dark_share=0.0, max_rotation=20.0
+            shapes=SHAPES,
+            colours=COLOURS,
+            backgrounds=("solid", "stripes"),
+            dark_share=0.0,
+            min_size=0.4,
+            max_rotation=15.0,
         ),
     ),
     tokenizer=TokenizerConfig(kind="bytes"),
     augment=AugmentConfig(),
-    optimizer=OptimizerConfig(name="adamw", lr=1e-3, b2=0.98, weight_decay=0.1, warmup=12_800, clip=1.0),
-    intervals=Intervals(log=6_400, evaluate=64_000, save=32_000),
+    optimizer=OptimizerConfig(name="adamw", lr=1e-3, b2=0.98, weight_decay=0.1, warmup=6_400, clip=1.0),
+    intervals=Intervals(log=6_400, evaluate=32_000, save=32_000),
     retrieval=RetrievalConfig(images=2_000, compared=256, captions="first"),
-    images=192_000,
-    batch_size=128,
+    images=64_000,
+    batch_size=64,
     ema=0.99,
 )
 TINY = tiny(
