@@ -101,6 +101,7 @@ def test_bring_your_own_data(tmp_path):
         for place in ("images/train", "images/val", "labels/train", "labels/val"):
             (tmp_path / folder / place).mkdir(parents=True)
         (tmp_path / folder / "classes.txt").write_text("cat\ndog\n")
+    (tmp_path / "my_captions").mkdir()
     (tmp_path / "new_images").symlink_to(tmp_path / "my_data" / "images" / "val")
     for index in range(16):
         split, name = "train" if index < 12 else "val", f"{index}.png"
@@ -111,6 +112,8 @@ def test_bring_your_own_data(tmp_path):
         (tmp_path / "my_data/labels" / split / f"{index}.txt").write_text("\n".join(boxes))
         outlines = [f"{k} 0.1 {0.1 + 0.3 * k} {0.5 + 0.02 * index} 0.2 0.3 {0.7 + 0.01 * index}" for k in (0, 1)]
         (tmp_path / "my_shapes/labels" / split / f"{index}.txt").write_text("\n".join(outlines))
+        pixels.save(tmp_path / "my_captions" / f"{name}")
+        (tmp_path / "my_captions" / f"{index}.txt").write_text(f"picture {index}\nnumber {index}\n")
         segmented = tmp_path / "my_data" / ("train" if index < 12 else "test")
         for kind, pixels in (("images", rng.integers(0, 256, (30, 28, 3))), ("masks", rng.integers(0, 2, (30, 28)))):
             (segmented / kind).mkdir(parents=True, exist_ok=True)
@@ -120,6 +123,7 @@ def test_bring_your_own_data(tmp_path):
     segmenter = f"{segmenter} --backbone resnet18 --backbone.depths 1 1 1 1 --backbone.width 8"
     detector = f"{short} --data.resolution 32 --model.width 0.125"
     instances = f"{short} --data.resolution 32 --method.model.yolo.width 0.125 --method.model.width 64"
+    clip = f"{short} --data.resolution 16 --model.image.depth 1 --model.text.depth 1 --retrieval.compared 2"
     short = f"{short} --data.resolution 16 --model.width 8"
     sampling = "--model.multipliers 1 --samples 4 --diffusion.steps 20 --sampling.steps 2"
     more = {
@@ -130,10 +134,11 @@ def test_bring_your_own_data(tmp_path):
         "experiments.yolo_folder": detector,
         "experiments.instances_folder": instances,
         "experiments.segment_folder": segmenter,
+        "experiments.clip_shapes": clip,
     }
     lines = [shlex.split(line) for line in commands(ROOT / "docs" / "bring_your_own_data.md")]
     typed = [words for words in lines if not any(word.endswith(".safetensors") for word in words)]
-    assert [len(lines), len(typed)] == [15, 13]
+    assert [len(lines), len(typed)] == [17, 15]
     said = []
     alone = {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")}
     for words in typed:
@@ -151,6 +156,7 @@ def test_bring_your_own_data(tmp_path):
     assert said[8].splitlines()[-1].startswith("--method.model.yolo.anchors ")
     assert said[10].count("new_images/") == 4
     assert said[12].count("new_images/") == 4
+    assert said[14].count("new_images/") == 4
     assert (tmp_path / "detector.stablehlo").stat().st_size > 1e6
 
 

@@ -22,7 +22,7 @@ IMAGES = _RNG.integers(0, 256, (COUNT, 4, 4, 3), np.uint8)
 LABELS = _RNG.integers(0, 2, COUNT).astype(np.int32)
 SOURCE = ArraySource({"image": IMAGES, "label": LABELS}, NAMES)
 IDENTITY = LatentIdentity(
-    first_stage="ab" * 32,
+    variables="ab" * 32,
     network="mean and deviation of squares",
     gaussian=True,
     content=Content(count=COUNT, sha256="cd" * 32),
@@ -165,7 +165,7 @@ def test_each_process_encodes_its_shards(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"first_stage": "ef" * 32},
+        {"variables": "ef" * 32},
         {"content": Content(count=COUNT, sha256="ef" * 32)},
         {"image": (8, 8, 3)},
         {"flips": True},
@@ -187,7 +187,7 @@ def test_half_precision(tmp_path):
     np.testing.assert_allclose(found[3]["latent"], Encoder()(IMAGES)[3], rtol=1e-3)
     too_large = lambda images: 1e5 * Encoder()(images)
     identity = dataclasses.replace(IDENTITY, dtype="float16", network="large")
-    with pytest.raises(UserError, match=r"not finite in float16: choose another first stage, or float32"):
+    with pytest.raises(UserError, match=r"not finite in float16: choose another network, or float32"):
         made(tmp_path, identity, encode=type("Large", (), {"__call__": lambda self, x: too_large(x), "images": 0})())
 
 

@@ -22,6 +22,7 @@ from vision.launch.options import choices, flatten
 from vision.recipes.adversarial import adversarial
 from vision.recipes.autoencoder import autoencoder
 from vision.recipes.classification import classification
+from vision.recipes.clip import clip
 from vision.recipes.detection import detection
 from vision.recipes.diffusion import diffusion
 from vision.recipes.instances import instances
@@ -39,7 +40,16 @@ MODULES = {name: importlib.import_module(f"experiments.{name}") for name in expe
 GOLDEN_FILE = ROOT / "tests" / "golden" / "first_steps.json"
 # one experiment of each recipe runs whole; the others differ in numbers and take their golden steps
 RECIPES = (
-    *("accuracy_score", "autoencoder_cifar", "colourise", "diffusion_cifar", "distill_cifar", "dit_cifar", "edm_cifar"),
+    *(
+        "accuracy_score",
+        "autoencoder_cifar",
+        "clip_shapes",
+        "colourise",
+        "diffusion_cifar",
+        "distill_cifar",
+        "dit_cifar",
+        "edm_cifar",
+    ),
     *("finetune",),
     *("gan_cifar", "gan_mnist", "hvae_cifar", "instances_folder", "latent_diffusion"),
     *("meanflow_cifar", "panoptic_shapes"),
@@ -139,7 +149,7 @@ def test_build_is_short(name):
     "recipe",
     [
         *(diffusion, classification, detection, instances, panoptic, segmentation),
-        *(adversarial, vae, autoencoder, supervised),
+        *(adversarial, vae, autoencoder, supervised, clip),
     ],
     ids=lambda f: f.__name__,
 )

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from vision.data.shapes.captions import caption_length, caption_words, captions
+from vision.data.shapes.captions import captions
 from vision.data.shapes.world import ShapesConfig, render_scenes
-from vision.data.text.words import WordTokenizer
+from vision.data.text.training import trained_tokenizer
 from vision.diffusion.conditions import Conditioning, batch_field
 from vision.diffusion.schedules import cosine
 from vision.models.dit import DiT, DiTConfig
@@ -21,7 +21,9 @@ from vision.tasks.sampling import SamplingConfig, sampler
 
 SIZE, COUNT = 16, 8
 SHAPES = ShapesConfig(resolution=SIZE, max_objects=1, min_size=0.5)
-TOKENIZER = WordTokenizer(words=caption_words(SHAPES), length=caption_length(SHAPES))
+TOKENIZER = trained_tokenizer(
+    captions(render_scenes(SHAPES, seed=1, indices=np.arange(64)), SHAPES), kind="words", vocabulary=40, length=12
+)
 SCHEDULE = cosine(100)
 NULLS = {"image": 0.0, "tokens": 0, "embedding": 0.0}
 FIELDS = {

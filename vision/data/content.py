@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vision.data.captions.shards import ShardSource
 from vision.data.detection import AnnotatedSource
 from vision.data.folder import FolderSource
 from vision.data.masked_images import FileImages, MaskedImages, TfdsImages
@@ -52,6 +53,14 @@ def _parts(source: Source) -> Iterable[bytes]:
             return _masked(source.images)
         case TfdsSource():
             return [f"{name} {count}".encode() for name, count in source.shards()]
+        case ShardSource():
+            return [
+                f"{name} {image} {text}".encode("utf-8", "surrogateescape")
+                for shard in source.shards
+                for name, image, text in zip(
+                    shard.names, shard.images[:, 1].tolist(), shard.texts[:, 1].tolist(), strict=True
+                )
+            ]
         case RenderedSource() | ShapesSource():
             return [repr(source).encode()]
         case ArraySource():

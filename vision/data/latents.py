@@ -1,4 +1,6 @@
-"""Latents of a data set, encoded once by a first stage and kept on disk for every later run.
+"""Latents of a data set, encoded once by a network and kept on disk for every later run.
+
+They are grids, as those of a first stage, or one vector an image, as embeddings.
 
 A folder holds one split of one data set, encoded by one network. It is named by the hash of all that decides its
 content: the variables of the network, the content of the data, the resolution, whether images are flipped too, the
@@ -32,14 +34,14 @@ from vision.errors import UserError, on_one_line
 from vision.types import Content
 
 FILE = "latents.json"
-VERSION = 1
+VERSION = 2
 LATENT = "latent"
-"""The field of a record that the first stage made."""
+"""The field of a record that the network made."""
 SHARD_BYTES = 2**25
 """About as many bytes are in a shard: what is encoded again after a kill."""
 _ABANDONED = 3600.0
 """Seconds after which nobody is writing to a temporary file any more."""
-Encode = Callable[[UInt8[np.ndarray, "b h w c"]], Float[np.ndarray, "b H W m"]]
+Encode = Callable[[UInt8[np.ndarray, "b h w c"]], Float[np.ndarray, "b *places m"]]
 """Images -> what is stored of them, float32."""
 
 
@@ -47,7 +49,7 @@ Encode = Callable[[UInt8[np.ndarray, "b h w c"]], Float[np.ndarray, "b H W m"]]
 class LatentIdentity:
     """All that decides what a set of latents consists of."""
 
-    first_stage: str
+    variables: str
     """SHA-256 of the network's variables."""
     network: str
     """The network in words: its kind and its configuration."""
@@ -57,8 +59,8 @@ class LatentIdentity:
     """Of the images."""
     image: tuple[int, int, int]
     """Height, width and channels of an image."""
-    latent: tuple[int, int, int]
-    """Height, width and channels of what is stored of it."""
+    latent: tuple[int, ...]
+    """Height, width and channels of what is stored of it; of an embedding the channels alone."""
     flips: bool
     """Whether each image is encoded as it is and flipped left to right: sample 2 i is image i, 2 i + 1 its flip."""
     dtype: Literal["float16", "float32"]
@@ -294,7 +296,7 @@ def _part(source: Source, first: int, images: int) -> Source:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Encoded:
-    """The records of a shard: latents [images, versions, H, W, m], and the other fields [images, ...]."""
+    """The records of a shard: latents [images, versions, ..., m], and the other fields [images, ...]."""
 
     latents: np.ndarray
     others: Mapping[str, np.ndarray]
@@ -358,8 +360,8 @@ def _stored(latents: np.ndarray, identity: LatentIdentity) -> np.ndarray:
         stored = np.ascontiguousarray(latents, identity.dtype)
     if not np.isfinite(stored).all():
         raise UserError(
-            f"the first stage encodes some images to latents that are not finite in {identity.dtype}: choose another "
-            "first stage" + (", or float32" if identity.dtype == "float16" else "")
+            f"the network encodes some images to latents that are not finite in {identity.dtype}: choose another "
+            "network" + (", or float32" if identity.dtype == "float16" else "")
         )
     return stored
 

@@ -81,6 +81,14 @@ def _once(positions: np.ndarray, *, size: int) -> np.ndarray:
     return np.minimum(positions, size - 1)
 
 
+def training_order(size: int, *, seed: int) -> Callable[[Int[np.ndarray, " b"]], Int[np.ndarray, " b"]]:
+    """Position in the endless stream of training samples, shuffled -> index in a source of ``size`` samples.
+
+    What is not in the source, such as texts, is found by it.
+    """
+    return _Shuffled(size, seed)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Batches:
     """One process's batches: batch k is step ``start_step + k``. Read by threads, pickled for workers."""
@@ -168,7 +176,7 @@ def batches(
     share = _check(source, batch_size, process_index, process_count, workers)
     if seed < 0 or start_step < 0:
         raise UserError(f"seed and start_step must not be negative, got {seed} and {start_step}.")
-    order = _Shuffled(len(source), seed) if shuffle else functools.partial(_repeated, size=len(source))
+    order = training_order(len(source), seed=seed) if shuffle else functools.partial(_repeated, size=len(source))
     numbered = _Batches(
         source=source,
         order=order,

@@ -146,6 +146,22 @@ class TfdsSource:
         with opened(io.BytesIO(example[feature]), max_pixels=self._max_pixels, name=f"its {feature}") as image:
             return image.height, image.width
 
+    def texts(self, index: int, feature: str) -> tuple[str, ...]:
+        """The texts of a feature of one sample, of which there may be several; nested names are joined by "/".
+
+        Raises ``UserError`` where there is no such feature of texts.
+        """
+        value: Any = self._features.deserialize_example_np(self._encoded(index), decoders=self._decoders)
+        for part in feature.split("/"):
+            if not isinstance(value, Mapping) or part not in value:
+                known = ", ".join(sorted(self._features))
+                raise UserError(f"the data set has no feature {feature!r} of texts, only {known}")
+            value = value[part]
+        texts = np.asarray(value, object).reshape(-1).tolist()
+        if not all(isinstance(text, bytes | str) for text in texts):
+            raise UserError(f"the feature {feature!r} is no text: choose another one")
+        return tuple(text.decode(errors="replace") if isinstance(text, bytes) else text for text in texts)
+
     def __getitem__(self, index: int) -> Record:
         return self._record(self._encoded(index))
 

@@ -8,6 +8,7 @@ Task = Literal[
     "detection",
     "segmentation",
     "instances",
+    "images and texts",
     "diffusion",
     "variational autoencoders",
     "autoencoders",

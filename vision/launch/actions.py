@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,12 +22,13 @@ from vision.launch.inputs import check_data
 from vision.launch.load_run import LoadedRun
 from vision.launch.options import unknown_name
 from vision.parallel.agreement import first_alone, is_first
-from vision.pretrained.diffusers_folder import write_folder
+from vision.pretrained.diffusers_folder import library_of, write_folder
 from vision.pretrained.state_dict import write_state_dict
 from vision.report.grid import sample_grid, save_png
 from vision.train.compile import Compiler
 from vision.train.compiling import compiling_for
 from vision.train.experiment import Sample
+from vision.train.kept import TOKENIZER
 from vision.train.replicas import combined
 from vision.types import SampleRequest
 
@@ -76,7 +78,8 @@ def export(run: LoadedRun, file: Path) -> str:
 
     Raises ``UserError`` for an experiment without such a function or such names, or a run of several replicas.
     """
-    if run.experiment.published_folder is not None and not run.experiment.replicas:
+    as_file = bool(file.suffix) and run.experiment.inference is not None
+    if run.experiment.published_folder is not None and not run.experiment.replicas and not as_file:
         return _export_folder(run, expanded(file))
     if run.experiment.inference is None or run.experiment.replicas:
         why = "is a run of several replicas" if run.experiment.replicas else "has no function of images"
@@ -115,14 +118,16 @@ def _export_weights(run: LoadedRun, file: Path) -> str:
 def _export_folder(run: LoadedRun, folder: Path) -> str:
     assert run.experiment.published_folder is not None
     if folder.suffix:
-        raise UserError(f"{run.name} is exported as a folder of diffusers: name a new folder, such as {folder.stem}")
+        raise UserError(f"{run.name} is exported as a folder: name a new one, such as {folder.stem}")
     files, tensors = run.experiment.published_folder(jax.device_get(run.state))
+    if run.experiment.tokenizer is not None:
+        files = {**files, TOKENIZER: json.loads(run.experiment.tokenizer.content())}
     with _writing(folder):
         if is_first():
             write_folder(folder, files, tensors)
     size = sum(array.nbytes for array in tensors.values())
-    kind = files["config.json"]["_class_name"]
-    return f"{folder}: {size / 1e6:.1f} MB, {len(tensors)} arrays and {' and '.join(files)} for diffusers' {kind}"
+    library, kind = library_of(files["config.json"])
+    return f"{folder}: {size / 1e6:.1f} MB, {len(tensors)} arrays and {' and '.join(files)} for {library}' {kind}"
 
 
 def sample(run: LoadedRun, request: SampleRequest, out: Path) -> str:

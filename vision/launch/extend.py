@@ -27,10 +27,11 @@ from vision.launch.options import flatten
 from vision.train.class_names import CLASS_NAMES
 from vision.train.compile import Compiler, abstract
 from vision.train.experiment import Experiment
+from vision.train.kept import TOKENIZER
 from vision.train.snapshots import FOLDER as SNAPSHOTS
 from vision.train.step import with_frozen
 
-_RECORDS = (INPUTS, FROZEN, CLASS_NAMES, SNAPSHOTS, "samples", "replicas", "metrics.jsonl")
+_RECORDS = (INPUTS, FROZEN, CLASS_NAMES, TOKENIZER, SNAPSHOTS, "samples", "replicas", "metrics.jsonl")
 """What the longer run continues, besides the checkpoint."""
 
 

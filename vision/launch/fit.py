@@ -24,6 +24,7 @@ from vision.train.class_names import keep_class_names
 from vision.train.compile import Compiler
 from vision.train.experiment import Experiment
 from vision.train.interruption import Interrupted, Interruption
+from vision.train.kept import keep, restore
 from vision.train.loop import Outputs, steps_taken, train
 from vision.train.profile import Profile
 from vision.train.progress import Progress
@@ -84,6 +85,9 @@ def fit(
                 report=say,
             )
         )
+        if (tokenizer := experiment.tokenizer) is not None:
+            first_alone(lambda: keep(folder, tokenizer, begun=state is not None))
+            restore(folder, tokenizer)
         first_alone(after_check)
         if state is None:
             initial = experiment.initial_values() if experiment.initial_values is not None else None

@@ -20,6 +20,7 @@ from vision.train.checkpoint import Checkpoints
 from vision.train.class_names import class_names
 from vision.train.compile import Compiler
 from vision.train.experiment import Experiment
+from vision.train.kept import restore
 from vision.train.loop import steps_taken
 from vision.train.state import attach_frozen
 from vision.types import TrainState
@@ -142,6 +143,8 @@ def load_run(
     stored = open_run(folder, overrides=overrides, package=package, report=report, known=known)
     experiment, folder = stored.experiment, stored.folder
     compiler = compiler_of(experiment)
+    if experiment.tokenizer is not None:
+        restore(folder, experiment.tokenizer)
     checkpoints_folder = folder / "checkpoints"
     state = None
     if checkpoints_folder.is_dir():

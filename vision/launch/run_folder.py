@@ -27,7 +27,9 @@ BOOKKEEPING = ("mesh.", "intervals.")
 CONFIG = "config.json"
 
 # Of a run that did not reach its first step, besides config.json.
-LEFT_BY_A_FAILED_START = ("frozen.json", "inputs.json", "class_names.json", "environment.json", "starts.jsonl")
+LEFT_BY_A_FAILED_START = (
+    *("frozen.json", "inputs.json", "class_names.json", "tokenizer.json", "environment.json", "starts.jsonl"),
+)
 
 # All that a run leaves which is killed before it has written config.json.
 LEFT_BY_A_KILL = (".lock", ".config.json.tmp")

@@ -15,6 +15,7 @@ from vision.launch.load_run import LoadedRun
 from vision.launch.options import flatten, option_of
 from vision.parallel.sharding import path_name
 from vision.train.class_names import class_names
+from vision.train.kept import restore
 from vision.train.state import attach_frozen
 from vision.types import TrainState
 
@@ -45,13 +46,15 @@ def untrained_run(name: str, arguments: Sequence[str], *, package: str = PACKAGE
             f"{name} has random weights until it is trained: name a file of weights with --init-from, or the folder of "
             f"a run in place of {name}"
         )
+    start_from = expanded(start_from)
+    of_run = start_from.parent if start_from.name == "checkpoints" else start_from
+    if experiment.tokenizer is not None and of_run.is_dir():
+        restore(of_run, experiment.tokenizer)
     compiler = compiler_of(experiment)
     values = experiment.initial_values()
     state = compiler.init(experiment.init, key=jax.random.key(experiment.seed), initial=values)
     if experiment.prediction is not None or experiment.inference is not None:
         _check_complete(state, list(values), start_from)
-    start_from = expanded(start_from)
-    of_run = start_from.parent if start_from.name == "checkpoints" else start_from
     frozen = load_frozen(experiment.frozen, None, compiler, begun=False, read_only=True)
     return LoadedRun(
         name=name,

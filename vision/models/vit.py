@@ -7,7 +7,7 @@ normalisations and the layout equal those of the published weights (``vision/pre
 import re
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -16,10 +16,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from vision.errors import UserError
-from vision.nn.attention import dot_product_attention
 from vision.nn.convolution import Conv
 from vision.nn.dense import Dense, add_bias
-from vision.nn.stochastic_depth import stochastic_depth
+from vision.nn.transformer import TransformerBlock, small
 from vision.ranges import Channels, Depth, DropRate, NoneOrMoreClasses, Pixels
 
 
@@ -69,39 +68,7 @@ SHARDING_RULES: tuple[tuple[str, P], ...] = (
     (r"head/kernel$", P("tensor", None)),
 )
 
-small = nn.initializers.truncated_normal(0.02)
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-6)
-
-
-class Block(nn.Module):
-    """Self-attention, then a dense network, each after a LayerNorm (Dosovitskiy et al. 2021, eq. 2 and 3)."""
-
-    heads: int
-    expansion: int = 4
-    dropout: float = 0.0
-    drop: float = 0.0
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, tokens: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
-        """Transform ``tokens``; ``train`` is positional so that remat can treat it as static."""
-        width = tokens.shape[-1]
-        dense = partial(Dense, kernel_init=small, dtype=self.dtype)
-        hidden = LayerNorm(dtype=self.dtype, name="norm_attention")(tokens)
-        qkv = Dense((3, width), kernel_init=small, dtype=self.dtype, name="qkv")(hidden)
-        query, key, value = rearrange(qkv, "b n three (h d) -> three b n h d", h=self.heads)
-        mixed = rearrange(dot_product_attention(query, key, value), "b n h d -> b n (h d)")
-        tokens = tokens + self._dropped(dense(width, name="out")(mixed), train)
-        hidden = LayerNorm(dtype=self.dtype, name="norm_dense")(tokens)
-        hidden = nn.gelu(dense(self.expansion * width, name="dense_in")(hidden), approximate=False)
-        hidden = nn.Dropout(self.dropout)(hidden, deterministic=not train)
-        return tokens + self._dropped(dense(width, name="dense_out")(hidden), train)
-
-    def _dropped(self, branch: Array, train: bool) -> Array:
-        branch = nn.Dropout(self.dropout)(branch, deterministic=not train)
-        if train and self.drop > 0:
-            branch = stochastic_depth(branch, rate=self.drop, key=self.make_rng("dropout"))
-        return branch
 
 
 class ViT(nn.Module):
@@ -153,11 +120,11 @@ class ViT(nn.Module):
         tokens = jnp.concatenate([first, rearrange(grid, "b h w d -> b (h w) d")], 1)
         tokens = add_bias(tokens, self.param("position", small, (1, rows * columns + 1, config.width)))
         tokens = nn.Dropout(config.dropout)(tokens, deterministic=not train)
-        block = nn.remat(Block, static_argnums=(2,)) if config.remat else Block
+        block = nn.remat(TransformerBlock, static_argnums=(2,)) if config.remat else TransformerBlock
         for index in range(config.depth):
             rate = config.stochastic_depth * index / max(config.depth - 1, 1)
-            parts = (config.heads, config.expansion, config.dropout, rate, dtype)
-            tokens = block(*parts, name=f"block_{index}")(tokens, train)
+            shape = (config.heads, config.expansion, config.dropout, rate)
+            tokens = block(*shape, dtype=dtype, name=f"block_{index}")(tokens, train)
         tokens = LayerNorm(dtype=dtype, name="norm")(tokens)
         patches = rearrange(tokens[:, 1:], "b (h w) d -> b h w d", h=rows)
         return {"tokens": patches, "pooled": tokens[:, 0].astype(jnp.float32)}

@@ -14,15 +14,24 @@ from vision.nn.dense import Dense
 
 
 def dot_product_attention(
-    query: Float[Array, "b q heads d"], key: Float[Array, "b k heads d"], value: Float[Array, "b k heads v"]
+    query: Float[Array, "b q heads d"],
+    key: Float[Array, "b k heads d"],
+    value: Float[Array, "b k heads v"],
+    *,
+    causal: bool = False,
 ) -> Float[Array, "b q heads v"]:
     """For each query the mean of ``value``, weighted by the softmax of scaled products with ``key``, head by head.
+
+    With ``causal``, query i sees the keys up to i alone.
 
     Products are accumulated and the softmax computed in float32 whatever the type of the arrays, which the result has.
     """
     # Vaswani et al. 2017, eq. 1: softmax(q k^T / sqrt(d)) v
     scale = 1.0 / jnp.sqrt(query.shape[-1]).astype(jnp.float32)
     logits = jnp.einsum("bqnd,bknd->bnqk", query, key, preferred_element_type=jnp.float32) * scale
+    if causal:
+        seen = jnp.tri(query.shape[1], key.shape[1], dtype=bool)
+        logits = jnp.where(seen, logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
     return jnp.einsum("bnqk,bknd->bqnd", weights, value)
 

@@ -23,6 +23,8 @@ PadMode = Literal["constant", "reflect", "edge"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and deviation of ImageNet's red, green and blue in [0, 1], as in torchvision's documentation, originally from
 the ResNet training code in Torch; published weights expect them."""
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""Likewise of the images of CLIP, as in its code (Radford et al. 2021); published weights expect them."""
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 """Mean and deviation of the 50,000 training images of CIFAR-10 (Krizhevsky 2009), over all pixels."""
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)

@@ -139,14 +139,20 @@ def _text(value: Any) -> str:
     return words[value] if plain else on_one_line(str(value) if not isinstance(value, str) else repr(value), 80)
 
 
-def options(ours: Any, wanted: Any, *, ignored: Sequence[str] = ()) -> str:
+def options(ours: Any, wanted: Any, *, ignored: Sequence[str] = (), prefix: str = "model.") -> str:
     """The options that change a network's configuration to ``wanted``, "--model.width 64"; "" where they are equal.
 
     Args:
-      ours: a dataclass.
+      ours: a dataclass, perhaps of others.
       wanted: another of the same type.
       ignored: fields that may differ.
+      prefix: of the names of fields.
     """
-    names = [field.name for field in dataclasses.fields(wanted) if field.name not in ignored]
-    changed = {name: getattr(wanted, name) for name in names if getattr(wanted, name) != getattr(ours, name)}
-    return " ".join(word for name, value in changed.items() for word in written_option(f"model.{name}", value))
+    words: list[str] = []
+    for name in (each.name for each in dataclasses.fields(wanted) if each.name not in ignored):
+        own, value = getattr(ours, name), getattr(wanted, name)
+        if dataclasses.is_dataclass(value):
+            words += options(own, value, prefix=f"{prefix}{name}.").split()
+        elif own != value:
+            words += written_option(f"{prefix}{name}", value)
+    return " ".join(words)

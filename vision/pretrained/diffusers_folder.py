@@ -1,10 +1,11 @@
-"""Networks published as folders of the library diffusers: config.json, and arrays in one file or several.
+"""Networks published as folders of diffusers or transformers: config.json, and arrays in one file or several.
 
     config, tensors = read_folder("ddpm-cifar10-32/unet")
     write_folder("mine", {"config.json": {"_class_name": "UNet2DModel", ...}}, tensors)
 
 The arrays are in ``diffusion_pytorch_model.safetensors``, in several files with an index, or in half precision under
-names with ``fp16``; older folders have PyTorch's ``.bin``. A file with another name is never read.
+names with ``fp16``; older folders have PyTorch's ``.bin``. Those of transformers are ``model.safetensors`` or
+``pytorch_model.bin``. A file with another name is never read.
 """
 
 import json
@@ -25,11 +26,12 @@ from vision.pretrained.rules import WeightRules
 from vision.pretrained.state_dict import StateDict, read_state_dict, write_state_dict
 
 CONFIG = "config.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+WEIGHTS, MODEL = "diffusion_pytorch_model.safetensors", "model.safetensors"
 NAMES = (
     *(WEIGHTS, f"{WEIGHTS}.index.json"),
     *("diffusion_pytorch_model.fp16.safetensors", f"{WEIGHTS}.index.fp16.json"),
     "diffusion_pytorch_model.bin",
+    *(MODEL, f"{MODEL}.index.json", "pytorch_model.bin"),
 )
 """The files of arrays, the first of which that is there is read."""
 
@@ -62,7 +64,7 @@ class FolderSource:
 
 
 def is_published_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder is one of diffusers, possibly incomplete; that of a run has a config.json too."""
+    """Whether a folder is one of these, possibly incomplete; that of a run has a config.json too."""
     path = Path(path)
     if any((path / name).exists() for name in (_PIPELINE, *NAMES)):
         return True
@@ -70,7 +72,15 @@ def is_published_folder(path: str | os.PathLike[str]) -> bool:
     if not config.is_file():
         return False
     with config.open("rb") as file:
-        return b'"_class_name"' in file.read(_MOST_CONFIG)
+        content = file.read(_MOST_CONFIG)
+        return b'"_class_name"' in content or b'"model_type"' in content
+
+
+def library_of(config: Mapping[str, Any]) -> tuple[str, str]:
+    """The library that reads a network with this config.json, and the name of its class there."""
+    if "model_type" in config:
+        return "transformers", str(config["architectures"][0])
+    return "diffusers", str(config["_class_name"])
 
 
 def read_folder(path: str | os.PathLike[str]) -> tuple[dict[str, Any], StateDict]:
@@ -151,5 +161,5 @@ def write_folder(
         folder.mkdir()
         for name, values in files.items():
             (folder / name).write_text(f"{json.dumps(dict(values), indent=2, sort_keys=True)}\n")
-        write_state_dict(folder / WEIGHTS, tensors)
+        write_state_dict(folder / (WEIGHTS if library_of(files[CONFIG])[0] == "diffusers" else MODEL), tensors)
         folder.rename(path)

@@ -20,6 +20,7 @@ from vision.pretrained.state_dict import StateDict
 from vision.recipes.run_config import RunConfig
 from vision.train.compile import Compiler
 from vision.train.experiment import EvaluatorFactory, Experiment, FrozenPart, PredictFiles
+from vision.train.kept import KeptText
 from vision.train.snapshots import SnapshotConfig
 from vision.train.state import Optimizers, create_state, parameters, with_values
 from vision.train.step import averaged, repeated, warmed_up
@@ -63,6 +64,7 @@ def assemble(
     prediction: Callable[[Compiler, Sequence[str]], PredictFiles] | None = None,
     inference: Callable[[TrainState], Inference] | None = None,
     labelled: bool = False,
+    tokenizer: KeptText | None = None,
     weights: WeightsSource | None = None,
     statistics: Callable[[], Mapping[str, np.ndarray]] | None = None,
     frozen: Mapping[str, FrozenPart] | None = None,
@@ -88,6 +90,7 @@ def assemble(
       prediction: for experiments that recognise or restore, see ``Experiment``.
       inference: the function of images that is exported.
       labelled: whether the run keeps the names of the data's classes.
+      tokenizer: of experiments with texts.
       weights: how ``config.init_from`` is read.
       statistics: reads variables that are statistics of the data, by path.
       frozen: networks with fixed weights, by name.
@@ -154,6 +157,7 @@ def assemble(
         published=weights.written,
         published_folder=None if folder is None else lambda state: folder.files({"params": state.ema["ema"]}),
         class_names=data.class_names if labelled else None,
+        tokenizer=tokenizer,
         contents=lambda: {split: data.content(split) for split in ("train", "test")},
         initial_values=initial_values if config.init_from is not None or statistics is not None else None,
         frozen=frozen or {},

@@ -207,9 +207,9 @@ def _autoencoder_config(folder: Path, content: Mapping[str, Any]) -> Autoencoder
     """The network of a run, by the values in its config.json."""
     run = content.get("config")
     said = run.get("model") if isinstance(run, dict) else None
-    fields = {field.name: field.default for field in dataclasses.fields(AutoencoderConfig)}
+    fields = {field.name for field in dataclasses.fields(AutoencoderConfig)}
     name = on_one_line(str(content["experiment"]), 60)
-    if not isinstance(said, dict) or said.get("bottleneck") not in ("vq", "kl") or said.keys() - fields.keys():
+    if not isinstance(said, dict) or said.get("bottleneck") not in ("vq", "kl") or said.keys() - fields:
         raise UserError(f"{folder} is a run of {name}, whose network has no grid of latents: name {_SUITABLE}")
     if content.get("replicas"):
         raise UserError(f"{folder} holds several runs of {name} as one: name a single run")

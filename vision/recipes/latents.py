@@ -26,7 +26,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Key
 
 from vision.data.augment.image import flipped
 from vision.data.dataset import Split
@@ -36,12 +36,8 @@ from vision.data.latents import (
     Encode,
     LatentIdentity,
     LatentSource,
-    finish_latents,
-    latent_folder,
     latent_sums,
     mean_and_deviation,
-    open_latents,
-    write_latents,
 )
 from vision.data.pipeline import batches, evaluation_batches
 from vision.data.source import ArraySource, Source, in_memory
@@ -49,12 +45,9 @@ from vision.data.subset import Subset
 from vision.errors import UserError
 from vision.home import expanded
 from vision.ops.pixels import to_float
-from vision.parallel.agreement import all_of, first_alone, is_first
-from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.ranges import PositiveInt
 from vision.recipes.first_stage import NAME, FirstStage, first_stage
-from vision.train.compile import Compiler
-from vision.train.progress import Progress
+from vision.recipes.stored_latents import on_this_host, stored_latents
 from vision.types import Batch, LossFn
 
 STATE = "latents"
@@ -224,7 +217,7 @@ def _stored(images: Data, stage: FirstStage, config: FirstStageConfig, split: Sp
     assert config.latents is not None
     root, image = expanded(config.latents), images.sample["image"].shape
     identity = LatentIdentity(
-        first_stage=stage.content(),
+        variables=stage.content(),
         network=stage.network,
         gaussian=stage.gaussian,
         content=images.content(split),
@@ -233,41 +226,19 @@ def _stored(images: Data, stage: FirstStage, config: FirstStageConfig, split: Sp
         flips=flip and split == "train",
         dtype=config.stored,
     )
-    found = open_latents(root, identity)
-    if all_of(found is not None) and found is not None:
-        return found
-    source = images.source(split)
-    share = process_share()
-    total = len(source)
-    with _Encoding(f"{images.description(split)} to {latent_folder(root, identity)}", total) as encoding:
-        write_latents(
-            root,
-            identity,
-            source,
-            host_encoder(stage),
-            batch_size=config.batch,
-            share=(share["process_index"], share["process_count"]),
-            report=lambda images: encoding.report(images * share["process_count"]),
-        )
-    all_of(True)  # all have written theirs
-    first_alone(lambda: finish_latents(root, identity, tuple(source.class_names)))
-    found = open_latents(root, identity)
-    if found is None:
-        raise UserError(f"{latent_folder(root, identity)} is not seen by all processes: name a folder that they share")
-    return found
+    return stored_latents(
+        root,
+        identity,
+        functools.partial(images.source, split),
+        description=images.description(split),
+        encoder=lambda: host_encoder(stage),
+        batch=config.batch,
+    )
 
 
 def host_encoder(stage: FirstStage) -> Encode:
     """Images uint8 on this host -> moments, by all of its devices; reads the variables of the first stage."""
-    compiler = Compiler(make_mesh(MeshConfig(), jax.local_devices()))
-    variables = compiler.place(stage.frozen.load())
-    call = compiler.function(lambda variables, image: stage.encode(variables, to_float(image)))
-
-    def encode(images: UInt8[np.ndarray, "b h w c"]) -> Float[np.ndarray, "b H W m"]:
-        made = call(variables, compiler.shard_padded(np.ascontiguousarray(images)))
-        return np.asarray(jax.device_get(made))[: len(images)]
-
-    return encode
+    return on_this_host(stage.frozen.load, lambda variables, image: stage.encode(variables, to_float(image)))
 
 
 def _measured(images: Data, stage: FirstStage, config: FirstStageConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -281,31 +252,3 @@ def _measured(images: Data, stage: FirstStage, config: FirstStageConfig) -> tupl
         sums.append(latent_sums(moments, gaussian=stage.gaussian))
         places += moments[..., 0].size
     return mean_and_deviation(np.sum(sums, axis=0), places)
-
-
-class _Encoding:
-    """Says how far the encoding of a split is, on the first process; about ten lines where there is no terminal."""
-
-    def __init__(self, what: str, total: int):
-        self._what, self._total, self._lines = what, total, 0
-        self._progress: Progress | None = None
-
-    def __enter__(self) -> "_Encoding":
-        if is_first():
-            self._progress = Progress(self._total, 0)
-            self._progress.message(f"encoding {self._what}")
-        return self
-
-    def report(self, images: int) -> None:
-        """After ``images`` of all."""
-        if self._progress is None:
-            return
-        images = min(images, self._total)
-        if 10 * images // self._total > self._lines:
-            self._lines = 10 * images // self._total
-            self._progress.log(images, {})
-        self._progress.update(images, {})
-
-    def __exit__(self, *_: object) -> None:
-        if self._progress is not None:
-            self._progress.close()

@@ -14,7 +14,9 @@ Stored = TypeVar("Stored")
 
 
 def stored_part(kind: type[Stored], said: Mapping[str, Any], *, name: str, origin: Path) -> Stored:
-    """A dataclass of plain fields from an object of a config.json; fields that it lacks have their defaults.
+    """A dataclass of plain fields, or of dataclasses of them, from an object of a config.json.
+
+    Fields that it lacks have their defaults.
 
     Args:
       kind: the dataclass.
@@ -41,6 +43,16 @@ def stored_part(kind: type[Stored], said: Mapping[str, Any], *, name: str, origi
     return made
 
 
+def _read_object(kind: Any, value: Any) -> tuple[bool, Any]:
+    """The same for a dataclass inside another one."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    if not isinstance(value, Mapping) or not set(value) <= set(hints):
+        return False, None
+    read = {name: _read(hints[name], each) for name, each in value.items()}
+    fits = all(fits for fits, _ in read.values())
+    return fits, kind(**{name: each for name, (_, each) in read.items()}) if fits else None
+
+
 def _read(hint: Any, value: Any) -> tuple[bool, Any]:
     """(whether a value of JSON is of the annotated type, the value as that type)."""
     kind, of = typing.get_origin(hint), typing.get_args(hint)
@@ -62,6 +74,6 @@ def _read(hint: Any, value: Any) -> tuple[bool, Any]:
         return fits, float(value) if fits else None
     if hint is Path:
         return isinstance(value, str), Path(value) if isinstance(value, str) else None
-    if dataclasses.is_dataclass(hint):
-        return False, None
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return _read_object(hint, value)
     return type(value) is hint, value

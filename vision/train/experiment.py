@@ -14,6 +14,7 @@ from vision.parallel.mesh import MeshConfig
 from vision.parallel.sharding import ShardingRules
 from vision.ranges import NonNegativeInt, PositiveInt
 from vision.train.compile import Compiler
+from vision.train.kept import KeptText
 from vision.train.snapshots import SnapshotConfig
 from vision.types import Content, SampleRequest, Samples, Step, TrainState
 
@@ -150,6 +151,8 @@ class Experiment:
     FOLDER``."""
     class_names: Callable[[], Sequence[str]] | None = None
     """Reads the names of the data's classes, where there are classes to tell apart; kept in the work directory."""
+    tokenizer: KeptText | None = None
+    """The tokenizer of experiments with texts, which is kept in the work directory."""
     contents: Callable[[], Mapping[str, Content]] = dict
     """Reads what the splits of the data consist of, which is kept with the run; {} where there is no data."""
     initial_values: Callable[[], Mapping[str, np.ndarray]] | None = None
