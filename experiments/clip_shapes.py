@@ -9,7 +9,7 @@ top 1 on ImageNet (table 11). This code has not been run to that length.
         --tokenizer.path clip-vit-base-patch32 --images 10000000                  COCO captions
     python -m experiments.clip_shapes --data.name shards --data.dir tars --data.resolution 224 --data.stream \
         --tokenizer.path clip-vit-base-patch32                                    WebDataset
-    python -m experiments.clip_shapes --quick --data.name emoji --data.dir emoji  emoji with their names
+    python -m experiments.clip_shapes --quick --data.name emoji --data.dir emoji   emoji with their names
     python -m vision evaluate clip_shapes --init-from clip-vit-base-patch32 --tokenizer.path clip-vit-base-patch32 \
         --data.name coco --data.dir coco --data.resolution 224 --zero-shot.name cifar10     published weights
     python -m vision predict RUN photographs/ --zero-shot.classes dog cat         any classes, without training

@@ -199,6 +199,17 @@ def test_what_is_cut_and_unknown_is_said_once(capsys):
     assert "are longer than 6 tokens and are cut" not in capsys.readouterr().err  # once for a data set
 
 
+def test_damaged_images_are_left_out_with_their_captions(tmp_path, capsys):
+    config = dataclasses.replace(folder(tmp_path / "set"), skip_damaged=True)
+    train = [of[0] for of in open_captioned(dataclasses.replace(config, skip_damaged=False), "train").first(99)]
+    (tmp_path / "set" / f"{train[4].split()[1]}.png").write_bytes(b"nothing")
+    found = open_captioned(config, "train")
+    assert [of[0] for of in found.first(99)] == [*train[:4], *train[5:]]
+    for index, text in enumerate(train[:4] + train[5:]):
+        assert found.images[index]["image"][0, 0, 0] // 8 == int(text.split()[1])
+    assert "1 of 30 images cannot be decoded and are left out" in capsys.readouterr().err
+
+
 def test_what_cannot_be(tmp_path):
     with pytest.raises(UserError, match="colour images"):
         captioned_data(SHAPES, tokenizer=lambda: None, length=4, channels=1)

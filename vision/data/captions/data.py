@@ -20,11 +20,11 @@ from vision.data.captions.emoji import emoji_source
 from vision.data.captions.folder import captioned_folder
 from vision.data.captions.shapes import captioned_shapes
 from vision.data.captions.shards import captioned_shards
-from vision.data.captions.source import Captioned, sampled
+from vision.data.captions.source import Captioned, SomeTexts, sampled
 from vision.data.captions.tfds import captioned_tfds
 from vision.data.dataset import DataConfig, Split, is_held_out
 from vision.data.fitted import FittedSource
-from vision.data.folder import FolderSource
+from vision.data.folder import FolderSource, check_images
 from vision.data.image_data import Data, HostBatch, process_share
 from vision.data.notices import notice
 from vision.data.pipeline import batches, evaluation_batches, training_order
@@ -97,15 +97,26 @@ def _describe_shapes(config: CaptionedConfig, split: Split) -> str:
 
 def _folder(config: CaptionedConfig, split: Split) -> Captioned:
     root = expanded(config.test_dir if config.test_dir is not None and split == "test" else config.dir)
-    found = _whole_folder(root, config.resolution, config.max_pixels)
+    found = _whole_folder(root, config.resolution, config.max_pixels, config.skip_damaged)
     assert isinstance(found.images, FolderSource)
     names = [file.relative_to(root).as_posix() for file in found.images.files]
     return found if config.test_dir is not None else _part(found, names, split, root)
 
 
 @functools.cache  # both splits are parts of one folder
-def _whole_folder(root: Path, resolution: int, max_pixels: int) -> Captioned:
-    return captioned_folder(root, resolution=resolution, max_pixels=max_pixels)
+def _whole_folder(root: Path, resolution: int, max_pixels: int, skip_damaged: bool) -> Captioned:
+    found = captioned_folder(root, resolution=resolution, max_pixels=max_pixels)
+    return _decodable(found) if skip_damaged else found
+
+
+def _decodable(found: Captioned) -> Captioned:
+    """Without the files that cannot be decoded, which are reported."""
+    assert isinstance(found.images, FolderSource)
+    kept, report = check_images(found.images)
+    if report.damaged:
+        notice(str(report))
+    places = {file: place for place, file in enumerate(found.images.files)}
+    return Captioned(kept, SomeTexts(found.texts, np.array([places[file] for file in kept.files])))
 
 
 def _shards(config: CaptionedConfig, split: Split) -> Captioned:
@@ -126,12 +137,13 @@ def _emoji(config: CaptionedConfig, split: Split) -> Captioned:
 
 def _coco(config: CaptionedConfig, split: Split) -> Captioned:
     root, test = expanded(config.dir), split == "test"
-    return coco_captions(
+    found = coco_captions(
         root / (config.test_json if test else config.train_json),
         root / (config.test_images if test else config.train_images),
         resolution=config.resolution,
         max_pixels=config.max_pixels,
     )
+    return _decodable(found) if config.skip_damaged else found
 
 
 def _tfds(config: CaptionedConfig, split: Split) -> Captioned:
