@@ -92,7 +92,7 @@ def test_the_other_kind_of_network_and_files_are_refused(folders, export):
         code, said = export(name, folders[other])
         assert (code, said.count("\n")) == (2, 1)
         assert "and the weights of a " in said
-    assert "name a new folder, such as mine" in export("dit_cifar", folders["dit_cifar"], out="mine.safetensors")[1]
+    assert "name a new one, such as mine" in export("dit_cifar", folders["dit_cifar"], out="mine.safetensors")[1]
     code, said = export("dit_cifar", next(folders["dit_cifar"].glob("*.safetensors")))
     assert (code, said.count("\n")) == (2, 1)
     assert "with their config.json: name their folder" in said

@@ -1,5 +1,6 @@
 """From the parts of a recipe to an experiment: what every recipe would otherwise write out."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,11 @@ class WeightsSource:
     """How a folder of diffusers is read, and the averages written as one; None where there is none of this network."""
     excluded: Sequence[str] = ()
     """Collections that always start anew."""
+
+
+def _published_folder(folder: FolderSource, state: TrainState) -> tuple[dict[str, Mapping[str, Any]], StateDict]:
+    averaged = state.ema["ema"]  # of the parameters alone, or of all variables
+    return folder.files(averaged if "params" in averaged else {"params": averaged})
 
 
 def assemble(
@@ -155,7 +161,7 @@ def assemble(
         prediction=prediction,
         inference=inference,
         published=weights.written,
-        published_folder=None if folder is None else lambda state: folder.files({"params": state.ema["ema"]}),
+        published_folder=None if folder is None else functools.partial(_published_folder, folder),
         class_names=data.class_names if labelled else None,
         tokenizer=tokenizer,
         contents=lambda: {split: data.content(split) for split in ("train", "test")},
