@@ -34,7 +34,7 @@ class Job:
     alone: bool = False
     """Whether only our side is measured, since the other framework has no counterpart."""
     over: str = ""
-    """A job of ours that is measured in pairs with this one: a second table has this one's overhead over it."""
+    """A job of this project that is measured in pairs with this one: a second table has this one's overhead over it."""
 
 
 def when_asked(makers: Mapping[str, Callable[[], Jobs]], kinds: Sequence[str]) -> dict[str, Callable[[], object]]:

@@ -324,7 +324,7 @@ def test_runs_that_are_no_guides(trained, tmp_path, capsys):
 
 
 def test_the_full_recipe_of_dit_needs_a_published_first_stage():
-    """Nothing is trained on ImageNet's images as the first stage of drawn shapes would encode them."""
+    """Nothing is trained on ImageNet's images as the first stage of rendered shapes would encode them."""
     part = dit_imagenet.build(dit_imagenet.Config()).frozen["first_stage"]
     with pytest.raises(UserError, match=r"name its folder with --first-stage\.path"):
         part.load()

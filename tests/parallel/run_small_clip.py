@@ -4,6 +4,7 @@ Arguments: address of the coordinator, number of processes, place of this one, f
 """
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from vision.models.clip.clip import SHARDING_RULES, Clip, TransformerClipConfig,
 from vision.models.clip.text import TextConfig
 from vision.models.clip.vit import ImageTransformerConfig
 from vision.parallel.mesh import MeshConfig, make_mesh
+from vision.parallel.processes import ProcessOptions, start
 from vision.tasks.contrastive import contrastive_loss
 from vision.train.compile import Compiler
 from vision.train.state import network_state, variables
@@ -57,7 +59,7 @@ def trained(config, mesh):
 
 if __name__ == "__main__":
     address, count, index, place = sys.argv[1:]
-    jax.distributed.initialize(coordinator_address=address, num_processes=int(count), process_id=int(index))
+    start(ProcessOptions(coordinator=address, count=int(count), index=int(index)), os.environ)
     _, found = trained(SOFTMAX, make_mesh(MeshConfig()))
     rows = [{name: float(value) for name, value in each.items()} for each in found]
     (Path(place) / f"{index}.json").write_text(json.dumps(rows))

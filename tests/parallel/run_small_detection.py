@@ -4,6 +4,7 @@ Arguments: address of the coordinator, number of processes, place of this one, f
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from vision.data.pipeline import evaluation_batches
 from vision.data.shapes.world import ShapesConfig
 from vision.evaluation.detection import DetectionSet, PredictionConfig, evaluator, predict_files
 from vision.parallel.mesh import MeshConfig, make_mesh
+from vision.parallel.processes import ProcessOptions, start
 from vision.tasks.detection import Detections, DetectorConfig
 from vision.train.compile import Compiler
 
@@ -63,5 +65,5 @@ def write_files(folder):
 
 if __name__ == "__main__":
     address, count, index, place = sys.argv[1:]
-    jax.distributed.initialize(coordinator_address=address, num_processes=int(count), process_id=int(index))
+    start(ProcessOptions(coordinator=address, count=int(count), index=int(index)), os.environ)
     (Path(place) / f"{index}.json").write_text(json.dumps(found(Path(place))))

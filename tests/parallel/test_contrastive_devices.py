@@ -4,22 +4,17 @@ By gradient descent with momentum, for the reason that test_one_equals_eight.py 
 """
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from run_small_clip import CONFIGS, trained
+from several_processes import two_processes
 
 from vision.parallel import sharding
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.parallel.sharding import path_name
 
-HERE = Path(__file__).resolve().parent
 MESHES = {"8 data": MeshConfig(), "2 data x 2 fsdp x 2 tensor": MeshConfig(fsdp=2, tensor=2)}
 
 
@@ -46,29 +41,10 @@ def test_eight_devices_are_one(name, mesh):
 
 
 def test_two_processes_are_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4"),
-        "PYTHONPATH": str(HERE.parents[1]),
-        # from the cache, a program on CPUs has lost the order of its collectives, and the processes wait for each other
-        "JAX_ENABLE_COMPILATION_CACHE": "false",
-    }
-    command = [sys.executable, str(HERE / "run_small_clip.py"), address, "2"]
-    processes = [
-        subprocess.Popen(
-            [*command, str(index), str(tmp_path)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    said = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    codes, said = two_processes(
+        "run_small_clip.py", lambda address, index: [address, "2", str(index), str(tmp_path)], seconds=300
+    )
+    assert codes == [0, 0], "\n".join(said)
     _, losses = trained(CONFIGS["softmax"], make_mesh(MeshConfig(), jax.devices()[:1]))
     for index in range(2):
         found = json.loads((tmp_path / f"{index}.json").read_text())

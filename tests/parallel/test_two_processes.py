@@ -1,51 +1,26 @@
 """Two processes with four devices each are one with eight, or one with one; a notice to either stops both."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 from run_small_diffusion import SIZE, STEPS, final_state, run
 from safetensors.numpy import load_file
+from several_processes import two_processes
 
 from vision.launch import devices
 from vision.parallel.mesh import make_mesh
 from vision.train.records import read_metrics
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 
+def both(folder, *arguments, stop=(None, None)):
+    """Exit codes and outputs of both processes of a run."""
 
-def two_processes(folder, *arguments, stop=(None, None)):
-    """Exit codes and outputs of both."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4"),
-        "PYTHONPATH": str(ROOT),
-    }
-    processes = []
-    for index in range(2):
+    def of(address, index):
         notice = [] if stop[index] is None else ["--stop-at", str(stop[index])]
-        joining = ["--processes.coordinator", f"127.0.0.1:{port}", "--processes.count", "2"]
-        command = [sys.executable, str(HERE / "run_small_diffusion.py"), *notice, "--workdir", str(folder)]
-        processes.append(
-            subprocess.Popen(
-                [*command, *joining, "--processes.index", str(index), *arguments],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    said = [process.communicate(timeout=150)[0] for process in processes]
-    return [process.returncode for process in processes], said
+        joining = ["--processes.coordinator", address, "--processes.count", "2", "--processes.index", str(index)]
+        return [*notice, "--workdir", str(folder), *joining, *arguments]
+
+    return two_processes("run_small_diffusion.py", of)
 
 
 def metrics(folder, prefix):
@@ -96,12 +71,12 @@ def test_one_device_is_eight(eight_devices, tmp_path, monkeypatch):
 
 def test_two_processes_are_one_and_a_notice_to_the_first_saves_both(eight_devices, tmp_path):
     folder = tmp_path / "run"
-    codes, said = two_processes(folder, stop=(4, None))
+    codes, said = both(folder, stop=(4, None))
     assert codes == [75, 75], said
     saved = max(int(path.name) for path in (folder / "checkpoints").iterdir())
     assert 0 < saved < STEPS
     assert "everything is saved" in said[0]
-    codes, said = two_processes(folder)
+    codes, said = both(folder)
     assert codes == [0, 0], said
     assert f"resuming after step {saved}" in said[0]
     assert "finished" not in said[1]  # one process speaks
@@ -111,7 +86,7 @@ def test_two_processes_are_one_and_a_notice_to_the_first_saves_both(eight_device
 
 def test_stopped_by_a_notice_to_the_second_and_resumed_on_another_mesh(eight_devices, tmp_path):
     folder = tmp_path / "run"
-    codes, said = two_processes(folder, "--mesh.fsdp", "4", stop=(None, 7))
+    codes, said = both(folder, "--mesh.fsdp", "4", stop=(None, 7))
     assert codes == [75, 75], said
     assert run(["--workdir", str(folder)]) == 0  # one process with eight devices, no fsdp
     assert_same_curve(folder, eight_devices)
@@ -119,6 +94,6 @@ def test_stopped_by_a_notice_to_the_second_and_resumed_on_another_mesh(eight_dev
 
 
 def test_a_mistake_ends_every_process_with_the_same_sentence(eight_devices, tmp_path):
-    codes, said = two_processes(eight_devices, "--seed", "5")
+    codes, said = both(eight_devices, "--seed", "5")
     assert codes == [2, 2]
     assert all("belongs to another configuration: seed is 0 there and 5 here" in text for text in said)

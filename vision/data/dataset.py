@@ -5,12 +5,13 @@ To add one: a function that opens it, and an entry of :data:`DATA_SETS`.
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Bool
 
 from vision.data.folder import FolderSource, check_images, folder_source
 from vision.data.image_file import MAX_PIXELS
@@ -186,6 +187,25 @@ def is_held_out(name: str) -> bool:
     return int.from_bytes(digest) % 10 == 0
 
 
+def held_out_mask(names: Sequence[str], root: Path) -> Bool[np.ndarray, " n"]:
+    """Whether each image is a test image.
+
+    Args:
+      names: paths below ``root``, with /.
+      root: the folder, for messages.
+
+    Raises:
+      UserError: a split has no image.
+    """
+    test = np.array([is_held_out(name) for name in names], bool)
+    if not test.any() or test.all():
+        raise UserError(
+            f"of the {len(test)} images in {root} the names of {'all' if test.any() else 'none'} choose them as test "
+            "images: add images, or set --data.test-dir"
+        )
+    return test
+
+
 def held_out_by_name(source: FolderSource, root: Path, split: Split) -> Subset:
     """The images of a split, which is a function of each file's path below ``root`` and of nothing else.
 
@@ -194,12 +214,7 @@ def held_out_by_name(source: FolderSource, root: Path, split: Split) -> Subset:
     Raises:
       UserError: a split has no image.
     """
-    test = np.array([is_held_out(file.relative_to(root).as_posix()) for file in source.files], bool)
-    if not test.any() or test.all():
-        raise UserError(
-            f"of the {len(test)} images in {root} the names of {'all' if test.any() else 'none'} choose them as test "
-            "images: add images, or set --data.test-dir"
-        )
+    test = held_out_mask([file.relative_to(root).as_posix() for file in source.files], root)
     for name, part in (("training", ~test), ("test", test)):
         present = set() if source.labels is None else set(source.labels[part].tolist())
         missing = [each for index, each in enumerate(source.class_names) if index not in present]

@@ -35,7 +35,7 @@ def visible(height: int, width: int, window: int, shift: int) -> Bool[np.ndarray
 class WindowAttention(nn.Module):
     """Multi-head self-attention within windows of a feature map, with a learned bias for each distance of two pixels.
 
-    Liu et al. 2021, eq. 4. With a shift, the map is rolled by so many pixels to the upper left, and back afterwards;
+    Liu et al. 2021, eq. 4. With a shift, the map is rolled by that many pixels to the upper left, and back afterwards;
     pixels that were no neighbours do not see each other.
     """
 

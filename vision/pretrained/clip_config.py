@@ -1,4 +1,4 @@
-"""config.json of transformers' CLIPModel: what it says of the network, and what is written of ours.
+"""config.json of transformers' CLIPModel: what it says of the network, and what is written for this network.
 
 Published files have dozens of entries that belong to text generation. Those that change the network are read and
 checked; all others are left alone.

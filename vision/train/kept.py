@@ -1,4 +1,4 @@
-"""tokenizer.json of a run folder: what a run made of its texts when it began, by which all later starts read texts."""
+"""tokenizer.json of a run folder: the tokenizer that a run made when it began, and that all later starts read."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -5,7 +5,7 @@ To add a data set: a function that opens it, and an entry of :data:`CAPTIONED_SE
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from vision.data.captions.shapes import captioned_shapes
 from vision.data.captions.shards import captioned_shards
 from vision.data.captions.source import Captioned, SomeTexts, sampled
 from vision.data.captions.tfds import captioned_tfds
-from vision.data.dataset import DataConfig, Split, is_held_out
+from vision.data.dataset import DataConfig, Split, held_out_mask
 from vision.data.fitted import FittedSource
 from vision.data.folder import FolderSource, check_images
 from vision.data.image_data import Data, HostBatch, process_share
@@ -258,7 +258,7 @@ def _data(
     content: Callable[[Split], Content],
     workers: int,
 ) -> CaptionedData:
-    """Records of a source, and beside them tokens of the captions of the images of the same indices."""
+    """Records of a source, with tokens of the captions of the images of the same indices."""
 
     def train_batches(
         batch_size: int, *, seed: int, start_step: int, process_index: int, process_count: int
@@ -305,12 +305,7 @@ def _report_coverage(tokenizer: Tokenizer, captioned: Captioned, description: st
         notice(f"of {found.texts:,} captions of {description}, {' and '.join(parts)}.", kind=f"coverage {description}")
 
 
-def _part(found: Captioned, names: "tuple[str, ...] | list[str]", split: Split, root: Path) -> Captioned:
+def _part(found: Captioned, names: Sequence[str], split: Split, root: Path) -> Captioned:
     """The images of a split, which is a function of each one's name and of nothing else."""
-    test = np.array([is_held_out(name) for name in names], bool)
-    if not test.any() or test.all():
-        raise UserError(
-            f"of the {len(test)} images in {root} the names of {'all' if test.any() else 'none'} choose them as test "
-            "images: add images, or set --data.test-dir"
-        )
+    test = held_out_mask(names, root)
     return found.only(np.flatnonzero(test if split == "test" else ~test))

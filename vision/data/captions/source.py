@@ -1,4 +1,4 @@
-"""Images with captions: a source of images, and beside it the texts of each, which stay on the host.
+"""Images with captions: a source of images, and the texts of each, which stay on the host.
 
 Of several captions of an image one is sampled for each place in the endless stream of training images, by (seed, place)
 alone, so that a batch stays a function of the seed and the step.

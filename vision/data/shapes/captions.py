@@ -37,7 +37,7 @@ def captions(scenes: Mapping[str, np.ndarray], config: ShapesConfig) -> list[str
 def phrasings(scenes: Mapping[str, np.ndarray], config: ShapesConfig) -> list[tuple[str, ...]]:
     """All captions of each scene of ``render_scenes``; a scene of as many figures always has as many.
 
-    They differ in what they say: position, size and background may be left out; relations may be told from either
+    They differ in what they say: position, size and background may be left out; relations may be stated from either
     figure; figures may be counted by shape.
     """
     boxes = scenes["boxes"] / config.resolution

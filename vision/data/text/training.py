@@ -1,4 +1,4 @@
-"""A small tokenizer trained on the texts at hand: the same texts give the same tokenizer.
+"""A small tokenizer trained on the captions of a data set: the same texts give the same tokenizer.
 
 Of bytes: byte-pair encoding (Sennrich et al. 2016) of UTF-8 (Radford et al. 2019), in which no text has an unknown
 word. Of words: the most frequent words and punctuation marks; all others are one unknown word. Texts are in lower case,

@@ -20,7 +20,7 @@ MEAN = (0.4488, 0.4371, 0.4040)
 
 
 def mean_of(channels: int) -> Float[Array, " c"]:
-    """What is subtracted from images of so many channels: ``MEAN`` from colours, nothing from others."""
+    """What is subtracted from images with this number of channels: ``MEAN`` from colours, nothing from others."""
     return jnp.asarray(MEAN if channels == 3 else (0.0,) * channels, jnp.float32)
 
 
