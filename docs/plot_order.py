@@ -67,7 +67,7 @@ def main() -> None:
         ylabel="root mean square error",
         title="A mixture of three Gaussians, steps even in ln sigma",
     )
-    axes.set_xlim(right=1100)
+    axes.set_xlim(right=1500)
     axes.set_xticks([10, 20, 40, 80, 160, 320, 640], ["10", "20", "40", "80", "160", "320", "640"])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
