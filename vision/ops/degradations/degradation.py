@@ -101,7 +101,9 @@ def level_words(config: Degradation, level: float) -> str:
         case JpegDegradation():
             return f"JPEG of quality {level:g}"
         case BlurDegradation():
-            return f"Gaussian blur of deviation {level:g} pixels, then noise of deviation {config.noise:g} of 255 levels"
+            return (
+                f"Gaussian blur of deviation {level:g} pixels, then noise of deviation {config.noise:g} of 255 levels"
+            )
         case RealEsrganDegradation():
             return "the random degradation of Real-ESRGAN"
 
@@ -181,4 +183,3 @@ def degraded(
 def _reach(config: BlurDegradation) -> int:
     """Half of the side of the kernel, without its middle: four deviations of the widest blur."""
     return math.ceil(4.0 * config.sigma[1])
-
