@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 
 from vision.errors import UserError
 
-
 Strength = float | Float[Array, ""]
 """A number above 0, which may be traced."""
 

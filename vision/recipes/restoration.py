@@ -1,7 +1,7 @@
 """The recipe of super-resolution and restoration: pairs made on the device, a loss of pixels and features."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,8 @@ from vision.recipes.restoration_networks import Network, NetworkConfig, enlargin
 from vision.recipes.run_config import RunConfig
 from vision.tasks.restoration import (
     Features,
-    Restore,
     RestorationLossConfig,
+    Restore,
     network_view,
     on_colours,
     restoration_loss,
@@ -145,7 +145,7 @@ def restoration(config: RestorationRunConfig) -> Experiment:
     net = network(config.model)
     check(config, net)
     data = data_of(config, net)
-    frozen, features = perceptual_part(config, net)
+    frozen, features = perceptual_part(config)
     loss = restoration_loss(net.module, config.loss, features=features)
     prepared = accumulate(preprocessed(loss, pairs(config, net)), config.microbatches)
     optimizer = adam(config.optimizer, config)
@@ -218,9 +218,7 @@ def pairs(config: RestorationRunConfig, net: Network) -> Preprocess:
     return preprocess
 
 
-def perceptual_part(
-    config: RestorationRunConfig, net: Network
-) -> tuple[dict[str, FrozenPart], Features | None]:
+def perceptual_part(config: RestorationRunConfig) -> tuple[dict[str, FrozenPart], Features | None]:
     """The network whose features are compared, and the function of its variables; nothing where it has no weight."""
     own = config.perceptual
     if not config.loss.perceptual or own.weights is None:
@@ -231,7 +229,6 @@ def perceptual_part(
         found: Any = Vgg(own.model).apply(variables, normalised, own.layers, method="activations")
         return [found[name] for name in own.layers]
 
-    del net
     path = expanded(own.weights)
     part = FrozenPart(
         option="perceptual.weights",
@@ -298,5 +295,3 @@ def inference(config: RestorationRunConfig, net: Network, state: TrainState) -> 
         return {"image": jnp.floor(jnp.clip(made, 0.0, 1.0) * 255.0 + 0.5).astype(jnp.uint8)}
 
     return Inference(function=function, image=(config.tiling.tile, config.tiling.tile, 3))
-
-

@@ -96,9 +96,7 @@ def conditions(degradation: Degradation, *, scale: int, channels: int) -> tuple[
     )
 
 
-def baselines(
-    degradation: Degradation, network: Network, data: Data, compiler: Compiler
-) -> dict[str, Baseline]:
+def baselines(degradation: Degradation, network: Network, data: Data, compiler: Compiler) -> dict[str, Baseline]:
     """Bicubic enlargement, or the degraded image; and for noise the best classic filters."""
     scale = network.scale
     if scale > 1:
@@ -116,9 +114,7 @@ def baselines(
     best = best_filters(compiler, view, degrade=degrade, levels=tested_levels(degradation))
     how = f"of the settings tried the best for {len(crops)} crops of training images"
     return same | {
-        name: Baseline(
-            lambda images, level, each=each: each.function(images, level / 255.0), f"{each.words} ({how})"
-        )
+        name: Baseline(lambda images, level, each=each: each.function(images, level / 255.0), f"{each.words} ({how})")
         for name, each in best.items()
     }
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from vision.report import lettering
 
 _WHOLE, _DETAIL, _GAP, _LINE = 256, 256, 6, 16
+_LARGE = 1_000_000  # pixels of an image that is searched whole
 _INK, _FAINT, _FRAME = (40, 40, 40), (120, 120, 120), (230, 40, 40)
 
 Picture = UInt8[np.ndarray, "h w 3"]
@@ -29,37 +30,49 @@ class Restored:
 
 def detail_box(image: Picture, side: int) -> Box:
     """The square of ``side`` pixels, or less in a smaller image, in which the image varies most."""
-    grey = image.astype(np.float64).mean(-1)
-    energy = np.zeros_like(grey)
+    # of a large image every few pixels are enough, and need little memory
+    step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] / _LARGE)))
+    grey = image[::step, ::step].astype(np.float32).mean(-1)
+    energy = np.zeros_like(grey, np.float64)
     energy[:-1] += np.abs(np.diff(grey, axis=0))
     energy[:, :-1] += np.abs(np.diff(grey, axis=1))
-    height, width = min(side, grey.shape[0]), min(side, grey.shape[1])
+    height, width = (max(1, min(side // step, length)) for length in grey.shape)
     total = np.pad(energy, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     sums = total[height:, width:] - total[:-height, width:] - total[height:, :-width] + total[:-height, :-width]
-    top, left = np.unravel_index(int(np.argmax(sums)), sums.shape)
-    return int(top), int(left), height, width
+    top, left = (int(place) * step for place in np.unravel_index(int(np.argmax(sums)), sums.shape))
+    height, width = (min(side, length) for length in image.shape[:2])
+    return min(top, image.shape[0] - height), min(left, image.shape[1] - width), height, width
 
 
 def restoration_sheet(images: Sequence[Restored], *, side: int = 48) -> Picture:
     """A row an image: the last version whole with a frame, and a detail of each version, enlarged by whole pixels."""
-    rows = [restoration_row(each, side=side) for each in images]
+    rows = []
+    for shown in images:
+        truth = list(shown.versions.values())[-1]
+        box = detail_box(truth, side)
+        details = {
+            f"{name}  {shown.captions.get(name, '')}".rstrip(): cut(version, box)
+            for name, version in shown.versions.items()
+        }
+        rows.append(detail_row(truth, box, details))
     width = max(row.shape[1] for row in rows)
     return np.concatenate(
         [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     )
 
 
-def restoration_row(shown: Restored, *, side: int = 48) -> Picture:
-    """One row of :func:`restoration_sheet`."""
-    truth = list(shown.versions.values())[-1]
-    top, left, height, width = detail_box(truth, side)
-    factor = max(1, _DETAIL // max(height, width))
-    whole = _with_frame(truth, (top, left, height, width))
-    tiles = [("", whole)]
-    for name, version in shown.versions.items():
-        detail = version[top : top + height, left : left + width].repeat(factor, 0).repeat(factor, 1)
-        caption = shown.captions.get(name, "")
-        tiles.append((f"{name}  {caption}".rstrip(), detail))
+def cut(image: Picture, box: Box) -> Picture:
+    """The part of an image in a box."""
+    top, left, height, width = box
+    return image[top : top + height, left : left + width]
+
+
+def detail_row(whole: Picture, box: Box, details: Mapping[str, Picture]) -> Picture:
+    """An image with a frame around a box, and beside it versions of what is in the box, enlarged, with captions."""
+    tiles = [("", _with_frame(whole, box))]
+    for caption, detail in details.items():
+        factor = max(1, _DETAIL // max(detail.shape[:2]))
+        tiles.append((caption, detail.repeat(factor, 0).repeat(factor, 1)))
     tall = max(tile.shape[0] for _, tile in tiles)
     canvas = np.full((tall + _LINE + 2 * _GAP, sum(tile.shape[1] + _GAP for _, tile in tiles) + _GAP, 3), 255, np.uint8)
     sheet, x = Image.fromarray(canvas), _GAP
