@@ -2,8 +2,8 @@ r"""Remove noise, or what compression and blur did, from photographs, after Zhan
 
 The defaults are the paper's network of 17 convolutions with batch normalisation, on colours, which predicts Gaussian
 noise of deviation 25 of 255 levels; here it minimises the absolute error, with Adam 1e-3 that falls to 0. The paper
-reports 31.24 dB on CBSD68 for the blind network of colours (CDnCNN-B, sigma 25); this code has not been run to that
-length. The evaluation has a table by level with the noisy image and the best classic filters.
+reports 29.23 dB on the grey images of BSD68 (``--model.channels 1``); this code has not been run to that length. The
+evaluation has a table by level with the noisy image and the best classic filters.
 
     python -m experiments.denoise --quick                   the shapes world, on a laptop
     python -m experiments.denoise --data.dir photographs --data.test-dir CBSD68

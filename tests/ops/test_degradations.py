@@ -3,7 +3,6 @@
 The golden images are made by make_resize_region_golden.py.
 """
 
-import dataclasses
 import io
 import math
 from pathlib import Path

@@ -99,7 +99,7 @@ def evaluator(
     """(variables, test set) -> numbers of the network and of what is simple, with a sheet of examples and a table.
 
     The network's numbers are named by protocol and condition, "psnr_y_border2" or "psnr_rgb_8bit_border0_sigma25";
-    those of what is simple have its name at the end. Sheets are made only by a single-process run.
+    those of what is simple have its name at the end, "psnr_y_border2/bicubic". Sheets are made only by a single-process run.
     """
 
     def measure(
@@ -166,7 +166,7 @@ def evaluator(
             protocol |= _protocol(condition, baselines, each.count, test.description)
             for name in baselines:
                 means = known[name, condition].means
-                scalars |= {f"{_named(key, condition)}_{name}": value for key, value in means.items()}
+                scalars |= {f"{_named(key, condition)}/{name}": value for key, value in means.items()}
         truths = _truths(test, found[middle].images)
         if task.distance is not None and truths:
             distance = task.distance
@@ -212,7 +212,7 @@ def _protocol(condition: Condition, baselines: Mapping[str, Baseline], count: in
             key = _named(f"{short}_{protocol.label}", condition)
             how = f"{words}, {protocol.words}; {condition.words}; mean over {count} whole images of {description}"
             found[key] = how
-            found |= {f"{key}_{name}": f"{each.words}: {how}" for name, each in baselines.items()}
+            found |= {f"{key}/{name}": f"{each.words}: {how}" for name, each in baselines.items()}
     return found
 
 
@@ -220,7 +220,7 @@ def _table(conditions: Sequence[Condition], baselines: Sequence[str], scalars: M
     """PSNR by condition and protocol, of what is simple and of the network."""
     rows = [(condition, protocol) for condition in conditions for protocol in condition.protocols]
     keys = [_named(f"psnr_{protocol.label}", condition) for condition, protocol in rows]
-    values = np.array([[*(scalars[f"{key}_{name}"] for name in baselines), scalars[key]] for key in keys])
+    values = np.array([[*(scalars[f"{key}/{name}"] for name in baselines), scalars[key]] for key in keys])
     names = [key.removeprefix("psnr_") for key in keys]
     return number_table(values, rows=names, columns=[*baselines, "network"], title="PSNR in dB")
 

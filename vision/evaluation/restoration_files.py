@@ -95,9 +95,9 @@ def restore_photographs(
             if first:
                 (folder / "details").mkdir(parents=True, exist_ok=True)
                 write_exact(place, made)
-            row, compared = _pictures(image, made, enlarge, scale=scale, name=file.name)
+            picture, compared = _pictures(image, made, enlarge, scale=scale, name=file.name)
             if first:
-                save_png(folder / "details" / f"{stem}.png", row)
+                save_png(folder / "details" / f"{stem}.png", picture)
             if len(shown) < ON_PAGE:
                 shown.append(compared)
         if not rows:

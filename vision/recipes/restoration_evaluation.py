@@ -1,6 +1,7 @@
 """How restoration is measured and used: conditions, what is compared, LPIPS, files, and the function for export."""
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from vision.ops.imresize import imresize
 from vision.platform import shapes_of
 from vision.pretrained.initial import read_initial_values
 from vision.pretrained.lpips import IGNORED_OF_ALEXNET, LEVELS, alexnet_rules, lpips_features, read_lpips_weights
+from vision.pretrained.rules import named
 from vision.pretrained.vgg import vgg_rules
 from vision.recipes.restoration_networks import Network
 from vision.tasks.restoration import network_view
@@ -176,7 +178,9 @@ def vgg_variables(path: Path | None, config: VggConfig, layers: Sequence[str]) -
     """The variables of a VGG for these activations, from a file; raises ``UserError`` where it does not have them."""
     assert path is not None
     shapes = vgg_shapes(config, layers)
+    rules, wanted = vgg_rules(config), named(shapes)
+    needed = "|".join(re.escape(rule.published) for rule in rules if rule.ours in wanted)
     # what comes after the layers is not needed
-    ignored = (r"^features\.", r"^classifier\.")
-    values = read_initial_values(expanded(path), shapes, published=vgg_rules(config), ignored=ignored)
+    ignored = (rf"^(?!(?:{needed})$)(?:features|classifier)\.",)
+    values = read_initial_values(expanded(path), shapes, published=rules, ignored=ignored)
     return with_values(shapes, values)
