@@ -1,20 +1,22 @@
 r"""Super-resolution with detail that looks real, after Wang et al. 2018 (ESRGAN) and Ledig et al. 2017 (SRGAN).
 
 A network of ``experiments.superres`` goes on against a discriminator, by the relativistic loss of ESRGAN, an error in
-the features of VGG19 (a file of yours) and a little of the error of pixels. PSNR falls and LPIPS too, both are measured.
+the features of VGG19 (a file of yours) and a little of the error of pixels. PSNR falls and so does LPIPS; both are
+measured.
 The paper trains RRDB on DIV2K and Flickr2K for 400,000 steps of 16 patches of 128 pixels; this code has not been run to
 that length.
 
     python -m experiments.srgan --quick                     the shapes world, on a laptop
     python -m experiments.srgan --data.dir DIV2K_train_HR --data.stream --data.test-dir Set5 --init-from runs/rrdb \
         --loss.pixels 0.01 --loss.perceptual 1 --perceptual.weights vgg19.pth
-    python -m experiments.srgan --data.dir DIV2K_train_HR --data.stream --data.test-dir Set5 --init-from runs/rrdb_real \
+    python -m experiments.srgan --data.dir DIV2K_train_HR --data.stream --data.test-dir Set5 --init-from runs/rrdb_r \
         --degradation real_esrgan --data.patch 256 --game.discriminator unet --game.loss non_saturating \
         --game.weight 0.1 --loss.perceptual 1 --perceptual.weights vgg19.pth
     python -m vision evaluate runs/srgan/quick --lpips.features alexnet.pth --lpips.weights alex.pth
     python -m vision predict runs/srgan/quick photographs/*.jpg
 
-``runs/rrdb`` is a run of ``python -m experiments.superres --model rrdb`` with the same data and degradation.
+``runs/rrdb`` and ``runs/rrdb_r`` are runs of ``python -m experiments.superres --model rrdb`` with the same data and
+degradation.
 """
 
 import sys

@@ -101,7 +101,7 @@ def test_sides_of_canvases():
 
 
 def test_splits(folder, tmp_path):
-    with pytest.raises(UserError, match="of the 4 images in .* the names of none choose them as test images"):
+    with pytest.raises(UserError, match=r"of the 4 images in .* the names of none choose them as test images"):
         unread_photographs(PhotographsConfig(dir=folder), "test")
     for number in range(30):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
@@ -117,7 +117,7 @@ def test_splits(folder, tmp_path):
 def test_what_cannot_be_used_is_said(folder, tmp_path):
     with pytest.raises(UserError, match=r"data\.patch 24 must be a multiple of 16"):
         data_of(config(folder), scale=4, multiple=4)
-    with pytest.raises(UserError, match="There is no folder .*none to read images from"):
+    with pytest.raises(UserError, match=r"There is no folder .*none to read images from"):
         data_of(config(tmp_path / "none")).source("train")
     Image.new("RGB", (30, 12)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match="1 of the 1 test images have less than 22 pixels on a side, such as number 1"):

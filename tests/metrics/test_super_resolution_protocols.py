@@ -13,6 +13,7 @@ from vision.metrics.reconstruction.super_resolution import (
     ReconstructionProtocol,
     compared,
     reconstruction_quality,
+    region_quality,
     rounded,
 )
 from vision.ops.imresize import crop_to_multiple, imresize
@@ -119,6 +120,6 @@ def test_images_in_a_canvas_are_measured_alone(name):
         cut = [jnp.asarray(image[row : row + 1, :height, :width]) for image in canvas]
         for key, value in reconstruction_quality(*cut, protocol).items():
             np.testing.assert_allclose(found[key][row], value[0], rtol=1e-4)
-    same = region_quality(canvas[0], canvas[0], sizes, protocol)
+    same = region_quality(jnp.asarray(canvas[0]), jnp.asarray(canvas[0]), sizes, protocol)
     assert np.isinf(same[f"psnr_{protocol.label}"]).all()
     np.testing.assert_allclose(same[f"ssim_{protocol.label}"], 1.0)

@@ -15,11 +15,11 @@ from vision.ops.degradations.degradation import (
     NoiseDegradation,
     check_degradation,
     degraded,
+    evaluation_levels,
     level_name,
     level_words,
     margin_of,
     random_levels,
-    tested_levels,
 )
 from vision.ops.degradations.jpeg import jpeg
 from vision.ops.degradations.real_esrgan import REAL_ESRGAN
@@ -53,11 +53,11 @@ def test_levels_of_training_and_of_evaluation():
     assert levels.min() < 3
     assert levels.max() > 52
     assert set(np.asarray(random_levels(NoiseDegradation(), 9, key=KEY))) == {25.0}
-    assert tested_levels(blind) == (15.0, 25.0, 50.0)
-    assert tested_levels(NoiseDegradation(sigma=(15.0, 30.0))) == (15.0, 25.0)
-    assert tested_levels(NoiseDegradation(sigma=(60.0, 80.0))) == (70.0,)
-    assert tested_levels(JpegDegradation()) == (10.0,)
-    assert tested_levels(BicubicDegradation()) == (1.0,)
+    assert evaluation_levels(blind) == (15.0, 25.0, 50.0)
+    assert evaluation_levels(NoiseDegradation(sigma=(15.0, 30.0))) == (15.0, 25.0)
+    assert evaluation_levels(NoiseDegradation(sigma=(60.0, 80.0))) == (70.0,)
+    assert evaluation_levels(JpegDegradation()) == (10.0,)
+    assert evaluation_levels(BicubicDegradation()) == (1.0,)
     assert [level_name(blind, 25.0), level_name(JpegDegradation(), 10.0)] == ["sigma25", "quality10"]
     assert "not rounded" in level_words(BicubicDegradation(), 0.0)
 

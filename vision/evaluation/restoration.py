@@ -99,7 +99,8 @@ def evaluator(
     """(variables, test set) -> numbers of the network and of what is simple, with a sheet of examples and a table.
 
     The network's numbers are named by protocol and condition, "psnr_y_border2" or "psnr_rgb_8bit_border0_sigma25";
-    those of what is simple have its name at the end, "psnr_y_border2/bicubic". Sheets are made only by a single-process run.
+    those of what is simple have its name at the end, "psnr_y_border2/bicubic". Sheets are made only by a single-process
+    run.
     """
 
     def measure(

@@ -26,9 +26,9 @@ from vision.ops.degradations.degradation import (
     Degradation,
     NoiseDegradation,
     degraded,
+    evaluation_levels,
     level_name,
     level_words,
-    tested_levels,
 )
 from vision.ops.imresize import imresize
 from vision.platform import shapes_of
@@ -92,7 +92,7 @@ def conditions(degradation: Degradation, *, scale: int, channels: int) -> tuple[
             Condition(0.0, "", level_words(degradation, 0.0), (ReconstructionProtocol("luma", border),)),
             Condition(1.0, "", level_words(degradation, 1.0), eight),
         )
-    levels = tested_levels(degradation)
+    levels = evaluation_levels(degradation)
     return tuple(
         Condition(level, level_name(degradation, level), level_words(degradation, level), eight) for level in levels
     )
@@ -113,7 +113,7 @@ def baselines(degradation: Degradation, network: Network, data: Data, compiler: 
 
     crops = jnp.asarray(_training_crops(data), jnp.float32) / 255.0
     view = np.asarray(network_view(crops, channels=network.channels, scale=scale))
-    best = best_filters(compiler, view, degrade=degrade, levels=tested_levels(degradation))
+    best = best_filters(compiler, view, degrade=degrade, levels=evaluation_levels(degradation))
     how = f"of the settings tried the best for {len(crops)} crops of training images"
     return same | {
         name: Baseline(lambda images, level, each=each: each.function(images, level / 255.0), f"{each.words} ({how})")

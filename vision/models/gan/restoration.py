@@ -90,8 +90,8 @@ class UNetDiscriminator(nn.Module):
         """
         if image.shape[1] % 8 or image.shape[2] % 8:
             raise UserError(
-                f"patches of {image.shape[1]}x{image.shape[2]} pixels cannot be halved three times: choose --data.patch "
-                "as a multiple of 8"
+                f"patches of {image.shape[1]}x{image.shape[2]} pixels cannot be halved three times: choose "
+                "--data.patch as a multiple of 8"
             )
         spectral = partial(SpectralConv, spectral=True, use_bias=False, kernel_init=fan_in_uniform, dtype=self.dtype)
         hidden = leaky(Conv(self.width, 3, kernel_init=fan_in_uniform, dtype=self.dtype, name="first")(image))

@@ -82,7 +82,7 @@ def level_range(config: Degradation) -> tuple[float, float]:
             return 0.0, 0.0
 
 
-def tested_levels(config: Degradation) -> tuple[float, ...]:
+def evaluation_levels(config: Degradation) -> tuple[float, ...]:
     """The levels to evaluate at: the one of training, or those within its range that papers report."""
     low, high = level_range(config)
     if low == high:
