@@ -100,12 +100,14 @@ def test_sides_of_canvases():
     assert canvas_side(50, scale=2, multiple=1) == 50
 
 
-def test_splits(folder, tmp_path):
-    with pytest.raises(UserError, match=r"of the 4 images in .* the names of none choose them as test images"):
-        unread_photographs(PhotographsConfig(dir=folder), "test")
-    for number in range(30):
-        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
-    held = PhotographsConfig(dir=tmp_path)
+def test_splits(tmp_path):
+    for name, count in (("one", 1), ("many", 30)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{number}.png")
+    with pytest.raises(UserError, match=r"of the 1 images in .* choose them as test images: add images"):
+        unread_photographs(PhotographsConfig(dir=tmp_path / "one"), "test")
+    held = PhotographsConfig(dir=tmp_path / "many")
     sizes = [len(unread_photographs(held, split)) for split in ("train", "test")]
     assert sum(sizes) == 30
     assert min(sizes) > 0
@@ -119,11 +121,14 @@ def test_what_cannot_be_used_is_said(folder, tmp_path):
         data_of(config(folder), scale=4, multiple=4)
     with pytest.raises(UserError, match=r"There is no folder .*none to read images from"):
         data_of(config(tmp_path / "none")).source("train")
-    Image.new("RGB", (30, 12)).save(tmp_path / "a.png")
+    small, damaged = tmp_path / "small", tmp_path / "damaged"
+    for place in (small, damaged):
+        place.mkdir()
+        Image.new("RGB", (30, 12)).save(place / "a.png")
     with pytest.raises(UserError, match="1 of the 1 test images have less than 22 pixels on a side, such as number 1"):
-        data_of(config(tmp_path)).source("test")
-    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+        data_of(config(small)).source("test")
+    (damaged / "b.png").write_bytes((damaged / "a.png").read_bytes()[:40])
     with pytest.raises(UserError, match=r"Sample 1 of 2 cannot be read: .*b\.png cannot be decoded"):
-        data_of(config(tmp_path)).source("train")
-    whole = dataclasses.replace(config(tmp_path), skip_damaged=True)
+        data_of(config(damaged)).source("train")
+    whole = dataclasses.replace(config(damaged), skip_damaged=True)
     assert len(data_of(whole).source("train")) == 1

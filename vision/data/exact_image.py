@@ -17,7 +17,7 @@ from vision.atomic import write_atomically
 from vision.data.grey_levels import rgb
 from vision.data.image_file import MAX_PIXELS, opened
 
-Values = UInt8[np.ndarray, "h w c"] | UInt16[np.ndarray, "h w c"]
+Values = UInt8[np.ndarray, "h w _"] | UInt16[np.ndarray, "h w _"]
 
 _ORIENTATION = 0x0112  # the tag of EXIF
 

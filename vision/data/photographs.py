@@ -73,7 +73,7 @@ class PhotographsConfig:
 class DecodedSource:
     """Images of differing sizes in memory."""
 
-    images: Sequence[UInt8[np.ndarray, "h w 3"]]
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]]
     class_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:

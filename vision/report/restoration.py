@@ -13,7 +13,7 @@ _WHOLE, _DETAIL, _GAP, _LINE = 256, 256, 6, 16
 _LARGE = 1_000_000  # pixels of an image that is searched whole
 _INK, _FAINT, _FRAME = (40, 40, 40), (120, 120, 120), (230, 40, 40)
 
-Picture = UInt8[np.ndarray, "h w 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 Box = tuple[int, int, int, int]
 """Top, left, height and width in pixels."""
 
