@@ -35,10 +35,10 @@ def test_what_is_written_is_read(channels, dtype, alpha, tmp_path):
     if alpha:
         np.testing.assert_array_equal(found.alpha, image.alpha)
     if dtype == np.uint16:  # by a reader that is not ours
-        rows = png.Reader(filename=str(tmp_path / "a" / "b.png")).asDirect()[2]
-        np.testing.assert_array_equal(
-            np.vstack([np.uint16(row) for row in rows]).reshape(5, 7, -1)[..., 0], image.pixels[..., 0]
-        )
+        with (tmp_path / "a" / "b.png").open("rb") as file:
+            rows = png.Reader(file=file).asDirect()[2]
+            values = np.vstack([np.uint16(row) for row in rows]).reshape(5, 7, -1)
+        np.testing.assert_array_equal(values[..., 0], image.pixels[..., 0])
 
 
 def test_other_files(tmp_path):

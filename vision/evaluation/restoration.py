@@ -176,9 +176,9 @@ def evaluator(
             protocol["lpips"] = f"LPIPS of colours; {middle.words}; mean over {len(each)} images of {test.description}"
         images = {"table": _table(task.conditions, list(baselines), scalars)}
         if truths:
-            before = known[next(iter(baselines)), middle].images
-            versions = {next(iter(baselines)): before, "restored": found[middle].images}
-            images["examples"] = _sheet(task, versions, {index: truths[index] for index in sorted(before)})
+            simple = {name: known[name, middle].images for name in list(baselines)[:1]}
+            shown = {index: truth for index, truth in truths.items() if index < SHOWN}
+            images["examples"] = _sheet(task, simple | {"restored": found[middle].images}, shown)
         return Evaluation(scalars, images, protocol)
 
     return evaluate

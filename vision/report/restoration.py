@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageDraw
 
 from vision.report import lettering
@@ -61,7 +61,7 @@ def restoration_sheet(images: Sequence[Restored], *, side: int = 48) -> Picture:
     )
 
 
-def cut(image: Picture, box: Box) -> Picture:
+def cut(image: Shaped[np.ndarray, "_ _ c"], box: Box) -> Shaped[np.ndarray, "_ _ c"]:
     """The part of an image in a box."""
     top, left, height, width = box
     return image[top : top + height, left : left + width]
