@@ -62,7 +62,7 @@ def test_what_is_written(enlarge, tmp_path):
     table = json.loads((tmp_path / "out" / "restoration.json").read_text())
     assert [row["written"] for row in table["images"]] == ["a.png", "a-2.png"]
     assert table["images"][0]["to"] == "60x40"
-    made = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    made = read_exact(tmp_path / "out" / "a.png").pixels
     assert np.unique(made.reshape(-1, 3), axis=0).tolist() == [[100, 50, 25]]
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert page.count("<section>") == 2

@@ -54,7 +54,8 @@ def read_exact(file: Path, *, max_pixels: int = MAX_PIXELS) -> ExactImage:
       ImageError: as for `vision.data.image_file.opened`.
     """
     with opened(file, max_pixels=max_pixels) as image:
-        if image.format == "PNG" and image.tile and "16" in str(image.tile[0][3]):
+        tiles = getattr(image, "tile", ())  # how Pillow reads the file: "RGB;16B"
+        if image.format == "PNG" and tiles and "16" in str(tiles[0][3]):
             turn = image.getexif().get(_ORIENTATION, 1)
             image.load()  # a damaged file is recognised here, within the limits that Pillow has
             return _deep(file, turn)

@@ -173,5 +173,5 @@ def _mirrored(images: Array, margin: int) -> Array:
 
 def _positive(**numbers: Strength) -> None:
     for name, number in numbers.items():
-        if not isinstance(number, jax.core.Tracer) and not number > 0:
+        if not isinstance(number, jax.Array) and not number > 0:
             raise UserError(f"{name} must be positive, got {number}")
