@@ -39,7 +39,7 @@ from vision.recipes.restoration_networks import DENOISING, SMALL_DENOISING, Netw
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import AdamConfig
 
-ABOUT = About(task="restoration", paper="Zhang et al. 2017, arXiv:1608.03981", quick="5 minutes")
+ABOUT = About(task="restoration", paper="Zhang et al. 2017, arXiv:1608.03981", quick="not timed")
 
 
 @dataclass(frozen=True, kw_only=True)

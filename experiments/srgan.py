@@ -36,7 +36,7 @@ from vision.train.optimizer import AdamConfig
 ABOUT = About(
     task="restoration",
     paper="Wang et al. 2018, arXiv:1809.00219; Ledig et al. 2017, arXiv:1609.04802",
-    quick="8 minutes",
+    quick="not timed",
 )
 
 
