@@ -9,8 +9,8 @@ pixels: Adam 1e-4 and the absolute error, 300,000 steps of 16. The paper reports
     python -m experiments.superres --data.dir DIV2K_train_HR --data.stream --data.test-dir Set5 --model edsr_large
     python -m experiments.superres --data.dir DIV2K_train_HR --data.stream --data.test-dir Set5 --model rrdb \
         --degradation real_esrgan --data.patch 256
-    python -m experiments.superres --data.dir t91 --data.test-dir set5 --model edsr_small --data.patch 64 \
-        --optimizer.lr 1e-3 --optimizer.warmup 3200 --images 160000 --intervals.evaluate 40000
+    python -m experiments.superres --data.dir t91 --data.test-dir set5 --model edsr_small --data.patch 48 \
+        --optimizer.lr 1e-3 --optimizer.warmup 1600 --images 200000 --intervals.log 8000 --intervals.evaluate 40000
     python -m vision predict runs/superres/quick photographs/*.jpg
     python -m vision evaluate runs/superres/quick --self-ensemble
     python -m vision predict superres --init-from EDSR_Mx2.pth -- photographs/*.jpg      published weights
