@@ -53,8 +53,10 @@ def test_options_in_documents_exist(path):
 @functools.cache
 def fields():
     """All options that are fields of some experiment."""
-    modules = [importlib.import_module(name) for name in NAMES]
-    return {option_of(name) for module in modules for name in (*flatten(module.Config()), *choices(module.Config()))}
+    configs = [importlib.import_module(name).Config() for name in NAMES]
+    found = {option_of(name) for config in configs for name in (*flatten(config), *choices(config))}
+    switches = [name for config in configs for name, value in flatten(config).items() if isinstance(value, bool)]
+    return found | {option_of(re.sub(r"(\w+)$", r"no-\1", name)) for name in switches}
 
 
 def test_readme_names_the_two_commands():
@@ -90,7 +92,7 @@ def test_links_lead_somewhere():
 
 
 def test_bring_your_own_data(tmp_path):
-    """From images to samples, a classifier, a detector and segmenters, by the document's commands, made short."""
+    """From images to samples, a classifier, detectors, segmenters, and larger images, by the document's commands."""
     rng = np.random.default_rng(0)
     for kind in ("cats", "dogs"):
         (tmp_path / "my_images" / kind).mkdir(parents=True)
@@ -118,12 +120,17 @@ def test_bring_your_own_data(tmp_path):
         for kind, pixels in (("images", rng.integers(0, 256, (30, 28, 3))), ("masks", rng.integers(0, 2, (30, 28)))):
             (segmented / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(segmented / kind / name)
+    (tmp_path / "my_photographs").mkdir()
+    for index in range(24):
+        pixels = rng.integers(0, 256, (44, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "my_photographs" / f"{index}.png")
     short = "--batch-size 8 --images 16"
     segmenter = f"{short} --data.height 32 --data.width 32 --decoder.width 8 --no-auxiliary"
     segmenter = f"{segmenter} --backbone resnet18 --backbone.depths 1 1 1 1 --backbone.width 8"
     detector = f"{short} --data.resolution 32 --model.width 0.125"
     instances = f"{short} --data.resolution 32 --method.model.yolo.width 0.125 --method.model.width 64"
     clip = f"{short} --data.resolution 16 --model.image.depth 1 --model.text.depth 1 --retrieval.compared 2"
+    restoration = f"{short} --data.patch 16 --model.blocks 1 --model.width 4"
     short = f"{short} --data.resolution 16 --model.width 8"
     sampling = "--model.multipliers 1 --samples 4 --diffusion.steps 20 --sampling.steps 2"
     more = {
@@ -135,10 +142,11 @@ def test_bring_your_own_data(tmp_path):
         "experiments.instances_folder": instances,
         "experiments.segment_folder": segmenter,
         "experiments.clip_shapes": clip,
+        "experiments.superres": restoration,
     }
     lines = [shlex.split(line) for line in commands(ROOT / "docs" / "bring_your_own_data.md")]
     typed = [words for words in lines if not any(word.endswith(".safetensors") for word in words)]
-    assert [len(lines), len(typed)] == [17, 15]
+    assert [len(lines), len(typed)] == [19, 17]
     said = []
     alone = {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")}
     for words in typed:
@@ -157,6 +165,7 @@ def test_bring_your_own_data(tmp_path):
     assert said[10].count("new_images/") == 4
     assert said[12].count("new_images/") == 4
     assert said[14].count("new_images/") == 4
+    assert said[16].count("48x40 -> 96x80 pixels, RGB of 8 bits") == 4
     assert (tmp_path / "detector.stablehlo").stat().st_size > 1e6
 
 

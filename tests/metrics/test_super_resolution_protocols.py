@@ -13,6 +13,7 @@ from vision.metrics.reconstruction.super_resolution import (
     ReconstructionProtocol,
     compared,
     reconstruction_quality,
+    region_quality,
     rounded,
 )
 from vision.ops.imresize import crop_to_multiple, imresize
@@ -106,3 +107,19 @@ def test_bicubic_on_set5(real_data, scale):
     }
     for name in ("luma", "luma of 8 bits"):
         assert abs(found[name][1] - SIMILARITY[scale - 2]) < 1e-3, name
+
+
+@pytest.mark.parametrize("name", ["luma", "colours"])
+def test_images_in_a_canvas_are_measured_alone(name):
+    protocol = ReconstructionProtocol(name, 2)
+    generator = np.random.default_rng(3)
+    canvas = [generator.random((2, 30, 34, 3), np.float32) for _ in range(2)]
+    sizes = jnp.array([[19, 34], [30, 17]])
+    found = jax.jit(lambda *images: region_quality(*images, sizes, protocol))(*canvas)
+    for row, (height, width) in enumerate(sizes.tolist()):
+        cut = [jnp.asarray(image[row : row + 1, :height, :width]) for image in canvas]
+        for key, value in reconstruction_quality(*cut, protocol).items():
+            np.testing.assert_allclose(found[key][row], value[0], rtol=1e-4)
+    same = region_quality(jnp.asarray(canvas[0]), jnp.asarray(canvas[0]), sizes, protocol)
+    assert np.isinf(same[f"psnr_{protocol.label}"]).all()
+    np.testing.assert_allclose(same[f"ssim_{protocol.label}"], 1.0)

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from vision.errors import UserError
-from vision.ops.denoise import bilateral_filter, median_filter, non_local_means
+from vision.ops.denoise import bilateral_filter, median_filter, non_local_means, total_variation
 
 GENERATOR = np.random.default_rng(0)
 SMALL = GENERATOR.uniform(-1, 1, (2, 6, 7, 2)).astype(np.float32)
@@ -103,3 +103,24 @@ def test_what_cannot_be_done_is_said():
         bilateral_filter(image, radius=1, sigma_space=1.0, sigma_range=0.0)
     with pytest.raises(UserError, match="patch_radius must not be negative, got -1"):
         non_local_means(image, patch_radius=-1, search_radius=1, strength=1.0)
+
+
+def test_total_variation_of_a_step_is_known():
+    """Of a step between n and m columns the minimum moves both sides by the weight over their number of columns."""
+    image = np.zeros((1, 3, 8, 2), np.float32)
+    image[:, :, 3:] = 1.0
+    made = total_variation(jnp.asarray(image[..., :1]), weight=0.3, steps=3000)
+    np.testing.assert_allclose(made[0, :, :3, 0], 0.3 / 3, atol=1e-4)
+    np.testing.assert_allclose(made[0, :, 3:, 0], 1.0 - 0.3 / 5, atol=1e-4)
+    # of two equal channels together, the norm of the gradient is larger by the root of 2
+    both = total_variation(jnp.asarray(image), weight=0.3, steps=3000)
+    np.testing.assert_allclose(both[0, :, :3], 0.3 / 3 / np.sqrt(2), atol=1e-4)
+
+
+def test_total_variation_keeps_the_mean_and_flattens():
+    image = np.random.default_rng(0).random((2, 9, 7, 3), np.float32)
+    made = jax.jit(lambda x, weight: total_variation(x, weight=weight, steps=400))(image, 5.0)
+    np.testing.assert_allclose(made.mean((1, 2)), image.mean((1, 2)), atol=1e-4)
+    assert np.ptp(np.asarray(made), axis=(1, 2)).max() < 0.05
+    with pytest.raises(UserError, match="weight must be positive, got 0"):
+        total_variation(jnp.asarray(image), weight=0.0)

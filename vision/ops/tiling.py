@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Num
 
 from vision.errors import UserError
 from vision.ranges import NonNegativeInt, Pixels, PositiveInt, check_ranges
 
-ImageFunction = Callable[[Float[Array, "n t t c"]], Float[Array, "n s s d"]]
+ImageFunction = Callable[[Num[Array, "n t t c"]], Num[Array, "n s s d"]]
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,14 @@ class TilingConfig:
 
 def tiled(
     function: ImageFunction,
-    images: Float[np.ndarray, "b h w c"],
+    images: Num[np.ndarray, "b h w c"],
     config: TilingConfig = TilingConfig(),
     *,
     scale: int = 1,
-) -> Float[np.ndarray, "b H W d"]:
+) -> Num[np.ndarray, "b H W d"]:
     """Apply a function of tiles to whole images, in memory for a batch of tiles and the result.
+
+    The result has the type of the function's: one that rounds to 8 bits needs a quarter of the memory for it.
 
     Args:
       function: tiles [config.batch, tile, tile, c] to tiles ``scale`` times as large; jit it.

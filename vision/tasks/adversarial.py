@@ -102,6 +102,19 @@ def relativistic_generator(real: Logits, fake: Logits) -> Float[Array, ""]:
     return jnp.mean(jax.nn.softplus(real - fake))
 
 
+def relativistic_average_discriminator(real: Logits, fake: Logits) -> Float[Array, ""]:
+    """-E[log D(x)] - E[log(1 - D(G(z)))], where D compares a logit with the mean of those of the other kind.
+
+    Jolicoeur-Martineau 2019, section 3.2 (RaGAN); Wang et al. 2018 ("ESRGAN"), eq. 1.
+    """
+    return jnp.mean(jax.nn.softplus(fake.mean() - real)) + jnp.mean(jax.nn.softplus(fake - real.mean()))
+
+
+def relativistic_average_generator(real: Logits, fake: Logits) -> Float[Array, ""]:
+    """-E[log(1 - D(x))] - E[log D(G(z))]: Wang et al. 2018, eq. 2."""
+    return relativistic_average_discriminator(fake, real)
+
+
 MINIMAX = AdversarialLoss(minimax_discriminator, minimax_generator)
 """The game of Goodfellow et al. 2014, as written."""
 NON_SATURATING = AdversarialLoss(minimax_discriminator, non_saturating_generator)
@@ -114,6 +127,11 @@ WASSERSTEIN = AdversarialLoss(wasserstein_discriminator, linear_generator, calib
 """The Wasserstein distance, which needs a discriminator of bounded slope."""
 RELATIVISTIC = AdversarialLoss(relativistic_discriminator, relativistic_generator, relativistic=True, calibrated=False)
 """Relativistic pairing loss, which needs R1 and R2 to converge (Huang et al. 2024)."""
+
+RELATIVISTIC_AVERAGE = AdversarialLoss(
+    relativistic_average_discriminator, relativistic_average_generator, relativistic=True, calibrated=False
+)
+"""Relativistic loss against the mean of the batch, of ESRGAN."""
 
 
 @dataclass(frozen=True)

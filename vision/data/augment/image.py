@@ -132,6 +132,14 @@ def random_flip(images: Float[Array, "b h w c"], *, key: Key[Array, ""]) -> Floa
     return _flip_where(images, jax.random.bernoulli(key, 0.5, images.shape[:1]))
 
 
+def random_turn(images: Float[Array, "b s s c"], *, key: Key[Array, ""]) -> Float[Array, "b s s c"]:
+    """One of the eight flips and quarter turns of a square, all equally likely, for each image."""
+    rows, columns, exchanged = jax.random.bernoulli(key, 0.5, (3, images.shape[0]))
+    images = _flip_where(images, columns)
+    images = jnp.where(rows[:, None, None, None], images[:, ::-1], images)
+    return jnp.where(exchanged[:, None, None, None], jnp.swapaxes(images, 1, 2), images)
+
+
 def flipped(batch: Mapping[str, Array], *, key: Key[Array, ""]) -> dict[str, Array]:
     """The batch with "image" under :func:`random_flip`."""
     return {**batch, "image": random_flip(batch["image"], key=key)}

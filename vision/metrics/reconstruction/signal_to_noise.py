@@ -20,8 +20,12 @@ def peak_signal_to_noise(
     Returns:
       float32. For equal images the result is infinity and the gradient is defined as zero.
     """
-    error = jnp.mean(jnp.square(image - reference), axis=(1, 2, 3))
+    return decibels(jnp.mean(jnp.square(image - reference), axis=(1, 2, 3)), value_range=value_range)
+
+
+def decibels(error: Float[Array, " b"], *, value_range: tuple[float, float]) -> Float[Array, " b"]:
+    """10 log10(range² / error) of mean squared errors; infinity, with a gradient of zero, where the error is 0."""
     equal = error == 0.0
     low, high = value_range
-    decibels = -10.0 * jnp.log10(jnp.where(equal, 1.0, error) / (high - low) ** 2)
-    return jnp.where(equal, jnp.inf, decibels)
+    ratio = -10.0 * jnp.log10(jnp.where(equal, 1.0, error) / (high - low) ** 2)
+    return jnp.where(equal, jnp.inf, ratio)

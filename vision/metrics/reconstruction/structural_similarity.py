@@ -42,9 +42,22 @@ def structural_similarity(
     Raises:
       UserError: a side is shorter.
     """
+    return jnp.mean(similarity_map(image, reference, value_range=value_range), axis=(1, 2, 3))
+
+
+def similarity_map(
+    image: Float[Array, "b h w c"],
+    reference: Float[Array, "b h w c"],
+    *,
+    value_range: tuple[float, float] = (-1.0, 1.0),
+) -> Float[Array, "b H W c"]:
+    """SSIM in each window, in [-1, 1]; the window at (y, x) begins there and has 11 pixels each way.
+
+    The arguments and what is raised are those of :func:`structural_similarity`.
+    """
     _at_least(image, WINDOW, "the window of SSIM")
     luminance, contrast = _compared(*_scaled(image, reference, value_range))
-    return jnp.mean(luminance * contrast, axis=(1, 2, 3))
+    return luminance * contrast
 
 
 def multiscale_structural_similarity(

@@ -16,15 +16,15 @@ As many pixels as the scale are left out on every side. SSIM is that of Wang et 
 left (``structural_similarity``), of colours the mean over channels; it reads 0 to 255 as MATLAB's ``ssim_index`` does.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from vision.errors import UserError
-from vision.metrics.reconstruction.signal_to_noise import peak_signal_to_noise
-from vision.metrics.reconstruction.structural_similarity import structural_similarity
+from vision.metrics.reconstruction.signal_to_noise import decibels, peak_signal_to_noise
+from vision.metrics.reconstruction.structural_similarity import WINDOW, similarity_map, structural_similarity
 from vision.ops.imresize import crop_border
 from vision.ops.ycbcr import luma
 from vision.ranges import NonNegativeInt
@@ -98,6 +98,49 @@ def reconstruction_quality(
         f"psnr_{protocol.label}": peak_signal_to_noise(image, reference, value_range=(0.0, 1.0)),
         f"ssim_{protocol.label}": structural_similarity(image, reference, value_range=(0.0, 1.0)),
     }
+
+
+def region_quality(
+    image: Float[Array, "b h w c"],
+    reference: Float[Array, "b h w c"],
+    sizes: Int[Array, "b 2"],
+    protocol: ReconstructionProtocol,
+) -> dict[str, Float[Array, " b"]]:
+    """:func:`reconstruction_quality` of images of different sizes, each in the upper left of a canvas.
+
+    Args:
+      image: in [0, 1], RGB or luma.
+      reference: the target image.
+      sizes: height and width of each image, of at least 11 pixels without the border; what is outside has no effect.
+      protocol: what is compared.
+
+    Raises:
+      UserError: as for :func:`reconstruction_quality`, of the canvas.
+    """
+    border, whole = protocol.border, replace(protocol, border=0)
+    image, reference = compared(image, whole), compared(reference, whole)
+    inside = _inside(sizes, image.shape[1:3], border, border)
+    error = _mean_where(inside, jnp.square(image - reference))
+    similarity = similarity_map(image, reference, value_range=(0.0, 1.0))
+    windows = _inside(sizes, similarity.shape[1:3], border, border + WINDOW - 1)
+    return {
+        f"psnr_{protocol.label}": decibels(error, value_range=(0.0, 1.0)),
+        f"ssim_{protocol.label}": _mean_where(windows, similarity),
+    }
+
+
+def _inside(sizes: Array, shape: tuple[int, ...], before: int, after: int) -> Bool[Array, "b h w 1"]:
+    """Which pixels have at least ``before`` pixels of their image above and left, and ``after`` below and right."""
+    rows, columns = (
+        (at >= before) & (at < sizes[:, axis, None] - after)
+        for axis, at in enumerate(jnp.arange(side) for side in shape)
+    )
+    return (rows[:, :, None] & columns[:, None, :])[..., None]
+
+
+def _mean_where(chosen: Array, values: Array) -> Float[Array, " b"]:
+    total = jnp.sum(jnp.where(chosen, values, 0.0), axis=(1, 2, 3))
+    return total / (jnp.sum(chosen, axis=(1, 2, 3)) * values.shape[-1])
 
 
 def rounded(images: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -73,4 +73,6 @@ class Dncnn(nn.Module):
             if config.norm:
                 hidden = norm(name=f"norm_{number}")(hidden)
             hidden = nn.relu(hidden)
-        return image - conv(config.channels, name=f"conv_{config.depth}")(hidden).astype(jnp.float32)
+        # training starts from the image itself: noise of He's initialisation would be larger than the image
+        last = conv(config.channels, kernel_init=nn.initializers.zeros, name=f"conv_{config.depth}")
+        return image - last(hidden).astype(jnp.float32)

@@ -69,4 +69,6 @@ class Vdsr(nn.Module):
         hidden = large
         for number in range(1, config.depth):
             hidden = nn.relu(conv(config.width, name=f"conv_{number}")(hidden))
-        return large + conv(config.channels, name=f"conv_{config.depth}")(hidden).astype(jnp.float32)
+        # training starts from the enlarged image
+        last = conv(config.channels, kernel_init=nn.initializers.zeros, name=f"conv_{config.depth}")
+        return large + last(hidden).astype(jnp.float32)

@@ -65,8 +65,6 @@ class DegradationStage:
 class RealEsrganDegradation:
     """The whole pipeline with its published ranges."""
 
-    scale: Annotated[int, Interval(ge=1, le=16)] = 4
-    """How many times as small the result is, at least 1."""
     first: DegradationStage = DegradationStage()
     second: DegradationStage = DegradationStage(
         blur=0.8,
@@ -85,25 +83,26 @@ REAL_ESRGAN = RealEsrganDegradation()
 
 
 def real_esrgan(
-    images: Float[Array, "b h w c"], config: RealEsrganDegradation = REAL_ESRGAN, *, key: PRNGKeyArray
+    images: Float[Array, "b h w c"], config: RealEsrganDegradation = REAL_ESRGAN, *, scale: int = 4, key: PRNGKeyArray
 ) -> Float[Array, "b H W c"]:
     """Images of low resolution and quality, at 256 levels.
 
     Args:
-      images: RGB or grey in [0, 1]; sides are multiples of ``config.scale`` and at least 16 pixels after it.
+      images: RGB or grey in [0, 1]; sides are multiples of ``scale`` and at least 16 pixels after it.
       config: the probabilities and ranges.
+      scale: how many times as small the result is, at least 1.
       key: random key.
 
     Raises:
       UserError: sides that do not fit.
     """
     height, width = images.shape[1:3]
-    if height % config.scale or width % config.scale or min(height, width) < 16 * config.scale:
+    if height % scale or width % scale or min(height, width) < 16 * scale:
         raise UserError(
-            f"images of {height}x{width} pixels cannot be degraded to a {config.scale}th: choose sides that are "
-            f"multiples of {config.scale} and at least {16 * config.scale}"
+            f"images of {height}x{width} pixels cannot be degraded to a {scale}th: choose sides that are "
+            f"multiples of {scale} and at least {16 * scale}"
         )
-    small = (height // config.scale, width // config.scale)
+    small = (height // scale, width // scale)
     keys = jax.random.split(key, 6)
     sizes = jnp.broadcast_to(jnp.array([height, width]), (len(images), 2))
     images, sizes = _blurred_and_resized(images, sizes, (height, width), config.first, key=keys[0])
