@@ -15,18 +15,20 @@ from pathlib import Path
 from pairs import Job, compare
 
 SHAPES = {
-    "3x3, 64 channels, 32x32": (64, 32, 64, 3, 1, 1),
-    "3x3, 128 channels, 16x16": (64, 16, 128, 3, 1, 1),
-    "3x3, 256 channels, 8x8": (64, 8, 256, 3, 1, 1),
-    "3x3, 512 channels, 4x4": (64, 4, 512, 3, 1, 1),
-    "3x3, 128 channels, 32x32": (8, 32, 128, 3, 1, 1),
-    "3x3, 256 channels, 16x16": (16, 16, 256, 3, 1, 1),
-    "3x3, stride 2, 128 channels, 32x32": (16, 32, 128, 3, 2, 1),
-    "3x3 in 32 groups, 128 channels, 28x28": (8, 28, 128, 3, 1, 32),
-    "7x7 depthwise, 96 channels, 56x56": (8, 56, 96, 7, 1, 96),
-    "7x7 depthwise, 384 channels, 14x14": (8, 14, 384, 7, 1, 384),
+    "3x3, 64 channels, 32x32": (64, 32, 64, 3, 1, 1, 1),
+    "3x3, 128 channels, 16x16": (64, 16, 128, 3, 1, 1, 1),
+    "3x3, 256 channels, 8x8": (64, 8, 256, 3, 1, 1, 1),
+    "3x3, 512 channels, 4x4": (64, 4, 512, 3, 1, 1, 1),
+    "3x3, 128 channels, 32x32": (8, 32, 128, 3, 1, 1, 1),
+    "3x3, 256 channels, 16x16": (16, 16, 256, 3, 1, 1, 1),
+    "3x3, stride 2, 128 channels, 32x32": (16, 32, 128, 3, 2, 1, 1),
+    "3x3 in 32 groups, 128 channels, 28x28": (8, 28, 128, 3, 1, 32, 1),
+    "7x7 depthwise, 96 channels, 56x56": (8, 56, 96, 7, 1, 96, 1),
+    "7x7 depthwise, 384 channels, 14x14": (8, 14, 384, 7, 1, 384, 1),
+    "3x3, dilation 4, 512 channels, 32x32": (4, 32, 512, 3, 1, 1, 4),
+    "3x3, dilation 12, 512 channels, 32x32": (4, 32, 512, 3, 1, 1, 12),
 }
-"""Batch, side, channels, size of the kernel, stride, groups."""
+"""Batch, side, channels, size of the kernel, stride, groups, dilation."""
 DIRECTIONS = ("forward", "features", "kernel")
 REPEATS = 5
 """Calls in one measurement."""
@@ -53,9 +55,9 @@ def ours() -> dict[str, Callable[[], object]]:
             "kernel": timed(lambda y, x: jax.linear_transpose(lambda k: convolution(x, k), k)(y)[0], y, x),
         }
 
-    def jobs(batch, side, channels, size, stride, groups):
-        margin = (size // 2, size // 2)
-        how = Window((stride, stride), (margin, margin), groups=groups, winograd=True)
+    def jobs(batch, side, channels, size, stride, groups, dilation):
+        margin = (size // 2 * dilation, size // 2 * dilation)
+        how = Window((stride, stride), (margin, margin), (dilation, dilation), groups=groups, winograd=True)
         random = np.random.default_rng(0)
         normal = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
         x, k = normal(batch, side, side, channels), normal(size, size, channels // groups, channels)
@@ -74,10 +76,10 @@ def theirs() -> dict[str, Callable[[], object]]:
     def timed(function):
         return lambda: [function() for _ in range(REPEATS)]
 
-    def jobs(batch, side, channels, size, stride, groups):
+    def jobs(batch, side, channels, size, stride, groups, dilation):
         last = lambda *shape: torch.randn(*shape).contiguous(memory_format=torch.channels_last)
         x, k = last(batch, channels, side, side), last(channels, channels // groups, size, size)
-        how = {"stride": stride, "padding": size // 2, "groups": groups}
+        how = {"stride": stride, "padding": size // 2 * dilation, "groups": groups, "dilation": dilation}
         y = torch.nn.functional.conv2d(x, k, **how)
         functions = {
             "forward": lambda: torch.nn.functional.conv2d(x, k, **how),

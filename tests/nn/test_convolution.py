@@ -16,8 +16,9 @@ from reference_convolution import convolution, features_gradient, kernel_gradien
 
 from vision.nn import convolution as module
 from vision.nn.convolution import Conv, PointwiseConv, convolve
-from vision.nn.cpu_convolution import block_diagonal, diagonal_blocks, suits_winograd
+from vision.nn.cpu_convolution import block_diagonal, diagonal_blocks, suits_products, suits_winograd
 from vision.nn.dense import multiply
+from vision.nn.dilated import met
 from vision.nn.window import Window, xla_convolution
 from vision.parallel.mesh import MeshConfig, make_mesh
 from vision.platform import composed
@@ -31,6 +32,9 @@ CASES = {
     "depthwise in blocks": (Window(padding=((3, 3), (3, 3)), groups=6), (2, 5, 17, 6), (7, 7, 1, 6)),
     "depthwise, strided": (Window(padding=AROUND, strides=(2, 2), groups=6), (2, 6, 5, 6), (3, 3, 1, 6)),
     "groups": (Window(padding=AROUND, groups=4), (2, 4, 4, 16), (3, 3, 4, 8)),
+    "far beyond the image": (Window(padding=((6, 6), (5, 7)), dilation=(6, 6)), (2, 7, 9, 32), (3, 3, 32, 33)),
+    "meets one pixel": (Window(padding=((9, 9), (9, 9)), dilation=(9, 9)), (3, 5, 8, 32), (3, 3, 32, 32)),
+    "interleaved": (Window(padding=((2, 2), (2, 2)), dilation=(2, 2)), (2, 23, 16, 32), (3, 3, 32, 40)),
     "dilated": (Window(padding=((2, 1), (0, 2)), dilation=(2, 2)), (2, 6, 7, 5), (3, 3, 5, 4)),
 }
 """One for each form that a convolution has on CPUs: window, features, kernel."""
@@ -136,6 +140,21 @@ def test_one_device_equals_eight(case):
     shared = jax.jit(gradient, in_shardings=(batch, whole))(x, k)
     for one, other in zip(jax.tree.leaves(shared), jax.tree.leaves(jax.jit(gradient)(x, k)), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5 * np.abs(other).max())
+
+
+def test_dilated_kernels_have_the_form_of_their_case():
+    """The parts of the image that values meet are counted pixel by pixel."""
+    for case, products in {"far beyond the image": True, "meets one pixel": True, "interleaved": False}.items():
+        how, features, kernel = CASES[case]
+        padded = np.pad(np.ones(features[1:3]), how.padding)
+        result = how.result_shape(features, kernel)
+        pixels = sum(
+            padded[row * how.dilation[0] :, column * how.dilation[1] :][: result[1], : result[2]].sum()
+            for row in range(3)
+            for column in range(3)
+        )
+        assert met(features, result, kernel[:2], how) == pytest.approx(pixels / (9 * result[1] * result[2]))
+        assert suits_products(features, kernel, result, how) == products
 
 
 def test_on_accelerators_it_is_xlas(monkeypatch):
