@@ -2,9 +2,9 @@
 
     estimate = PriorTransformer(config).apply(variables, noisy, time, condition, train=False)
 
-A causal transformer over the hidden states of CLIP's text tower, the embedding of the text, the time, the noisy embedding
-of the image, and a learned query, at whose place the prediction is read. An embedding is an image of one place with
-as many channels, so that processes, losses and samplers of images are its own too.
+A causal transformer over the hidden states of CLIP's text tower, the embedding of the text, the time, the noisy
+embedding of the image, and a learned query, at whose place the prediction is read. An embedding is an image of one place
+with as many channels, so that processes, losses and samplers of images are its own too.
 """
 
 from dataclasses import dataclass
@@ -26,6 +26,10 @@ from vision.nn.embeddings import sinusoidal_embedding
 from vision.nn.transformer import gelu
 from vision.ranges import Channels, Depth, DropRate, NoneOrMoreChannels, PositiveInt
 from vision.types import Condition
+
+
+SCALE = "embeddings"
+"""The collection with "mean" and "deviation" [e] of the embeddings of images, by which what is diffused is scaled."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@
     estimate = PriorTransformer(config).apply({"params": variables["params"]}, noisy, time, condition, train=False)
     embedding = estimate[:, 0, 0] * variables["embeddings"]["deviation"] + variables["embeddings"]["mean"]
 
-Queries, keys and values are three arrays there and one here, and the code of the time begins with cosines there and with
-sines here; neither changes what the network computes. Mean and deviation of embeddings, by which what is diffused is
-scaled, are among the arrays, and count among the 1,022,030,080 parameters of the default size.
+Queries, keys and values are three arrays there and one here, and the code of the time begins with cosines there and
+with sines here; neither changes what the network computes. Mean and deviation of embeddings, by which what is diffused
+is scaled, are among the arrays, and count among the 1,022,030,080 parameters of the default size.
 """
 
 import re
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vision.errors import UserError
-from vision.models.prior import PriorConfig, PriorTransformer, condition_shapes
+from vision.models.prior import SCALE, PriorConfig, PriorTransformer, condition_shapes
 from vision.platform import shapes_of
 from vision.pretrained.adapted import Adapted
 from vision.pretrained.diffusers_config import Entries, options
@@ -37,8 +37,6 @@ from vision.pretrained.rules import (
 from vision.pretrained.scheduler_config import clip_range, find_scheduler_config
 from vision.pretrained.state_dict import StateDict
 
-SCALE = "embeddings"
-"""The collection with "mean" and "deviation" [e] of the embeddings of images."""
 _KIND = "PriorTransformer"
 _OF_TRAINING = ("remat", "dtype", "dropout")
 """Fields that a run may choose for itself."""
@@ -205,8 +203,8 @@ def prior_source(config: PriorConfig, *, limit: float | None) -> FolderSource:
         for name in _OF_CLIP:
             if getattr(config, name) != getattr(wanted, name):
                 raise UserError(
-                    f"{folder / CONFIG} is of a CLIP with {name} {getattr(wanted, name)}, and the run's CLIP has "
-                    f"{getattr(config, name)}: name the CLIP that it belongs to with --clip.weights, and leave --text both"
+                    f"{folder / CONFIG} is of a CLIP with {name} {getattr(wanted, name)}, and the run's has "
+                    f"{getattr(config, name)}: name the CLIP that it belongs to with --clip.weights, leave --text both"
                 )
         missing = options(config, wanted, ignored=_OF_TRAINING)
         if missing:
