@@ -163,8 +163,8 @@ def prior_metrics(
                 made = sampler.samples(values, repeated).reshape(len(texts), -1, own.shape[1])
                 scalars["variance_share"] = variance_share(list(made), [real[of] for of in scenes])
                 protocol["variance_share"] = (
-                    f"variance of {made.shape[1]} samples of a text over that of the embeddings of {made.shape[1]} test "
-                    f"images with this text, as vectors of length 1, pooled over {len(texts)} texts, {words}"
+                    f"variance of {made.shape[1]} samples of a text over that of the embeddings of as many test images "
+                    f"with this text, as vectors of length 1, pooled over {len(texts)} texts, {words}"
                 )
             nearest = np.argmax(directions(samples[:SHOWN]) @ directions(own).T, axis=1)
             pictures = images.source("test")

@@ -3,19 +3,19 @@
     estimate = PriorTransformer(config).apply(variables, noisy, time, condition, train=False)
 
 A causal transformer over the hidden states of CLIP's text tower, the embedding of the text, the time, the noisy
-embedding of the image, and a learned query, at whose place the prediction is read. An embedding is an image of one place
-with as many channels, so that processes, losses and samplers of images are its own too.
+embedding of the image, and a learned query, at whose place the prediction is read. An embedding is an image of one
+place with as many channels, so that processes, losses and samplers of images are its own too.
 """
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Key, Num
 
 from vision.errors import UserError
 from vision.models.clip.text import EPSILON, block_of
@@ -26,7 +26,6 @@ from vision.nn.embeddings import sinusoidal_embedding
 from vision.nn.transformer import gelu
 from vision.ranges import Channels, Depth, DropRate, NoneOrMoreChannels, PositiveInt
 from vision.types import Condition
-
 
 SCALE = "embeddings"
 """The collection with "mean" and "deviation" [e] of the embeddings of images, by which what is diffused is scaled."""
@@ -182,3 +181,16 @@ class PriorTransformer(nn.Module):
         # the mean of embeddings of mean 0, before anything is known
         made = Dense(config.embedding, kernel_init=nn.initializers.zeros, name="head")(last)
         return rearrange(made, "b e -> b 1 1 e")
+
+
+def initial_variables(config: PriorConfig, key: Key[Array, ""]) -> dict[str, Any]:
+    """{"params": ..., "embeddings": {"mean", "deviation"}}: random parameters, and a scale that changes nothing."""
+    kinds = {"text_mask": jnp.bool_}
+    shapes = condition_shapes(config, 1)
+    condition = {name: jnp.zeros(shape, kinds.get(name, jnp.float32)) for name, shape in shapes.items()}
+    image = jnp.zeros((1, 1, 1, config.embedding))
+    made = PriorTransformer(config).init({"params": key}, image, jnp.zeros(1), condition, train=False)
+    return {
+        "params": made["params"],
+        SCALE: {"mean": jnp.zeros(config.embedding), "deviation": jnp.ones(config.embedding)},
+    }

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vision.errors import UserError
-from vision.models.prior import SCALE, PriorConfig, PriorTransformer, condition_shapes
+from vision.models.prior import SCALE, PriorConfig, initial_variables
 from vision.platform import shapes_of
 from vision.pretrained.adapted import Adapted
 from vision.pretrained.diffusers_config import Entries, options
@@ -160,17 +159,7 @@ def prior_rules() -> tuple[Rule, ...]:
 
 def prior_shapes(config: PriorConfig) -> Any:
     """Shapes of the variables, {"params": ..., "embeddings": ...} of ShapeDtypeStructs; touches no devices."""
-    kinds = {"text_mask": jnp.bool_}
-
-    def made() -> Any:
-        condition = {
-            name: jnp.zeros(of, kinds.get(name, jnp.float32)) for name, of in condition_shapes(config, 1).items()
-        }
-        image = jnp.zeros((1, 1, 1, config.embedding))
-        return PriorTransformer(config).init({"params": jax.random.key(0)}, image, jnp.zeros(1), condition, train=False)
-
-    scale = jax.ShapeDtypeStruct((config.embedding,), jnp.float32)
-    return {**shapes_of(made), SCALE: {"mean": scale, "deviation": scale}}
+    return shapes_of(lambda: initial_variables(config, jax.random.key(0)))
 
 
 def read_prior(folder: str | Path) -> tuple[PriorConfig, dict[str, Any]]:

@@ -1,7 +1,8 @@
 """Embeddings of a data set by a frozen CLIP, computed once, kept on disk, and read by every later run.
 
 They are stored as latents are (``vision.data.latents``), in a folder named by the hash of the network, of its tokenizer
-and of the data; or, without a folder, in memory, where each is computed when it is first asked for. Texts stay texts: of several captions of an image another may be sampled in each epoch.
+and of the data; or, without a folder, in memory, where each is computed when it is first asked for. Texts stay texts:
+of several captions of an image another may be sampled in each epoch.
 """
 
 import dataclasses
