@@ -130,7 +130,7 @@ def test_another_clip_is_refused(run, tmp_path):
     [
         (
             {"experiment": "thing", "config": {}},
-            "is a run of thing, which is no prior: name a run of experiments.prior",
+            "is a run of thing, which is no prior: name a run of exp",
         ),
         ({"config": None}, "which is no prior"),
         ({"replicas": {"seeds": 2}}, "holds several runs"),

@@ -88,10 +88,9 @@ with torch.no_grad():
     arrays["path"] = np.stack(path)
     arrays["embedding"] = model.post_process_latents(point).numpy()
 with torch.device("meta"):
-    arrays["published_names"] = names(PriorTransformer())
-    arrays["published_config"] = np.array(
-        json.dumps({"_class_name": "PriorTransformer", **dict(PriorTransformer().config)})
-    )
+    whole = PriorTransformer()
+    arrays["published_names"] = names(whole)
+    arrays["published_config"] = np.array(json.dumps({"_class_name": "PriorTransformer", **dict(whole.config)}))
 for key, value in arrays.items():
     if value.dtype.kind == "f":
         arrays[key] = value.astype(np.float32)

@@ -159,8 +159,8 @@ def test_dropout_and_types():
 def test_what_is_refused():
     noisy, time, condition = inputs(SMALL)
     params = params_of(SMALL)
+    rest = {name: value for name, value in condition.items() if name != "text_mask"}
     with pytest.raises(ValueError, match="was not given the condition 'text_mask'"):
-        rest = {name: value for name, value in condition.items() if name != "text_mask"}
         predicted(SMALL, params, noisy, time, rest)
     with pytest.raises(ValueError, match="a prior with the condition text_embedding was given the condition 'text_"):
         predicted(FORMS["embedding alone"], params, noisy, time, condition)

@@ -172,17 +172,13 @@ def test_hostile_folders(tmp_path):
         assert "\n" not in str(refused.value)
 
     without = lambda part: {name: array for name, array in tensors.items() if part not in name}
-    refuses(
-        "query", without("blocks.1.attn1.to_q.weight"), "lacks queries, keys or values of transformer_blocks.1.attn1"
-    )
+    refuses("query", without("blocks.1.attn1.to_q.weight"), "lacks queries, keys or values of transformer_blocks.1")
     refuses("scale", without("clip_std"), "variables that nothing sets: embeddings/deviation")
     refuses("more", tensors, "describes a network of 1 blocks, and its weights have 2", {**config, "num_layers": 1})
     refuses("surplus", {**tensors, "proj_out.bias": np.ones(3)}, "arrays that belong nowhere here: proj_out.bias")
     misfit = {**tensors, "proj_in.weight": tensors["proj_in.weight"][:-1]}
     refuses("misfit", misfit, "arrays that do not fit: proj_in.weight of shape")
-    refuses(
-        "nan", {**tensors, "clip_mean": np.full((1, 12), np.nan, np.float32)}, "numbers that are not finite: clip_m"
-    )
+    refuses("nan", {**tensors, "clip_mean": np.full((1, 12), np.nan, np.float32)}, "numbers that are not finite: clip")
 
 
 def test_a_run_starts_from_a_folder(tmp_path, capsys):

@@ -71,7 +71,7 @@ def test_samples_have_the_mean_and_deviation_of_their_text():
 
 
 def test_guidance_moves_the_mean():
-    """Two normal distributions of equal deviation: the guided mean is the null's plus the scale times the difference."""
+    """Of two normal distributions of equal deviation: by the scale times the difference of their means."""
     made = sampled(2_000, guidance=2.0, method="ddim").reshape(2, 1_000, CHANNELS)
     for place, text in enumerate((2, 3)):
         np.testing.assert_allclose((made[place].mean(0) - MEAN) / DEVIATION, 2.0 * TABLE[text], atol=0.1)
@@ -162,5 +162,5 @@ def test_settings_that_cannot_go_together(diffusion, sampling, words):
 
 
 def test_a_guide_is_refused(tmp_path):
-    with pytest.raises(UserError, match="sampling.guide is a run of a diffusion model of images"):
+    with pytest.raises(UserError, match=r"sampling\.guide is a run of a diffusion model of images"):
         check_prior(DIFFUSION, dataclasses.replace(SAMPLING, guide=tmp_path))
