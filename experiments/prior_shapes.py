@@ -4,7 +4,8 @@ A causal transformer denoises the embedding of an image, given the text's hidden
 of two samples the one nearer to the text is taken. The defaults are those of the paper (section 2.2, table 3): a
 billion parameters, a cosine schedule of 1000 steps, the embedding itself as target, texts left out for a tenth of the
 samples, batches of 4096 for 600,000 steps of AdamW with 1.1e-4, an average of 0.9999, 64 sampling steps. The paper
-trained on 650 million pairs and states no number of the prior alone. This code has not been run to that length.
+trained on 250 million pairs and compares priors by the images of a decoder (section 5). This code has not been run to
+that length.
 
     python -m experiments.prior_shapes --quick                        the shapes world, by a CLIP that comes with this
     python -m experiments.prior_shapes --quick --clip.weights runs/clip_shapes/default --clip.embeddings embeddings

@@ -173,6 +173,8 @@ def test_hostile_folders(tmp_path):
 
     without = lambda part: {name: array for name, array in tensors.items() if part not in name}
     refuses("query", without("blocks.1.attn1.to_q.weight"), "lacks queries, keys or values of transformer_blocks.1")
+    heads = {name: np.float32(0) for name in tensors if "blocks.0.attn1.to_" in name and "out" not in name}
+    refuses("scalars", {**tensors, **heads}, "lacks queries, keys or values of transformer_blocks.0")
     refuses("scale", without("clip_std"), "variables that nothing sets: embeddings/deviation")
     refuses("more", tensors, "describes a network of 1 blocks, and its weights have 2", {**config, "num_layers": 1})
     refuses("surplus", {**tensors, "proj_out.bias": np.ones(3)}, "arrays that belong nowhere here: proj_out.bias")

@@ -128,6 +128,7 @@ def prior_metrics(
         compared = comparison(captions, RetrievalConfig(compared=config.compared, captions="first"))
         texts, scenes = shared_texts(captions, config)
         again = _another(captions, compared.images)
+        new_kinds = np.flatnonzero(test.unseen()[compared.images]) if test.unseen is not None else np.array([], int)
         words = f"{data.description('test')}, {prior.description}"
 
         def evaluate(state: TrainState) -> Evaluation:
@@ -149,11 +150,16 @@ def prior_metrics(
             for depth, share in chance(len(own)).items():
                 scalars[f"chance_r{depth}"] = share
                 protocol[f"chance_r{depth}"] = f"{depth} of {len(own):,} images, {words}"
+            if len(new_kinds):
+                for depth, share in recalls(samples[new_kinds], own, new_kinds).items():
+                    scalars[f"unseen_r{depth}"] = share
+                    protocol[f"unseen_r{depth}"] = (
+                        f"as r{depth}, of the {len(new_kinds):,} images with a kind of object that no training image has"
+                    )
             if len(again):
                 # all are candidates, and those that have a second image are asked for
                 places = np.array(list(again))
-                found = recalls(real[list(again.values())], own, places)
-                for depth, share in found.items():
+                for depth, share in recalls(real[list(again.values())], own, places).items():
                     scalars[f"same_text_r{depth}"] = share
                     protocol[f"same_text_r{depth}"] = (
                         f"as r{depth}, of {len(places):,} embeddings of another test image with the same text"

@@ -28,6 +28,7 @@ from vision.pretrained.rules import (
     QKV_BIAS,
     Layout,
     Rule,
+    alike,
     dense_rules,
     from_published,
     norm_rules,
@@ -235,7 +236,7 @@ def _joined(tensors: Mapping[str, np.ndarray], folder: Path) -> StateDict:
         else:
             made[name] = array
     for name, parts in heads.items():
-        if parts.keys() != {"q", "k", "v"} or len({array.shape for array in parts.values()}) > 1:
+        if parts.keys() != {"q", "k", "v"} or not alike(parts.values()):
             raise UserError(
                 f"{folder} lacks queries, keys or values of {name}, or they have different shapes: fetch its weights "
                 "again"

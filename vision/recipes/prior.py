@@ -156,7 +156,8 @@ def prior(config: PriorRunConfig) -> Experiment:
         data=data,
         evaluation=evaluation_of(config, task, clip, data, images),
         weights=WeightsSource(folder=published(config, network)),
-        statistics=statistics,
+        # a prior that is there already belongs to the scale that it was trained with
+        statistics=statistics if config.init_from is None else None,
         frozen={NAME: clip.frozen},
         caches=("clip.embeddings",),
         rules=SHARDING_RULES,
