@@ -189,7 +189,6 @@ def test_texts_that_several_images_have():
     ("change", "words"),
     [
         ({"model": {"width": 20, "heads": 3}}, "model.width 20 must be an even multiple of model.heads, 3"),
-        ({"evaluation": {"scenes": 1}}, "a variance is of 2 images at least"),
         ({"sampling": {"limit": 1.0}}, "sampling.limit 1 would cut embeddings"),
         ({"diffusion": {"transport": 3}}, "must divide the batch"),
     ],

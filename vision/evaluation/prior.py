@@ -5,12 +5,13 @@ section 5.1), chance, and the embedding of another image with the same text, whi
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
+from annotated_types import Interval
 from jaxtyping import Array, Float
 
 from vision.data.captions.data import CaptionedData
@@ -40,7 +41,7 @@ class PriorEvaluationConfig:
     """Largest number of images among which a sample finds its own, of first captions of which no two are alike."""
     texts: NonNegativeInt = 64
     """Largest number of texts whose samples' variance is compared with that of real images; 0 for none."""
-    scenes: PositiveInt = 8
+    scenes: Annotated[int, Interval(ge=2, le=10_000)] = 8
     """Images, at least 2, that have such a text."""
 
 
@@ -95,7 +96,7 @@ def shared_texts(
     for index, of in enumerate(captions):
         for text in dict.fromkeys(of):
             having[text].append(index)
-    count = max(config.scenes, 2)
+    count = config.scenes
     found = [(text, np.array(of[:count])) for text, of in having.items() if len(of) >= count][: config.texts]
     return tuple(text for text, _ in found), tuple(of for _, of in found)
 
@@ -137,46 +138,36 @@ def prior_metrics(
             real = np.stack([read(source, index)[LATENT] for index in range(count)])
             own = real[compared.images]
             samples = sampler.samples(values, compared.texts)
-            rivals = {
-                "": (samples, own, "samples of the prior"),
-                "text_": (sampler.texts(values, compared.texts), own, "the embeddings of the texts themselves"),
-                "zeros_": (np.zeros_like(own), own, "zeros"),
+            found = {
+                **_numbers("", samples, own, "samples of the prior", words),
+                **_numbers("text_", sampler.texts(values, compared.texts), own, "the embeddings of the texts", words),
+                **_numbers("zeros_", np.zeros_like(own), own, "zeros", words),
+                **_of_depths("chance_", chance(len(own)), f"of {len(own):,} images in any order"),
             }
-            scalars, protocol = {}, {}
-            for name, (vectors, right, what) in rivals.items():
-                new = _numbers(name, vectors, right, what, words)
-                scalars.update({each: value for each, (value, _) in new.items()})
-                protocol.update({each: text for each, (_, text) in new.items()})
-            for depth, share in chance(len(own)).items():
-                scalars[f"chance_r{depth}"] = share
-                protocol[f"chance_r{depth}"] = f"{depth} of {len(own):,} images, {words}"
-            if len(new_kinds):
-                for depth, share in recalls(samples[new_kinds], own, new_kinds).items():
-                    scalars[f"unseen_r{depth}"] = share
-                    protocol[f"unseen_r{depth}"] = (
-                        f"as r{depth}, of the {len(new_kinds):,} images with a kind of object that no training image has"
-                    )
             if len(again):
-                # all are candidates, and those that have a second image are asked for
-                places = np.array(list(again))
-                for depth, share in recalls(real[list(again.values())], own, places).items():
-                    scalars[f"same_text_r{depth}"] = share
-                    protocol[f"same_text_r{depth}"] = (
-                        f"as r{depth}, of {len(places):,} embeddings of another test image with the same text"
-                    )
+                places, others = np.array(list(again)), real[list(again.values())]
+                what = f"of {len(places):,} embeddings of another test image with the same text"
+                found |= _of_depths("same_text_", recalls(others, own, places), what)
+            if len(new_kinds):
+                what = f"of the {len(new_kinds):,} images with a kind of object that no training image shows"
+                found |= _of_depths("unseen_", recalls(samples[new_kinds], own, new_kinds), what)
             if texts:
-                repeated = [text for text, of in zip(texts, scenes, strict=True) for _ in of]
-                made = sampler.samples(values, repeated).reshape(len(texts), -1, own.shape[1])
-                scalars["variance_share"] = variance_share(list(made), [real[of] for of in scenes])
-                protocol["variance_share"] = (
-                    f"variance of {made.shape[1]} samples of a text over that of the embeddings of as many test images "
-                    f"with this text, as vectors of length 1, pooled over {len(texts)} texts, {words}"
+                each = config.scenes
+                made = sampler.samples(values, [text for text in texts for _ in range(each)])
+                share = variance_share(list(made.reshape(len(texts), each, -1)), [real[of] for of in scenes])
+                found["variance_share"] = (
+                    share,
+                    f"variance of {each} samples of a text over that of the embeddings of as many test images with "
+                    f"this text, as vectors of length 1, pooled over {len(texts)} texts, {words}",
                 )
             nearest = np.argmax(directions(samples[:SHOWN]) @ directions(own).T, axis=1)
             pictures = images.source("test")
-            shown = np.stack([read(pictures, int(compared.images[place]))["image"] for place in nearest])
-            grid = sample_grid(shown, columns=4, captions=list(compared.texts[: len(shown)]))
-            return Evaluation(scalars, {"nearest": grid}, protocol)
+            shown = np.stack([read(pictures, index)["image"] for index in compared.images[nearest].tolist()])
+            return Evaluation(
+                {name: value for name, (value, _) in found.items()},
+                {"nearest": sample_grid(shown, columns=4, captions=list(compared.texts[: len(shown)]))},
+                {name: text for name, (_, text) in found.items()},
+            )
 
         return evaluate
 
@@ -206,3 +197,7 @@ def _numbers(name: str, vectors: np.ndarray, own: np.ndarray, what: str, words: 
     }
     margin = f"mean cosine of {what} to the embedding of their own image minus that to the others of {of}, {words}"
     return {**found, f"{name}cosine_margin": (cosine_margin(vectors, own), margin)}
+
+
+def _of_depths(name: str, found: Mapping[int, float], what: str) -> dict[str, tuple[float, str]]:
+    return {f"{name}r{depth}": (share, f"as r{depth}, {what}") for depth, share in found.items()}

@@ -126,8 +126,6 @@ def check_config(config: PriorRunConfig) -> None:
         raise UserError(
             f"model.width {config.model.width} must be an even multiple of model.heads, {config.model.heads}"
         )
-    if config.evaluation.scenes < 2:
-        raise UserError("a variance is of 2 images at least: set evaluation.scenes 2 or more, or evaluation.texts 0")
 
 
 def prior(config: PriorRunConfig) -> Experiment:
