@@ -5,6 +5,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from vision.evaluation.prior import PriorEvaluationConfig, shared_texts
 from vision.launch import actions
 from vision.launch import run as launcher
 from vision.launch.load_run import load_run
+from vision.ops.pixels import to_float
 from vision.pretrained.prior import read_prior
 from vision.pretrained.scheduler_config import FILE
 from vision.recipes.clip_encoder import SHAPES, clip_encoder
@@ -76,7 +78,7 @@ def test_embeddings_in_memory_and_their_scale():
     images = captioned_data(TINY.data, tokenizer=lambda: clip.tokenizer, length=clip.tokenizer.length)
     data = embedded(images, clip, root=None, batch=24)  # of which 64 are no multiple
     pixels = images.source("train").first(64)["image"]
-    want = np.asarray(clip.encode_image(clip.frozen.load(), pixels.astype(np.float32) / 127.5 - 1))
+    want = np.asarray(clip.encode_image(clip.frozen.load(), to_float(jnp.asarray(pixels))))
     found = data.source("train").arrays[LATENT]
     np.testing.assert_allclose(found, want, atol=1e-4)
     mean, deviation = scale_of(data)
@@ -96,7 +98,7 @@ def test_embeddings_for_texts(run):
     alone = made.embeddings(TEXTS, key=KEY, candidates=1, guidance=1.0)
     assert np.abs(alone - found).max() > 1e-3
     clip = made.clip
-    text = clip.encode_text(clip.frozen.load(), clip.tokenizer.encode(TEXTS))["embedding"]
+    text = clip.encode_text(clip.frozen.load(), jnp.asarray(clip.tokenizer.encode(TEXTS)))["embedding"]
     np.testing.assert_allclose(made.embeddings(TEXTS, key=KEY, source="text"), text, atol=1e-5)
     np.testing.assert_array_equal(made.embeddings(TEXTS, key=KEY, source="zeros"), np.zeros_like(found))
     assert made.embeddings([], key=KEY).shape == (0, made.embedding)

@@ -18,6 +18,7 @@ from vision.data.captions.data import CaptionedData
 from vision.data.latents import LATENT
 from vision.data.source import read
 from vision.data.text.tokenizer import Tokenizer
+from vision.errors import UserError
 from vision.evaluation.image_text import RetrievalConfig, comparison
 from vision.metrics.retrieval.samples import chance, cosine_margin, directions, recalls, variance_share
 from vision.ranges import NonNegativeInt, PositiveInt
@@ -37,7 +38,7 @@ class PriorEvaluationConfig:
 
     images: PositiveInt = 2_000
     """Test images that are considered, the first ones."""
-    compared: PositiveInt = 256
+    compared: Annotated[int, Interval(ge=2, le=1_000_000)] = 256
     """Largest number of images among which a sample finds its own, of first captions of which no two are alike."""
     texts: NonNegativeInt = 64
     """Largest number of texts whose samples' variance is compared with that of real images; 0 for none."""
@@ -119,6 +120,8 @@ def prior_metrics(
       variables: state -> what the prior's functions take.
       config: what is compared.
       batch_size: texts at a time, rounded up to a multiple of the devices.
+
+    Raises (the result): ``UserError`` where all test images have the same caption.
     """
 
     def factory(compiler: Compiler) -> Evaluate:
@@ -127,6 +130,11 @@ def prior_metrics(
         count = min(len(test), config.images)
         captions = test.first(count)
         compared = comparison(captions, RetrievalConfig(compared=config.compared, captions="first"))
+        if len(compared.images) < 2:
+            raise UserError(
+                f"all of {data.description('test')} have the same caption, and samples are compared with the images of "
+                "others: name more images"
+            )
         texts, scenes = shared_texts(captions, config)
         again = _another(captions, compared.images)
         new_kinds = np.flatnonzero(test.unseen()[compared.images]) if test.unseen is not None else np.array([], int)
@@ -142,7 +150,7 @@ def prior_metrics(
                 **_numbers("", samples, own, "samples of the prior", words),
                 **_numbers("text_", sampler.texts(values, compared.texts), own, "the embeddings of the texts", words),
                 **_numbers("zeros_", np.zeros_like(own), own, "zeros", words),
-                **_of_depths("chance_", chance(len(own)), f"of {len(own):,} images in any order"),
+                **_of_depths("chance_", chance(len(own)), f"of {len(own):,} images in a random order"),
             }
             if len(again):
                 places, others = np.array(list(again)), real[list(again.values())]

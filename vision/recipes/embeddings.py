@@ -96,7 +96,9 @@ def embedded(data: CaptionedData, clip: ClipEncoder, *, root: Path | None, batch
     def source(split: Split) -> Source:
         if root is None:
             size = len(data.source(split))
-            return OnDemandSource(functools.partial(in_turn, split), size=size, fields=(LATENT,))
+            made = OnDemandSource(functools.partial(in_turn, split), size=size, fields=(LATENT,))
+            # of training images all are needed, of test images those that are evaluated
+            return ArraySource(dict(made.arrays)) if split == "train" else made
         found = image_embeddings(data, split, clip, root=root, batch=batch).only((LATENT,))
         return in_memory(found) if found.nbytes <= _IN_MEMORY else found
 
