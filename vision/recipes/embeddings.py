@@ -84,10 +84,10 @@ def embedded(data: CaptionedData, clip: ClipEncoder, *, root: Path | None, batch
         images, made = data.source(split), []
         for start in range(0, len(rows), batch):
             part = rows[start : start + batch]
-            some = images.rows(part) if isinstance(images, ArraySource) else None
-            pixels = (
-                np.stack([read(images, index)["image"] for index in part.tolist()]) if some is None else some["image"]
-            )
+            if isinstance(images, ArraySource):
+                pixels = images.rows(part)["image"]
+            else:
+                pixels = np.stack([read(images, index)["image"] for index in part.tolist()])
             # of one size, so that one program embeds all
             made.append(encoder()(np.resize(pixels, (batch, *pixels.shape[1:])))[: len(part)])
         return {LATENT: np.concatenate(made)}
