@@ -14,7 +14,15 @@ from vision.errors import UserError
 from vision.evaluation.combine import combine
 from vision.evaluation.held_out import held_out_loss
 from vision.evaluation.prior import PriorEvaluationConfig, PriorSampling, prior_metrics
-from vision.models.prior import PRIORS, SCALE, SHARDING_RULES, PriorConfig, PriorSize, PriorTransformer
+from vision.models.prior import (
+    PRIORS,
+    SCALE,
+    SHARDING_RULES,
+    PriorConfig,
+    PriorSize,
+    PriorTransformer,
+    initial_variables,
+)
 from vision.pretrained.diffusers_folder import FolderSource
 from vision.pretrained.prior import prior_source
 from vision.pretrained.scheduler_config import FILE, PublishedProcess, unclip_scheduler

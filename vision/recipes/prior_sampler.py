@@ -191,7 +191,8 @@ def _of_run(folder: Path, content: Mapping[str, Any], option: str, clip: Path | 
     if content.get("replicas"):
         raise UserError(f"{folder} holds several runs of {name} as one: name a single run")
     origin = folder / CONFIG
-    part: Callable[..., Any] = lambda kind, name: stored_part(kind, said[name], name=name, origin=origin)
+    fields = lambda name: {each: value for each, value in said[name].items() if each != "type"}
+    part: Callable[..., Any] = lambda kind, name: stored_part(kind, fields(name), name=name, origin=origin)
     of = {"text": said["text"], "candidates": said.get("candidates", PriorRunConfig.candidates)}
     chosen = stored_part(_Chosen, of, name="prior", origin=origin)
     size, diffusion, sampling = (
