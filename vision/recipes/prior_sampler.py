@@ -252,6 +252,7 @@ def _of_published(folder: Path, option: str, clip: ClipEncoder) -> Prior:
         diffusion = replace(diffusion, **{**stated, "data_deviation": diffusion.data_deviation})
         unlimited = replace(sampling, threshold="none", limit=1.0)
         sampling = unlimited if limit is None else replace(sampling, limit=limit)
+    sampling = replace(sampling, steps=min(sampling.steps, diffusion.steps))
     check_prior(diffusion, sampling)
     return Prior(
         frozen=FrozenPart(option=option, path=folder, shapes=prior_shapes(network), load=lambda: read_prior(folder)[1]),
