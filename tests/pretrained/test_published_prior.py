@@ -196,7 +196,7 @@ def test_a_run_starts_from_a_folder(tmp_path, capsys):
     assert "--sampling.limit" not in capsys.readouterr().err
     with pytest.raises(UserError, match=r"than this run has: add --model\.depth 2 --model\.no-norm-in$"):
         start(dataclasses.replace(config, depth=3, norm_in=True))
-    with pytest.raises(UserError, match=r"is of a CLIP with text_width 12, and the run's has 8: name the CLIP"):
+    with pytest.raises(UserError, match=r"is of a CLIP with text_width 12, and the run's has 8: name its CLIP"):
         start(dataclasses.replace(config, text_width=8))
 
 

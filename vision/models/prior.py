@@ -70,7 +70,7 @@ class PriorConfig(PriorSize):
     text_width: NoneOrMoreChannels = 768
     """Channels of the condition "text_states"; 0 for a network without it and "text_mask"."""
     text_length: PositiveInt = 77
-    """Tokens of a text, padding included. Unused without ``text_width``."""
+    """Tokens of a text, padding included; 1 without ``text_width``."""
 
 
 PUBLISHED = PriorConfig(depth=20)

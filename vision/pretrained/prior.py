@@ -190,11 +190,12 @@ def prior_source(config: PriorConfig, *, limit: float | None) -> FolderSource:
 
     def read(folder: Path) -> Adapted:
         wanted, tensors = _read(folder)
+        text = "both" if wanted.text_width else "embedding"
         for name in _OF_CLIP:
             if getattr(config, name) != getattr(wanted, name):
                 raise UserError(
                     f"{folder / CONFIG} is of a CLIP with {name} {getattr(wanted, name)}, and the run's has "
-                    f"{getattr(config, name)}: name the CLIP that it belongs to with --clip.weights, leave --text both"
+                    f"{getattr(config, name)}: name its CLIP with --clip.weights, and set --text {text}"
                 )
         missing = options(config, wanted, ignored=_OF_TRAINING)
         if missing:

@@ -106,7 +106,7 @@ def prior_network(size: PriorSize, clip: ClipEncoder, *, text: TextCondition) ->
         embedding=clip.embedding,
         text_embedding=clip.embedding if text != "states" else 0,
         text_width=clip.config.text.width if text != "embedding" else 0,
-        text_length=clip.tokenizer.length,
+        text_length=clip.tokenizer.length if text != "embedding" else 1,
     )
 
 

@@ -239,7 +239,7 @@ def _of_published(folder: Path, option: str, clip: ClipEncoder) -> Prior:
     own = prior_network(network, clip, text="both" if network.text_width else "embedding")
     for name in ("embedding", "text_embedding", "text_width", "text_length"):
         found, needed = getattr(own, name), getattr(network, name)
-        if found != needed and (name != "text_length" or network.text_width):
+        if found != needed:
             raise UserError(
                 f"{folder} is of a CLIP with {name} {needed}, and the one in {clip.frozen.path} has {found}: name the "
                 "CLIP that it belongs to"
