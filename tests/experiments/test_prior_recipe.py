@@ -109,8 +109,11 @@ def test_embeddings_for_texts(run):
     np.testing.assert_allclose(pure, found, atol=1e-4)
     with pytest.raises(UserError, match="candidates are at least 1, not 0"):
         made.embeddings(TEXTS, key=KEY, candidates=0)
+
+
+def test_another_source_of_embeddings_is_an_error(run, unchecked):
     with pytest.raises(ValueError, match="prior, text or zeros"):
-        made.embeddings(TEXTS, key=KEY, source="noise")
+        stored_prior(run, option=OPTION).embeddings(TEXTS, key=KEY, source="noise")
 
 
 def other_clip(folder):
