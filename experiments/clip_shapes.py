@@ -33,7 +33,7 @@ from vision.models.clip.text import TextConfig
 from vision.models.clip.vit import ImageTransformerConfig
 from vision.recipes.clip import ClipRunConfig, TokenizerConfig, clip
 from vision.recipes.clip_encoder import clip_by_name
-from vision.recipes.quick_data import COLOURS, SHAPES, tiny
+from vision.recipes.quick_data import CAPTIONED, tiny
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
@@ -68,18 +68,7 @@ class Config(ClipRunConfig):
 
 QUICK = Config(
     model=_QUICK,
-    data=CaptionedConfig(
-        resolution=32,
-        shapes_count=20_000,
-        shapes=ShapesConfig(
-            shapes=SHAPES,
-            colours=COLOURS,
-            backgrounds=("solid", "stripes"),
-            dark_share=0.0,
-            min_size=0.4,
-            max_rotation=15.0,
-        ),
-    ),
+    data=CAPTIONED,
     tokenizer=TokenizerConfig(kind="bytes"),
     augment=AugmentConfig(),
     optimizer=OptimizerConfig(name="adamw", lr=1e-3, b2=0.98, weight_decay=0.1, warmup=6_400, clip=1.0),

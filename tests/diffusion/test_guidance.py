@@ -174,7 +174,8 @@ def test_autoguidance_moves_away_from_the_worse_network():
 
 def test_thresholds():
     x0 = jnp.asarray([[0.5, -4.0, 2.0, 1.0], [0.1, -0.2, 0.3, 0.4]]).reshape(2, 2, 2, 1)
-    np.testing.assert_allclose(static_threshold(x0).reshape(2, 4), [[0.5, -1, 1, 1], [0.1, -0.2, 0.3, 0.4]])
+    np.testing.assert_allclose(static_threshold()(x0).reshape(2, 4), [[0.5, -1, 1, 1], [0.1, -0.2, 0.3, 0.4]])
+    np.testing.assert_allclose(static_threshold(0.3)(x0).reshape(2, 4)[1], [0.1, -0.2, 0.3, 0.3], rtol=1e-6)
     # Saharia et al. 2022, section 2.3: the largest absolute value is 4; images within the range stay
     np.testing.assert_allclose(
         dynamic_threshold(100.0)(x0).reshape(2, 4), [[0.125, -1, 0.5, 0.25], [0.1, -0.2, 0.3, 0.4]]

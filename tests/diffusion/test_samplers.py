@@ -249,7 +249,7 @@ def test_a_threshold_keeps_the_range(start):
     free = integrate(ddim(schedule, times), wide, start)
     assert float(jnp.abs(free).max()) > 2
     for plan in (ddim(schedule, times), ancestral(schedule, times), heun(schedule, times)):
-        images = integrate(plan, wide, start, key=KEY, threshold=static_threshold)
+        images = integrate(plan, wide, start, key=KEY, threshold=static_threshold())
         assert float(jnp.abs(images).max()) <= 1
 
 

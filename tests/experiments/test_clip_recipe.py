@@ -9,23 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import clip_shapes
+from experiments import clip_shapes, clip_weights
 from vision.data.captions.data import captioned_data
 from vision.data.latents import open_latents
+from vision.data.shapes.world import render_scenes
 from vision.data.text.tokenizer import Tokenizer
 from vision.errors import UserError
 from vision.launch import actions
 from vision.launch import run as launcher
 from vision.launch.load_run import load_run
-from vision.models.clip.clip import Clip
+from vision.models.clip.clip import Clip, normalised
 from vision.ops.pixels import to_float
 from vision.ops.resize import resize
 from vision.pretrained.clip import read_clip
 from vision.pretrained.state_dict import read_state_dict
 from vision.recipes import embeddings as embeddings_module
 from vision.recipes.clip import TokenizerConfig, clip
-from vision.recipes.clip_encoder import clip_encoder, prepared
+from vision.recipes.clip_encoder import SHAPES, clip_encoder, prepared
 from vision.recipes.embeddings import EMBEDDING, embedded, image_embeddings
+from vision.recipes.quick_data import CAPTIONED
 from vision.report.grid import save_png
 from vision.train.content_hash import content_hash
 from vision.train.kept import TOKENIZER
@@ -144,6 +146,23 @@ def test_a_run_as_a_frozen_part(run):
         encoder.encode_image(variables, resize(large, (16, 16), method="bicubic")),
         atol=1e-5,
     )
+
+
+def test_the_weights_that_come_with_the_project(run, tmp_path):
+    """Of a run they are written in half precision; those of the shapes world know its shapes and colours."""
+    clip_weights.write(clip_weights.Config(run=run, out=tmp_path / "out"))
+    made, own = (clip_encoder(folder, option=OPTION) for folder in (tmp_path / "out", run))
+    assert (made.config, made.resolution, made.tokenizer) == (own.config, own.resolution, own.tokenizer)
+    for one, other in zip(jax.tree.leaves(made.frozen.load()), jax.tree.leaves(own.frozen.load()), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
+    clip = clip_encoder(SHAPES, option=OPTION)
+    world, variables = CAPTIONED.shapes, clip.frozen.load()
+    scenes = render_scenes(world, seed=0, indices=np.arange(100), split="test", fields=("image", "label"))
+    texts = [f"one {shape}, which is {colour}" for shape in world.shapes for colour in world.colours]
+    image = clip.encode_image(variables, to_float(jnp.asarray(scenes["image"])))
+    text = clip.encode_text(variables, jnp.asarray(clip.tokenizer.encode(texts)))["embedding"]
+    found = np.argmax(normalised(image) @ normalised(text).T, axis=1)
+    assert np.mean(found == scenes["label"]) > 0.5  # of 36
 
 
 def test_another_tokenizer_is_another_network(run, tmp_path):

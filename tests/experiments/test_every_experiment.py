@@ -27,6 +27,7 @@ from vision.recipes.detection import detection
 from vision.recipes.diffusion import diffusion
 from vision.recipes.instances import instances
 from vision.recipes.panoptic import panoptic
+from vision.recipes.prior import prior
 from vision.recipes.restoration import restoration
 from vision.recipes.restoration_adversarial import adversarial_restoration
 from vision.recipes.segmentation import segmentation
@@ -54,7 +55,7 @@ RECIPES = (
     ),
     *("finetune",),
     *("gan_cifar", "gan_mnist", "hvae_cifar", "instances_folder", "latent_diffusion"),
-    *("meanflow_cifar", "panoptic_shapes"),
+    *("meanflow_cifar", "panoptic_shapes", "prior_shapes"),
     *("segment_folder", "speedrun_cifar", "srgan", "superres", "vae_mnist", "yolo_coco"),
 )
 
@@ -151,7 +152,7 @@ def test_build_is_short(name):
     "recipe",
     [
         *(diffusion, classification, detection, instances, panoptic, segmentation),
-        *(adversarial, vae, autoencoder, supervised, clip, restoration, adversarial_restoration),
+        *(adversarial, vae, autoencoder, supervised, clip, prior, restoration, adversarial_restoration),
     ],
     ids=lambda f: f.__name__,
 )

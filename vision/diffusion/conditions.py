@@ -17,10 +17,10 @@ class Conditioning:
     """The names of a model's conditions, each with its null: the value that stands for "not known".
 
     Nulls are broadcast to one sample's shape: the number of classes for labels, 0 (the padding token) for tokens, 0.0
-    for embeddings, images and masks. False where there are no conditions.
+    for embeddings, images and masks, arrays for what the empty text stands for. False where there are no conditions.
     """
 
-    nulls: Mapping[str, float | int | np.ndarray]
+    nulls: Mapping[str, float | int | np.ndarray | Array]
 
     def __bool__(self) -> bool:
         return bool(self.nulls)

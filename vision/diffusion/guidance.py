@@ -141,9 +141,9 @@ def autoguided(denoise: Denoiser, guide: Denoiser, *, scale: float) -> Denoiser:
     return away
 
 
-def static_threshold(x0: Images) -> Images:
-    """Clip estimates to the range of images, [-1, 1]."""
-    return jnp.clip(x0, -1.0, 1.0)
+def static_threshold(limit: float = 1.0) -> Threshold:
+    """Clip estimates to [-limit, limit]: 1 for images."""
+    return lambda x0: jnp.clip(x0, -limit, limit)
 
 
 def dynamic_threshold(percentile: float) -> Threshold:

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vision.errors import UserError
 from vision.nn.dense import Dense
@@ -19,10 +19,12 @@ def dot_product_attention(
     value: Float[Array, "b k heads v"],
     *,
     causal: bool = False,
+    seen: Bool[Array, "b q k"] | None = None,
 ) -> Float[Array, "b q heads v"]:
     """For each query the mean of ``value``, weighted by the softmax of scaled products with ``key``, head by head.
 
-    With ``causal``, query i sees the keys up to i alone.
+    With ``causal``, query i sees the keys up to i alone; with ``seen``, those alone that it names, of which each query
+    has at least one.
 
     Products are accumulated and the softmax computed in float32 whatever the type of the arrays, which the result has.
     """
@@ -30,8 +32,9 @@ def dot_product_attention(
     scale = 1.0 / jnp.sqrt(query.shape[-1]).astype(jnp.float32)
     logits = jnp.einsum("bqnd,bknd->bnqk", query, key, preferred_element_type=jnp.float32) * scale
     if causal:
-        seen = jnp.tri(query.shape[1], key.shape[1], dtype=bool)
-        logits = jnp.where(seen, logits, -jnp.inf)
+        logits = jnp.where(jnp.tri(query.shape[1], key.shape[1], dtype=bool), logits, -jnp.inf)
+    if seen is not None:
+        logits = jnp.where(seen[:, None], logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
     return jnp.einsum("bnqk,bknd->bqnd", weights, value)
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vision.nn.attention import dot_product_attention
 from vision.nn.dense import Dense
@@ -47,8 +47,13 @@ class TransformerBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
-        """Transform ``tokens``; ``train`` is positional so that remat can treat it as static."""
+    def __call__(
+        self, tokens: Float[Array, "b n d"], train: bool, seen: Bool[Array, "b n n"] | None = None
+    ) -> Float[Array, "b n d"]:
+        """Transform ``tokens``; ``train`` is positional so that remat can treat it as static.
+
+        ``seen`` says which tokens (last axis) each token attends to, itself among them; None for all.
+        """
         width = tokens.shape[-1]
         dense = partial(Dense, dtype=self.dtype)
         norm = partial(nn.LayerNorm, epsilon=self.epsilon, dtype=self.dtype)
@@ -56,7 +61,7 @@ class TransformerBlock(nn.Module):
         hidden = norm(name="norm_attention")(tokens)
         qkv = dense((3, width), kernel_init=self.kernel_init, name="qkv")(hidden)
         query, key, value = rearrange(qkv, "b n three (h d) -> three b n h d", h=self.heads)
-        mixed = dot_product_attention(query, key, value, causal=self.causal)
+        mixed = dot_product_attention(query, key, value, causal=self.causal, seen=seen)
         mixed = rearrange(mixed, "b n h d -> b n (h d)")
         tokens = tokens + self._dropped(dense(width, kernel_init=out_init, name="out")(mixed), train)
         hidden = norm(name="norm_dense")(tokens)

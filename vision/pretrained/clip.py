@@ -34,6 +34,7 @@ from vision.pretrained.rules import (
     QKV_BIAS,
     Layout,
     Rule,
+    alike,
     batch_norm_rules,
     conv_rules,
     dense_rules,
@@ -277,7 +278,7 @@ def of_transformers(tensors: Mapping[str, np.ndarray]) -> StateDict:
             else:
                 heads.setdefault(place, {})[part] = array
     for place, parts in heads.items():
-        if parts.keys() != {"q", "k", "v"} or len({array.shape for array in parts.values()}) > 1:
+        if parts.keys() != {"q", "k", "v"} or not alike(parts.values()):
             raise UserError(
                 f"queries, keys and values of {place} are missing or of different shapes: fetch the weights again"
             )

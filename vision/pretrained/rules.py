@@ -11,7 +11,7 @@ give a worse network.
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,12 @@ def batch_norm_rules(published: str, ours: str) -> tuple[Rule, ...]:
         Rule(f"{published}.running_mean", f"batch_stats/{ours}/mean"),
         Rule(f"{published}.running_var", f"batch_stats/{ours}/var"),
     )
+
+
+def alike(arrays: Iterable[np.ndarray]) -> bool:
+    """Whether arrays are of one shape and have an axis, so that they can be put one after the other."""
+    shapes = {array.shape for array in arrays}
+    return len(shapes) == 1 and () not in shapes
 
 
 def renamed(name: str, *, pattern: str, template: str) -> str | None:

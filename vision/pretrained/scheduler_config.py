@@ -1,6 +1,7 @@
 """The diffusion process of a published network, by the scheduler_config.json that diffusers keeps with it.
 
-In a pipeline, the file is in the folder ``scheduler`` next to the network's; it may also be in the network's own.
+In a pipeline, the file is in the folder ``scheduler`` next to the network's, or, of several networks, in one named
+after it; it may also be in the network's own.
 """
 
 import json
@@ -16,6 +17,7 @@ FILE = "scheduler_config.json"
 _MOST = 1 << 20
 _BETAS = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012)}
 _FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+_UNCLIP = "UnCLIPScheduler"
 _EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 _DISCRETE = (
     "DDIMScheduler",
@@ -47,7 +49,8 @@ class PublishedProcess:
 def find_scheduler_config(folder: Path) -> Path | None:
     """The scheduler_config.json of the network in a folder; None where there is none."""
     folder = expanded(folder)
-    places = (folder / FILE, folder.parent / "scheduler" / FILE)
+    parent = folder.parent
+    places = (folder / FILE, parent / f"{folder.name}_scheduler" / FILE, parent / "scheduler" / FILE)
     return next((place for place in places if place.is_file()), None)
 
 
@@ -56,14 +59,7 @@ def read_scheduler_config(file: Path) -> PublishedProcess:
 
     Raises ``UserError`` where it cannot be read, or describes a process that this project has not.
     """
-    if file.stat().st_size > _MOST:
-        raise UserError(f"{file} was not read: it has more than {_MOST:,} bytes; fetch it again")
-    try:
-        values = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is damaged ({on_one_line(str(error))}): fetch it again") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{file} holds no table of entries: fetch it again")
+    values = _read(file)
     kind = values.get("_class_name")
     if kind in _FLOWS:
         return PublishedProcess(schedule="flow", prediction="velocity")
@@ -71,10 +67,47 @@ def read_scheduler_config(file: Path) -> PublishedProcess:
         return _edm(values, file)
     if kind in _DISCRETE:
         return _discrete(values, file)
+    if kind == _UNCLIP:
+        # a schedule without a choice
+        return _discrete({**values, "beta_schedule": values.get("beta_schedule", "squaredcos_cap_v2")}, file)
     raise UserError(
         f"{file} is of {on_one_line(repr(kind), 60)}, whose process is not known here: use a network whose scheduler "
         f"is one of {', '.join((*_FLOWS, *_EDM, *_DISCRETE[:5]))}, ..."
     )
+
+
+def clip_range(file: Path) -> float | None:
+    """What the scheduler of a scheduler_config.json keeps estimates of x_0 within, plus and minus; None for nothing.
+
+    Raises ``UserError`` where the file cannot be read, or has no such number.
+    """
+    values = _read(file)
+    clips = _only(values, "clip_sample", (True, False), values.get("_class_name") in (_UNCLIP, *_DISCRETE[:3]), file)
+    found = values.get("clip_sample_range", 1.0)
+    if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found < 1e6:
+        raise UserError(f"{file} has clip_sample_range {on_one_line(repr(found), 40)}, which is no range: correct it")
+    return float(found) if clips else None
+
+
+def unclip_scheduler(process: PublishedProcess, *, limit: float | None) -> dict[str, Any] | None:
+    """The scheduler_config.json of a prior, UnCLIPScheduler's; None where that has no such process.
+
+    Args:
+      process: of the network.
+      limit: what estimates are kept within, plus and minus; None for nothing.
+    """
+    predictions = {"epsilon": "epsilon", "x0": "sample"}
+    if process.schedule != "cosine" or process.zero_terminal_snr or process.prediction not in predictions:
+        return None
+    return {
+        "_class_name": _UNCLIP,
+        "num_train_timesteps": process.steps,
+        "beta_schedule": "squaredcos_cap_v2",
+        "prediction_type": predictions[process.prediction],
+        "variance_type": "fixed_small_log",
+        "clip_sample": limit is not None,
+        "clip_sample_range": 1.0 if limit is None else limit,
+    }
 
 
 def scheduler_config(process: PublishedProcess) -> dict[str, Any] | None:
@@ -102,6 +135,19 @@ def scheduler_config(process: PublishedProcess) -> dict[str, Any] | None:
         "timestep_spacing": "trailing",
         "clip_sample": True,
     }
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    """The entries. Raises ``UserError`` where there are none."""
+    if file.stat().st_size > _MOST:
+        raise UserError(f"{file} was not read: it has more than {_MOST:,} bytes; fetch it again")
+    try:
+        values = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({on_one_line(str(error))}): fetch it again") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file} holds no table of entries: fetch it again")
+    return values
 
 
 def _edm(values: Mapping[str, Any], file: Path) -> PublishedProcess:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vision import pretrained
 from vision.data.text.clip import read_clip_tokenizer
 from vision.data.text.tokenizer import MAX_BYTES, Tokenizer
 from vision.errors import UserError, on_one_line
@@ -27,8 +28,7 @@ from vision.models.clip.clip import CLIPS, AnyClipConfig, Clip, ResNetClipConfig
 from vision.ops.resize import CLIP_MEAN, CLIP_STD, normalise, resize
 from vision.pretrained.clip import clip_shapes, describe_clip, read_clip
 from vision.pretrained.diffusers_folder import read_config
-from vision.pretrained.initial import read_initial_values
-from vision.recipes.stored_config import stored_part
+from vision.recipes.stored_config import stored_part, stored_values
 from vision.train.content_hash import content_hash
 from vision.train.experiment import FrozenPart
 from vision.train.kept import TOKENIZER
@@ -36,6 +36,8 @@ from vision.train.state import with_values
 
 NAME = "clip"
 """Of the frozen part."""
+SHAPES = Path(pretrained.__file__).parent / "shapes_clip"
+"""The folder of a CLIP of the shapes world (``vision.recipes.quick_data.CAPTIONED``)."""
 _SUITABLE = "a run of experiments.clip_shapes, or the folder of a published CLIPModel"
 _KINDS: Mapping[str, type[AnyClipConfig]] = {kind.__name__: kind for kind in (TransformerClipConfig, ResNetClipConfig)}
 
@@ -136,7 +138,7 @@ def _of_run(folder: Path, content: Mapping[str, Any], option: str) -> ClipEncode
         folder,
         option,
         shapes,
-        lambda: with_values(shapes, read_initial_values(folder, shapes)),
+        lambda: with_values(shapes, stored_values(folder, shapes)),
         config=config,
         tokenizer=Tokenizer(_kept(folder)),
         resolution=resolution,

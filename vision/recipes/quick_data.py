@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import TypeVar
 
+from vision.data.captions.data import CaptionedConfig
 from vision.data.dataset import DataConfig
 from vision.data.detection import DetectionConfig
 from vision.data.labelled import LabelledConfig
@@ -39,6 +40,20 @@ SILHOUETTES = replace(
 RECOGNITION = LabelledConfig(name="shapes", shapes_count=20_000, shapes=ShapesConfig(shapes=SHAPES, colours=COLOURS))
 """One shape an image, six shapes in six colours, on all backgrounds, for classifiers."""
 
+CAPTIONED = CaptionedConfig(
+    resolution=32,
+    shapes_count=20_000,
+    shapes=ShapesConfig(
+        shapes=SHAPES,
+        colours=COLOURS,
+        backgrounds=("solid", "stripes"),
+        dark_share=0.0,
+        min_size=0.4,
+        max_rotation=15.0,
+    ),
+)
+"""One shape an image with captions, six shapes in six colours, for CLIP and what is built on it."""
+
 DETECTION = DetectionConfig(
     name="shapes",
     resolution=128,
@@ -51,7 +66,10 @@ DETECTION = DetectionConfig(
 Config = TypeVar("Config", bound=RunConfig)
 
 
-def tiny_data(data: DataConfig) -> DataConfig:
+Data = TypeVar("Data", bound=DataConfig)
+
+
+def tiny_data(data: Data) -> Data:
     """Two shapes in two colours at 16 pixels, 64 images."""
     shapes = replace(data.shapes, shapes=("circle", "star"), colours=("red", "blue"), min_size=0.4)
     return replace(data, resolution=16, shapes_count=64, shapes=shapes)

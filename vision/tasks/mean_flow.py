@@ -253,7 +253,7 @@ def mean_flow_sampler(
 
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
         start = jax.vmap(lambda k: jax.random.normal(k, image_shape))(keys)
-        threshold = static_threshold if sampling.threshold == "static" else None
+        threshold = static_threshold() if sampling.threshold == "static" else None
         return integrate(plan, denoise, start, index=index, threshold=threshold)
 
     return sample

@@ -181,7 +181,7 @@ def student_loss(
     noisy = diffuse(image, eps, signal=signal, noise=noise)
 
     of: dict[str, Any] = {"data_deviation": diffusion.data_deviation}
-    clip = static_threshold if config.clip else lambda x0: x0
+    clip = static_threshold() if config.clip else lambda x0: x0
     conditional = denoiser(predictor(model, {"params": teacher}), process, diffusion.prediction, **of)
     scale = config.guidance if conditioning else 1.0
     null = conditioning.null(condition)

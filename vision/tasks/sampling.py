@@ -78,6 +78,8 @@ class SamplingConfig:
     threshold: Literal["none", "static", "dynamic"] = "static"
     """What keeps estimates of the clean image in range: static clips to [-1, 1], dynamic to a percentile that is then
     scaled to 1 (Saharia et al. 2022)."""
+    limit: PositiveFloat = 1.0
+    """Largest absolute value of an estimate under the static threshold: 1 for images."""
     percentile: Annotated[float, Interval(gt=0.0, le=100.0)] = 99.5
     """Percentile of the dynamic threshold."""
 
@@ -113,7 +115,7 @@ def make_threshold(sampling: SamplingConfig) -> Threshold | None:
         case "none":
             return None
         case "static":
-            return static_threshold
+            return static_threshold(sampling.limit)
         case "dynamic":
             return dynamic_threshold(sampling.percentile)
 
@@ -136,6 +138,10 @@ def check(
         )
     if sampling.churn and sampling.method != "heun":
         raise UserError(f"sampling.churn is for heun, and sampling.method is {sampling.method}: leave sampling.churn 0")
+    if sampling.limit != 1.0 and sampling.threshold != "static":
+        raise UserError(
+            f"sampling.limit is of the static threshold, and sampling.threshold is {sampling.threshold}: leave it 1"
+        )
     for name in ("churn_range", "guidance_range"):
         low, high = getattr(sampling, name)
         if low >= high:
