@@ -12,9 +12,9 @@ Conditions enter as follows. The embedding of a label and a projection of a vect
 (Dhariwal & Nichol 2021; Ramesh et al. 2022, section 2.1). Tokens are embedded, projected to keys and values of their
 own in every attention layer, and attended to together with the feature map (Nichol et al. 2021, "GLIDE", section 3.1);
 a projection of their mean is added to the time embedding (Saharia et al. 2022, "Imagen", section 2.3). A text that a
-frozen network has encoded enters in the same two ways, by its tokens and by its embedding; of a vector a few more tokens
-can be made (Ramesh et al. 2022). An image is concatenated to the noisy one (Saharia et al. 2021, "SR3"); how noisy it is
-itself is added to the time embedding (Ho et al. 2022, "Cascaded Diffusion Models", section 4.2).
+frozen network has encoded enters in the same two ways, by its tokens and by its embedding; a vector can become a few
+tokens too (Ramesh et al. 2022). An image is concatenated to the noisy one (Saharia et al. 2021, "SR3"); how noisy it
+is itself is added to the time embedding (Ho et al. 2022, "Cascaded Diffusion Models", section 4.2).
 """
 
 from collections.abc import Callable

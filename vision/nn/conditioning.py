@@ -62,6 +62,11 @@ class TextConditionConfig(Protocol):
         ...
 
     @property
+    def embedding_tokens(self) -> int:
+        """Tokens made of "embedding"."""
+        ...
+
+    @property
     def levels(self) -> bool:
         """Whether there is a "level", the noise of the condition "image"."""
         ...
@@ -110,6 +115,8 @@ def condition_shapes(config: ConditionConfig, image_shape: tuple[int, ...]) -> d
     if config.durations:
         shapes["duration"] = (batch,)
     if isinstance(config, TextConditionConfig):
+        if config.embedding_tokens and "embedding" not in shapes:
+            raise UserError("model.embedding_tokens are made of an embedding: set model.embedding too, or leave them 0")
         shapes |= _text_shapes(config, batch)
     return shapes
 
