@@ -98,8 +98,8 @@ class Reader:
 
         self._kinds, self._compiler = compiler.function(kinds), compiler
         self.protocol = (
-            f"figures are regions of strong colour of at least {LEAST_AREA:.0%} of the image, cut out and recognised by "
-            f"shape classifier {classifier.version} among {len(classifier.shapes)} shapes and "
+            f"figures are regions of strong colour of at least {LEAST_AREA:.0%} of the image, cut out and recognised "
+            f"by shape classifier {classifier.version} among {len(classifier.shapes)} shapes and "
             f"{len(classifier.colours)} colours; neither has seen generated images"
         )
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vision import pretrained
 from vision.data.text.clip import read_clip_tokenizer
 from vision.data.text.tokenizer import MAX_BYTES, Tokenizer
 from vision.errors import UserError, on_one_line
@@ -28,12 +29,17 @@ from vision.ops.resize import CLIP_MEAN, CLIP_STD, normalise, resize
 from vision.pretrained.clip import clip_shapes, describe_clip, read_clip
 from vision.pretrained.diffusers_folder import read_config
 from vision.pretrained.initial import read_initial_values
+from vision.pretrained.state_dict import read_state_dict
 from vision.recipes.stored_config import stored_part
 from vision.train.content_hash import content_hash
 from vision.train.experiment import FrozenPart
 from vision.train.kept import TOKENIZER
 from vision.train.state import with_values
 
+SHAPES = Path(pretrained.__file__).parent / "shapes_clip"
+"""The folder of a CLIP for scenes of the shapes world with one or two figures, and their captions."""
+STORED = "weights.safetensors"
+"""The file of its weights, next to its config.json and its tokenizer.json."""
 NAME = "clip"
 """Of the frozen part."""
 _SUITABLE = "a run of experiments.clip_shapes, or the folder of a published CLIPModel"
@@ -136,13 +142,21 @@ def _of_run(folder: Path, content: Mapping[str, Any], option: str) -> ClipEncode
         folder,
         option,
         shapes,
-        lambda: with_values(shapes, read_initial_values(folder, shapes)),
+        lambda: with_values(shapes, _values(folder, shapes)),
         config=config,
         tokenizer=Tokenizer(_kept(folder)),
         resolution=resolution,
         clip_statistics=statistics,
         name=f"CLIP {folder.name}",
     )
+
+
+def _values(folder: Path, shapes: Any) -> Mapping[str, np.ndarray]:
+    """The variables of a run, or those in the file next to its configuration."""
+    if (folder / STORED).exists():
+        tensors = read_state_dict(folder / STORED)
+        return {name: np.asarray(array, np.float32) for name, array in tensors.items()}
+    return read_initial_values(folder, shapes)
 
 
 def _kept(folder: Path) -> str:

@@ -104,8 +104,8 @@ class Objective:
     sampling: str
     """How samples are generated, in words."""
     frozen: Mapping[str, FrozenPart] = field(default_factory=dict)
-    """Networks with fixed weights that the loss finds in ``model_state["frozen"]``, the held-out error likewise, and the
-    sampler among its variables, by name."""
+    """Networks with fixed weights by name, which the sampler finds among its variables, and the loss and the held-out
+    error in "frozen"."""
     given: Callable[[int], Mapping[str, Any]] | None = None
     """Number of samples -> conditions that evaluation asks for, where they are no classes."""
 

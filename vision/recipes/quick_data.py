@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import TypeVar
 
+from vision.data.captions.data import CaptionedConfig
 from vision.data.dataset import DataConfig
 from vision.data.detection import DetectionConfig
 from vision.data.labelled import LabelledConfig
@@ -48,12 +49,35 @@ DETECTION = DetectionConfig(
 )
 """Scenes of up to four shapes with boxes, for detectors."""
 
+CAPTIONED = CaptionedConfig(
+    resolution=32,
+    shapes_count=30_000,
+    shapes=ShapesConfig(
+        shapes=SHAPES,
+        colours=COLOURS,
+        backgrounds=("solid",),
+        dark_share=0.0,
+        max_objects=2,
+        min_size=0.3,
+        max_size=0.6,
+        max_rotation=15.0,
+        min_visible=1.0,
+    ),
+)
+"""One figure or two that do not overlap, six shapes in six colours, with captions, for generators of texts."""
+
 Config = TypeVar("Config", bound=RunConfig)
 
 
 def tiny_data(data: DataConfig) -> DataConfig:
     """Two shapes in two colours at 16 pixels, 64 images."""
     shapes = replace(data.shapes, shapes=("circle", "star"), colours=("red", "blue"), min_size=0.4)
+    return replace(data, resolution=16, shapes_count=64, shapes=shapes)
+
+
+def tiny_captions(data: CaptionedConfig) -> CaptionedConfig:
+    """The same with captions, of one figure or two."""
+    shapes = replace(data.shapes, shapes=("circle", "star"), colours=("red", "blue"), min_size=0.4, max_size=0.5)
     return replace(data, resolution=16, shapes_count=64, shapes=shapes)
 
 

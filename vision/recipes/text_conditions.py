@@ -82,7 +82,7 @@ class ClipConditions:
         return {(EMBEDDING,): condition, **({TEXT: text} if self.has_text else {})}
 
     def of_tokens(self, variables: Any, tokens: Int[Array, "b n"]) -> dict[str, Array]:
-        """ "text" float32 [b n d] and "text_embedding" [b e]; zeros where a row has no end token."""
+        """Of texts: "text" float32 [b n d] and "text_embedding" [b e]; zeros where a row has no end token."""
         said = self.clip.encode_text(variables, tokens)
         known = jnp.any(tokens == self.clip.config.text.end, axis=1)
         whole = jnp.where(known[:, None], unit_scale(said["embedding"]), 0.0)
