@@ -1,10 +1,10 @@
 r"""The decoder of unCLIP: from the embedding of an image to images like it (Ramesh et al. 2022, section 2.1).
 
-The embedding that a CLIP has of each training image is projected and added to the time, and to four tokens that are
-attended to with those of the caption; it is left out of 10 % of samples and the caption of 50 %, for guidance. A prior
-(``experiments.prior_shapes``) turns texts into such embeddings; without one, ``--substitute text`` puts the embedding of
-the text in their place and ``--substitute zeros`` nothing. ``--model unclip_64`` is the paper's network of 3.5 B
-parameters, text encoder included; the defaults are for one accelerator, and have not been run to their length.
+The embedding that a CLIP has of each training image is projected and added to the time, and becomes four tokens that
+are attended to with those of the caption; it is left out of 10 % of samples and the caption of 50 %, for guidance. A
+prior turns texts into such embeddings; without one, ``--substitute text`` puts the embedding of the text in their place
+and ``--substitute zeros`` nothing. ``--model unclip_64`` is the network of the paper, of 3.5 B parameters there with
+its text encoder; the defaults are for one accelerator, and have not been run to their length.
 
     python -m experiments.decoder_shapes --quick                                  the shapes world at 32x32 pixels
     python -m experiments.decoder_shapes --quick --conditions embedding
@@ -13,8 +13,8 @@ parameters, text encoder included; the defaults are for one accelerator, and hav
     python -m vision sample RUN --prompt "a red star left of a blue circle" --sampling.guidance 3 --best-of 4
     python -m experiments.decoder_shapes --data.name folder --data.dir my_images --clip.path runs/my_clip
 
-"facts_single" and "facts_pair" are the shares of held-out captions whose facts are right in images that are decoded from
-the embeddings of the true ones.
+"facts_single" and "facts_pair" are the shares of held-out captions whose facts are right in images decoded from the
+embeddings of the true ones, "text_facts_single" and "text_facts_pair" in images for the captions alone.
 """
 
 import sys
@@ -80,10 +80,10 @@ TINY = tiny(
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "embedding": {"conditions": "embedding"},
-    "text": {"conditions": "text", "diffusion.condition_dropout": 0.1},
+    "text": {"conditions": "text"},
     "both": {"conditions": "both"},
     "texts_kept": {"text_dropout": 0.1},
-    "no_tokens_of_the_embedding": {"embedding_tokens": 1},
+    "one_token_of_the_embedding": {"embedding_tokens": 1},
     "unguided": {"sampling.guidance": 1.0},
     "strong_guidance": {"sampling.guidance": 4.0},
     "guidance_of_the_text": {"sampling.guidance": 2.0, "sampling.text_guidance": 2.0},

@@ -1,4 +1,4 @@
-r"""Upsamplers of a cascade: diffusion of large images given small ones (Ramesh et al. 2022; Saharia et al. 2021, "SR3").
+r"""Upsamplers of a cascade: diffusion of large images given small ones (Ramesh et al. 2022; Saharia et al. 2021).
 
 The small image, enlarged, is concatenated to the noisy one. In training it gets noise of a random level, which the
 network is given, and half of the time a blur (Ho et al. 2022, "Cascaded Diffusion Models"), so that the faults of

@@ -128,7 +128,9 @@ class Reader:
         return Shown(self._names[0][kind[0]], self._names[1][kind[1]], (x, y))
 
 
-def caption_facts(generator: Generator, data: CaptionedData, *, count: int, batch: int) -> EvaluatorFactory:
+def caption_facts(
+    generator: Generator, data: CaptionedData, *, count: int, batch: int, name: str = "facts"
+) -> EvaluatorFactory:
     """The share of captions all of whose facts are right; nothing for data that is not the shapes world.
 
     Args:
@@ -136,6 +138,7 @@ def caption_facts(generator: Generator, data: CaptionedData, *, count: int, batc
       data: with the captions.
       count: captions of the test split, from the first one on; the whole split where it has fewer.
       batch: images at a time.
+      name: with which those of numbers begin.
 
     Numbers: "facts_single" and "facts_pair", and the same with "_real" for the real images, "_shuffled" for images of
     another caption of as many figures, and "_unseen" for captions with a combination of shape and colour that was left
@@ -159,9 +162,11 @@ def caption_facts(generator: Generator, data: CaptionedData, *, count: int, batc
             images = generate(compiler, generator, generator.variables(state), condition, **of)
             if not real:
                 of_real = shares(asked, read(_test_images(data, size)), unseen)
-                real.append({f"{name}_real": value for name, value in of_real.items() if "shuffled" not in name})
+                real.append({f"{which}_real": value for which, value in of_real.items() if "shuffled" not in which})
             scalars = {**shares(asked, read(images), unseen), **real[0]}
-            return Evaluation(scalars, {}, protocols(scalars, read.protocol, words, generator.description))
+            protocol = protocols(scalars, read.protocol, words, generator.description)
+            named = lambda numbers: {f"{name}_{which}": value for which, value in numbers.items()}
+            return Evaluation(named(scalars), {}, named(protocol))
 
         return evaluate
 
@@ -173,10 +178,12 @@ def _test_images(data: CaptionedData, count: int) -> UInt8[np.ndarray, "n h w 3"
     return np.stack([source[index]["image"] for index in range(count)])
 
 
-def shares(asked: Sequence[Asked | None], shown: Sequence[Sequence[Shown]], unseen: Bool[np.ndarray, " n"]) -> dict:
-    """The numbers of :func:`caption_facts` of images that show ``shown``; those without a caption are left out."""
+def shares(
+    asked: Sequence[Asked | None], shown: Sequence[Sequence[Shown]], unseen: Bool[np.ndarray, " n"]
+) -> dict[str, float]:
+    """The numbers, "single" and "pair", of :func:`caption_facts` of images that show ``shown``; those without a caption are left out."""
     scalars: dict[str, float] = {}
-    for name, figures in (("facts_single", 1), ("facts_pair", 2)):
+    for name, figures in (("single", 1), ("pair", 2)):
         places = [place for place, each in enumerate(asked) if each is not None and len(each.figures) == figures]
         wanted = [each for each in asked if each is not None and len(each.figures) == figures]
         if not places:

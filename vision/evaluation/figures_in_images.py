@@ -7,6 +7,7 @@ whose figures overlap are read less well; what real images get is the ceiling of
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -36,12 +37,13 @@ class Found:
 def figures_in(image: UInt8[np.ndarray, "h w 3"], *, side: int) -> list[Found]:
     """The figures of an image, the largest first; each cut out as a square of ``side`` pixels."""
     levels = image.astype(np.int32)
-    strong = levels.max(-1) - levels.min(-1) > CHROMA
+    strong: Any = levels.max(-1) - levels.min(-1) > CHROMA
     kind = np.where(strong, _nearest_colour(levels) + 1, 0)
     background = np.median(image[~strong], axis=0) if (~strong).any() else np.full(3, 255.0)
     regions: list[tuple[int, np.ndarray]] = []
     for colour in np.unique(kind[kind > 0]):
-        numbers, count = ndimage.label(kind == colour, structure=np.ones((3, 3)))
+        labelled: Any = ndimage.label(kind == colour, structure=np.ones((3, 3)))
+        numbers, count = labelled
         regions += [(int((numbers == index).sum()), numbers == index) for index in range(1, count + 1)]
     large = [each for each in regions if each[0] >= LEAST_AREA * strong.size]
     large.sort(key=lambda each: -each[0])
@@ -60,8 +62,9 @@ def _found(image: np.ndarray, mask: np.ndarray, strong: np.ndarray, background: 
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     centre = np.array([(left + right) / 2, (top + bottom) / 2])
-    near = ndimage.binary_dilation(mask, np.ones((3, 3)))
-    others = ndimage.binary_dilation(strong & ~near, np.ones((3, 3))) & ~near
+    near: Any = ndimage.binary_dilation(mask, np.ones((3, 3)))
+    around: Any = ndimage.binary_dilation(strong & ~near, np.ones((3, 3)))
+    others = around & ~near
     clean = np.where(others[..., None], background, image).astype(np.uint8)
     half = (0.5 + MARGIN) * max(bottom - top, right - left)
     wide = int(np.ceil(half)) + 1

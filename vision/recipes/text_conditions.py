@@ -27,6 +27,8 @@ Conditions = Literal["text", "embedding", "both"]
 EMBEDDING = "embedding"
 REFERENCE = "image"
 """Of what a sampler is asked for: images uint8 whose embeddings are the condition, in place of "embedding"."""
+DESCRIBED = "described"
+"""The same: tokens of texts whose embeddings stand for those of images."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,17 @@ class ClipConditions:
 
         Args:
           variables: of the CLIP.
-          request: "tokens" int32 [n length] for texts; "embedding" [n e] of any length, or "image" uint8 [n h w c], for
-            images.
+          request: "tokens" int32 [n length] for texts; for images one of "embedding" [n e] of any length, "image" uint8
+            [n h w c], and "described" int32 [n length], tokens of texts whose embeddings are taken in place of theirs.
         """
         found = self.of_tokens(variables, request["tokens"]) if self.has_text else {}
         if self.has_embedding:
-            made = request.get(EMBEDDING)
-            if made is None:
+            if EMBEDDING in request:
+                made = request[EMBEDDING]
+            elif REFERENCE in request:
                 made = self.clip.encode_image(variables, to_float(request[REFERENCE]))
+            else:
+                made = self.clip.encode_text(variables, request[DESCRIBED])["embedding"]
             found[EMBEDDING] = unit_scale(made)
         return found
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array
 
 from vision.data.captions.data import CaptionedConfig, CaptionedData, captioned_data
@@ -27,7 +28,14 @@ from vision.recipes.clip_encoder import NAME, clip_encoder
 from vision.recipes.diffusion_networks import DiffusionNetwork, diffusion_network, with_variance
 from vision.recipes.generative import EVALUATION_ONLY, GenerativeRunConfig, Objective, Samples, generative
 from vision.recipes.latents import latent_space
-from vision.recipes.text_conditions import REFERENCE, ClipConditions, ClipPartConfig, Conditions
+from vision.recipes.text_conditions import (
+    DESCRIBED,
+    EMBEDDING,
+    REFERENCE,
+    ClipConditions,
+    ClipPartConfig,
+    Conditions,
+)
 from vision.recipes.text_networks import text_network_by_name
 from vision.recipes.text_requests import EmbeddingsOfTexts, Substitute, TextRequests
 from vision.tasks.diffusion import DiffusionConfig, HeldOutError, diffusion_loss, held_out_error, make_process
@@ -75,8 +83,9 @@ class TextToImageParts:
     def objective(self) -> Objective:
         """The loss, the held-out error and the sampler; all of them find the CLIP among frozen networks."""
         config, module = self.config, self.network.module
-        process, of = make_process(config.diffusion), {"conditioning": self.conditioning}
-        levels = {"levels": None} if self.samples.space else {}
+        process = make_process(config.diffusion)
+        of: dict[str, Any] = {"conditioning": self.conditioning}
+        levels: dict[str, Any] = {"levels": None} if self.samples.space else {}
         loss = diffusion_loss(module, config.diffusion, process, dropout=self.dropout, **of, **levels)
         sample = sampler(module, config.diffusion, process, config.sampling, image_shape=self.samples.shape, **of)
         return Objective(
@@ -190,17 +199,51 @@ def text_to_image(config: TextToImageRunConfig, *, prior: EmbeddingsOfTexts | No
         parts.samples,
         parts.objective(),
         evaluation_only=(*EVALUATION_ONLY, "substitute", "asked", "data.test_", "data.max_pixels"),
-        of_samples=functools.partial(of_samples, parts),
+        of_samples=functools.partial(of_samples, parts, prior),
         sampling=functools.partial(requests, parts, prior),
     )
 
 
-def of_samples(parts: TextToImageParts, generator: Generator) -> EvaluatorFactory:
-    """Samples under their captions, whether these are right, and distances to real images."""
+def given_texts(
+    conditions: ClipConditions,
+    prior: EmbeddingsOfTexts | None,
+    substitute: Substitute,
+    texts: Sequence[str],
+    images: Any,
+) -> Mapping[str, Any]:
+    """What evaluation asks a decoder for where only captions are given."""
+    del images
+    tokens = conditions.clip.tokenizer.encode(texts)
+    found: dict[str, Any] = {"tokens": tokens} if conditions.has_text else {}
+    if prior is not None:
+        return {**found, EMBEDDING: np.asarray(prior(texts, seed=0), np.float32)}
+    if substitute == "zeros":
+        return {**found, EMBEDDING: np.zeros((len(texts), conditions.clip.embedding), np.float32)}
+    return {**found, DESCRIBED: tokens}
+
+
+def of_samples(parts: TextToImageParts, prior: EmbeddingsOfTexts | None, generator: Generator) -> EvaluatorFactory:
+    """Samples under their captions, whether these are right, and distances to real images.
+
+    Of a decoder, samples are decoded from the embeddings of the images of the captions; whether captions are right is
+    found for samples of the captions alone too.
+    """
     config = parts.config
+    of: dict[str, Any] = {"count": config.asked, "batch": config.metrics.batch}
+    by_texts: tuple[EvaluatorFactory, ...] = ()
+    if parts.conditions.has_embedding:
+        made = functools.partial(given_texts, parts.conditions, prior, config.substitute)
+        origin = "the prior" if prior is not None else f"{config.substitute} in place of a prior"
+        alone = replace(
+            generator,
+            given=captions_given(parts.data, made),
+            description=f"{generator.description}, from captions by {origin}",
+        )
+        by_texts = (caption_facts(alone, parts.data, name="text_facts", **of),)
     return combine(
         caption_grid(generator, parts.data, count=config.samples),
-        caption_facts(generator, parts.data, count=config.asked, batch=config.metrics.batch),
+        caption_facts(generator, parts.data, **of),
+        *by_texts,
         metrics_of_generators(config.metrics, data=parts.data, images=config.data, labelled=False)(generator),
     )
 

@@ -72,7 +72,8 @@ class UpsamplerParts:
     def objective(self) -> Objective:
         """The loss, the held-out error and the sampler."""
         config, module, text = self.config, self.network.module, self.text
-        process, of = make_process(config.diffusion), {"conditioning": self.conditioning}
+        process = make_process(config.diffusion)
+        of: dict[str, Any] = {"conditioning": self.conditioning}
         own_loss = upsampling_loss(
             diffusion_loss(module, config.diffusion, process, dropout=self.dropout, **of), config.upsampling
         )
