@@ -1,12 +1,11 @@
-"""Write the CLIP of a run to the folder of the one that ``--quick`` of text-to-image experiments uses.
+"""Write the CLIP of a run to the folder of the CLIP that ``--quick`` of experiments on embeddings uses.
 
-    python -m experiments.clip_weights --run runs/clip_shapes/pairs --out vision/pretrained/shapes_clip
+    python -m experiments.clip_weights --run runs/clip_shapes/default --out vision/pretrained/shapes_clip
 
 The folder has the configuration of the network, its tokenizer, and the averaged weights, rounded to float16.
 """
 
 import json
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from vision.launch.exit_code import exit_code
 from vision.launch.run_folder import read_config
 from vision.pretrained.rules import named
 from vision.pretrained.state_dict import write_state_dict
-from vision.recipes.clip_encoder import STORED, clip_encoder
+from vision.recipes.clip_encoder import clip_encoder
+from vision.recipes.stored_config import STORED
 from vision.train.kept import TOKENIZER
 
 
@@ -38,18 +38,15 @@ class Config:
 def write(config: Config) -> None:
     """Write the folder. Raises ``UserError`` where the run is of another network."""
     clip = clip_encoder(config.run, option="run")
-    run, folder = expanded(config.run), expanded(config.out)
-    stored = read_config(run)
+    run = read_config(expanded(config.run))
+    kept = {name: run.config[name] for name in ("model", "clip_statistics")}
+    folder = expanded(config.out)
     folder.mkdir(parents=True, exist_ok=True)
     variables = {name: tree for name, tree in clip.frozen.load().items() if name != "tokenizer"}
     write_state_dict(folder / STORED, named(jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), variables)))
-    shutil.copyfile(run / TOKENIZER, folder / TOKENIZER)
-    fields = {name: stored.config[name] for name in ("model", "clip_statistics")}
-    stated = {
-        "experiment": stored.experiment,
-        "config": {**fields, "data": {"resolution": stored.config["data"]["resolution"]}},
-    }
-    write_atomically(folder / "config.json", (json.dumps(stated, indent=1) + "\n").encode())
+    write_atomically(folder / TOKENIZER, clip.tokenizer.definition.encode())
+    content = {"experiment": run.experiment, "config": {**kept, "data": {"resolution": clip.resolution}}}
+    write_atomically(folder / "config.json", (json.dumps(content, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

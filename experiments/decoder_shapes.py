@@ -11,7 +11,7 @@ its text encoder; the defaults are for one accelerator, and have not been run to
     python -m vision sample RUN --image a.png b.png --count 16                    variations of images
     python -m vision sample RUN --image a.png b.png --interpolate --count 9
     python -m vision sample RUN --prompt "a red star left of a blue circle" --sampling.guidance 3 --best-of 4
-    python -m experiments.decoder_shapes --data.name folder --data.dir my_images --clip.path runs/my_clip
+    python -m experiments.decoder_shapes --data.name folder --data.dir my_images --clip.weights runs/my_clip
 
 "facts_single" and "facts_pair" are the shares of held-out captions whose facts are right in images decoded from the
 embeddings of the true ones, "text_facts_single" and "text_facts_pair" in images for the captions alone.
@@ -27,7 +27,7 @@ from vision.launch.run import main
 from vision.models.unet import UNetConfig
 from vision.recipes.clip_encoder import SHAPES
 from vision.recipes.generative import QUICK_GENERATION
-from vision.recipes.quick_data import CAPTIONED, tiny, tiny_captions
+from vision.recipes.quick_data import PAIRS, tiny, tiny_captions
 from vision.recipes.text_conditions import ClipPartConfig, Conditions
 from vision.recipes.text_networks import SMALL_TEXT_UNET, TEXT_UNET, text_network_by_name
 from vision.recipes.text_to_image import TextToImageRunConfig, text_to_image
@@ -36,7 +36,7 @@ from vision.tasks.sampling import SamplingConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import AdamConfig
 
-ABOUT = About(task="images for texts", paper="Ramesh et al. 2022, arXiv:2204.06125", quick="not timed")
+ABOUT = About(task="images and texts", paper="Ramesh et al. 2022, arXiv:2204.06125", quick="not timed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Config(TextToImageRunConfig):
 
     model: UNetConfig = text_network_by_name(TEXT_UNET)
     data: CaptionedConfig = CaptionedConfig(name="folder", resolution=64)
-    clip: ClipPartConfig = ClipPartConfig(path=SHAPES)
+    clip: ClipPartConfig = ClipPartConfig(weights=SHAPES)
     conditions: Conditions = "both"
     diffusion: DiffusionConfig = DiffusionConfig(schedule="cosine", variance="learned")
     sampling: SamplingConfig = SamplingConfig(method="ancestral", steps=250, variance="learned", guidance=3.0)
@@ -58,7 +58,7 @@ QUICK = Config(
     model=SMALL_TEXT_UNET,
     **{
         **QUICK_GENERATION,
-        "data": CAPTIONED,
+        "data": PAIRS,
         "diffusion": DiffusionConfig(schedule="cosine", prediction="x0", weighting="truncated_snr"),
         "sampling": SamplingConfig(steps=20, guidance=2.0),
         "intervals": Intervals(log=3_200, evaluate=60_000, save=20_000),

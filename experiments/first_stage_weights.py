@@ -21,7 +21,8 @@ from vision.launch.exit_code import exit_code
 from vision.launch.run_folder import read_config
 from vision.pretrained.rules import named
 from vision.pretrained.state_dict import write_state_dict
-from vision.recipes.first_stage import STORED, first_stage
+from vision.recipes.first_stage import first_stage
+from vision.recipes.stored_config import STORED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@ r"""Upsamplers of a cascade: diffusion of large images given small ones (Ramesh 
 
 The small image, enlarged, is concatenated to the noisy one. In training it gets noise of a random level, which the
 network is given, and half of the time a blur (Ho et al. 2022, "Cascaded Diffusion Models"), so that the faults of
-generated images do not matter. No text is needed; ``--clip.path`` adds one. The paper's two upsamplers are
+generated images do not matter. No text is needed; ``--clip.weights`` adds one. The paper's two upsamplers are
 ``--model unclip_256`` from 64 to 256 pixels (700 M parameters there) and ``--model unclip_1024`` from 256 to 1024
 (300 M), trained on crops; they have not been trained here.
 
@@ -25,7 +25,7 @@ from vision.launch.run import main
 from vision.models.unet import UNetConfig
 from vision.recipes.clip_encoder import SHAPES
 from vision.recipes.generative import QUICK_GENERATION
-from vision.recipes.quick_data import CAPTIONED, tiny, tiny_captions
+from vision.recipes.quick_data import PAIRS, tiny, tiny_captions
 from vision.recipes.text_networks import SMALL_UPSAMPLER, UPSAMPLING_UNET, upsampler_by_name
 from vision.recipes.upsampler import UpsamplerRunConfig, upsampler
 from vision.tasks.diffusion import DiffusionConfig
@@ -34,7 +34,7 @@ from vision.tasks.upsampling import UpsamplingConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import AdamConfig
 
-ABOUT = About(task="images for texts", paper="Ramesh et al. 2022, arXiv:2204.06125", quick="not timed")
+ABOUT = About(task="images and texts", paper="Ramesh et al. 2022, arXiv:2204.06125", quick="not timed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ QUICK = Config(
     upsampling=UpsamplingConfig(),
     **{
         **QUICK_GENERATION,
-        "data": replace(CAPTIONED, resolution=64, shapes_count=10_000),
+        "data": replace(PAIRS, resolution=64, shapes_count=10_000),
         "diffusion": DiffusionConfig(schedule="cosine", prediction="x0", weighting="truncated_snr"),
         "sampling": SamplingConfig(steps=10),
         "intervals": Intervals(log=1_600, evaluate=20_000, save=10_000),
@@ -80,7 +80,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no_noise": {"upsampling.noise": 0.0},
     "no_blur": {"upsampling.blur": 0.0},
     "noise_in_sampling": {"upsampling.sampled_level": 0.2},
-    "with_texts": {"clip.path": SHAPES, "sampling.guidance": 2.0},
+    "with_texts": {"clip.weights": SHAPES, "sampling.guidance": 2.0},
     "epsilon": {"diffusion.prediction": "epsilon", "diffusion.weighting": "simple"},
     "learned_variance": {
         "diffusion.variance": "learned",

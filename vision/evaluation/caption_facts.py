@@ -181,7 +181,7 @@ def _test_images(data: CaptionedData, count: int) -> UInt8[np.ndarray, "n h w 3"
 def shares(
     asked: Sequence[Asked | None], shown: Sequence[Sequence[Shown]], unseen: Bool[np.ndarray, " n"]
 ) -> dict[str, float]:
-    """The numbers, "single" and "pair", of :func:`caption_facts` of images that show ``shown``; those without a caption are left out."""
+    """The numbers of :func:`caption_facts`, "single" and "pair", of images that show ``shown``."""
     scalars: dict[str, float] = {}
     for name, figures in (("single", 1), ("pair", 2)):
         places = [place for place, each in enumerate(asked) if each is not None and len(each.figures) == figures]

@@ -28,20 +28,16 @@ from vision.models.clip.clip import CLIPS, AnyClipConfig, Clip, ResNetClipConfig
 from vision.ops.resize import CLIP_MEAN, CLIP_STD, normalise, resize
 from vision.pretrained.clip import clip_shapes, describe_clip, read_clip
 from vision.pretrained.diffusers_folder import read_config
-from vision.pretrained.initial import read_initial_values
-from vision.pretrained.state_dict import read_state_dict
-from vision.recipes.stored_config import stored_part
+from vision.recipes.stored_config import stored_part, stored_values
 from vision.train.content_hash import content_hash
 from vision.train.experiment import FrozenPart
 from vision.train.kept import TOKENIZER
 from vision.train.state import with_values
 
-SHAPES = Path(pretrained.__file__).parent / "shapes_clip"
-"""The folder of a CLIP for scenes of the shapes world with one or two figures, and their captions."""
-STORED = "weights.safetensors"
-"""The file of its weights, next to its config.json and its tokenizer.json."""
 NAME = "clip"
 """Of the frozen part."""
+SHAPES = Path(pretrained.__file__).parent / "shapes_clip"
+"""The folder of a CLIP of the shapes world (``vision.recipes.quick_data.CAPTIONED``)."""
 _SUITABLE = "a run of experiments.clip_shapes, or the folder of a published CLIPModel"
 _KINDS: Mapping[str, type[AnyClipConfig]] = {kind.__name__: kind for kind in (TransformerClipConfig, ResNetClipConfig)}
 
@@ -142,21 +138,13 @@ def _of_run(folder: Path, content: Mapping[str, Any], option: str) -> ClipEncode
         folder,
         option,
         shapes,
-        lambda: with_values(shapes, _values(folder, shapes)),
+        lambda: with_values(shapes, stored_values(folder, shapes)),
         config=config,
         tokenizer=Tokenizer(_kept(folder)),
         resolution=resolution,
         clip_statistics=statistics,
         name=f"CLIP {folder.name}",
     )
-
-
-def _values(folder: Path, shapes: Any) -> Mapping[str, np.ndarray]:
-    """The variables of a run, or those in the file next to its configuration."""
-    if (folder / STORED).exists():
-        tensors = read_state_dict(folder / STORED)
-        return {name: np.asarray(array, np.float32) for name, array in tensors.items()}
-    return read_initial_values(folder, shapes)
 
 
 def _kept(folder: Path) -> str:

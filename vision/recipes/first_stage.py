@@ -24,17 +24,13 @@ from vision.nn.latent import standard_normal
 from vision.platform import shapes_of
 from vision.pretrained.autoencoder_kl import autoencoder_shapes, describe_autoencoder_kl, read_autoencoder_kl
 from vision.pretrained.diffusers_folder import read_config
-from vision.pretrained.initial import read_initial_values
-from vision.pretrained.state_dict import read_state_dict
-from vision.recipes.stored_config import stored_part
+from vision.recipes.stored_config import stored_part, stored_values
 from vision.train.content_hash import content_hash
 from vision.train.experiment import FrozenPart
 from vision.train.state import with_values
 
 SHAPES = Path(pretrained.__file__).parent / "shapes_first_stage"
 """The folder of a first stage for images of the shapes world, with latents of a quarter of their sides."""
-STORED = "weights.safetensors"
-"""The file of its weights, next to its config.json."""
 NAME = "first_stage"
 """Of the frozen part."""
 _SUITABLE = "a run of experiments.autoencoder_cifar, or the folder of a published AutoencoderKL"
@@ -135,7 +131,7 @@ def _of_run(folder: Path, content: Mapping[str, Any], option: str) -> FirstStage
             option=option,
             path=folder,
             shapes=shapes,
-            load=lambda: with_values(shapes, _values(folder, shapes)),
+            load=lambda: with_values(shapes, stored_values(folder, shapes)),
         ),
         network=f"Autoencoder, {config}",
         gaussian=gaussian,
@@ -146,14 +142,6 @@ def _of_run(folder: Path, content: Mapping[str, Any], option: str) -> FirstStage
         encode=encode,
         decode=lambda variables, latent: model.apply(variables, latent, method="decode_vectors"),
     )
-
-
-def _values(folder: Path, shapes: Any) -> Mapping[str, np.ndarray]:
-    """The variables of a run, or those in the file next to its configuration."""
-    if (folder / STORED).exists():
-        tensors = read_state_dict(folder / STORED)
-        return {name: np.asarray(array, np.float32) for name, array in tensors.items()}
-    return read_initial_values(folder, shapes)
 
 
 def _of_published(folder: Path, option: str) -> FirstStage:

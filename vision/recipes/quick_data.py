@@ -49,7 +49,7 @@ DETECTION = DetectionConfig(
 )
 """Scenes of up to four shapes with boxes, for detectors."""
 
-CAPTIONED = CaptionedConfig(
+PAIRS = CaptionedConfig(
     resolution=32,
     shapes_count=30_000,
     shapes=ShapesConfig(

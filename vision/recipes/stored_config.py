@@ -1,4 +1,4 @@
-"""Parts of another run's configuration, from its config.json: the network of a first stage or of a guide."""
+"""Parts of another run: of its configuration, the network of a first stage or of a guide, and its variables."""
 
 import dataclasses
 import types
@@ -7,10 +7,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from vision.errors import UserError, on_one_line
+from vision.pretrained.initial import read_initial_values
+from vision.pretrained.state_dict import read_state_dict
 from vision.ranges import check_ranges
 
 Stored = TypeVar("Stored")
+
+STORED = "weights.safetensors"
+"""The file of the variables of a network that comes with this project, next to its config.json."""
+
+
+def stored_values(folder: Path, shapes: Any) -> Mapping[str, np.ndarray]:
+    """The averages of a run by path, or the variables in the file next to its configuration, float32.
+
+    Args:
+      folder: of the run, or with `STORED`.
+      shapes: of the variables.
+
+    Raises:
+      UserError: as ``vision.pretrained.initial.read_initial_values``.
+    """
+    if (folder / STORED).exists():
+        return {name: np.asarray(array, np.float32) for name, array in read_state_dict(folder / STORED).items()}
+    return read_initial_values(folder, shapes)
 
 
 def stored_part(kind: type[Stored], said: Mapping[str, Any], *, name: str, origin: Path) -> Stored:

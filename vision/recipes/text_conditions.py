@@ -19,7 +19,7 @@ from vision.errors import UserError
 from vision.models.clip.clip import normalised
 from vision.models.unet import UNetConfig
 from vision.ops.pixels import to_float
-from vision.recipes.clip_encoder import ClipEncoder
+from vision.recipes.clip_encoder import SHAPES, ClipEncoder
 from vision.types import Batch, Condition
 
 Conditions = Literal["text", "embedding", "both"]
@@ -35,8 +35,18 @@ DESCRIBED = "described"
 class ClipPartConfig:
     """Which CLIP embeds texts and images."""
 
-    path: Path | None = None
+    weights: Path | None = None
     """The folder of a run of ``experiments.clip_shapes``, or of a published CLIPModel with its tokenizer."""
+
+
+def of_other_images(config: ClipPartConfig, data: str) -> tuple[str, ...]:
+    """A notice where the CLIP of the shapes world is to read other images."""
+    if config.weights != SHAPES or data == "shapes":
+        return ()
+    return (
+        f"the CLIP is that of the shapes world, and the images are of {data}: train one on them with "
+        "experiments.clip_shapes and name its run with --clip.weights",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

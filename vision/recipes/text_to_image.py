@@ -35,6 +35,7 @@ from vision.recipes.text_conditions import (
     ClipConditions,
     ClipPartConfig,
     Conditions,
+    of_other_images,
 )
 from vision.recipes.text_networks import text_network_by_name
 from vision.recipes.text_requests import EmbeddingsOfTexts, Substitute, TextRequests
@@ -65,6 +66,10 @@ class TextToImageRunConfig(GenerativeRunConfig):
     asked: PositiveInt = 512
     """Shapes world: captions of each evaluation, at least 1, whose facts are looked for in the samples."""
     flip: bool = False
+
+    def notices(self) -> tuple[str, ...]:
+        """Also a CLIP that was trained on other images."""
+        return (*super().notices(), *of_other_images(self.clip, self.data.name))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,14 +149,14 @@ def text_to_image_parts(config: TextToImageRunConfig) -> TextToImageParts:
 
     Raises ``UserError`` for settings that contradict each other, or where there is no CLIP.
     """
-    if config.clip.path is None:
+    if config.clip.weights is None:
         raise UserError(
             "the conditions are what a CLIP says of texts and images: train one with experiments.clip_shapes and name "
-            "its run with --clip.path, or the folder of a published one"
+            "its run with --clip.weights, or the folder of a published one"
         )
     if config.sampling.guide is not None:
         raise UserError("sampling.guide is for runs of classes or without conditions: leave it out")
-    clip = clip_encoder(config.clip.path, option="clip.path")
+    clip = clip_encoder(config.clip.weights, option="clip.weights")
     conditions = ClipConditions(clip=clip, kind=config.conditions, embedding_tokens=config.embedding_tokens)
     latent = config.first_stage.path is not None
     if latent and conditions.has_embedding:

@@ -50,7 +50,7 @@ class UpsamplerRunConfig(GenerativeRunConfig):
     """The large images. Without a CLIP they need no captions, and ``data.name`` is that of any images."""
     upsampling: UpsamplingConfig = UpsamplingConfig()
     clip: ClipPartConfig = ClipPartConfig()
-    """The text as a further condition, where ``clip.path`` is set."""
+    """The text as a further condition, where ``clip.weights`` is set."""
     diffusion: DiffusionConfig = DiffusionConfig()
     """Its ``condition_dropout`` is that of the text."""
     sampling: SamplingConfig = SamplingConfig()
@@ -133,10 +133,10 @@ def upsampler_parts(config: UpsamplerRunConfig) -> UpsamplerParts:
     size, text = config.data.resolution, None
     check_upsampling(config.upsampling, size=size)
     channels = config.model.channels
-    if config.clip.path is None:
+    if config.clip.weights is None:
         data = image_data(config.data, classes=0, channels=channels)
     else:
-        clip = clip_encoder(config.clip.path, option="clip.path")
+        clip = clip_encoder(config.clip.weights, option="clip.weights")
         text = ClipConditions(clip=clip, kind="text")
         of: dict[str, Any] = {"length": clip.tokenizer.length, "channels": channels}
         data = captioned_data(config.data, tokenizer=lambda: clip.tokenizer, **of)
