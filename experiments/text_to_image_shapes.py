@@ -2,9 +2,9 @@ r"""Images for sentences by diffusion that is conditioned on texts alone, withou
 
 A frozen text tower reads the caption; its tokens are attended to, its embedding is added to the time (Nichol et al.
 2021, "GLIDE", here with the tower of a CLIP, as Rombach et al. 2022). The tower is that of a run of
-``experiments.clip_shapes`` or of a published CLIP, named by ``--clip.weights``; by default a small one of the shapes world
-that comes with this project. The defaults are for images of 64x64 pixels on one accelerator; this code has not been run
-to that length.
+``experiments.clip_shapes`` or of a published CLIP, named by ``--clip.weights``; by default a small one of the shapes
+world that comes with this project. The defaults are for images of 64x64 pixels on one accelerator; this code has not
+been run to that length.
 
     python -m experiments.text_to_image_shapes --quick                            the shapes world at 32x32 pixels
     python -m experiments.text_to_image_shapes --quick --data.resolution 64 --model.patch 8
