@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from vision.errors import UserError
-from vision.ranges import check_ranges
 from vision.tasks import upsampling as module
 from vision.tasks.upsampling import (
     IMAGE,
@@ -144,6 +143,4 @@ def test_every_sample_has_its_small_image():
 )
 def test_impossible_settings(change, size, words):
     with pytest.raises(UserError, match=words):
-        config = replace(CONFIG, **change)
-        check_ranges(config)
-        check_upsampling(config, size=size)
+        check_upsampling(replace(CONFIG, **change), size=size)

@@ -19,7 +19,7 @@ from vision.errors import UserError
 from vision.ops.degradations.blur import blurred
 from vision.ops.degradations.blur_kernels import gaussian_kernels
 from vision.ops.resize import resize
-from vision.ranges import Fraction, NonNegativeInt, PositiveFloat
+from vision.ranges import Fraction, NonNegativeInt, PositiveFloat, check_ranges
 from vision.types import Batch, LossFn
 
 IMAGE, LEVEL = "image", "level"
@@ -50,6 +50,7 @@ class UpsamplingConfig:
 
 def check_upsampling(config: UpsamplingConfig, *, size: int) -> None:
     """Raise ``UserError`` where images of ``size`` pixels cannot be reduced so, or settings contradict each other."""
+    check_ranges(config)
     if size % config.factor:
         raise UserError(
             f"images of {size} pixels are no multiple of upsampling.factor {config.factor}: choose another "
