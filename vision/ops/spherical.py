@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 
 def slerp(
-    first: Float[np.ndarray, "*b d"], last: Float[np.ndarray, "*b d"], share: Float[np.ndarray, "*b"] | float
+    first: Float[np.ndarray, "*#b d"], last: Float[np.ndarray, "*#b d"], share: Float[np.ndarray, "*#b"] | float
 ) -> Float[np.ndarray, "*b d"]:
     """Vectors on the great circle from ``first`` (share 0) to ``last`` (share 1): spherical linear interpolation.
 
