@@ -3,8 +3,8 @@ r"""Upsamplers of a cascade: diffusion of large images given small ones (Ramesh 
 The small image, enlarged, is concatenated to the noisy one. In training it gets noise of a random level, which the
 network is given, and half of the time a blur (Ho et al. 2022, "Cascaded Diffusion Models"), so that the faults of
 generated images do not matter. No text is needed; ``--clip.weights`` adds one. The paper's two upsamplers are
-``--model unclip_256`` from 64 to 256 pixels (700 M parameters there) and ``--model unclip_1024`` from 256 to 1024
-(300 M), trained on crops; they have not been trained here.
+``--model unclip_256`` from 64 to 256 pixels (732 M parameters, 700 M there) and ``--model unclip_1024`` from 256 to
+1024 (283 M, 300 M there), trained on crops; they have not been trained here.
 
     python -m experiments.upsampler_shapes --quick                                32 to 64 pixels, the shapes world
     python -m experiments.upsampler_shapes --quick --data.resolution 128          64 to 128

@@ -107,7 +107,9 @@ def test_sample(verb, run, tmp_path):
     pixels = [np.asarray(Image.open(path)).max() for path in sorted(folder.glob("0*.png"))]
     assert pixels == [1, 0, 1]  # an earlier call leaves nothing behind
     assert verb("sample", run, "--count", 2, "--shown", 3, "--out", tmp_path / "out")[0] == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000.png", "00001.png", "grid.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *("00000.png", "00001.png", "grid.png", "samples.html"),
+    ]
 
 
 @pytest.mark.parametrize(

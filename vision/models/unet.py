@@ -161,7 +161,8 @@ ADM_256 = replace(_ADM, width=256, multipliers=(1, 1, 2, 2, 4, 4), attention=(32
 # of 256 channels and multipliers 0.5, 1, 1, 2, 2, 4, 4 there
 ADM_512 = replace(_ADM, multipliers=(1, 2, 2, 4, 4, 8, 8), attention=(32, 16, 8), time_code=256, time_width=1024)
 
-# Ramesh et al. 2022, table 3: the decoder at 64x64, whose conditions are those of its CLIP, and the two upsamplers
+# Ramesh et al. 2022, table 3: the decoder at 64x64, of 2,097,572,867 parameters before those of its conditions (3.5 B
+# there with the text encoder), and two upsamplers, of 731,752,643 and 282,797,955 with theirs
 _UNCLIP = replace(_ADM, classes=0, null_label=True, multipliers=(1, 2, 3, 4), blocks=3, dropout=0.1)
 UNCLIP_64 = replace(_UNCLIP, width=512, attention=(32, 16, 8))
 UNCLIP_256 = replace(_UNCLIP, width=320, attention=(), mid_attention="none")
