@@ -122,7 +122,8 @@ class SampleRequest:
         options = {"labels": "--labels", "prompts": "--prompt", "images": "--image", "masks": "--mask"}
         options |= {"best_of": "--best-of", "interpolate": "--interpolate"}
         for name, option in options.items():
-            if getattr(self, name) not in ((), False, 1) and name not in conditions:
+            asked = self.best_of > 1 if name == "best_of" else bool(getattr(self, name))
+            if asked and name not in conditions:
                 known = f": it takes {' and '.join(options[each] for each in conditions)}" if conditions else ""
                 raise UserError(f"this generator has no condition for {option}{known}. Leave {option} out")
 

@@ -103,6 +103,10 @@ def test_the_network_has_the_widths_of_the_clip():
     assert conditions("text").dropout(condition=0.1, text=0.5) == {TEXT: 0.1}
     assert conditions("embedding").dropout(condition=0.1, text=0.5) == {(EMBEDDING,): 0.1}
     assert conditions().dropout(condition=0.1, text=0.5) == {(EMBEDDING,): 0.1, TEXT: 0.5}
+    plain = ClipConditions(clip=encoder(), kind="both", attended=False)
+    without = plain.network(TINY.model)
+    assert (without.text, without.text_embedding, without.embedding_tokens) == (0, clip.embedding, 0)
+    assert set(plain.conditioning().nulls) == {EMBEDDING, "text_embedding"}
     with pytest.raises(UserError, match="embedding follows from conditions and from the CLIP"):
         conditions().network(replace(TINY.model, embedding=3))
 

@@ -57,6 +57,8 @@ class ClipConditions:
     kind: Conditions
     embedding_tokens: int = 4
     """Tokens made of the embedding of an image."""
+    attended: bool = True
+    """Whether the network attends to tokens; one without attention is given embeddings alone."""
 
     @property
     def has_text(self) -> bool:
@@ -77,14 +79,17 @@ class ClipConditions:
         text = self.clip.config.text
         found: dict[str, int] = {}
         if self.has_text:
-            found |= {"text": text.width, "text_length": text.length, "text_embedding": self.clip.embedding}
+            found["text_embedding"] = self.clip.embedding
+        if self.has_text and self.attended:
+            found |= {"text": text.width, "text_length": text.length}
         if self.has_embedding:
-            found |= {"embedding": self.clip.embedding, "embedding_tokens": self.embedding_tokens}
+            found |= {"embedding": self.clip.embedding, "embedding_tokens": self.embedding_tokens * self.attended}
         return replace(config, **found)
 
     def conditioning(self, always: Mapping[str, float] | None = None) -> Conditioning:
         """Names and nulls, with those of further conditions that every sample has."""
-        names = (*(TEXT if self.has_text else ()), *((EMBEDDING,) if self.has_embedding else ()))
+        texts = TEXT if self.attended else TEXT[1:]
+        names = (*(texts if self.has_text else ()), *((EMBEDDING,) if self.has_embedding else ()))
         return Conditioning({**dict.fromkeys(names, 0.0), **(always or {})}, frozenset(always or ()))
 
     def dropout(self, *, condition: float, text: float) -> Probabilities:
@@ -98,7 +103,8 @@ class ClipConditions:
         said = self.clip.encode_text(variables, tokens)
         known = jnp.any(tokens == self.clip.config.text.end, axis=1)
         whole = jnp.where(known[:, None], unit_scale(said["embedding"]), 0.0)
-        return {"text": jnp.where(known[:, None, None], said["tokens"].astype(jnp.float32), 0.0), TEXT[1]: whole}
+        tokens = jnp.where(known[:, None, None], said["tokens"].astype(jnp.float32), 0.0)
+        return {TEXT[0]: tokens, TEXT[1]: whole} if self.attended else {TEXT[1]: whole}
 
     def of_batch(self, variables: Any, batch: Batch) -> Batch:
         """A training batch, of "image" float32 in [-1, 1] and "tokens", with the conditions."""
@@ -130,6 +136,11 @@ class ClipConditions:
         """Tokens that stand for no text: they never end."""
         tokenizer = self.clip.tokenizer
         return np.full((count, tokenizer.length), tokenizer.start, np.int32)
+
+
+def attends(config: UNetConfig) -> bool:
+    """Whether a network has attention, at some resolution or at its narrowest point."""
+    return bool(config.attention) or config.mid_attention != "none"
 
 
 def unit_scale(embedding: Float[Array, "*b e"]) -> Float[Array, "*b e"]:

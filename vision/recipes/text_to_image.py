@@ -35,6 +35,7 @@ from vision.recipes.text_conditions import (
     ClipConditions,
     ClipPartConfig,
     Conditions,
+    attends,
     of_other_images,
 )
 from vision.recipes.text_networks import text_network_by_name
@@ -157,7 +158,12 @@ def text_to_image_parts(config: TextToImageRunConfig) -> TextToImageParts:
     if config.sampling.guide is not None:
         raise UserError("sampling.guide is for runs of classes or without conditions: leave it out")
     clip = clip_encoder(config.clip.weights, option="clip.weights")
-    conditions = ClipConditions(clip=clip, kind=config.conditions, embedding_tokens=config.embedding_tokens)
+    conditions = ClipConditions(
+        clip=clip,
+        kind=config.conditions,
+        embedding_tokens=config.embedding_tokens,
+        attended=attends(config.model),
+    )
     latent = config.first_stage.path is not None
     if latent and conditions.has_embedding:
         raise UserError("a decoder of embeddings generates pixels: leave first_stage.path out, or set conditions text")

@@ -22,7 +22,7 @@ from vision.ops.pixels import to_float
 from vision.recipes.clip_encoder import NAME, clip_encoder
 from vision.recipes.diffusion_networks import DiffusionNetwork, diffusion_network, with_variance
 from vision.recipes.generative import EVALUATION_ONLY, GenerativeRunConfig, Objective, Samples, generative
-from vision.recipes.text_conditions import REFERENCE, ClipConditions, ClipPartConfig
+from vision.recipes.text_conditions import REFERENCE, ClipConditions, ClipPartConfig, attends
 from vision.recipes.text_networks import upsampler_by_name
 from vision.recipes.text_requests import fitted, report_unknown
 from vision.tasks.diffusion import DiffusionConfig, diffusion_loss, held_out_error, make_process
@@ -137,7 +137,7 @@ def upsampler_parts(config: UpsamplerRunConfig) -> UpsamplerParts:
         data = image_data(config.data, classes=0, channels=channels)
     else:
         clip = clip_encoder(config.clip.weights, option="clip.weights")
-        text = ClipConditions(clip=clip, kind="text")
+        text = ClipConditions(clip=clip, kind="text", attended=attends(config.model))
         of: dict[str, Any] = {"length": clip.tokenizer.length, "channels": channels}
         data = captioned_data(config.data, tokenizer=lambda: clip.tokenizer, **of)
     model = config.model if text is None else text.network(config.model)
