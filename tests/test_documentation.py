@@ -133,6 +133,7 @@ def test_bring_your_own_data(tmp_path):
     restoration = f"{short} --data.patch 16 --model.blocks 1 --model.width 4"
     short = f"{short} --data.resolution 16 --model.width 8"
     sampling = "--model.multipliers 1 --samples 4 --diffusion.steps 20 --sampling.steps 2"
+    painter = f"{short} {sampling} --model.blocks 1 --held-out 8"
     more = {
         "experiments.diffusion_cifar": f"{short} {sampling}",
         "experiments.finetune": f"{short} --model.depths 1",
@@ -142,11 +143,13 @@ def test_bring_your_own_data(tmp_path):
         "experiments.instances_folder": instances,
         "experiments.segment_folder": segmenter,
         "experiments.clip_shapes": clip,
+        **dict.fromkeys(("experiments.text_to_image_shapes", "experiments.decoder_shapes"), f"{painter} --asked 4"),
+        "experiments.upsampler_shapes": painter,
         "experiments.superres": restoration,
     }
     lines = [shlex.split(line) for line in commands(ROOT / "docs" / "bring_your_own_data.md")]
     typed = [words for words in lines if not any(word.endswith(".safetensors") for word in words)]
-    assert [len(lines), len(typed)] == [19, 17]
+    assert [len(lines), len(typed)] == [25, 23]
     said = []
     alone = {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")}
     for words in typed:
@@ -165,7 +168,10 @@ def test_bring_your_own_data(tmp_path):
     assert said[10].count("new_images/") == 4
     assert said[12].count("new_images/") == 4
     assert said[14].count("new_images/") == 4
-    assert said[16].count("48x40 -> 96x80 pixels, RGB of 8 bits") == 4
+    for place, run, count in ((16, "painter", 8), (18, "decoder", 8), (20, "enlarger", 4)):
+        assert f"{count} samples after 16 images" in said[place]
+        assert len(list((tmp_path / "runs" / run / "samples").glob("sampled-*/0*.png"))) == count
+    assert said[22].count("48x40 -> 96x80 pixels, RGB of 8 bits") == 4
     assert (tmp_path / "detector.stablehlo").stat().st_size > 1e6
 
 

@@ -109,17 +109,24 @@ class SampleRequest:
     """0 or 255 for each pixel of ``images``: 255 where they may change."""
     seed: int = 0
     """Of the noise."""
+    best_of: int = 1
+    """Images, at least 1, that are generated for each one that is returned: the one that fits its text best."""
+    interpolate: bool = False
+    """Whether the images are steps of equal length from the first of two ``images`` or ``prompts`` to the second."""
 
     def check(self, *, conditions: Sequence[str]) -> None:
-        """Raise ``UserError`` where a field is set that the generator has no condition for.
+        """Raise ``UserError`` where a field is set that the generator cannot follow.
 
         Args:
-          conditions: the fields that it has: some of "labels", "prompts", "images" and "masks".
+          conditions: the fields that it can: some of "labels", "prompts", "images", "masks", "best_of", "interpolate".
         """
-        for name in ("labels", "prompts", "images", "masks"):
-            if getattr(self, name) and name not in conditions:
-                known = f": it takes {' and '.join(f'--{each}' for each in conditions)}" if conditions else ""
-                raise UserError(f"this generator has no condition for --{name}{known}. Leave --{name} out")
+        options = {"labels": "--labels", "prompts": "--prompt", "images": "--image", "masks": "--mask"}
+        options |= {"best_of": "--best-of", "interpolate": "--interpolate"}
+        for name, option in options.items():
+            asked = self.best_of > 1 if name == "best_of" else bool(getattr(self, name))
+            if asked and name not in conditions:
+                known = f": it takes {' and '.join(options[each] for each in conditions)}" if conditions else ""
+                raise UserError(f"this generator has no condition for {option}{known}. Leave {option} out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,3 +136,7 @@ class Samples:
     images: UInt8[np.ndarray, "n h w c"]
     captions: tuple[str, ...] = ()
     """One for each image, or none."""
+    columns: int | None = None
+    """Of the grid that shows them; None for about as many as rows."""
+    given: UInt8[np.ndarray, "k h w c"] | None = None
+    """The images that were asked about, one for each column, as the generator saw them."""

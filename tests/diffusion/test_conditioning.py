@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vision.diffusion.conditions import Conditioning, label_conditioning
+from vision.diffusion.conditions import TEXT, Conditioning, label_conditioning
 from vision.errors import UserError
 
 STYLE = np.array([0.5, -0.5, 0.25])
@@ -73,3 +73,38 @@ def test_labels_and_nothing():
     for nothing in (label_conditioning(0), Conditioning({})):
         assert not nothing
         assert nothing.null({}) == nothing.dropped({}, probability=0.5, key=jax.random.key(0)) == {}
+
+
+def test_groups_are_dropped_with_their_own_probabilities():
+    """Ramesh et al. 2022: 10 % of the embeddings and 50 % of the texts, each independently of the other."""
+    count = 20_000
+    conditioning = Conditioning(
+        {"embedding": 0.0, "text": 0.0, "text_embedding": 0.0, "image": 0.0}, frozenset({"image"})
+    )
+    condition = {name: jnp.ones((count, 2)) for name in conditioning.nulls}
+    probabilities = {("embedding",): 0.1, TEXT: 0.5}
+    found = conditioning.dropped_apart(condition, probabilities=probabilities, key=jax.random.key(0))
+    gone = {name: np.asarray(value[:, 0] == 0) for name, value in found.items()}
+    assert gone["embedding"].mean() == pytest.approx(0.1, abs=0.01)
+    assert gone["text"].mean() == pytest.approx(0.5, abs=0.015)
+    np.testing.assert_array_equal(gone["text"], gone["text_embedding"])
+    assert (gone["text"] & gone["embedding"]).mean() == pytest.approx(0.05, abs=0.01)
+    assert not gone["image"].any()
+    for value in found.values():
+        assert set(np.unique(value)) <= {0.0, 1.0}
+
+
+def test_what_every_sample_has_is_never_null():
+    conditioning = Conditioning({"text": 0.0, "level": 0.0}, frozenset({"level"}))
+    assert conditioning
+    assert not Conditioning({"level": 0.0}, frozenset({"level"}))
+    condition = {"text": jnp.ones((3, 2)), "level": jnp.full(3, 0.4)}
+    null = conditioning.null(condition)
+    np.testing.assert_array_equal(null["text"], 0.0)
+    np.testing.assert_array_equal(null["level"], condition["level"])
+    some = conditioning.replaced(condition, jnp.array([True, False, True]))
+    np.testing.assert_array_equal(some["text"][:, 0], [0, 1, 0])
+    np.testing.assert_array_equal(some["level"], condition["level"])
+    only = Conditioning({"a": 0.0, "b": 0.0}).null({"a": jnp.ones(2), "b": jnp.ones(2)}, ["a"])
+    np.testing.assert_array_equal(only["a"], 0.0)
+    np.testing.assert_array_equal(only["b"], 1.0)

@@ -11,6 +11,7 @@ from vision.diffusion.guidance import (
     denoiser,
     dynamic_threshold,
     guided,
+    guided_in_turn,
     input_scale,
     static_threshold,
 )
@@ -184,3 +185,25 @@ def test_thresholds():
     np.testing.assert_allclose(
         dynamic_threshold(50.0)(x0).reshape(2, 4)[0], np.clip([0.5, -4, 2, 1], -median, median) / median
     )
+
+
+@pytest.mark.parametrize("scales", [(1.5, 4.0), (1.0, 3.0), (2.0, 1.0), (0.5, 0.0), (1.0, 1.0)])
+def test_guidance_by_two_conditions_is_the_formula(scales):
+    """Brooks et al. 2023, equation 3, written out: e(0, 0) + a (e(i, 0) - e(0, 0)) + b (e(i, t) - e(i, 0))."""
+    calls = []
+    networks = jax.random.normal(jax.random.key(0), (2, 2, 4, 4, 3))
+
+    def denoise(noisy, time, condition):
+        calls.append(len(noisy))
+        image, text = (condition[name][:, None, None, None] for name in ("image", "text"))
+        # of the two conditions together it knows more than of each by itself
+        return noisy + image * networks[0, 0] + text * networks[0, 1] + image * text * networks[1, 0]
+
+    given = lambda image, text: {"image": jnp.full(2, image), "text": jnp.full(2, text)}
+    conditions = [given(0.0, 0.0), given(1.0, 0.0), given(1.0, 1.0)]
+    at = (jnp.ones((2, 4, 4, 3)), jnp.zeros(2))
+    found = guided_in_turn(denoise, conditions=conditions, scales=scales)(*at)
+    assert calls == [2 * {(1.0, 3.0): 2, (1.0, 1.0): 1}.get(scales, 3)]
+    none, image, both = (denoise(*at, condition) for condition in conditions)
+    expected = none + scales[0] * (image - none) + scales[1] * (both - image)
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -18,9 +18,10 @@ from vision.errors import UserError
 from vision.launch import actions
 from vision.launch import run as launcher
 from vision.launch.load_run import load_run
-from vision.models.clip.clip import Clip, normalised
+from vision.models.clip.clip import Clip
 from vision.ops.pixels import to_float
 from vision.ops.resize import resize
+from vision.ops.spherical import normalised
 from vision.pretrained.clip import read_clip
 from vision.pretrained.state_dict import read_state_dict
 from vision.recipes import embeddings as embeddings_module

@@ -107,7 +107,9 @@ def test_sample(verb, run, tmp_path):
     pixels = [np.asarray(Image.open(path)).max() for path in sorted(folder.glob("0*.png"))]
     assert pixels == [1, 0, 1]  # an earlier call leaves nothing behind
     assert verb("sample", run, "--count", 2, "--shown", 3, "--out", tmp_path / "out")[0] == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000.png", "00001.png", "grid.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *("00000.png", "00001.png", "grid.png", "samples.html"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -201,10 +203,10 @@ def test_an_experiment_without_training(verb, weights, tmp_path):
         (["sample", "RUN", "--labels", "rde"], "there is no class rde: did you mean red?"),
         (["sample", "RUN", "--labels", "2"], "--labels 2 is too large: the classes are numbered from 0 to 1"),
         (["sample", "RUN", "--labels", "-1"], "-1"),
-        (["sample", "RUN", "--prompts", "a cat"], "no condition for --prompts: it takes --labels. Leave --prompts out"),
-        (["sample", "RUN", "--images", "none.png"], "none.png names no file"),
-        (["sample", "RUN", "--images", "RUN/config.json"], "cannot be decoded (cannot identify image file"),
-        (["sample", "RUN", "--masks", "RUN/config.json"], "cannot be decoded (cannot identify image file"),
+        (["sample", "RUN", "--prompt", "a cat"], "no condition for --prompt: it takes --labels. Leave --prompt out"),
+        (["sample", "RUN", "--image", "none.png"], "none.png names no file"),
+        (["sample", "RUN", "--image", "RUN/config.json"], "cannot be decoded (cannot identify image file"),
+        (["sample", "RUN", "--mask", "RUN/config.json"], "cannot be decoded (cannot identify image file"),
         (["sample", "teacher"], "teacher has random weights until it is trained"),
         (["evaluate", "teacher"], "teacher has random weights until it is trained: name a file of weights with"),
         (["evaluate", "teacher", "--workdir", "x"], "--workdir is an option of training"),

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vision.models.clip.clip import Clip, ClipOutput, TransformerClipConfig, normalised
+from vision.models.clip.clip import Clip, ClipOutput, TransformerClipConfig
 from vision.models.clip.text import TextConfig
 from vision.models.clip.vit import ImageTransformerConfig
+from vision.ops.spherical import normalised
 from vision.tasks.contrastive import contrastive_loss, sigmoid_loss, similarities, softmax_loss
 
 LOGITS = np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32) * 3

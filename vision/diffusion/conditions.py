@@ -1,6 +1,6 @@
 """What a diffusion model is conditioned on, by name, and the value of each condition that means "none"."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import jax
@@ -11,19 +11,28 @@ from jaxtyping import Array, Bool, Key
 from vision.errors import UserError
 from vision.types import Batch, Condition
 
+TEXT = ("text", "text_embedding")
+"""The conditions that are one encoded text: its tokens, and an embedding of the whole."""
+
+Probabilities = Mapping[tuple[str, ...], float]
+"""Of groups of conditions, each of which is dropped as one and independently of the others."""
+
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
     """The names of a model's conditions, each with its null: the value that stands for "not known".
 
     Nulls are broadcast to one sample's shape: the number of classes for labels, 0 (the padding token) for tokens, 0.0
-    for embeddings, images and masks, arrays for what the empty text stands for. False where there are no conditions.
+    for embeddings, images and masks, arrays for what the empty text stands for. False where there are no conditions
+    that a sample can be without.
     """
 
     nulls: Mapping[str, float | int | np.ndarray | Array]
+    always: frozenset[str] = frozenset()
+    """Conditions that every sample has, such as the image that is to be enlarged: their null is what they are."""
 
     def __bool__(self) -> bool:
-        return bool(self.nulls)
+        return not self.always.issuperset(self.nulls)
 
     def of(self, batch: Batch) -> Condition:
         """The conditions among the fields of a batch, each in the field ``batch_field`` of its name.
@@ -38,8 +47,8 @@ class Conditioning:
                 )
         return {name: batch[batch_field(name)] for name in self.nulls}
 
-    def null(self, condition: Condition) -> Condition:
-        """Nulls in place of all values, with the shapes and dtypes of ``condition``.
+    def null(self, condition: Condition, names: Collection[str] | None = None) -> Condition:
+        """Nulls in place of the values of ``names``, or of all, with the shapes and dtypes of ``condition``.
 
         Raises ``ValueError`` unless ``condition`` has exactly the names of this conditioning.
         """
@@ -48,8 +57,9 @@ class Conditioning:
                 f"the conditions are {_listed(self.nulls)}, and not {_listed(condition)}: "
                 f"{_listed(set(condition) ^ set(self.nulls))} in only one of the two"
             )
+        chosen = set(condition if names is None else names) - self.always
         return {
-            name: jnp.broadcast_to(jnp.asarray(self.nulls[name], value.dtype), value.shape)
+            name: jnp.broadcast_to(jnp.asarray(self.nulls[name], value.dtype), value.shape) if name in chosen else value
             for name, value in condition.items()
         }
 
@@ -64,9 +74,24 @@ class Conditioning:
         count = next(iter(condition.values())).shape[0]
         return self.replaced(condition, jax.random.bernoulli(key, probability, (count,)))
 
-    def replaced(self, condition: Condition, without: Bool[Array, " b"]) -> Condition:
-        """``condition`` [b ...] with all values of the samples ``without`` replaced by their nulls."""
-        nulls = self.null(condition)
+    def dropped_apart(self, condition: Condition, *, probabilities: Probabilities, key: Key[Array, ""]) -> Condition:
+        """``condition`` [b ...] with the values of each group replaced by their nulls with its own probability.
+
+        Groups are dropped independently, so that one network learns every combination of them (Ramesh et al. 2022,
+        section 2.1, with 10 % for the image embedding and 50 % for the text). Names in no group are never dropped.
+        """
+        count = next(iter(condition.values())).shape[0]
+        keys = jax.random.split(key, max(len(probabilities), 1))
+        for (names, probability), own in zip(probabilities.items(), keys, strict=False):
+            without = jax.random.bernoulli(own, probability, (count,))
+            condition = self.replaced(condition, without, names=names)
+        return condition
+
+    def replaced(
+        self, condition: Condition, without: Bool[Array, " b"], *, names: Collection[str] | None = None
+    ) -> Condition:
+        """``condition`` [b ...] with the values of ``names``, or all, of the samples ``without`` replaced by nulls."""
+        nulls = self.null(condition, names)
         return {
             name: jnp.where(without.reshape(-1, *(1,) * (value.ndim - 1)), nulls[name], value)
             for name, value in condition.items()

@@ -1,6 +1,7 @@
 """Guidance of denoisers, by conditions and by worse networks, and what keeps guided estimates in range."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,15 +97,48 @@ def guided(
       rescale: phi of Lin et al. 2024, section 3.4: the share by which the estimate's deviation over an image is brought
         back to that of the conditional one; 0 for none.
     """
-    if scale == 1.0:
+    of: dict[str, Any] = {"process": process, "interval": interval, "rescale": rescale}
+    return guided_in_turn(denoise, conditions=(null, condition), scales=(scale,), **of)
+
+
+def guided_in_turn(
+    denoise: ConditionalDenoiser,
+    *,
+    conditions: Sequence[Condition],
+    scales: Sequence[float],
+    process: Process | None = None,
+    interval: Interval = (0.0, np.inf),
+    rescale: float = 0.0,
+) -> Denoiser:
+    """Guidance by several conditions with scales of their own, one added after the other.
+
+    D(c_0) + sum over i of s_i (D(c_i) - D(c_{i-1})), which is equation 3 of Brooks et al. 2023 ("InstructPix2Pix") for
+    three conditions: nothing, an image, the image and a text.
+
+    Args:
+      denoise: the network, for batches of b samples and of as many times b as there are conditions.
+      conditions: from the least to the most, with equal names, shapes and dtypes; the last are those of the samples.
+      scales: one for each but the first. Where the first ones are 1, the estimates before them are not needed.
+      process: needed for an interval.
+      interval: sigmas between which guidance is applied, see :func:`guided`.
+      rescale: see :func:`guided`.
+    """
+    first = next((index for index, scale in enumerate(scales) if scale != 1.0), len(scales))
+    conditions, scales, condition = conditions[first:], scales[first:], conditions[-1]
+    if not scales:
         return lambda noisy, time: denoise(noisy, time, condition)
+    count = len(conditions)
 
     def both(noisy: Images, time: Num[Array, " b"]) -> Estimates:
-        twice = {name: jnp.concatenate([value, null[name]]) for name, value in condition.items()}
-        estimate = denoise(jnp.concatenate([noisy, noisy]), jnp.concatenate([time, time]), twice)
+        most_first = conditions[::-1]
+        stacked = {name: jnp.concatenate([each[name] for each in most_first]) for name in condition}
+        estimate = denoise(jnp.concatenate([noisy] * count), jnp.concatenate([time] * count), stacked)
         estimate, place = estimate[..., : noisy.shape[-1]], estimate[: len(noisy), ..., noisy.shape[-1] :]
-        conditional, unconditional = jnp.split(estimate, 2)
-        found = unconditional + scale * (conditional - unconditional)
+        conditional, *less = jnp.split(estimate, count)
+        estimates = [*less[::-1], conditional]
+        found = estimates[0]
+        for before, after, scale in zip(estimates, estimates[1:], scales, strict=False):
+            found = found + scale * (after - before)
         if rescale == 0.0:
             return jnp.concatenate([found, place], axis=-1)
         deviation = lambda images: jnp.std(images, axis=(1, 2, 3), keepdims=True)

@@ -265,6 +265,7 @@ def evaluator(generator: Generator, real: RealFeatures) -> Callable[[Any], Evalu
         source, classes = real.chosen[0]
         labels = source.arrays["label"] if generator.classes and "label" in source.fields else None
         condition = {} if labels is None else {"label": np.resize(labels, config.samples).astype(np.int32)}
+        condition = condition if generator.given is None else generator.condition(config.samples)
         requested = None if classes is None else np.resize(classes, config.samples)
         key_of = lambda number: compiler.replicate(jax.random.fold_in(jax.random.key(config.seed), number))
         generated = real.in_parts(

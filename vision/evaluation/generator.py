@@ -28,8 +28,13 @@ class Generator:
     classes: int = 0
     """Number of classes that it is conditioned on; 0 for none."""
 
+    given: Callable[[int], Mapping[str, np.ndarray]] | None = None
+    """Number of images -> conditions that evaluation asks for, where they are no classes: of the first test images."""
+
     def condition(self, count: int, labels: Sequence[int] = ()) -> dict[str, np.ndarray]:
-        """Conditions of ``count`` images: the labels, repeated; without any, every class in turn."""
+        """Conditions of ``count`` images: the labels, repeated; without any, every class in turn, or ``given``."""
+        if self.given is not None:
+            return dict(self.given(count))
         if not self.classes:
             return {}
         chosen = np.asarray(labels if len(labels) else np.arange(self.classes), np.int32)
@@ -51,6 +56,7 @@ def generate(
     count: int,
     seed: int,
     batch: int = 256,
+    same_noise: bool = False,
 ) -> UInt8[np.ndarray, "n h w c"]:
     """``count`` images, in batches of one size, so that one program of bounded memory generates all.
 
@@ -62,14 +68,15 @@ def generate(
       count: images.
       seed: of the noise; every batch has a key of its own.
       batch: largest number of images at a time.
+      same_noise: give every image the noise of the first one, so that only their conditions differ.
     """
     size, parts, call = min(count, batch), [], compiled_sample(compiler, generator)
-    index = compiler.shard_padded(np.arange(size, dtype=np.int32))
+    index = compiler.shard_padded(np.zeros(size, np.int32) if same_noise else np.arange(size, dtype=np.int32))
     for number, start in enumerate(range(0, count, size)):
         part = {
             name: compiler.shard_padded(_filled(value[start : start + size], size)) for name, value in condition.items()
         }
-        key = compiler.replicate(jax.random.fold_in(jax.random.key(seed), number))
+        key = compiler.replicate(jax.random.fold_in(jax.random.key(seed), 0 if same_noise else number))
         parts.append(jax.device_get(call(variables, part, index, key))[:size])
     return np.concatenate(parts)[:count]
 

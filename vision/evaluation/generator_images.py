@@ -13,6 +13,7 @@ from vision.data.image_data import Data
 from vision.data.pipeline import permutation
 from vision.data.source import in_memory
 from vision.evaluation.generator import Generator, generate
+from vision.ops.spherical import slerp
 from vision.report.grid import sample_grid
 from vision.train.compile import Compiler
 from vision.train.experiment import Evaluate, Evaluation, EvaluatorFactory
@@ -87,15 +88,8 @@ def great_circles(ends: Float[np.ndarray, "n 2 z"], steps: int) -> Float[np.ndar
     They lie on the great circle through the ends, which keeps their norm likely (White 2016, section 2.1); between
     nearly parallel ends, on the straight line.
     """
-    share = np.linspace(0.0, 1.0, steps)[None, :, None]
-    first, last = ends[:, :1].astype(np.float64), ends[:, 1:].astype(np.float64)
-    lengths = np.linalg.norm(first, axis=-1, keepdims=True) * np.linalg.norm(last, axis=-1, keepdims=True)
-    angle = np.arccos(np.clip(np.sum(first * last, axis=-1, keepdims=True) / lengths, -1.0, 1.0))
-    near = np.sin(angle) < 1e-6
-    sine = np.where(near, 1.0, np.sin(angle))
-    before = np.where(near, 1.0 - share, np.sin((1.0 - share) * angle) / sine)
-    after = np.where(near, share, np.sin(share * angle) / sine)
-    return (before * first + after * last).reshape(-1, ends.shape[-1]).astype(np.float32)
+    share = np.linspace(0.0, 1.0, steps)[None, :]
+    return np.asarray(slerp(ends[:, :1], ends[:, 1:], share)).reshape(-1, ends.shape[-1])
 
 
 def nearest(

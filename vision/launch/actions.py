@@ -20,11 +20,12 @@ from vision.launch.export_onnx import write_onnx
 from vision.launch.files import files_of
 from vision.launch.inputs import check_data
 from vision.launch.load_run import LoadedRun
-from vision.launch.options import unknown_name
+from vision.launch.options import command_line, unknown_name
 from vision.parallel.agreement import first_alone, is_first
 from vision.pretrained.diffusers_folder import library_of, write_folder
 from vision.pretrained.state_dict import write_state_dict
 from vision.report.grid import sample_grid, save_png
+from vision.report.samples_page import write_samples_page
 from vision.train.compile import Compiler
 from vision.train.compiling import compiling_for
 from vision.train.experiment import Sample
@@ -131,7 +132,7 @@ def _export_folder(run: LoadedRun, folder: Path) -> str:
 
 
 def sample(run: LoadedRun, request: SampleRequest, out: Path) -> str:
-    """Write what the run generates as PNG files and a grid of all to ``out``; returns a line about it.
+    """Write what the run generates as PNG files, a grid of all and a page to ``out``; returns a line about it.
 
     Raises ``UserError`` for an experiment that does not generate images, or has no such condition.
     """
@@ -140,13 +141,26 @@ def sample(run: LoadedRun, request: SampleRequest, out: Path) -> str:
         samples = sampling(run.compiler)(run.state, request)
     if not is_first():
         return ""
-    columns = request.count if run.experiment.replicas else int(np.ceil(np.sqrt(request.count)))  # a row a replica
-    grid = sample_grid(samples.images, columns=columns, captions=list(samples.captions) or None)
+    columns = samples.columns or int(np.ceil(np.sqrt(request.count)))
+    columns = request.count if run.experiment.replicas else columns  # a row a replica
+    shown, captions = samples.images, list(samples.captions)
+    if samples.given is not None:
+        shown = np.concatenate([samples.given, shown])
+        captions = ["given"] * len(samples.given) + captions if captions else captions
+    grid = sample_grid(shown, columns=columns, captions=captions or None)
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
         for index, image in enumerate(samples.images):
             save_png(out / f"{index:05d}.png", image)
         save_png(out / "grid.png", grid)
+        title = f"{len(samples.images)} samples of {run.name} after {run.images:,} images"
+        write_samples_page(
+            out / "samples.html",
+            title=title,
+            command=command_line(),
+            captions=samples.captions,
+            count=len(samples.images),
+        )
     return f"{len(samples.images)} samples after {run.images:,} images: {out / 'grid.png'}"
 
 
@@ -159,6 +173,8 @@ def sample_request(
     images: Sequence[str] = (),
     masks: Sequence[str] = (),
     seed: int = 0,
+    best_of: int = 1,
+    interpolate: bool = False,
 ) -> SampleRequest:
     """Check a request for samples and read its files.
 
@@ -170,6 +186,8 @@ def sample_request(
       images: files, folders or patterns.
       masks: the same; grey images, 255 where an image may change, as many as images or one for all.
       seed: of the noise.
+      best_of: images that are generated for each one that is kept.
+      interpolate: whether the images are steps between two images or texts.
 
     Raises ``UserError`` for an unknown class, or files that do not fit.
     """
@@ -180,9 +198,9 @@ def sample_request(
     read = [_read_image(file, "RGB") for file in files_of(images)]
     read_masks = [_read_image(file, "L") for file in files_of(masks)]
     if masks and not images:
-        raise UserError("--masks says where --images may change: name images too")
+        raise UserError("--mask says where --image may change: name images too")
     if masks and len(read_masks) not in (1, len(read)):
-        raise UserError(f"--masks has {len(read_masks)} files and --images {len(read)}: give one mask, or as many")
+        raise UserError(f"--mask has {len(read_masks)} files and --image {len(read)}: give one mask, or as many")
     return SampleRequest(
         count=count,
         labels=tuple(_label(run, label, names) for label in labels),
@@ -190,6 +208,8 @@ def sample_request(
         images=tuple(read),
         masks=tuple(read_masks),
         seed=seed,
+        best_of=best_of,
+        interpolate=interpolate,
     )
 
 

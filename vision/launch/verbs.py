@@ -4,6 +4,7 @@
     python -m vision predict runs/classifier new/*.jpg
     python -m vision evaluate runs/shapes --average-length 0.05 0.13
     python -m vision sample runs/digits --count 20 --labels 3 7
+    python -m vision sample runs/shapes --prompt "a red star" "two green hearts" --best-of 4
     python -m vision export runs/detector detector.onnx
     python -m vision export runs/classifier resnet50.safetensors
     python -m vision describe runs/detector
@@ -76,12 +77,16 @@ class SampleOptions(Options):
     """Number of images."""
     labels: tuple[str, ...] = ()
     """Names or numbers of classes, repeated until there are enough. Default: equal numbers of all."""
-    prompts: tuple[str, ...] = ()
+    prompt: tuple[str, ...] = ()
     """Texts, repeated until there are enough; each is one word of the command line, in quotes."""
-    images: tuple[str, ...] = ()
-    """Files, folders or patterns of images to start from."""
-    masks: tuple[str, ...] = ()
-    """Grey images, white where --images may change; one for all, or one for each."""
+    image: tuple[str, ...] = ()
+    """Files, folders or patterns of images to start from, repeated until there are enough."""
+    mask: tuple[str, ...] = ()
+    """Grey images, white where --image may change; one for all, or one for each."""
+    best_of: PositiveInt = 1
+    """Images that are generated for each one that is kept: the one whose text fits it best by the run's CLIP."""
+    interpolate: bool = False
+    """Steps of equal length from the first of two images or texts to the second, with the same noise."""
     seed: Seed = 0
     """Seed of the noise."""
     average_length: AverageLength | None = None
@@ -177,9 +182,11 @@ def _sample(call: Call) -> None:
         run,
         count=own.count,
         labels=own.labels,
-        prompts=own.prompts,
-        images=own.images,
-        masks=own.masks,
+        prompts=own.prompt,
+        images=own.image,
+        masks=own.mask,
+        best_of=own.best_of,
+        interpolate=own.interpolate,
         seed=own.seed,
     )
     folder = own.out or (run.folder or Path()) / "samples" / f"sampled-{run.images:010d}{kind}"

@@ -11,8 +11,10 @@ stem (``patch``), which trades resolution for channels so that small machines ca
 Conditions enter as follows. The embedding of a label and a projection of a vector are added to the time embedding
 (Dhariwal & Nichol 2021; Ramesh et al. 2022, section 2.1). Tokens are embedded, projected to keys and values of their
 own in every attention layer, and attended to together with the feature map (Nichol et al. 2021, "GLIDE", section 3.1);
-a projection of their mean is added to the time embedding (Saharia et al. 2022, "Imagen", section 2.3). An image is
-concatenated to the noisy one (Saharia et al. 2021, "SR3").
+a projection of their mean is added to the time embedding (Saharia et al. 2022, "Imagen", section 2.3). A text that a
+frozen network has encoded enters in the same two ways, by its tokens and by its embedding; a vector can become a few
+tokens too (Ramesh et al. 2022). An image is concatenated to the noisy one (Saharia et al. 2021, "SR3"); how noisy it
+is itself is added to the time embedding (Ho et al. 2022, "Cascaded Diffusion Models", section 4.2).
 """
 
 from collections.abc import Callable
@@ -79,12 +81,22 @@ class UNetConfig:
     only."""
     embedding: NoneOrMoreChannels = 0
     """Width of the condition "embedding", a vector; 0 for a network without it."""
+    embedding_tokens: NoneOrMoreChannels = 0
+    """Tokens made of "embedding", to which attention attends (Ramesh et al. 2022: 4)."""
+    text: NoneOrMoreChannels = 0
+    """Channels of each token of the condition "text", as a text encoder makes them; 0 for a network without it."""
+    text_length: NoneOrMoreChannels = 0
+    """Tokens of the condition "text"; 0 for a network without it."""
+    text_embedding: NoneOrMoreChannels = 0
+    """Width of the condition "text_embedding", a vector for a whole text; 0 for a network without it."""
     vocabulary: NoneOrMoreChannels = 0
     """Number of values of a token, padding included; 0 for a network without the condition "tokens"."""
     tokens: NoneOrMoreChannels = 0
     """Length of the condition "tokens", padding included; 0 for a network without it."""
     condition_channels: NoneOrMoreChannels = 0
     """Channels of the condition "image", as high and wide as the noisy image; 0 for a network without it."""
+    levels: bool = False
+    """Whether there is a condition "level", the share of noise in the condition "image"."""
     durations: bool = False
     """Whether there is a condition "duration", the length of the time over which a velocity is averaged (Geng et al.
     2025, "MeanFlow"); its embedding is added to that of the time."""
@@ -149,6 +161,13 @@ ADM_256 = replace(_ADM, width=256, multipliers=(1, 1, 2, 2, 4, 4), attention=(32
 # of 256 channels and multipliers 0.5, 1, 1, 2, 2, 4, 4 there
 ADM_512 = replace(_ADM, multipliers=(1, 2, 2, 4, 4, 8, 8), attention=(32, 16, 8), time_code=256, time_width=1024)
 
+# Ramesh et al. 2022, table 3: the decoder at 64x64, of 2,097,572,867 parameters before those of its conditions (3.5 B
+# there with the text encoder), and two upsamplers, of 731,752,643 and 282,797,955 with theirs
+_UNCLIP = replace(_ADM, classes=0, null_label=True, multipliers=(1, 2, 3, 4), blocks=3, dropout=0.1)
+UNCLIP_64 = replace(_UNCLIP, width=512, attention=(32, 16, 8))
+UNCLIP_256 = replace(_UNCLIP, width=320, attention=(), mid_attention="none")
+UNCLIP_1024 = replace(UNCLIP_256, width=192, multipliers=(1, 1, 2, 2, 4, 4), blocks=2, dropout=0.0)
+
 # Karras et al. 2022, table 7, for CIFAR-10 without labels; Song et al. 2021 have multipliers=(1, 2, 2, 2).
 DDPM_PLUS_PLUS = UNetConfig(
     multipliers=(2, 2, 2),
@@ -170,7 +189,10 @@ SHARDING_RULES: tuple[tuple[str, P], ...] = (
     (r"time_out/kernel$", P("tensor", None)),
     (r"duration_in/kernel$", P(None, "tensor")),
     (r"duration_out/kernel$", P("tensor", None)),
-    (r"(embedding|token)_projection/kernel$", P(None, "tensor")),
+    (r"level_in/kernel$", P(None, "tensor")),
+    (r"level_out/kernel$", P("tensor", None)),
+    (r"(embedding|token|text|context)_projection/kernel$", P(None, "tensor")),
+    (r"embedding_tokens/kernel$", P(None, "tensor")),
 )
 
 fan_average = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
@@ -242,14 +264,16 @@ class UNet(nn.Module):
             flow; ln(sigma) / 4 of edm. For a Fourier code, the deviation of the noise, above 0.
           condition: what the configuration names, and nothing else; None or ``{}`` for nothing. "label" int32 [b] in
             [0, classes], where ``classes`` means "no label"; "embedding" float [b embedding]; "tokens" int32 [b tokens]
-            in [0, vocabulary); "image" float [b h w condition_channels]; "duration" float [b] in the unit of ``time``.
+            in [0, vocabulary); "text" float [b text_length text]; "text_embedding" float [b text_embedding]; "image"
+            float [b h w condition_channels]; "level" float [b] in [0, 1]; "duration" float [b] in the unit of ``time``.
           train: whether dropout is active; it then needs the "dropout" random stream.
 
         Returns:
           The prediction in float32, with ``out_channels`` channels.
 
         Raises:
-          UserError: only one of ``vocabulary`` and ``tokens`` is 0; heads do not divide the channels that attend.
+          UserError: only one of ``vocabulary`` and ``tokens``, or of ``text`` and ``text_length``, is 0; heads do not
+            divide the channels that attend.
           ValueError: a condition is missing, has another shape, or is one that the network was not built for.
         """
         config = self.config
@@ -339,7 +363,7 @@ class UNet(nn.Module):
         return out
 
     def _embedding(self, time: Num[Array, " b"], condition: Condition) -> tuple[Array, Array | None]:
-        """The embedding [b e] of the time and the conditions, and that of tokens [b n e], to which layers attend."""
+        """The embedding [b e] of the time and the conditions, and tokens [b n e], to which layers attend."""
         config = self.config
         dtype = jnp.dtype(config.dtype)
         size, code = config.time_width or 4 * config.width, config.time_code or config.width
@@ -366,9 +390,22 @@ class UNet(nn.Module):
                 embedding = embedding + jnp.where(known[:, None], table(jnp.where(known, label, 0)), 0.0).astype(dtype)
         if config.embedding:
             embedding = embedding + dense(name="embedding_projection")(condition["embedding"])
-        context = None
+        if config.text_embedding:
+            embedding = embedding + dense(name="text_projection")(condition["text_embedding"])
+        if config.levels:
+            # in [0, 1], on the scale of the times of a discrete schedule
+            level = sinusoidal_embedding(1000.0 * condition["level"], code, shift=config.frequency_shift)
+            embedding = embedding + dense(name="level_out")(nn.silu(dense(name="level_in")(level)))
+        context = []
         if config.tokens:
             words = TokenEmbedding(config.vocabulary, size, dtype=dtype, name="token_embedding")
-            context = words(condition["tokens"])
-            embedding = embedding + dense(name="token_projection")(jnp.mean(context, axis=1))
-        return embedding, context
+            context.append(words(condition["tokens"]))
+            embedding = embedding + dense(name="token_projection")(jnp.mean(context[0], axis=1))
+        if config.text:
+            context.append(dense(name="context_projection")(condition["text"]))
+        if config.embedding_tokens:
+            several = Dense(
+                config.embedding_tokens * size, dtype=dtype, kernel_init=fan_average, name="embedding_tokens"
+            )
+            context.append(several(condition["embedding"]).reshape(-1, config.embedding_tokens, size))
+        return embedding, jnp.concatenate(context, axis=1) if context else None

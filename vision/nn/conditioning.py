@@ -42,6 +42,36 @@ class ConditionConfig(Protocol):
         ...
 
 
+@runtime_checkable
+class TextConditionConfig(Protocol):
+    """The further fields of a network that is conditioned on encoded texts, or on a noisy image; 0 for none."""
+
+    @property
+    def text(self) -> int:
+        """Channels of each token of "text"."""
+        ...
+
+    @property
+    def text_length(self) -> int:
+        """Tokens of "text"."""
+        ...
+
+    @property
+    def text_embedding(self) -> int:
+        """Width of "text_embedding"."""
+        ...
+
+    @property
+    def embedding_tokens(self) -> int:
+        """Tokens made of "embedding"."""
+        ...
+
+    @property
+    def levels(self) -> bool:
+        """Whether there is a "level", the noise of the condition "image"."""
+        ...
+
+
 def check_data_conditions(config: ConditionConfig, *, available: Collection[str]) -> None:
     """Raise ``UserError`` where a network is built for a condition that the data of a recipe has not.
 
@@ -53,12 +83,19 @@ def check_data_conditions(config: ConditionConfig, *, available: Collection[str]
     for field, condition in {**fields, "condition_channels": "image"}.items():
         if getattr(config, field) and condition not in available:
             raise UserError(f"model.{field} is for the condition {condition!r}, which this data has not: leave it 0")
+    if isinstance(config, TextConditionConfig):
+        fields = {"text": "text", "text_embedding": "text_embedding", "levels": "level"}
+        for field, condition in fields.items():
+            if getattr(config, field) and condition not in available:
+                raise UserError(
+                    f"model.{field} is for the condition {condition!r}, which this data has not: leave it out"
+                )
 
 
 def condition_shapes(config: ConditionConfig, image_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """The shape of each condition of a network for noisy images of ``image_shape`` (b, h, w, c).
 
-    Raises ``UserError`` where only one of ``vocabulary`` and ``tokens`` is 0.
+    Raises ``UserError`` where only one of ``vocabulary`` and ``tokens``, or of ``text`` and ``text_length``, is 0.
     """
     if (config.vocabulary > 0) != (config.tokens > 0):
         raise UserError(
@@ -77,6 +114,26 @@ def condition_shapes(config: ConditionConfig, image_shape: tuple[int, ...]) -> d
         shapes["image"] = (batch, *sides, config.condition_channels)
     if config.durations:
         shapes["duration"] = (batch,)
+    if isinstance(config, TextConditionConfig):
+        if config.embedding_tokens and "embedding" not in shapes:
+            raise UserError("model.embedding_tokens are made of an embedding: set model.embedding too, or leave them 0")
+        shapes |= _text_shapes(config, batch)
+    return shapes
+
+
+def _text_shapes(config: TextConditionConfig, batch: int) -> dict[str, tuple[int, ...]]:
+    if (config.text > 0) != (config.text_length > 0):
+        raise UserError(
+            f"model.text is {config.text} and model.text_length is {config.text_length}: a network is conditioned on "
+            "a text where both are above 0"
+        )
+    shapes: dict[str, tuple[int, ...]] = {}
+    if config.text:
+        shapes["text"] = (batch, config.text_length, config.text)
+    if config.text_embedding:
+        shapes["text_embedding"] = (batch, config.text_embedding)
+    if config.levels:
+        shapes["level"] = (batch,)
     return shapes
 
 

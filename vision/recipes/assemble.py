@@ -20,7 +20,7 @@ from vision.pretrained.rules import WeightRules
 from vision.pretrained.state_dict import StateDict
 from vision.recipes.run_config import RunConfig
 from vision.train.compile import Compiler
-from vision.train.experiment import EvaluatorFactory, Experiment, FrozenPart, PredictFiles
+from vision.train.experiment import EvaluatorFactory, Experiment, FrozenPart, PredictFiles, Sample
 from vision.train.kept import KeptText
 from vision.train.snapshots import SnapshotConfig
 from vision.train.state import Optimizers, create_state, parameters, with_values
@@ -67,6 +67,7 @@ def assemble(
     averages: Mapping[str, float | Schedule] | None = None,
     averaging: Callable[[TrainState], Any] = parameters,
     generator: Generator | None = None,
+    requests: Callable[[Compiler], Sample] | None = None,
     prediction: Callable[[Compiler, Sequence[str]], PredictFiles] | None = None,
     inference: Callable[[TrainState], Inference] | None = None,
     labelled: bool = False,
@@ -93,6 +94,7 @@ def assemble(
       averages: decays by name; by default ``{"ema": warmed_up(config.ema)}``.
       averaging: state -> what is averaged.
       generator: for experiments that generate.
+      requests: how requests for samples are answered, for generators with other conditions than classes.
       prediction: for experiments that recognise or restore, see ``Experiment``.
       inference: the function of images that is exported.
       labelled: whether the run keeps the names of the data's classes.
@@ -157,7 +159,7 @@ def assemble(
         images=config.images,
         seed=config.seed,
         evaluation=evaluation,
-        sampling=sampling(generator, data.class_names) if generator is not None else None,
+        sampling=requests or (sampling(generator, data.class_names) if generator is not None else None),
         prediction=prediction,
         inference=inference,
         published=weights.written,

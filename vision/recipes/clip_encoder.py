@@ -24,8 +24,9 @@ from vision.data.text.clip import read_clip_tokenizer
 from vision.data.text.tokenizer import MAX_BYTES, Tokenizer
 from vision.errors import UserError, on_one_line
 from vision.home import expanded
-from vision.models.clip.clip import CLIPS, AnyClipConfig, Clip, ResNetClipConfig, TransformerClipConfig, normalised
+from vision.models.clip.clip import CLIPS, AnyClipConfig, Clip, ResNetClipConfig, TransformerClipConfig
 from vision.ops.resize import CLIP_MEAN, CLIP_STD, normalise, resize
+from vision.ops.spherical import normalised
 from vision.pretrained.clip import clip_shapes, describe_clip, read_clip
 from vision.pretrained.diffusers_folder import read_config
 from vision.recipes.stored_config import stored_part, stored_values

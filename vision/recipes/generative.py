@@ -28,7 +28,8 @@ from vision.recipes.preprocessing import scaled
 from vision.recipes.quick_data import GENERATION
 from vision.recipes.run_config import RunConfig
 from vision.tasks.diffusion import HeldOutError
-from vision.train.experiment import EvaluatorFactory, Experiment, FrozenPart, Intervals
+from vision.train.compile import Compiler
+from vision.train.experiment import EvaluatorFactory, Experiment, FrozenPart, Intervals, Sample
 from vision.train.optimizer import AdamConfig, clipped, learning_rate
 from vision.train.snapshots import SnapshotConfig
 from vision.train.step import accumulate, gradient, preprocessed, projected, warmed_up
@@ -103,7 +104,10 @@ class Objective:
     sampling: str
     """How samples are generated, in words."""
     frozen: Mapping[str, FrozenPart] = field(default_factory=dict)
-    """Networks with fixed weights that the sampler finds among its variables, by name."""
+    """Networks with fixed weights by name, which the sampler finds among its variables, and the loss and the held-out
+    error in "frozen"."""
+    given: Callable[[int], Mapping[str, Any]] | None = None
+    """Number of samples -> conditions that evaluation asks for, where they are no classes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,6 +145,8 @@ def generative(
     evaluators: tuple[EvaluatorFactory, ...] = (),
     evaluation_only: tuple[str, ...] = EVALUATION_ONLY,
     copies: tuple[str, ...] = (),
+    of_samples: Callable[[Generator], EvaluatorFactory] | None = None,
+    sampling: Callable[[Generator], Callable[[Compiler], Sample]] | None = None,
 ) -> Experiment:
     """The experiment: optimizer, averages, evaluation and sampling of an objective.
 
@@ -152,6 +158,8 @@ def generative(
       evaluators: further ones.
       evaluation_only: fields of the configuration that change evaluation and sampling only.
       copies: names of collections that begin as copies of the parameters, such as a teacher's.
+      of_samples: evaluation of the generator, in place of :func:`samples_evaluation`.
+      sampling: how requests for samples are answered, where conditions are no classes.
     """
     images, space = samples.images, samples.space
     loss = space.loss(objective.loss) if space else preprocessed(objective.loss, scaled(flip=config.flip))
@@ -174,6 +182,8 @@ def generative(
         copied = {name: jax.tree.map(jnp.copy, params) for name in copies}
         return {"params": params, **copied, **(space.variables() if space else {})}
 
+    with_state = space is not None or bool(objective.frozen)
+
     def held_out(values: Any, batch: Any, *, key: jax.Array) -> Any:
         batch = space.encoded(values, batch, key=key) if space else {**batch, "image": to_float(batch["image"])}
         return objective.held_out(values, batch, key=key)
@@ -185,7 +195,7 @@ def generative(
             space.data if space else images,
             {
                 "mse" if name == "ema" else f"mse_{name}": (
-                    functools.partial(averaged_variables, name=name, with_state=space is not None),
+                    functools.partial(averaged_variables, name=name, with_state=with_state),
                     f"EMA {decay}",
                 )
                 for name, decay in decays.items()
@@ -194,7 +204,7 @@ def generative(
             limit=config.held_out,
             description=objective.error,
         ),
-        samples_evaluation(config, samples)(generator),
+        (of_samples or samples_evaluation(config, samples))(generator),
         *evaluators,
     )
     return assemble(
@@ -206,6 +216,7 @@ def generative(
         data=space.data if space else images,
         evaluation=evaluation,
         generator=generator,
+        requests=None if sampling is None else sampling(generator),
         weights=WeightsSource(folder=network.folder, excluded=(*copies, *((STATE,) if space else ()))),
         statistics=space.statistics if space else None,
         frozen={**({NAME: space.stage.frozen} if space else {}), **objective.frozen},
@@ -230,6 +241,7 @@ def generator_of(config: GenerativeRunConfig, samples: Samples, objective: Objec
         variables=functools.partial(averaged_variables, with_state=space is not None or bool(objective.frozen)),
         classes=config.model.classes,
         description=f"{objective.sampling}, EMA {config.ema}",
+        given=objective.given,
     )
 
 

@@ -63,6 +63,23 @@ DETECTION = DetectionConfig(
 )
 """Scenes of up to four shapes with boxes, for detectors."""
 
+PAIRS = CaptionedConfig(
+    resolution=32,
+    shapes_count=30_000,
+    shapes=ShapesConfig(
+        shapes=SHAPES,
+        colours=COLOURS,
+        backgrounds=("solid",),
+        dark_share=0.0,
+        max_objects=2,
+        min_size=0.3,
+        max_size=0.6,
+        max_rotation=15.0,
+        min_visible=1.0,
+    ),
+)
+"""One figure or two that do not overlap, six shapes in six colours, with captions, for generators of texts."""
+
 Config = TypeVar("Config", bound=RunConfig)
 
 
@@ -72,6 +89,12 @@ Data = TypeVar("Data", bound=DataConfig)
 def tiny_data(data: Data) -> Data:
     """Two shapes in two colours at 16 pixels, 64 images."""
     shapes = replace(data.shapes, shapes=("circle", "star"), colours=("red", "blue"), min_size=0.4)
+    return replace(data, resolution=16, shapes_count=64, shapes=shapes)
+
+
+def tiny_captions(data: CaptionedConfig) -> CaptionedConfig:
+    """The same with captions, of one figure or two."""
+    shapes = replace(data.shapes, shapes=("circle", "star"), colours=("red", "blue"), min_size=0.4, max_size=0.5)
     return replace(data, resolution=16, shapes_count=64, shapes=shapes)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from annotated_types import Interval
 from jaxtyping import Array, Float, Int, Key, Num
 
-from vision.diffusion.conditions import Conditioning
+from vision.diffusion.conditions import Conditioning, Probabilities
 from vision.diffusion.continuous import EDM, Flow, VarianceExploding, VariancePreserving
 from vision.diffusion.guidance import input_scale
 from vision.diffusion.likelihood import LEVELS
@@ -159,11 +159,13 @@ def diffusion_loss(
     conditioning: Conditioning,
     log_variance: Callable[[Params, Num[Array, " b"]], Float[Array, " b"]] | None = None,
     levels: int | None = LEVELS,
+    dropout: Probabilities | None = None,
 ) -> LossFn:
     """The loss of a network with the call ``model(noisy, time, condition, train=...)``.
 
     Batches hold "image" float32 [b h w c] in [-1, 1] and the conditions; a share ``config.condition_dropout`` of
-    samples is trained without them (Ho & Salimans 2022, algorithm 1). Times are stratified over the batch
+    samples is trained without them (Ho & Salimans 2022, algorithm 1), or, with ``dropout``, a share of its own without
+    each group of conditions. Times are stratified over the batch
     (``vision.diffusion.training_times``).
 
     Ho et al. 2020, algorithm 1 and eq. 14, with targets and weights of ``parameterization``; Karras et al. 2022, eq. 8,
@@ -184,9 +186,11 @@ def diffusion_loss(
         eps = jax.random.normal(noise_key, image.shape)
         if config.transport:
             eps = coupled_noise(image, eps, group=config.transport)
-        condition = conditioning.dropped(
-            conditioning.of(batch), probability=config.condition_dropout, key=condition_key
-        )
+        condition = conditioning.of(batch)
+        if dropout is None:
+            condition = conditioning.dropped(condition, probability=config.condition_dropout, key=condition_key)
+        else:
+            condition = conditioning.dropped_apart(condition, probabilities=dropout, key=condition_key)
         error, estimate, place = evaluated(
             model, {"params": params}, config, process, image, eps, time, condition, rngs={"dropout": dropout_key}
         )

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 from annotated_types import Interval
 
-from vision.diffusion.conditions import Conditioning
+from vision.diffusion.conditions import TEXT, Conditioning, Probabilities
 from vision.diffusion.grids import Spacing, time_grid
 from vision.diffusion.guidance import (
     ConditionalDenoiser,
@@ -17,7 +17,7 @@ from vision.diffusion.guidance import (
     autoguided,
     denoiser,
     dynamic_threshold,
-    guided,
+    guided_in_turn,
     static_threshold,
 )
 from vision.diffusion.process import Process, sigmas
@@ -28,7 +28,7 @@ from vision.diffusion.samplers.plan import Plan, Threshold, integrate
 from vision.errors import UserError
 from vision.ranges import Fraction, NonNegativeFloat, PositiveFloat, check_ranges
 from vision.tasks.diffusion import DiffusionConfig, Variables, check_diffusion, make_process, without_variance
-from vision.types import Sampler
+from vision.types import Condition, Sampler
 
 Method = Literal["ddim", "ancestral", "heun", "dpm_solver", "dpm_solver_sde", "unipc"]
 ALL_SIGMAS = (0.0, 1e6)
@@ -66,6 +66,9 @@ class SamplingConfig:
     """S_noise: standard deviation of that noise."""
     guidance: NonNegativeFloat = 1.0
     """Classifier-free guidance scale: 1 is none. Unused without conditions."""
+    text_guidance: NonNegativeFloat | None = None
+    """Scale of the text by itself, for networks with another condition besides: ``guidance`` is then that of the other
+    conditions, and each step takes three evaluations (Brooks et al. 2023, equation 3). None for one scale of all."""
     guidance_range: tuple[NonNegativeFloat, NonNegativeFloat] = ALL_SIGMAS
     """Sigmas (noise / signal), lower and upper, between which guidance is applied (Kynkäänniemi et al. 2024)."""
     guidance_rescale: Fraction = 0.0
@@ -121,11 +124,16 @@ def make_threshold(sampling: SamplingConfig) -> Threshold | None:
 
 
 def check(
-    config: DiffusionConfig, sampling: SamplingConfig, *, conditioning: Conditioning, batch_size: int | None = None
+    config: DiffusionConfig,
+    sampling: SamplingConfig,
+    *,
+    conditioning: Conditioning,
+    batch_size: int | None = None,
+    dropout: Probabilities | None = None,
 ) -> None:
     """Raise ``UserError`` where these cannot go together or a value is out of range.
 
-    ``batch_size`` is that of training, of a microbatch, where it is known.
+    ``batch_size`` is that of training, of a microbatch, where it is known; ``dropout`` that of groups of conditions.
     """
     check_diffusion(config, batch_size=batch_size)
     check_ranges(sampling)
@@ -152,23 +160,39 @@ def check(
             "sampling.guide out"
         )
     make_plan(make_process(config), sampling)
-    if conditioning and sampling.guidance != 1.0 and config.condition_dropout == 0.0:
+    dropped = all((dropout or {"all": config.condition_dropout}).values())
+    if conditioning and not dropped and (sampling.guidance != 1.0 or sampling.text_guidance not in (None, 1.0)):
+        options = "diffusion.condition_dropout" if dropout is None or len(dropout) == 1 else "every dropout"
         raise UserError(
-            "sampling.guidance needs a network that was trained without conditions too: set "
-            "diffusion.condition_dropout above 0, or sampling.guidance 1"
+            f"sampling.guidance needs a network that was trained without conditions too: set {options} above 0, or "
+            "sampling.guidance 1"
+        )
+    if sampling.text_guidance is not None and len(set(conditioning.nulls) - set(TEXT) - conditioning.always) in (
+        0,
+        len(set(conditioning.nulls) - conditioning.always),
+    ):
+        raise UserError(
+            "sampling.text_guidance is for networks with a text and another condition: leave it out, and set "
+            "sampling.guidance"
         )
 
 
 def network_evaluations(process: Process, sampling: SamplingConfig, *, conditional: bool = True) -> int:
-    """Evaluations of the network for an image: of the sampler, twice where it is guided, by itself or by another."""
+    """Evaluations of the network for an image: of the sampler, twice where it is guided, by itself or by another.
+
+    With a scale for texts alone, three times.
+    """
     plan = make_plan(process, sampling)
     if sampling.guide is not None and sampling.guide_scale != 1.0:
         return 2 * plan.evaluations
-    if sampling.guidance == 1.0 or not conditional:
+    more = int(sampling.guidance != 1.0)
+    if sampling.text_guidance is not None:
+        more = 2 if more else int(sampling.text_guidance != 1.0)
+    if not more or not conditional:
         return plan.evaluations
     low, high = sampling.guidance_range
     guided_at = lambda sigma: low < sigma <= high or sampling.guidance_range == ALL_SIGMAS
-    return plan.evaluations + sum(bool(guided_at(sigma)) for sigma in sigmas(process, plan.times))
+    return plan.evaluations + more * sum(bool(guided_at(sigma)) for sigma in sigmas(process, plan.times))
 
 
 def with_evaluations(
@@ -198,7 +222,8 @@ def describe(sampling: SamplingConfig) -> str:
     within = (
         "" if sampling.guidance_range == ALL_SIGMAS else " for sigma in {:g} to {:g}".format(*sampling.guidance_range)
     )
-    guidance = f"guidance {sampling.guidance:g}{within}"
+    text = "" if sampling.text_guidance is None else f", of the text {sampling.text_guidance:g}"
+    guidance = f"guidance {sampling.guidance:g}{text}{within}"
     if sampling.guide is not None:
         guidance = f"autoguidance {sampling.guide_scale:g} by {sampling.guide}"
     return f"{sampling.method}, {sampling.steps} steps{grid}{shift}, {guidance}"
@@ -224,15 +249,14 @@ def sampler(
     of: dict[str, Any] = {"data_deviation": config.data_deviation, "variance": learned}
 
     def sample(variables, condition, index, key):
-        null = conditioning.null(condition)
+        conditions, scales = _in_turn(condition, conditioning, sampling)
         start_key, walk_key = jax.random.split(key)
         keys = jax.vmap(lambda i: jax.random.fold_in(start_key, i))(index)
         start = jax.vmap(lambda k: jax.random.normal(k, image_shape))(keys)
-        denoise = guided(
+        denoise = guided_in_turn(
             denoiser(predictor(model, variables, variance=learned), process, config.prediction, **of),
-            condition=condition,
-            null=null,
-            scale=sampling.guidance if conditioning else 1.0,
+            conditions=conditions,
+            scales=scales,
             process=process,
             interval=sampling.guidance_range if sampling.guidance_range != ALL_SIGMAS else (0.0, float("inf")),
             rescale=sampling.guidance_rescale,
@@ -244,6 +268,19 @@ def sampler(
         return integrate(plan, denoise, start, key=walk_key, index=index, threshold=make_threshold(sampling))
 
     return sample
+
+
+def _in_turn(
+    condition: Condition, conditioning: Conditioning, sampling: SamplingConfig
+) -> tuple[list[Condition], list[float]]:
+    """Conditions from none to all, and the scale of each step between them."""
+    null = conditioning.null(condition)
+    if not conditioning:
+        return [condition], []
+    if sampling.text_guidance is None:
+        return [null, condition], [sampling.guidance]
+    texts = [name for name in TEXT if name in condition]
+    return [null, conditioning.null(condition, texts), condition], [sampling.guidance, sampling.text_guidance]
 
 
 def predictor(model: nn.Module, variables: Variables, *, variance: bool = False) -> Predictor:

@@ -8,7 +8,7 @@ from jaxtyping import Int
 
 from vision.data.captions.source import Attribute, Captioned
 from vision.data.on_demand import OnDemandSource
-from vision.data.shapes.captions import phrasings
+from vision.data.shapes.captions import phrasings, stated_relations
 from vision.data.shapes.scene_graph import FIELDS, SceneGraph, scene_graphs
 from vision.data.shapes.world import ShapesSource, class_names
 from vision.data.source import ArraySource
@@ -37,6 +37,10 @@ class ShapesTexts:
     def graphs(self, indices: Int[np.ndarray, " b"]) -> list[SceneGraph]:
         """What is true of the scenes."""
         return scene_graphs(self.scenes.rows(np.asarray(indices)), self.source.config)
+
+    def stated(self, indices: Int[np.ndarray, " b"]) -> list[tuple[str, ...]]:
+        """How the first of two figures lies to the second, as the first caption says it."""
+        return stated_relations(self.scenes.rows(np.asarray(indices)), self.source.config)
 
 
 def captioned_shapes(source: ShapesSource, *, held_out: tuple[str, ...] = ()) -> Captioned:

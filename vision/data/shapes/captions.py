@@ -46,6 +46,17 @@ def phrasings(scenes: Mapping[str, np.ndarray], config: ShapesConfig) -> list[tu
     return [_phrasings(graph, centres[index], scenes["visible"][index]) for index, graph in enumerate(graphs)]
 
 
+def stated_relations(scenes: Mapping[str, np.ndarray], config: ShapesConfig) -> list[tuple[str, ...]]:
+    """How the first figure of each scene lies to the second, as the first caption says it: () where it does not."""
+    boxes = scenes["boxes"] / config.resolution
+    centres = (boxes[..., :2] + boxes[..., 2:]) / 2
+    pairs = scenes["valid"].sum(1) == 2
+    return [
+        _direction(centres[index], scenes["visible"][index]) if pair else ()
+        for index, pair in enumerate(pairs.tolist())
+    ]
+
+
 def _phrasings(graph: SceneGraph, centres: np.ndarray, visible: np.ndarray) -> tuple[str, ...]:
     listed = f"{_list(_placed(graph))} on {graph.background}"
     match len(graph.figures):

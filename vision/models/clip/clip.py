@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.sharding import PartitionSpec as P
@@ -23,6 +22,7 @@ from vision.models.clip.text import Activation, TextConfig, TextTransformer
 from vision.models.clip.vit import ImageTransformer, ImageTransformerConfig
 from vision.models.resnet import SHARDING_RULES as RESNET_RULES
 from vision.models.vit import SHARDING_RULES as VIT_RULES
+from vision.ops.spherical import normalised
 from vision.ranges import Channels
 from vision.types import Params
 
@@ -162,12 +162,6 @@ class Clip(nn.Module):
     def encode_text(self, tokens: Int[Array, "b n"], *, train: bool) -> dict[str, Array]:
         """Texts alone: "embedding" float32 [b e] of any length, and "tokens" [b n d] after the last normalisation."""
         return self.text(tokens, train=train)
-
-
-def normalised(embedding: Float[Array, "*b e"]) -> Float[Array, "*b e"]:
-    """Vectors of length 1; one of zeros stays so, and its gradient is finite."""
-    square = jnp.sum(jnp.square(embedding), axis=-1, keepdims=True)
-    return embedding * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
 def limited_scale(params: Params) -> Params:

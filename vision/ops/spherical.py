@@ -1,25 +1,26 @@
-"""Embeddings as directions: interpolation on the sphere, and differences of texts (Ramesh et al. 2022, section 3).
+"""Directions: vectors of length 1, and interpolation along great circles."""
 
-    between = slerp(one, other, 0.5)                              of two images, figure 4
-    changed = towards(image, text_difference(now, before), 0.3)   of an image by two texts, figure 5
-
-An embedding of any length is a direction and a length; the direction is what CLIP compares.
-"""
-
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-
-from vision.models.clip.clip import normalised
 
 _SMALL = 1e-4
 """Radians: below, the arc is the chord in float32."""
 _LEAST = 1e-12
 
 
+def normalised(embedding: Float[Array, "*b e"]) -> Float[Array, "*b e"]:
+    """Vectors of length 1; one of zeros stays so, and its gradient is finite."""
+    square = jnp.sum(jnp.square(embedding), axis=-1, keepdims=True)
+    return embedding * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
 def slerp(
     start: Float[Array, "*b e"], end: Float[Array, "*b e"], share: Float[Array, "*#b"] | float
 ) -> Float[Array, "*b e"]:
     """Spherical interpolation (Shoemake 1985): the shortest arc between directions, at constant speed.
+
+    Of the latents of generators White 2016, section 2.1: it keeps their length likely.
 
     Lengths are interpolated linearly. Opposite directions have no shortest arc: the result goes through one of them.
 
@@ -40,19 +41,3 @@ def slerp(
     second = jnp.where(near, share, jnp.sin(share * safe) / sine)
     length = lambda x: jnp.linalg.norm(x, axis=-1, keepdims=True)
     return normalised(first * one + second * other) * ((1.0 - share) * length(start) + share * length(end))
-
-
-def text_difference(text: Float[Array, "*b e"], reference: Float[Array, "*b e"]) -> Float[Array, "*b e"]:
-    """The direction from one text to another, of length 1: what an edit of an image goes towards."""
-    return normalised(normalised(text) - normalised(reference))
-
-
-def towards(
-    image: Float[Array, "*b e"], difference: Float[Array, "*b e"], share: Float[Array, "*#b"] | float
-) -> Float[Array, "*b e"]:
-    """An image's embedding turned towards the difference of two texts; its length stays.
-
-    Ramesh et al. 2022, section 3.3, take shares up to 0.25 or 0.5, and the noise that an image was inverted to.
-    """
-    length = jnp.linalg.norm(image, axis=-1, keepdims=True)
-    return slerp(image, normalised(difference) * length, share)

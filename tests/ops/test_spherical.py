@@ -1,4 +1,4 @@
-"""Directions of embeddings: spherical interpolation and differences of texts against closed forms."""
+"""Interpolation along great circles against closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vision.models.clip.spherical import slerp, text_difference, towards
+from vision.ops.spherical import slerp
 
 VECTORS = jax.random.normal(jax.random.key(0), (2, 64, 5)) * 3.0
 
@@ -49,13 +49,3 @@ def test_near_and_opposite_directions_are_finite(share, gap, opposite):
     if not opposite:
         np.testing.assert_allclose(made, [1.0, share * gap, 0.0], atol=1e-4)
         np.testing.assert_allclose(np.linalg.norm(made), 1.0, atol=1e-3)
-
-
-def test_texts_turn_an_image():
-    image, now, before = jnp.array([3.0, 0.0, 0.0]), jnp.array([0.0, 5.0, 0.0]), jnp.array([0.0, 0.0, 2.0])
-    difference = text_difference(now, before)
-    np.testing.assert_allclose(difference, np.array([0.0, 1.0, -1.0]) / np.sqrt(2), rtol=1e-6)
-    made = towards(image, difference, 0.5)
-    np.testing.assert_allclose(made, 3 * np.array([np.sqrt(0.5), 0.5, -0.5]), rtol=1e-5)
-    np.testing.assert_allclose(towards(image, difference, 0.0), image, atol=1e-6)
-    np.testing.assert_array_equal(text_difference(now, 2.0 * now), np.zeros(3))
