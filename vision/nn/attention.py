@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vision.errors import UserError
 from vision.nn.dense import Dense
@@ -19,10 +19,12 @@ def dot_product_attention(
     value: Float[Array, "b k heads v"],
     *,
     causal: bool = False,
+    mask: Bool[Array, "b k"] | None = None,
 ) -> Float[Array, "b q heads v"]:
     """For each query the mean of ``value``, weighted by the softmax of scaled products with ``key``, head by head.
 
-    With ``causal``, query i sees the keys up to i alone.
+    With ``causal``, query i sees the keys up to i alone; with a ``mask``, the keys where it is True, of which each
+    sample needs one.
 
     Products are accumulated and the softmax computed in float32 whatever the type of the arrays, which the result has.
     """
@@ -32,6 +34,8 @@ def dot_product_attention(
     if causal:
         seen = jnp.tri(query.shape[1], key.shape[1], dtype=bool)
         logits = jnp.where(seen, logits, -jnp.inf)
+    if mask is not None:
+        logits = jnp.where(mask[:, None, None, :], logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
     return jnp.einsum("bnqk,bknd->bqnd", weights, value)
 
@@ -40,7 +44,8 @@ class SelfAttention2d(nn.Module):
     """Residual multi-head self-attention over all h*w positions: [b, h, w, c] to the same shape.
 
     With a context, positions attend to it as well: it has projections of its own, and its keys and values are
-    concatenated to those of the positions (Nichol et al. 2021, "GLIDE", section 3.1).
+    concatenated to those of the positions (Nichol et al. 2021, "GLIDE", section 3.1), or take their place where ``own``
+    is False.
 
     The softmax is computed in float32 whatever ``dtype`` is. The output projection starts at ``out_init``, zero in
     the UNet, so that a new block is the identity. The sum with the input is multiplied by ``scale``.
@@ -53,12 +58,19 @@ class SelfAttention2d(nn.Module):
     kernel_init: Callable[..., Array] = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
     out_init: Callable[..., Array] = nn.initializers.zeros
     scale: float = 1.0
+    own: bool = True
 
     @nn.compact
     def __call__(
-        self, features: Float[Array, "b h w c"], context: Float[Array, "b n e"] | None = None
+        self,
+        features: Float[Array, "b h w c"],
+        context: Float[Array, "b n e"] | None = None,
+        context_mask: Bool[Array, "b n"] | None = None,
     ) -> Float[Array, "b h w c"]:
-        """Attend; raises ``UserError`` unless ``c`` is a multiple of ``heads``."""
+        """Attend to positions, and to a context where its mask is True.
+
+        Raises ``UserError`` unless ``c`` is a multiple of ``heads``.
+        """
         _, height, width, channels = features.shape
         if channels % self.heads:
             raise UserError(f"{self.heads} attention heads cannot share {channels} channels equally: choose a divisor")
@@ -66,14 +78,21 @@ class SelfAttention2d(nn.Module):
         split = lambda x: rearrange(x, "b h w (n d) -> b (h w) n d", n=self.heads)
         hidden = features if self.norm is None else self.norm(name="norm")(features)
         query = split(project("query", self.kernel_init)(hidden))
-        key = split(project("key", self.kernel_init)(hidden))
-        value = split(project("value", self.kernel_init)(hidden))
+        keys, values, seen = [], [], []
+        if self.own:
+            keys.append(split(project("key", self.kernel_init)(hidden)))
+            values.append(split(project("value", self.kernel_init)(hidden)))
+            seen.append(jnp.ones(keys[0].shape[:2], bool))
         if context is not None:
-            join = lambda own, name: jnp.concatenate(
-                [own, rearrange(project(name, self.kernel_init)(context), "b k (n d) -> b k n d", n=self.heads)], axis=1
+            of_context = lambda name: rearrange(
+                project(name, self.kernel_init)(context), "b k (n d) -> b k n d", n=self.heads
             )
-            key, value = join(key, "context_key"), join(value, "context_value")
-        mixed = dot_product_attention(query, key, value)
+            keys.append(of_context("context_key"))
+            values.append(of_context("context_value"))
+            seen.append(context_mask)
+        mask = jnp.concatenate(seen, axis=1) if context_mask is not None else None
+        key, value = (jnp.concatenate(each, axis=1) if len(each) > 1 else each[0] for each in (keys, values))
+        mixed = dot_product_attention(query, key, value, mask=mask)
         mixed = rearrange(mixed, "b (h w) n d -> b h w (n d)", h=height, w=width)
         mixed = features + project("out", self.out_init)(mixed)
         return mixed if self.scale == 1.0 else mixed * self.scale
