@@ -3,11 +3,11 @@
     pip install torch diffusers transformers
     python tests/golden/make_pipelines_golden.py
 
-Whole sampling paths in float64 of small pipelines whose weights a formula gives by name (tests/pretrained/
-published_weights.py): StableDiffusionPipeline under guidance and a negative prompt, StableDiffusionInstructPix2PixPipeline
-with its two scales, StableDiffusionInpaintPipeline, each from given noise to latents and to the image; Karlo's decoder with
-a learned variance and its super-resolution, with given noise in every step. Also the JSON files of each folder, and the
-names and shapes of the arrays as they are in its files.
+Whole sampling paths in float64 of small pipelines, with the weights that a formula gives by name
+(tests/pretrained/published_weights.py): StableDiffusionPipeline under guidance and a negative prompt,
+StableDiffusionInstructPix2PixPipeline with its two scales, StableDiffusionInpaintPipeline, each from given noise to latents
+and to the image; Karlo's decoder with a learned variance and its super-resolution, with given noise in every step. Also
+the JSON files of each folder, and the names and shapes of the arrays as they are in its files.
 """
 # ruff: noqa: E402 - the formula of weights is not in a package
 
@@ -41,7 +41,10 @@ from tiny_clip_vocabulary import MERGES, VOCABULARY
 PROMPTS, NEGATIVE, LENGTH, SIDE = ["a red star", "cat"], "the cat", 8, 16
 UNET = {
     **{"sample_size": 8, "norm_num_groups": 4, "cross_attention_dim": 32, "block_out_channels": (16, 32)},
-    **{"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")},
+    **{
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    },
     **{"layers_per_block": 1, "attention_head_dim": 2},
 }
 VAE = {
@@ -70,7 +73,12 @@ SUPER_RESOLUTION = {
     **{"down_block_types": ("ResnetDownsampleBlock2D",) * 2, "up_block_types": ("ResnetUpsampleBlock2D",) * 2},
     **{"in_channels": 6, "out_channels": 3, "add_attention": False},
 }
-PROJECTION = {"clip_extra_context_tokens": 2, "clip_embeddings_dim": 32, "time_embed_dim": 64, "cross_attention_dim": 12}
+PROJECTION = {
+    "clip_extra_context_tokens": 2,
+    "clip_embeddings_dim": 32,
+    "time_embed_dim": 64,
+    "cross_attention_dim": 12,
+}
 arrays = {}
 
 
@@ -163,9 +171,9 @@ def karlo():
 
     def walk(case, steps, variance, start, network):
         scheduler = scheduling_unclip.UnCLIPScheduler(variance_type=variance)
-        for name in ("betas", "alphas", "alphas_cumprod", "one"):
-            setattr(scheduler, name, getattr(scheduler, name).double())
-        scheduler.betas = torch.tensor([min(1 - _bar((i + 1) / 1000) / _bar(i / 1000), 0.999) for i in range(1000)]).double()
+        scheduler.betas = torch.tensor(
+            [min(1 - _bar((i + 1) / 1000) / _bar(i / 1000), 0.999) for i in range(1000)]
+        ).double()
         scheduler.alphas = 1.0 - scheduler.betas
         scheduler.alphas_cumprod = torch.cumprod(scheduler.alphas, 0)
         scheduler.set_timesteps(steps)

@@ -3,7 +3,6 @@
 The golden arrays, condition_unets.npz, are made by make_condition_unets_golden.py with PyTorch.
 """
 
-import dataclasses
 import json
 
 import jax
@@ -11,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from condition_unets import GOLDEN, arrays_of, config_of, shapes_of, values
-from diffusers_folders import sharded, written
+from diffusers_folders import written
 
 from vision.errors import UserError
 from vision.models.unet import UNet
 from vision.models.unet_condition.text_projection import TextProjection
 from vision.models.unet_condition.transformer import SpatialTransformer
 from vision.models.unet_condition.unet import STABLE_DIFFUSION_2, ConditionUNet, ConditionUNetConfig
-from vision.pretrained.diffusers_folder import NAMES, read_folder
-from vision.pretrained.rules import Rule, dense_rules, from_published, named, norm_rules, to_published
+from vision.pretrained.diffusers_folder import read_folder
+from vision.pretrained.rules import Rule, from_published, to_published
 from vision.pretrained.text_projection import RULES, read_text_projection, text_projection_shapes, write_text_projection
 from vision.pretrained.unet2d import unet2d_rules
 from vision.pretrained.unet2d_condition import (
@@ -67,11 +66,9 @@ def test_predictions_of_diffusers(case, tmp_path):
     np.testing.assert_allclose(predicted(case, config, variables), GOLDEN[f"{case}_out"], atol=1e-4)
 
     write_unet2d_condition(tmp_path / "ours", config, variables, side=8)
-    stated, tensors = read_folder(tmp_path / "ours")
+    _, tensors = read_folder(tmp_path / "ours")
     flat = lambda shape: shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape
-    of_projections = lambda shapes: {
-        name: flat(shape) if ".proj_" in name else shape for name, shape in shapes.items()
-    }
+    of_projections = lambda shapes: {name: flat(shape) if ".proj_" in name else shape for name, shape in shapes.items()}
     assert {name: array.shape for name, array in tensors.items()} == of_projections(shapes_of(case))
     again, same = read_unet2d_condition(tmp_path / "ours")
     assert again == config

@@ -143,9 +143,7 @@ def guided_by_text_and_image(
 
     def three(noisy: Images, time: Num[Array, " b"]) -> Estimates:
         with_image = {**null, "image": condition["image"]}
-        each = {
-            name: jnp.concatenate([value, with_image[name], null[name]]) for name, value in condition.items()
-        }
+        each = {name: jnp.concatenate([value, with_image[name], null[name]]) for name, value in condition.items()}
         estimate = denoise(jnp.concatenate([noisy] * 3), jnp.concatenate([time] * 3), each)
         estimate, place = estimate[..., : noisy.shape[-1]], estimate[: len(noisy), ..., noisy.shape[-1] :]
         both, image, none = jnp.split(estimate, 3)

@@ -1,4 +1,4 @@
-"""The way of features through a U-Net (Ronneberger et al. 2015): down, through the middle, and up along the same levels.
+"""The way of features through a U-Net (Ronneberger et al. 2015): down, through the middle, and up the same levels.
 
     hidden = down_and_up(stem, blocks=(2, 2), block=block, halve=halve, middle=middle, double=double)
 

@@ -1,12 +1,12 @@
-"""Published pipelines from text to image: the folders that diffusers' StableDiffusionPipeline and its like are read from.
+"""Published pipelines from text to image: folders of diffusers' StableDiffusionPipeline and its like.
 
     pipeline = describe_pipeline("stable-diffusion-v1-5")        # reads model_index.json and configurations
     config, variables = read_unet2d_condition(pipeline.folder / "unet")
     write_pipeline("mine", pipeline, variables)                  # the same folder with another network
 
-model_index.json names the class of each part, whose files are in a folder of its name. Read are the network ("unet"), the
-autoencoder ("vae"), the text encoder, its tokenizer, and the scheduler's process. Other parts, such as a safety checker,
-are not used, and are kept in what is written.
+model_index.json names the class of each part, whose files are in a folder of its name. Read are the network ("unet"),
+the autoencoder ("vae"), the text encoder, its tokenizer, and the scheduler's process. Other parts, such as a safety
+checker, are not used, and are kept in what is written.
 """
 
 import json
@@ -140,7 +140,7 @@ def _index(folder: Path) -> dict[str, Any]:
     kind = index.get("_class_name")
     if not isinstance(kind, str) or kind not in TASKS:
         raise UserError(
-            f"{file} is of {on_one_line(repr(kind), 60)}, and only {', '.join(TASKS)} are supported: use another pipeline"
+            f"{file} is of {on_one_line(repr(kind), 60)}, and only {', '.join(TASKS)} are supported: use one of them"
         )
     for name, value in index.items():
         if name.startswith("_") or not isinstance(value, list):  # settings, such as requires_safety_checker
@@ -148,7 +148,9 @@ def _index(folder: Path) -> dict[str, Any]:
         if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", name):
             raise UserError(f"{file} names the part {on_one_line(repr(name), 60)}, which is no name: fetch it again")
         if name not in (*_CLASSES, *_UNUSED, SCHEDULER) and value != [None, None]:
-            raise UserError(f"{file} has the part {name}, which is not known here and may change images: use another pipeline")
+            raise UserError(
+                f"{file} has the part {name}, which is not known here and may change images: use another pipeline"
+            )
     return index
 
 

@@ -1,4 +1,4 @@
-"""Published text-to-image networks in the layout of diffusers' UNet2DConditionModel: Stable Diffusion, Karlo, and others.
+"""Published text-to-image networks in the layout of diffusers' UNet2DConditionModel: Stable Diffusion, Karlo, others.
 
     config, variables = read_unet2d_condition("stable-diffusion-v1-5/unet")
     noise = ConditionUNet(config).apply(variables, noisy, time, {"context": context}, train=False)
@@ -14,9 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vision.errors import UserError
 from vision.models.unet_condition.unet import ConditionUNet, ConditionUNetConfig, condition_shapes
 from vision.platform import shapes_of
-from vision.pretrained.diffusers_folder import CONFIG, check_count, read_config, read_folder, write_folder
+from vision.pretrained.adapted import Adapted
+from vision.pretrained.diffusers_config import options
+from vision.pretrained.diffusers_folder import CONFIG, FolderSource, check_count, read_config, read_folder
 from vision.pretrained.rules import (
     CONV,
     DENSE,
@@ -33,6 +36,8 @@ from vision.pretrained.unet2d_condition_config import unet2d_condition_config, u
 
 _CODED = ("time_embedding.linear_1.weight", "class_embedding.linear_1.weight")
 """What follows the code of a time."""
+_OF_TRAINING = ("dropout", "remat", "dtype")
+"""Fields that a run may choose for itself."""
 
 
 def unet2d_condition_rules(config: ConditionUNetConfig, *, linear: bool) -> tuple[Rule, ...]:
@@ -109,7 +114,9 @@ def read_unet2d_condition(folder: str | Path) -> tuple[ConditionUNetConfig, dict
     check_count(tensors, of_block, expected=blocks, blocks="residual blocks", folder=Path(folder))
     if config.attention == "transformer":
         layers = _transformer_blocks(config)
-        check_count(tensors, r".*\.attn1\.to_q\.weight", expected=layers, blocks="transformer blocks", folder=Path(folder))
+        check_count(
+            tensors, r".*\.attn1\.to_q\.weight", expected=layers, blocks="transformer blocks", folder=Path(folder)
+        )
     if values.get("flip_sin_to_cos", True):
         coded = _CODED if config.embedding == "time" else _CODED[:1]
         tensors = sines_first(tensors, coded)
@@ -117,12 +124,26 @@ def read_unet2d_condition(folder: str | Path) -> tuple[ConditionUNetConfig, dict
     return config, from_published(tensors, unet2d_condition_shapes(config), rules=rules)[0]
 
 
-def published_unet2d_condition(
-    config: ConditionUNetConfig, variables: Mapping[str, Any], *, side: int | None = None
-) -> tuple[dict[str, Any], StateDict]:
-    """The entries of config.json and the arrays of a network; arguments as of :func:`write_unet2d_condition`."""
+def unet2d_condition_source(config: ConditionUNetConfig, *, side: int | None = None) -> FolderSource:
+    """How ``--init-from FOLDER`` starts a run's network from a published one, and how networks become folders.
+
+    Args:
+      config: of the run's network.
+      side: height and width of what pipelines generate by default.
+    """
     rules = unet2d_condition_rules(config, linear=True)
-    return unet2d_condition_values(config, side=side), to_published({"params": variables["params"]}, rules=rules)
+
+    def read(folder: Path) -> Adapted:
+        found, variables = read_unet2d_condition(folder)
+        missing = options(config, found, ignored=_OF_TRAINING)
+        if missing:
+            raise UserError(f"{folder / CONFIG} describes another network than this run has: add {missing}")
+        return Adapted(to_published(variables, rules=rules))
+
+    def written(variables: Mapping[str, Any]) -> tuple[dict[str, Any], StateDict]:
+        return unet2d_condition_values(config, side=side), to_published({"params": variables["params"]}, rules=rules)
+
+    return FolderSource(rules=rules, read=read, written=written)
 
 
 def write_unet2d_condition(
@@ -139,8 +160,7 @@ def write_unet2d_condition(
     Raises:
       UserError: there is something at ``folder``, or diffusers has no such network.
     """
-    values, tensors = published_unet2d_condition(config, variables, side=side)
-    write_folder(folder, {CONFIG: values}, tensors)
+    unet2d_condition_source(config, side=side).write(folder, variables)
 
 
 def _transformer_blocks(config: ConditionUNetConfig) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vision.errors import UserError
-from vision.models.unet_condition.unet import ConditionUNetConfig, EmbeddingKind, check_levels
+from vision.models.unet_condition.unet import Activation, ConditionUNetConfig, EmbeddingKind, check_levels
 from vision.pretrained.diffusers_config import Entries
 from vision.pretrained.diffusers_folder import CONFIG
 
@@ -32,7 +32,7 @@ _FIXED: Mapping[str, tuple[Any, ...]] = {
 """Entries that can have these values only, the first of which is the default."""
 _MEANINGLESS = ("sample_size", "upcast_attention", "addition_embed_type_num_heads", "addition_time_embed_dim")
 """Entries that change nothing in the networks that are supported; the softmax here is float32."""
-_ACTIVATIONS = {None: "none", "silu": "silu", "swish": "silu", "gelu": "gelu"}
+_ACTIVATIONS: Mapping[str | None, Activation] = {None: "none", "silu": "silu", "swish": "silu", "gelu": "gelu"}
 
 
 def unet2d_condition_config(values: Mapping[str, Any], *, origin: str = CONFIG) -> ConditionUNetConfig:
@@ -53,7 +53,9 @@ def unet2d_condition_config(values: Mapping[str, Any], *, origin: str = CONFIG) 
     if attention == "joint" and len(set(sizes)) > 1:
         raise entries.refuse("attention_head_dim", "and only one number is supported with such blocks: use that")
     if any(widths[level] % sizes[level] for level in places):
-        raise entries.refuse("attention_head_dim", f"which does not divide block_out_channels {list(widths)}: correct it")
+        raise entries.refuse(
+            "attention_head_dim", f"which does not divide block_out_channels {list(widths)}: correct it"
+        )
     context_only, middle_context_only = _context_only(entries, levels, attention)
     groups = entries.count("norm_num_groups", 32)
     if any(width % groups for width in widths):
@@ -228,7 +230,9 @@ def _channels(entries: Entries) -> tuple[int, int, int]:
         return inputs, 0, outputs
     if outputs < inputs:
         return outputs, inputs - outputs, outputs
-    raise entries.refuse("out_channels", f"which are neither fewer than in_channels {inputs} nor twice as many: correct it")
+    raise entries.refuse(
+        "out_channels", f"which are neither fewer than in_channels {inputs} nor twice as many: correct it"
+    )
 
 
 def _embedding(entries: Entries) -> tuple[EmbeddingKind, int]:
@@ -255,4 +259,6 @@ def _time_width(entries: Entries, width: int) -> int:
 
 def _expressible(field: str, possible: bool, config: ConditionUNetConfig) -> None:
     if not possible:
-        raise UserError(f"diffusers' {CLASS} has no network with this model.{field}, {getattr(config, field)}: change it")
+        raise UserError(
+            f"diffusers' {CLASS} has no network with this model.{field}, {getattr(config, field)}: change it"
+        )

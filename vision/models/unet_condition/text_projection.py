@@ -1,4 +1,4 @@
-"""How the decoder of an unCLIP is told its text and its image embedding (Ramesh et al. 2022, section 2.1), in Karlo's form.
+"""How the decoder of an unCLIP gets its text and its image embedding (Ramesh et al. 2022, section 2.1), as in Karlo.
 
 The projected image embedding makes tokens of the context, before those of the text encoder; projections of the image's
 and of the text's embedding are added to that of the time. A learned vector stands for "no image embedding".
@@ -54,7 +54,8 @@ class TextProjection(nn.Module):
         config = self.config
         none = self.param("no_image", nn.initializers.zeros, (config.embedding,))
         image = jnp.broadcast_to(none, text.shape) if image is None else image
-        embedding = Dense(config.time_width, name="image_time")(image) + Dense(config.time_width, name="text_time")(text)
+        of_time = lambda name: Dense(config.time_width, name=name)
+        embedding = of_time("image_time")(image) + of_time("text_time")(text)
         made = Dense(config.tokens * config.context, name="image_tokens")(image)
         # as published, the tokens are the faster axis
         first = rearrange(made, "b (d n) -> b n d", n=config.tokens)

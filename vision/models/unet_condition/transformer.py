@@ -121,4 +121,3 @@ class SpatialTransformer(nn.Module):
         closed: Any = nn.initializers.zeros
         tokens = Dense(channels, dtype=self.dtype, kernel_init=closed, name="project_out")(tokens)
         return features + rearrange(tokens, "b (h w) c -> b h w c", h=height)
-

@@ -2,9 +2,9 @@
 
 Two families share it. Latent diffusion (Rombach et al. 2022; Stable Diffusion) has a transformer with cross-attention
 after each residual block. GLIDE and unCLIP (Nichol et al. 2021; Ramesh et al. 2022; Karlo) have self-attention with the
-keys and values of the context beside the image's own. Unlike ``vision/models/unet.py``, which embeds its own tokens and
-whose residual blocks it has, the network is given vectors, and attends at chosen levels and not at chosen sides, so that
-images may have any size. ``vision/pretrained/unet2d_condition.py`` reads what is published.
+keys and values of the context beside the image's own. Unlike ``vision/models/unet.py``, whose residual blocks it has and
+which embeds its own tokens, the network is given vectors, and attends at chosen levels and not at chosen sides: images
+may have any size. ``vision/pretrained/unet2d_condition.py`` reads what is published.
 """
 
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ from vision.nn.transformer import gelu
 from vision.ranges import Channels, Depth, DropRate, Fraction, NoneOrMoreChannels, NonNegativeInt, PositiveFloat
 from vision.types import Condition
 
+Activation = Literal["none", "silu", "gelu"]
 ACTIVATIONS = {"none": lambda x: x, "silu": nn.silu, "gelu": gelu}
 
 EmbeddingKind = Literal["none", "label", "time", "vector", "linear", "network"]
@@ -45,8 +46,8 @@ class ConditionUNetConfig:
     channels: Channels = 4
     """Channels of what is generated."""
     condition_channels: NoneOrMoreChannels = 0
-    """Channels of the condition "image", concatenated to the noisy one; 4 for editing by instructions, 5 for inpainting;
-    0 for a network without it."""
+    """Channels of the condition "image", concatenated to the noisy one: 4 for editing by instructions, 5 for
+    inpainting; 0 for a network without it."""
     out_channels: Channels | None = None
     """Channels of the prediction; None for as many as are generated, twice as many where a variance is predicted."""
     widths: Annotated[tuple[Channels, ...], MinLen(1)] = (320, 640, 1280, 1280)
@@ -75,7 +76,7 @@ class ConditionUNetConfig:
     a "network" of two."""
     embedding_width: NonNegativeInt = 0
     """Number of classes, or channels of the vector that is projected; 0 for other kinds."""
-    embedding_activation: Literal["none", "silu", "gelu"] = "none"
+    embedding_activation: Activation = "none"
     """What is done to the sum of all embeddings."""
     time_width: NonNegativeInt = 0
     """Channels of the embedding of the time; 0 for four times the first width."""

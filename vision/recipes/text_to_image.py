@@ -1,0 +1,277 @@
+"""The recipe of text-to-image models in latents: the parts, loss, optimizer, evaluation, and sampling from sentences.
+
+A network that edits or inpaints is sampled from with images; what it would be trained on, pairs before and after an
+instruction, is no data of this project, so that a run of one cannot be trained or evaluated.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from vision.data.captions.data import CaptionedConfig, CaptionedData, captioned_data
+from vision.data.text.training import END
+from vision.diffusion.conditions import Conditioning
+from vision.errors import UserError
+from vision.evaluation.combine import combine
+from vision.evaluation.generation import GenerationConfig, generation_metrics
+from vision.evaluation.held_out import held_out_loss
+from vision.evaluation.samples import sample_grid_evaluator
+from vision.evaluation.text_generator import TextGenerator, text_sampling
+from vision.models.clip.text import TextConfig
+from vision.models.unet_condition.unet import SHARDING_RULES, ConditionUNet, ConditionUNetConfig, condition_shapes
+from vision.ops.pixels import to_float, to_uint8
+from vision.pretrained.pipeline import UNET, write_pipeline
+from vision.pretrained.unet2d_condition import unet2d_condition_source
+from vision.ranges import NonNegativeFloat, PositiveInt
+from vision.recipes.assemble import WeightsSource, assemble
+from vision.recipes.first_stage import NAME as FIRST_STAGE
+from vision.recipes.first_stage import SHAPES
+from vision.recipes.generative import averaged_variables
+from vision.recipes.latents import STATE, FirstStageConfig, LatentSpace, latent_space
+from vision.recipes.run_config import RunConfig
+from vision.recipes.text_parts import NAME, OPTION, PipelineConfig, TextParts, text_parts
+from vision.tasks.diffusion import DiffusionConfig, diffusion_loss, held_out_error, make_process
+from vision.tasks.sampling import SamplingConfig, check, describe
+from vision.tasks.text_to_image import dropped_texts, text_sampler
+from vision.train.experiment import EvaluatorFactory, Experiment
+from vision.train.optimizer import OptimizerConfig, make_optimizer
+from vision.train.step import accumulate, gradient
+from vision.types import LossFn
+
+_MODEL, _DIFFUSION = ConditionUNetConfig(), DiffusionConfig(schedule="scaled_linear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextToImageConfig(RunConfig):
+    """Images from captions."""
+
+    pipeline: PipelineConfig = PipelineConfig()
+    model: ConditionUNetConfig = _MODEL
+    """The network; with a pipeline all but dropout, remat and dtype are its own."""
+    text: TextConfig = TextConfig(vocabulary=4_096, length=32, end=END, width=768, depth=6, heads=12)
+    """The text encoder; unused with a pipeline."""
+    first_stage: FirstStageConfig = FirstStageConfig(path=SHAPES)
+    """The autoencoder; unused with a pipeline."""
+    data: CaptionedConfig = CaptionedConfig(name="folder", resolution=512)
+    diffusion: DiffusionConfig = _DIFFUSION
+    """The loss; with a pipeline the process is its own. ``condition_dropout`` is the share of captions left out."""
+    sampling: SamplingConfig = SamplingConfig(
+        method="dpm_solver", grid="trailing", steps=25, guidance=7.5, threshold="none"
+    )
+    negative_prompt: str = ""
+    """What samples move away from under guidance."""
+    image_guidance: NonNegativeFloat = 1.5
+    """Guidance scale of the image that is edited (Brooks et al. 2023); unused by others."""
+    optimizer: OptimizerConfig = OptimizerConfig(
+        name="adamw", lr=1e-5, weight_decay=1e-2, warmup=2_000, schedule="constant", clip=1.0
+    )
+    samples: PositiveInt = 16
+    """Images in the grid of each evaluation, of the first held-out captions."""
+    metrics: GenerationConfig = GenerationConfig(features="none")
+    """Distances to real images; they cost ``metrics.samples`` samples at each evaluation."""
+    held_out: PositiveInt = 512
+    """Largest number of held-out images that the error is computed on."""
+
+
+EVALUATION_ONLY = ("sampling.", "negative_prompt", "image_guidance", "samples", "metrics.", "held_out")
+
+
+def text_to_image(config: TextToImageConfig) -> Experiment:
+    """The experiment.
+
+    Raises ``UserError`` for settings that contradict each other, or a pipeline that cannot be read.
+    """
+    parts = text_parts(
+        pipeline=config.pipeline,
+        model=config.model,
+        text=config.text,
+        first_stage=config.first_stage,
+        diffusion=config.diffusion,
+        data=config.data,
+        defaults=(_MODEL, _DIFFUSION),
+    )
+    conditioning = Conditioning({"context": 0.0})
+    check(parts.diffusion, config.sampling, conditioning=conditioning, batch_size=config.batch_size)
+    data = captioned_data(config.data, tokenizer=parts.tokenizer, length=parts.text.config.length)
+    data = data if parts.task == "text" else _refused(data, parts)
+    space = latent_space(data, parts.first_stage, option="first_stage", flip=False)
+    model = ConditionUNet(parts.model)
+    if any(side % parts.model.factor for side in space.shape[:2]) or space.shape[2] != parts.model.channels:
+        raise UserError(
+            f"latents of {'x'.join(map(str, space.shape))} do not fit a network of {parts.model.channels} channels "
+            f"whose sides are multiples of {parts.model.factor}: choose another --data.resolution or --model.channels"
+        )
+    # captions are left out before they are encoded
+    of_loss = dataclasses.replace(parts.diffusion, condition_dropout=0.0)
+    process = make_process(parts.diffusion)
+    loss = diffusion_loss(model, of_loss, process, conditioning=conditioning, levels=None)
+    error = held_out_error(model, of_loss, process, conditioning=conditioning)
+    optimizer = make_optimizer(config.optimizer, steps=config.steps, batch_size=config.batch_size)
+    generator = _generator(config, parts, space, model, data)
+
+    def variables(key: jax.Array) -> Any:
+        network_key, text_key = jax.random.split(key)
+        image = jnp.zeros((1, *space.shape))
+        shapes = condition_shapes(parts.model, image.shape, {})
+        condition = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+        params = model.init(network_key, image, jnp.ones((1,)), condition, train=False)["params"]
+        return {"params": {**params, **parts.text_params(text_key)}, **space.variables()}
+
+    def held_out(values: Any, batch: Any, *, key: jax.Array) -> Any:
+        batch = space.encoded(values, batch, key=key)
+        return error(values, {**batch, "context": parts.context(values, batch["tokens"])}, key=key)
+
+    averaged = functools.partial(averaged_variables, with_state=True)
+    frozen = {FIRST_STAGE: space.stage.frozen, **parts.frozen}
+    if parts.pipeline is not None:
+        frozen = {name: dataclasses.replace(part, option=OPTION) for name, part in frozen.items()}
+    pipeline, start, folder = parts.pipeline, config.init_from, None
+    if pipeline is not None:
+        folder = unet2d_condition_source(pipeline.network, side=pipeline.side)
+        start = pipeline.part(UNET) if start is None else start
+    experiment = assemble(
+        dataclasses.replace(config, init_from=start),
+        variables=variables,
+        step=gradient(accumulate(space.loss(_of_captions(loss, parts)), config.microbatches), optimizer),
+        optimizer=optimizer,
+        data=data,
+        evaluation=combine(
+            held_out_loss(
+                held_out,
+                data,
+                {"mse": (averaged, f"EMA {config.ema}")},
+                batch_size=config.evaluation_batch,
+                limit=config.held_out,
+                description=f"mean squared error of the {parts.diffusion.prediction} target",
+            ),
+            sample_grid_evaluator(generator, config.data, count=config.samples),
+            generation_metrics(generator, config.metrics, data=data, images=config.data),
+        )
+        if parts.task == "text"
+        else _not_evaluated(parts),
+        tokenizer=parts.kept,
+        weights=WeightsSource(folder=folder, excluded=(STATE,)),
+        statistics=space.statistics,
+        frozen=frozen,
+        rules=SHARDING_RULES,
+        evaluation_only=EVALUATION_ONLY,
+    )
+    return dataclasses.replace(
+        experiment,
+        sampling=text_sampling(generator, resolution=config.data.resolution, batch=config.evaluation_batch),
+        write_pipeline=None
+        if pipeline is None
+        else lambda state, folder: write_pipeline(folder, pipeline, {"params": state.ema["ema"]}),
+    )
+
+
+def _of_captions(loss: LossFn, parts: TextParts) -> LossFn:
+    """``loss``, which finds the context of the tokens of a batch, a share of them left out."""
+
+    def of_tokens(params, model_state, batch, *, key, step):
+        text_key, loss_key = jax.random.split(key)
+        null = jnp.asarray(parts.tokenizer().encode([""])[0])
+        tokens = dropped_texts(batch["tokens"], null, probability=parts.diffusion.condition_dropout, key=text_key)
+        context = parts.context({"params": params, **model_state}, tokens)
+        return loss(params, model_state, {**batch, "context": context}, key=loss_key, step=step)
+
+    return of_tokens
+
+
+def _generator(
+    config: TextToImageConfig, parts: TextParts, space: LatentSpace, model: ConditionUNet, data: CaptionedData
+) -> TextGenerator:
+    sampled = text_sampler(
+        model,
+        parts.diffusion,
+        make_process(parts.diffusion),
+        config.sampling,
+        shape=space.shape,
+        image_guidance=config.image_guidance if parts.task == "edit" else None,
+    )
+
+    def sample(values: Any, condition: Any, index: jax.Array, key: jax.Array, /) -> jax.Array:
+        texts, nulls = conditions(values, condition, parts, space)
+        params = {name: tree for name, tree in values["params"].items() if name != NAME}
+        latent = sampled({"params": params}, texts, nulls, index, key)
+        return to_uint8(space.decode(values, latent))
+
+    def texts(count: int) -> list[str]:
+        captioned = data.captioned("test")
+        rows = np.arange(min(count, len(captioned)))
+        return [of[0] for of in captioned.texts(rows)]
+
+    return TextGenerator(
+        sample=sample,
+        variables=functools.partial(averaged_variables, with_state=True),
+        description=f"{describe(config.sampling)}, EMA {config.ema}",
+        tokenizer=parts.tokenizer,
+        texts=texts,
+        negative=config.negative_prompt,
+        task=parts.task,
+    )
+
+
+def conditions(
+    values: Any, given: Mapping[str, Array], parts: TextParts, space: LatentSpace
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Conditions of the network, and those that stand for "none".
+
+    Args:
+      values: with "params", "frozen" and "latents".
+      given: "tokens" and "null" int32 [b n]; of networks that edit or inpaint "image" uint8 [b h w 3]; of those that
+        inpaint "mask" uint8 [b h w 1], above 127 where the image may change.
+      parts: of the recipe.
+      space: of its latents.
+    """
+    texts = {"context": parts.context(values, given["tokens"])}
+    nulls = {"context": parts.context(values, given["null"])}
+    if parts.task == "text":
+        return texts, nulls
+    image = to_float(given["image"])
+    if parts.task == "edit":
+        # Brooks et al. 2023, as released: the mean, in the unit of the first stage
+        latent = _mean(space, values, image)
+        return {**texts, "image": latent}, {**nulls, "image": jnp.zeros_like(latent)}
+    mask = (given["mask"] > 127).astype(jnp.float32)
+    scale = values[STATE]
+    known = (_mean(space, values, image * (1.0 - mask)) - scale["mean"]) / scale["deviation"]
+    factor = space.stage.factor
+    whole = jnp.concatenate([mask[:, ::factor, ::factor], known], axis=-1)
+    return {**texts, "image": whole}, {**nulls, "image": whole}
+
+
+def _mean(space: LatentSpace, values: Any, image: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
+    return space.stage.encode(values["frozen"][FIRST_STAGE], image)[..., : space.shape[-1]]
+
+
+def _refused(data: CaptionedData, parts: TextParts) -> CaptionedData:
+    """Data on which nothing is trained."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise UserError(_reason(parts))
+
+    return dataclasses.replace(data, train_batches=refuse, source=refuse, test_batches=refuse)
+
+
+def _not_evaluated(parts: TextParts) -> EvaluatorFactory:
+    def refuse(compiler: Any) -> Any:
+        del compiler
+        raise UserError(_reason(parts))
+
+    return refuse
+
+
+def _reason(parts: TextParts) -> str:
+    kind = {"edit": "edits images by instructions", "inpaint": "inpaints images"}[parts.task]
+    return (
+        f"the network of this pipeline {kind}, and captioned data has no images before and after: sample from it with "
+        "--prompts and --images"
+    )
