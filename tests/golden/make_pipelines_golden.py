@@ -5,9 +5,9 @@
 
 Whole sampling paths in float64 of small pipelines, with the weights that a formula gives by name
 (tests/pretrained/published_weights.py): StableDiffusionPipeline under guidance and a negative prompt,
-StableDiffusionInstructPix2PixPipeline with its two scales, StableDiffusionInpaintPipeline, each from given noise to latents
-and to the image; Karlo's decoder with a learned variance and its super-resolution, with given noise in every step. Also
-the JSON files of each folder, and the names and shapes of the arrays as they are in its files.
+StableDiffusionInstructPix2PixPipeline with its two scales, StableDiffusionInpaintPipeline, each from given noise to
+latents and to the image; Karlo's decoder with a learned variance and its super-resolution, with given noise in every
+step. Also the JSON files of each folder, and the names and shapes of the arrays as they are in its files.
 """
 # ruff: noqa: E402 - the formula of weights is not in a package
 
@@ -127,12 +127,12 @@ def pipeline(case, kind, channels):
 
 
 def recorded(case, loaded, **of):
-    """Latents and image of a path of six steps."""
+    """Latents and image of a path of eight steps, a divisor of 1,000: diffusers steps by whole numbers otherwise."""
     start = values(f"{case}_start", 2, 4, 8, 8)
     made = loaded(
         PROMPTS,
         negative_prompt=[NEGATIVE] * 2,
-        **{"num_inference_steps": 6, "latents": start, "output_type": "latent", "guidance_scale": 7.5},
+        **{"num_inference_steps": 8, "latents": start, "output_type": "latent", "guidance_scale": 7.5},
         **of,
     ).images
     arrays[f"{case}_latents"] = rows(made)
@@ -210,7 +210,8 @@ def _bar(t):
 with torch.no_grad():
     recorded("text", pipeline("text", StableDiffusionPipeline, 4), height=SIDE, width=SIDE)
     edit = pipeline("edit", StableDiffusionInstructPix2PixPipeline, 8)
-    image = values("image", 2, SIDE, SIDE, 3).permute(0, 3, 1, 2) / 2
+    levels = np.clip(np.round(63.0 * values("image", 2, SIDE, SIDE, 3).numpy() + 127.5), 0, 255)  # of bytes
+    image = torch.from_numpy(levels / 127.5 - 1.0).permute(0, 3, 1, 2)
     recorded("edit", edit, image=image, image_guidance_scale=1.5)
     inpaint = pipeline("inpaint", StableDiffusionInpaintPipeline, 9)
     mask = torch.zeros(2, 1, SIDE, SIDE).double()

@@ -4,8 +4,6 @@ The golden arrays, pipelines.npz, are made by make_pipelines_golden.py with PyTo
 """
 
 import dataclasses
-import json
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -14,34 +12,196 @@ import pytest
 from pipeline_folders import GOLDEN, NEGATIVE, PROMPTS, SIDE, values, written
 
 from vision.data.captions.data import CaptionedConfig
-from vision.diffusion.guidance import denoiser, guided
+from vision.diffusion.guidance import denoiser, guided, static_threshold
 from vision.diffusion.samplers.ddim import ancestral
 from vision.diffusion.samplers.plan import integrate
 from vision.diffusion.schedules import make_schedule
 from vision.errors import UserError
-from vision.evaluation.generator import generate
+from vision.models.clip.text import text_mask
 from vision.models.unet import UNet
 from vision.models.unet_condition.text_projection import TextProjection
 from vision.models.unet_condition.unet import ConditionUNet
+from vision.ops.pixels import to_uint8
 from vision.ops.resize import resize
-from vision.pretrained.clip_text import CLASSES, describe_clip_text, read_clip_text, write_clip_text
-from vision.pretrained.pipeline import describe_pipeline, write_pipeline
-from vision.pretrained.rules import named
-from vision.pretrained.scheduler_config import read_scheduler_config
+from vision.pretrained.clip_text import read_clip_text
+from vision.pretrained.pipeline import describe_pipeline
 from vision.pretrained.text_projection import read_text_projection
 from vision.pretrained.unet2d import read_unet2d
 from vision.pretrained.unet2d_condition import read_unet2d_condition
+from vision.recipes.latents import latent_space
 from vision.recipes.text_parts import PipelineConfig
-from vision.recipes.text_to_image import TextToImageConfig, conditions, text_to_image
+from vision.recipes.text_to_image import TextToImageConfig, conditions, data_of, parts_of, text_to_image
 from vision.tasks.diffusion import make_process
-from vision.tasks.sampling import SamplingConfig, make_plan, predictor, static_threshold
-from vision.tasks.text_to_image import text_denoiser
+from vision.tasks.sampling import SamplingConfig, predictor
+from vision.tasks.text_to_image import text_sampler
+from vision.train.compile import Compiler
+from vision.train.state import attach_frozen
+from vision.types import SampleRequest
 
 CASES = ("text", "edit", "inpaint")
-SAMPLING = SamplingConfig(method="ddim", grid="trailing", steps=6, guidance=7.5, threshold="none")
+SAMPLING = SamplingConfig(method="ddim", grid="trailing", steps=8, guidance=7.5, threshold="none")
 
 
 @pytest.fixture(scope="module", params=CASES)
 def folder(request, tmp_path_factory):
     """(case, its folder)."""
     return request.param, written(tmp_path_factory.mktemp("pipelines") / request.param, request.param)
+
+
+def config_of(folder, **changes):
+    """A run of the pipeline on images of the shapes world at its size."""
+    of = {"pipeline": PipelineConfig(folder), "data": CaptionedConfig(resolution=SIDE), "sampling": SAMPLING}
+    return TextToImageConfig(**{**of, "negative_prompt": NEGATIVE, "batch_size": 2, "evaluation_batch": 2, **changes})
+
+
+def state_of(experiment):
+    """At step 0, with its frozen networks."""
+    state = jax.jit(experiment.init)(jax.random.key(0), experiment.initial_values())
+    return attach_frozen(state, {name: part.load() for name, part in experiment.frozen.items()})
+
+
+def request_of(case):
+    """What the golden images were asked for, as ``python -m vision sample`` asks."""
+    levels = 63.0 * np.asarray(values("image", 2, SIDE, SIDE, 3), np.float64) + 127.5
+    image = np.clip(np.round(levels), 0, 255).astype(np.uint8)
+    mask = np.zeros((2, SIDE, SIDE, 1), np.uint8)
+    mask[0, 4:12, 2:8], mask[1, 8:, 6:] = 255, 255
+    of = {"images": tuple(image)} if case != "text" else {}
+    of |= {"masks": tuple(mask)} if case == "inpaint" else {}
+    return SampleRequest(count=2, prompts=PROMPTS, **of)
+
+
+def test_sampling_paths_of_diffusers(folder, monkeypatch):
+    """The same noise leads to the same latents and to the same image, through the text encoder, under guidance."""
+    case, path = folder
+    start = jnp.transpose(values(f"{case}_start", 2, 4, 8, 8), (0, 2, 3, 1))
+    monkeypatch.setattr("vision.tasks.text_to_image.start_noise", lambda *_, **__: start)
+    pipeline = describe_pipeline(path)
+    assert pipeline.task == case
+    parts = parts_of(config_of(path))
+    space = latent_space(data_of(config_of(path), parts), parts.first_stage, option="first_stage", flip=False)
+    _, variables = read_unet2d_condition(pipeline.part("unet"))
+    frozen = {"text_encoder": read_clip_text(pipeline.part("text_encoder")).variables, "first_stage": None}
+    frozen["first_stage"] = space.stage.frozen.load()
+    scale = {name: jnp.asarray(getattr(pipeline.autoencoder, name), jnp.float32) for name in ("mean", "deviation")}
+    held = {**variables, "frozen": frozen, "latents": scale}
+    tokens = parts.tokenizer().encode([*PROMPTS, NEGATIVE])
+    np.testing.assert_array_equal(tokens, GOLDEN["tokens"])
+    given = {"tokens": jnp.asarray(tokens[:2]), "null": jnp.asarray(tokens[[2, 2]])}
+    request = request_of(case)
+    if request.images:
+        given["image"] = jnp.asarray(np.stack(request.images))
+    if request.masks:
+        given["mask"] = jnp.asarray(np.stack(request.masks))
+    sampled = text_sampler(
+        ConditionUNet(parts.model),
+        parts.diffusion,
+        make_process(parts.diffusion),
+        SAMPLING,
+        shape=space.shape,
+        image_guidance=1.5 if case == "edit" else None,
+    )
+
+    @jax.jit
+    def walk(held, given):
+        texts, nulls = conditions(held, given, parts, space)
+        latent = sampled({"params": held["params"]}, texts, nulls, jnp.arange(2), jax.random.key(0))
+        return latent, space.decode(held, latent)
+
+    latent, image = walk(held, given)
+    # latents of random networks under guidance are as large as 70 before they are divided by the factor 0.5
+    np.testing.assert_allclose(latent, GOLDEN[f"{case}_latents"], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(image, GOLDEN[f"{case}_image"], atol=1e-4)
+
+
+def test_a_pipeline_is_sampled_from_and_written_again(folder, one_device, monkeypatch, tmp_path):
+    """As an experiment at step 0: images of bytes from a request; what is written is the same pipeline."""
+    case, path = folder
+    start = jnp.transpose(values(f"{case}_start", 2, 4, 8, 8), (0, 2, 3, 1))
+    monkeypatch.setattr("vision.tasks.text_to_image.start_noise", lambda *_, **__: start)
+    experiment = text_to_image(config_of(path))
+    state = state_of(experiment)
+    samples = experiment.sampling(Compiler(one_device))(state, request_of(case))
+    assert samples.captions == PROMPTS
+    expected = np.asarray(to_uint8(jnp.asarray(GOLDEN[f"{case}_image"])), np.int32)
+    assert np.abs(samples.images - expected).max() <= 1
+
+    experiment.write_pipeline(state, tmp_path / "written")
+    again = describe_pipeline(tmp_path / "written")
+    assert dataclasses.replace(again, folder=path, autoencoder=None) == dataclasses.replace(
+        describe_pipeline(path), autoencoder=None
+    )
+    _, before = read_unet2d_condition(path / "unet")
+    _, after = read_unet2d_condition(tmp_path / "written" / "unet")
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+    kept = lambda root: sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.is_file())
+    assert kept(tmp_path / "written") == kept(path)
+    with pytest.raises(UserError, match="exists already: name a new folder"):
+        experiment.write_pipeline(state, tmp_path / "written")
+
+
+def test_requests_that_lack_something(folder, one_device):
+    case, path = folder
+    experiment = text_to_image(config_of(path))
+    sample = experiment.sampling(Compiler(one_device))
+    with pytest.raises(UserError, match="this generator needs --prompts"):
+        sample(None, SampleRequest(count=1))
+    if case == "text":
+        with pytest.raises(UserError, match="no condition for --images: it takes --prompts"):
+            sample(None, dataclasses.replace(request_of("edit")))
+    else:
+        with pytest.raises(UserError, match="say with --images what to generate"):
+            sample(None, SampleRequest(count=1, prompts=("cat",)))
+        with pytest.raises(UserError, match="captioned data has no images before and after: sample from it"):
+            next(experiment.batches(seed=0, start_step=0, process_index=0, process_count=1))
+        with pytest.raises(UserError, match="captioned data has no images before and after: sample from it"):
+            experiment.evaluation(Compiler(one_device))
+
+
+def test_the_path_of_karlo(tmp_path, monkeypatch):
+    """The decoder with a learned variance, then super-resolution whose last step has a network of its own."""
+    folder = written(tmp_path / "karlo", "karlo")
+    text = read_clip_text(folder / "text_encoder")
+    projection, of_projection = read_text_projection(folder / "text_proj")
+    decoder, of_decoder = read_unet2d_condition(folder / "decoder")
+    (first, of_first), (last, of_last) = (
+        read_unet2d(folder / f"super_res_{name}", side=16) for name in ("first", "last")
+    )
+    tokens = jnp.asarray(GOLDEN["tokens"])
+    encoded = text.module.apply(text.variables, tokens, train=False)
+    project = lambda image, rows: TextProjection(projection).apply(
+        of_projection, image, encoded["embedding"][rows], encoded["tokens"][rows]
+    )
+    seen = jnp.pad(text_mask(tokens, text.config.end), ((0, 0), (projection.tokens, 0)), constant_values=True)
+    given, null = jnp.asarray([0, 1]), jnp.asarray([2, 2])
+    condition = {**project(values("embedding", 2, 32), given), "context_mask": seen[given]}
+    nulls = {**project(None, null), "context_mask": seen[null]}
+    process = make_schedule("cosine", 1000)
+    rows = lambda x: jnp.transpose(x, (0, 2, 3, 1))
+    of_noise = lambda case, steps, *shape: jnp.stack(
+        [rows(values(f"{case}_noise_{number}", *shape)) for number in range(steps)]
+    )
+
+    def walk(case, steps, variance, shape, denoise):
+        noise, key = of_noise(case, steps, *shape), jax.random.key(0)
+        keys = jax.random.key_data(jax.vmap(lambda number: jax.random.fold_in(key, number))(jnp.arange(steps)))
+        of_key = lambda key, *_: noise[jnp.argmax((keys == jax.random.key_data(key)).all(-1))]
+        monkeypatch.setattr("vision.diffusion.samplers.plan.normal_rows", of_key)
+        plan = ancestral(process, process.times(steps), variance=variance)
+        start = rows(values(f"{case}_start", *shape))
+        return jax.jit(lambda x: integrate(plan, denoise, x, key=key, threshold=static_threshold))(start)
+
+    network = predictor(ConditionUNet(decoder), of_decoder, variance=True)
+    estimate = guided(denoiser(network, process, "epsilon", variance=True), condition=condition, null=nulls, scale=8.0)
+    small = jnp.clip(walk("decoder", 5, "learned", (2, 3, 8, 8), estimate), -1.0, 1.0)
+    np.testing.assert_allclose(small, GOLDEN["karlo_small"], atol=1e-4)
+    large = resize(small, (16, 16), method="bicubic")
+
+    def super_resolution(noisy, time, _):
+        seen = jnp.concatenate([noisy, large], -1)
+        run = lambda config, variables: UNet(config).apply(variables, seen, time, train=False)
+        return jnp.where((time == 0)[:, None, None, None], run(last, of_last), run(first, of_first))
+
+    estimate = denoiser(super_resolution, process, "epsilon")
+    made = walk("super", 4, "posterior", (2, 3, 16, 16), lambda x, time: estimate(x, time, {}))
+    np.testing.assert_allclose(made, GOLDEN["karlo_large"], atol=1e-4)

@@ -83,12 +83,9 @@ class TextToImageConfig(RunConfig):
 EVALUATION_ONLY = ("sampling.", "negative_prompt", "image_guidance", "samples", "metrics.", "held_out")
 
 
-def text_to_image(config: TextToImageConfig) -> Experiment:
-    """The experiment.
-
-    Raises ``UserError`` for settings that contradict each other, or a pipeline that cannot be read.
-    """
-    parts = text_parts(
+def parts_of(config: TextToImageConfig) -> TextParts:
+    """The parts of a recipe; raises ``UserError`` as :func:`text_to_image`."""
+    return text_parts(
         pipeline=config.pipeline,
         model=config.model,
         text=config.text,
@@ -97,10 +94,23 @@ def text_to_image(config: TextToImageConfig) -> Experiment:
         data=config.data,
         defaults=(_MODEL, _DIFFUSION),
     )
+
+
+def data_of(config: TextToImageConfig, parts: TextParts) -> CaptionedData:
+    """Captioned images; of networks that edit or inpaint such whose batches are refused."""
+    data = captioned_data(config.data, tokenizer=parts.tokenizer, length=parts.text.config.length)
+    return data if parts.task == "text" else _refused(data, parts)
+
+
+def text_to_image(config: TextToImageConfig) -> Experiment:
+    """The experiment.
+
+    Raises ``UserError`` for settings that contradict each other, or a pipeline that cannot be read.
+    """
+    parts = parts_of(config)
     conditioning = Conditioning({"context": 0.0})
     check(parts.diffusion, config.sampling, conditioning=conditioning, batch_size=config.batch_size)
-    data = captioned_data(config.data, tokenizer=parts.tokenizer, length=parts.text.config.length)
-    data = data if parts.task == "text" else _refused(data, parts)
+    data = data_of(config, parts)
     space = latent_space(data, parts.first_stage, option="first_stage", flip=False)
     model = ConditionUNet(parts.model)
     if any(side % parts.model.factor for side in space.shape[:2]) or space.shape[2] != parts.model.channels:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from vision.errors import UserError
 from vision.nn.dense import Dense, add_bias
@@ -59,6 +59,11 @@ def block_of(width: int, depth: int, *, heads: int, remat: bool, **of: Any) -> C
         name=name,
         **of,
     )
+
+
+def text_mask(tokens: Int[Array, "b n"], end: int) -> Bool[Array, "b n"]:
+    """Which tokens are of the text, its first end token included, and no padding after it."""
+    return jnp.cumsum(tokens == end, axis=1) - (tokens == end) == 0
 
 
 class TextTransformer(nn.Module):

@@ -2,9 +2,9 @@
 
 Two families share it. Latent diffusion (Rombach et al. 2022; Stable Diffusion) has a transformer with cross-attention
 after each residual block. GLIDE and unCLIP (Nichol et al. 2021; Ramesh et al. 2022; Karlo) have self-attention with the
-keys and values of the context beside the image's own. Unlike ``vision/models/unet.py``, whose residual blocks it has and
-which embeds its own tokens, the network is given vectors, and attends at chosen levels and not at chosen sides: images
-may have any size. ``vision/pretrained/unet2d_condition.py`` reads what is published.
+keys and values of the context beside the image's own. Unlike ``vision/models/unet.py``, whose residual blocks it has
+and which embeds its own tokens, the network is given vectors, and attends at chosen levels, not at chosen sides:
+images may have any size. ``vision/pretrained/unet2d_condition.py`` reads what is published.
 """
 
 from dataclasses import dataclass
