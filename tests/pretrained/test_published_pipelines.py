@@ -28,9 +28,8 @@ from vision.pretrained.pipeline import describe_pipeline
 from vision.pretrained.text_projection import read_text_projection
 from vision.pretrained.unet2d import read_unet2d
 from vision.pretrained.unet2d_condition import read_unet2d_condition
-from vision.recipes.latents import latent_space
 from vision.recipes.text_parts import PipelineConfig
-from vision.recipes.text_to_image import TextToImageConfig, conditions, data_of, parts_of, text_to_image
+from vision.recipes.text_to_image import TextToImageConfig, conditions, data_of, parts_of, space_of, text_to_image
 from vision.tasks.diffusion import make_process
 from vision.tasks.sampling import SamplingConfig, predictor
 from vision.tasks.text_to_image import text_sampler
@@ -79,7 +78,7 @@ def test_sampling_paths_of_diffusers(folder, monkeypatch):
     pipeline = describe_pipeline(path)
     assert pipeline.task == case
     parts = parts_of(config_of(path))
-    space = latent_space(data_of(config_of(path), parts), parts.first_stage, option="first_stage", flip=False)
+    space = space_of(parts, data_of(config_of(path), parts))
     _, variables = read_unet2d_condition(pipeline.part("unet"))
     frozen = {"text_encoder": read_clip_text(pipeline.part("text_encoder")).variables, "first_stage": None}
     frozen["first_stage"] = space.stage.frozen.load()

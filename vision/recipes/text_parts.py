@@ -175,7 +175,7 @@ def _own_alone(
     for each, value in stated.items():
         found = getattr(chosen, each)
         if each not in ignored and found not in (getattr(default, each), value):
-            raise UserError(f"{name}.{each} is the pipeline's own, {value}: leave it out")
+            raise UserError(f"{name}.{each} is the pipeline's own, {value}: leave it out, and --quick too")
 
 
 def _fitting(tokenizer: Tokenizer, text: TextConfig, folder: str) -> None:

@@ -8,12 +8,13 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from vision.data.captions.data import CaptionedConfig, CaptionedData, captioned_data
 from vision.data.text.training import END
@@ -27,7 +28,7 @@ from vision.evaluation.text_generator import TextGenerator, text_sampling
 from vision.models.clip.text import TextConfig
 from vision.models.unet_condition.unet import SHARDING_RULES, ConditionUNet, ConditionUNetConfig, condition_shapes
 from vision.ops.pixels import to_float, to_uint8
-from vision.pretrained.pipeline import UNET, write_pipeline
+from vision.pretrained.pipeline import UNET, PublishedPipeline, write_pipeline
 from vision.pretrained.unet2d_condition import unet2d_condition_source
 from vision.ranges import NonNegativeFloat, PositiveInt
 from vision.recipes.assemble import WeightsSource, assemble
@@ -43,8 +44,9 @@ from vision.tasks.text_to_image import dropped_texts, text_sampler
 from vision.train.experiment import EvaluatorFactory, Experiment
 from vision.train.optimizer import OptimizerConfig, make_optimizer
 from vision.train.step import accumulate, gradient
-from vision.types import LossFn
+from vision.types import LossFn, TrainState
 
+_CONTEXT = Conditioning({"context": 0.0})
 _MODEL, _DIFFUSION = ConditionUNetConfig(), DiffusionConfig(schedule="scaled_linear")
 
 
@@ -102,70 +104,41 @@ def data_of(config: TextToImageConfig, parts: TextParts) -> CaptionedData:
     return data if parts.task == "text" else _refused(data, parts)
 
 
+def space_of(parts: TextParts, data: CaptionedData) -> LatentSpace:
+    """The latents of images; raises ``UserError`` where the network cannot have them."""
+    space, network = latent_space(data, parts.first_stage, option="first_stage", flip=False), parts.model
+    if any(side % network.factor for side in space.shape[:2]) or space.shape[2] != network.channels:
+        raise UserError(
+            f"latents of {'x'.join(map(str, space.shape))} do not fit a network of {network.channels} channels "
+            f"whose sides are multiples of {network.factor}: choose another --data.resolution or --model.channels"
+        )
+    return space
+
+
 def text_to_image(config: TextToImageConfig) -> Experiment:
     """The experiment.
 
     Raises ``UserError`` for settings that contradict each other, or a pipeline that cannot be read.
     """
     parts = parts_of(config)
-    conditioning = Conditioning({"context": 0.0})
-    check(parts.diffusion, config.sampling, conditioning=conditioning, batch_size=config.batch_size)
+    check(parts.diffusion, config.sampling, conditioning=_CONTEXT, batch_size=config.batch_size // config.microbatches)
     data = data_of(config, parts)
-    space = latent_space(data, parts.first_stage, option="first_stage", flip=False)
-    model = ConditionUNet(parts.model)
-    if any(side % parts.model.factor for side in space.shape[:2]) or space.shape[2] != parts.model.channels:
-        raise UserError(
-            f"latents of {'x'.join(map(str, space.shape))} do not fit a network of {parts.model.channels} channels "
-            f"whose sides are multiples of {parts.model.factor}: choose another --data.resolution or --model.channels"
-        )
-    # captions are left out before they are encoded
-    of_loss = dataclasses.replace(parts.diffusion, condition_dropout=0.0)
-    process = make_process(parts.diffusion)
-    loss = diffusion_loss(model, of_loss, process, conditioning=conditioning, levels=None)
-    error = held_out_error(model, of_loss, process, conditioning=conditioning)
-    optimizer = make_optimizer(config.optimizer, steps=config.steps, batch_size=config.batch_size)
+    space, model = space_of(parts, data), ConditionUNet(parts.model)
     generator = _generator(config, parts, space, model, data)
-
-    def variables(key: jax.Array) -> Any:
-        network_key, text_key = jax.random.split(key)
-        image = jnp.zeros((1, *space.shape))
-        shapes = condition_shapes(parts.model, image.shape, {})
-        condition = {name: jnp.zeros(shape) for name, shape in shapes.items()}
-        params = model.init(network_key, image, jnp.ones((1,)), condition, train=False)["params"]
-        return {"params": {**params, **parts.text_params(text_key)}, **space.variables()}
-
-    def held_out(values: Any, batch: Any, *, key: jax.Array) -> Any:
-        batch = space.encoded(values, batch, key=key)
-        return error(values, {**batch, "context": parts.context(values, batch["tokens"])}, key=key)
-
-    averaged = functools.partial(averaged_variables, with_state=True)
+    optimizer = make_optimizer(config.optimizer, steps=config.steps, batch_size=config.batch_size)
     frozen = {FIRST_STAGE: space.stage.frozen, **parts.frozen}
-    if parts.pipeline is not None:
-        frozen = {name: dataclasses.replace(part, option=OPTION) for name, part in frozen.items()}
     pipeline, start, folder = parts.pipeline, config.init_from, None
     if pipeline is not None:
+        frozen = {name: dataclasses.replace(part, option=OPTION) for name, part in frozen.items()}
         folder = unet2d_condition_source(pipeline.network, side=pipeline.side)
         start = pipeline.part(UNET) if start is None else start
     experiment = assemble(
         dataclasses.replace(config, init_from=start),
-        variables=variables,
-        step=gradient(accumulate(space.loss(_of_captions(loss, parts)), config.microbatches), optimizer),
+        variables=functools.partial(_variables, parts, space, model),
+        step=gradient(accumulate(_loss(parts, space, model), config.microbatches), optimizer),
         optimizer=optimizer,
         data=data,
-        evaluation=combine(
-            held_out_loss(
-                held_out,
-                data,
-                {"mse": (averaged, f"EMA {config.ema}")},
-                batch_size=config.evaluation_batch,
-                limit=config.held_out,
-                description=f"mean squared error of the {parts.diffusion.prediction} target",
-            ),
-            sample_grid_evaluator(generator, config.data, count=config.samples),
-            generation_metrics(generator, config.metrics, data=data, images=config.data),
-        )
-        if parts.task == "text"
-        else _not_evaluated(parts),
+        evaluation=_evaluation(config, parts, space, model, data, generator),
         tokenizer=parts.kept,
         weights=WeightsSource(folder=folder, excluded=(STATE,)),
         statistics=space.statistics,
@@ -176,23 +149,68 @@ def text_to_image(config: TextToImageConfig) -> Experiment:
     return dataclasses.replace(
         experiment,
         sampling=text_sampling(generator, resolution=config.data.resolution, batch=config.evaluation_batch),
-        write_pipeline=None
-        if pipeline is None
-        else lambda state, folder: write_pipeline(folder, pipeline, {"params": state.ema["ema"]}),
+        write_pipeline=None if pipeline is None else functools.partial(_written, pipeline),
     )
 
 
-def _of_captions(loss: LossFn, parts: TextParts) -> LossFn:
-    """``loss``, which finds the context of the tokens of a batch, a share of them left out."""
+def _written(pipeline: PublishedPipeline, state: TrainState, folder: Path) -> None:
+    write_pipeline(folder, pipeline, {"params": state.ema["ema"]})
 
-    def of_tokens(params, model_state, batch, *, key, step):
+
+def _variables(parts: TextParts, space: LatentSpace, model: ConditionUNet, key: Key[Array, ""]) -> dict[str, Any]:
+    """Initial ones."""
+    network_key, text_key = jax.random.split(key)
+    image = jnp.zeros((1, *space.shape))
+    condition = {name: jnp.zeros(shape) for name, shape in condition_shapes(parts.model, image.shape, {}).items()}
+    params = model.init(network_key, image, jnp.ones((1,)), condition, train=False)["params"]
+    return {"params": {**params, **parts.text_params(text_key)}, **space.variables()}
+
+
+def _loss(parts: TextParts, space: LatentSpace, model: ConditionUNet) -> LossFn:
+    """Of batches with images, or latents, and tokens."""
+    of = dataclasses.replace(parts.diffusion, condition_dropout=0.0)  # captions are left out before they are encoded
+    loss = diffusion_loss(model, of, make_process(of), conditioning=_CONTEXT, levels=None)
+
+    def of_captions(params, model_state, batch, *, key, step):
         text_key, loss_key = jax.random.split(key)
         null = jnp.asarray(parts.tokenizer().encode([""])[0])
         tokens = dropped_texts(batch["tokens"], null, probability=parts.diffusion.condition_dropout, key=text_key)
         context = parts.context({"params": params, **model_state}, tokens)
         return loss(params, model_state, {**batch, "context": context}, key=loss_key, step=step)
 
-    return of_tokens
+    return space.loss(of_captions)
+
+
+def _evaluation(
+    config: TextToImageConfig,
+    parts: TextParts,
+    space: LatentSpace,
+    model: ConditionUNet,
+    data: CaptionedData,
+    generator: TextGenerator,
+) -> EvaluatorFactory:
+    """The error on held-out images, samples of their captions, and distances to real images."""
+    if parts.task != "text":
+        return functools.partial(_refuse, parts)
+    error = held_out_error(model, parts.diffusion, make_process(parts.diffusion), conditioning=_CONTEXT)
+
+    def held_out(values: Any, batch: Any, *, key: jax.Array) -> Any:
+        batch = space.encoded(values, batch, key=key)
+        return error(values, {**batch, "context": parts.context(values, batch["tokens"])}, key=key)
+
+    averaged = functools.partial(averaged_variables, with_state=True)
+    return combine(
+        held_out_loss(
+            held_out,
+            data,
+            {"mse": (averaged, f"EMA {config.ema}")},
+            batch_size=config.evaluation_batch,
+            limit=config.held_out,
+            description=f"mean squared error of the {parts.diffusion.prediction} target",
+        ),
+        sample_grid_evaluator(generator, config.data, count=config.samples),
+        generation_metrics(generator, config.metrics, data=data, images=config.data),
+    )
 
 
 def _generator(
@@ -264,24 +282,13 @@ def _mean(space: LatentSpace, values: Any, image: Float[Array, "b h w c"]) -> Fl
 
 def _refused(data: CaptionedData, parts: TextParts) -> CaptionedData:
     """Data on which nothing is trained."""
-
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise UserError(_reason(parts))
-
+    refuse = functools.partial(_refuse, parts)
     return dataclasses.replace(data, train_batches=refuse, source=refuse, test_batches=refuse)
 
 
-def _not_evaluated(parts: TextParts) -> EvaluatorFactory:
-    def refuse(compiler: Any) -> Any:
-        del compiler
-        raise UserError(_reason(parts))
-
-    return refuse
-
-
-def _reason(parts: TextParts) -> str:
+def _refuse(parts: TextParts, *_: Any, **__: Any) -> Any:
     kind = {"edit": "edits images by instructions", "inpaint": "inpaints images"}[parts.task]
-    return (
+    raise UserError(
         f"the network of this pipeline {kind}, and captioned data has no images before and after: sample from it with "
         "--prompts and --images"
     )
