@@ -31,6 +31,7 @@ from vision.recipes.restoration import restoration
 from vision.recipes.restoration_adversarial import adversarial_restoration
 from vision.recipes.segmentation import segmentation
 from vision.recipes.supervised import supervised
+from vision.recipes.text_pipeline import text_pipeline
 from vision.recipes.vae import vae
 from vision.train.records import read_metrics
 from vision.train.state import attach_frozen, detach_frozen
@@ -55,7 +56,7 @@ RECIPES = (
     *("finetune",),
     *("gan_cifar", "gan_mnist", "hvae_cifar", "instances_folder", "latent_diffusion"),
     *("meanflow_cifar", "panoptic_shapes"),
-    *("segment_folder", "speedrun_cifar", "srgan", "superres", "vae_mnist", "yolo_coco"),
+    *("segment_folder", "speedrun_cifar", "srgan", "superres", "text_pipeline", "vae_mnist", "yolo_coco"),
 )
 
 
@@ -151,7 +152,7 @@ def test_build_is_short(name):
     "recipe",
     [
         *(diffusion, classification, detection, instances, panoptic, segmentation),
-        *(adversarial, vae, autoencoder, supervised, clip, restoration, adversarial_restoration),
+        *(adversarial, vae, autoencoder, supervised, clip, restoration, adversarial_restoration, text_pipeline),
     ],
     ids=lambda f: f.__name__,
 )

@@ -19,12 +19,12 @@ def dot_product_attention(
     value: Float[Array, "b k heads v"],
     *,
     causal: bool = False,
-    mask: Bool[Array, "b k"] | None = None,
+    seen: Bool[Array, "b q k"] | None = None,
 ) -> Float[Array, "b q heads v"]:
     """For each query the mean of ``value``, weighted by the softmax of scaled products with ``key``, head by head.
 
-    With ``causal``, query i sees the keys up to i alone; with a ``mask``, the keys where it is True, of which each
-    sample needs one.
+    With ``causal``, query i sees the keys up to i alone; with ``seen``, those alone that it names, of which each query
+    has at least one.
 
     Products are accumulated and the softmax computed in float32 whatever the type of the arrays, which the result has.
     """
@@ -32,12 +32,16 @@ def dot_product_attention(
     scale = 1.0 / jnp.sqrt(query.shape[-1]).astype(jnp.float32)
     logits = jnp.einsum("bqnd,bknd->bnqk", query, key, preferred_element_type=jnp.float32) * scale
     if causal:
-        seen = jnp.tri(query.shape[1], key.shape[1], dtype=bool)
-        logits = jnp.where(seen, logits, -jnp.inf)
-    if mask is not None:
-        logits = jnp.where(mask[:, None, None, :], logits, -jnp.inf)
+        logits = jnp.where(jnp.tri(query.shape[1], key.shape[1], dtype=bool), logits, -jnp.inf)
+    if seen is not None:
+        logits = jnp.where(seen[:, None], logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
     return jnp.einsum("bnqk,bknd->bqnd", weights, value)
+
+
+def seen_by_all(mask: Bool[Array, "b k"] | None, queries: int) -> Bool[Array, "b {queries} k"] | None:
+    """A mask of keys as every one of ``queries`` queries sees it, for :func:`dot_product_attention`."""
+    return None if mask is None else jnp.broadcast_to(mask[:, None], (mask.shape[0], queries, mask.shape[1]))
 
 
 class SelfAttention2d(nn.Module):
@@ -92,7 +96,7 @@ class SelfAttention2d(nn.Module):
             seen.append(context_mask)
         mask = jnp.concatenate(seen, axis=1) if context_mask is not None else None
         key, value = (jnp.concatenate(each, axis=1) if len(each) > 1 else each[0] for each in (keys, values))
-        mixed = dot_product_attention(query, key, value, mask=mask)
+        mixed = dot_product_attention(query, key, value, seen=seen_by_all(mask, query.shape[1]))
         mixed = rearrange(mixed, "b (h w) n d -> b h w (n d)", h=height, w=width)
         mixed = features + project("out", self.out_init)(mixed)
         return mixed if self.scale == 1.0 else mixed * self.scale

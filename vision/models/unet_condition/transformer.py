@@ -14,7 +14,7 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
 from vision.errors import UserError
-from vision.nn.attention import dot_product_attention
+from vision.nn.attention import dot_product_attention, seen_by_all
 from vision.nn.dense import Dense
 from vision.nn.norms import GroupNorm
 from vision.nn.transformer import gelu
@@ -44,7 +44,8 @@ class CrossAttention(nn.Module):
         query = split(project(use_bias=False, kernel_init=self.kernel_init, name="query")(tokens))
         key = split(project(use_bias=False, kernel_init=self.kernel_init, name="key")(others))
         value = split(project(use_bias=False, kernel_init=self.kernel_init, name="value")(others))
-        mixed = rearrange(dot_product_attention(query, key, value, mask=mask), "b n h d -> b n (h d)")
+        seen = seen_by_all(mask, tokens.shape[1])
+        mixed = rearrange(dot_product_attention(query, key, value, seen=seen), "b n h d -> b n (h d)")
         return project(kernel_init=self.out_init, name="out")(mixed)
 
 

@@ -47,7 +47,7 @@ class PipelineConfig:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TextParts:
+class PipelineParts:
     """The parts, of one kind whatever they are from."""
 
     pipeline: PublishedPipeline | None
@@ -79,7 +79,7 @@ class TextParts:
         return made["tokens"]
 
 
-def text_parts(
+def pipeline_parts(
     *,
     pipeline: PipelineConfig,
     model: ConditionUNetConfig,
@@ -88,7 +88,7 @@ def text_parts(
     diffusion: DiffusionConfig,
     data: CaptionedConfig,
     defaults: tuple[ConditionUNetConfig, DiffusionConfig],
-) -> TextParts:
+) -> PipelineParts:
     """The parts of a recipe.
 
     Args:
@@ -121,7 +121,7 @@ def text_parts(
         _fitting(tokenizer, found.text.config, str(found.folder))
         return tokenizer.definition
 
-    return TextParts(
+    return PipelineParts(
         pipeline=found,
         model=dataclasses.replace(found.network, **{name: getattr(model, name) for name in _OF_TRAINING}),
         first_stage=dataclasses.replace(first_stage, path=found.part(AUTOENCODER), scale="published"),
@@ -144,7 +144,7 @@ def _from_the_start(
     first_stage: FirstStageConfig,
     diffusion: DiffusionConfig,
     data: CaptionedConfig,
-) -> TextParts:
+) -> PipelineParts:
     if model.condition_channels or model.embedding != "none":
         raise UserError("images are generated from captions alone: leave model.condition_channels and embedding out")
     if text.end != END:
@@ -157,7 +157,7 @@ def _from_the_start(
     trained: Callable[[], str] = lambda: (
         trained_tokenizer(training_texts(open_captioned(data, "train")), kind="bytes", **sizes).definition
     )
-    return TextParts(
+    return PipelineParts(
         pipeline=None,
         model=model,
         first_stage=first_stage,

@@ -36,11 +36,11 @@ from vision.recipes.first_stage import NAME as FIRST_STAGE
 from vision.recipes.first_stage import SHAPES
 from vision.recipes.generative import averaged_variables
 from vision.recipes.latents import STATE, FirstStageConfig, LatentSpace, latent_space
+from vision.recipes.pipeline_parts import NAME, OPTION, PipelineConfig, PipelineParts, pipeline_parts
 from vision.recipes.run_config import RunConfig
-from vision.recipes.text_parts import NAME, OPTION, PipelineConfig, TextParts, text_parts
 from vision.tasks.diffusion import DiffusionConfig, diffusion_loss, held_out_error, make_process
 from vision.tasks.sampling import SamplingConfig, check, describe
-from vision.tasks.text_to_image import dropped_texts, text_sampler
+from vision.tasks.text_sampling import dropped_texts, text_sampler
 from vision.train.experiment import EvaluatorFactory, Experiment
 from vision.train.optimizer import OptimizerConfig, make_optimizer
 from vision.train.step import accumulate, gradient
@@ -51,7 +51,7 @@ _MODEL, _DIFFUSION = ConditionUNetConfig(), DiffusionConfig(schedule="scaled_lin
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextToImageConfig(RunConfig):
+class TextPipelineConfig(RunConfig):
     """Images from captions."""
 
     pipeline: PipelineConfig = PipelineConfig()
@@ -85,9 +85,9 @@ class TextToImageConfig(RunConfig):
 EVALUATION_ONLY = ("sampling.", "negative_prompt", "image_guidance", "samples", "metrics.", "held_out")
 
 
-def parts_of(config: TextToImageConfig) -> TextParts:
-    """The parts of a recipe; raises ``UserError`` as :func:`text_to_image`."""
-    return text_parts(
+def parts_of(config: TextPipelineConfig) -> PipelineParts:
+    """The parts of a recipe; raises ``UserError`` as :func:`text_pipeline`."""
+    return pipeline_parts(
         pipeline=config.pipeline,
         model=config.model,
         text=config.text,
@@ -98,13 +98,13 @@ def parts_of(config: TextToImageConfig) -> TextParts:
     )
 
 
-def data_of(config: TextToImageConfig, parts: TextParts) -> CaptionedData:
+def data_of(config: TextPipelineConfig, parts: PipelineParts) -> CaptionedData:
     """Captioned images; of networks that edit or inpaint such whose batches are refused."""
     data = captioned_data(config.data, tokenizer=parts.tokenizer, length=parts.text.config.length)
     return data if parts.task == "text" else _refused(data, parts)
 
 
-def space_of(parts: TextParts, data: CaptionedData) -> LatentSpace:
+def space_of(parts: PipelineParts, data: CaptionedData) -> LatentSpace:
     """The latents of images; raises ``UserError`` where the network cannot have them."""
     space, network = latent_space(data, parts.first_stage, option="first_stage", flip=False), parts.model
     if any(side % network.factor for side in space.shape[:2]) or space.shape[2] != network.channels:
@@ -115,7 +115,7 @@ def space_of(parts: TextParts, data: CaptionedData) -> LatentSpace:
     return space
 
 
-def text_to_image(config: TextToImageConfig) -> Experiment:
+def text_pipeline(config: TextPipelineConfig) -> Experiment:
     """The experiment.
 
     Raises ``UserError`` for settings that contradict each other, or a pipeline that cannot be read.
@@ -157,7 +157,7 @@ def _written(pipeline: PublishedPipeline, state: TrainState, folder: Path) -> No
     write_pipeline(folder, pipeline, {"params": state.ema["ema"]})
 
 
-def _variables(parts: TextParts, space: LatentSpace, model: ConditionUNet, key: Key[Array, ""]) -> dict[str, Any]:
+def _variables(parts: PipelineParts, space: LatentSpace, model: ConditionUNet, key: Key[Array, ""]) -> dict[str, Any]:
     """Initial ones."""
     network_key, text_key = jax.random.split(key)
     image = jnp.zeros((1, *space.shape))
@@ -166,7 +166,7 @@ def _variables(parts: TextParts, space: LatentSpace, model: ConditionUNet, key: 
     return {"params": {**params, **parts.text_params(text_key)}, **space.variables()}
 
 
-def _loss(parts: TextParts, space: LatentSpace, model: ConditionUNet) -> LossFn:
+def _loss(parts: PipelineParts, space: LatentSpace, model: ConditionUNet) -> LossFn:
     """Of batches with images, or latents, and tokens."""
     of = dataclasses.replace(parts.diffusion, condition_dropout=0.0)  # captions are left out before they are encoded
     loss = diffusion_loss(model, of, make_process(of), conditioning=_CONTEXT, levels=None)
@@ -182,8 +182,8 @@ def _loss(parts: TextParts, space: LatentSpace, model: ConditionUNet) -> LossFn:
 
 
 def _evaluation(
-    config: TextToImageConfig,
-    parts: TextParts,
+    config: TextPipelineConfig,
+    parts: PipelineParts,
     space: LatentSpace,
     model: ConditionUNet,
     data: CaptionedData,
@@ -214,7 +214,7 @@ def _evaluation(
 
 
 def _generator(
-    config: TextToImageConfig, parts: TextParts, space: LatentSpace, model: ConditionUNet, data: CaptionedData
+    config: TextPipelineConfig, parts: PipelineParts, space: LatentSpace, model: ConditionUNet, data: CaptionedData
 ) -> TextGenerator:
     sampled = text_sampler(
         model,
@@ -248,7 +248,7 @@ def _generator(
 
 
 def conditions(
-    values: Any, given: Mapping[str, Array], parts: TextParts, space: LatentSpace
+    values: Any, given: Mapping[str, Array], parts: PipelineParts, space: LatentSpace
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Conditions of the network, and those that stand for "none".
 
@@ -280,13 +280,13 @@ def _mean(space: LatentSpace, values: Any, image: Float[Array, "b h w c"]) -> Fl
     return space.stage.encode(values["frozen"][FIRST_STAGE], image)[..., : space.shape[-1]]
 
 
-def _refused(data: CaptionedData, parts: TextParts) -> CaptionedData:
+def _refused(data: CaptionedData, parts: PipelineParts) -> CaptionedData:
     """Data on which nothing is trained."""
     refuse = functools.partial(_refuse, parts)
     return dataclasses.replace(data, train_batches=refuse, source=refuse, test_batches=refuse)
 
 
-def _refuse(parts: TextParts, *_: Any, **__: Any) -> Any:
+def _refuse(parts: PipelineParts, *_: Any, **__: Any) -> Any:
     kind = {"edit": "edits images by instructions", "inpaint": "inpaints images"}[parts.task]
     raise UserError(
         f"the network of this pipeline {kind}, and captioned data has no images before and after: sample from it with "

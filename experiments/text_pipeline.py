@@ -6,11 +6,11 @@ encoder are trained from the start, as in section 4.3.1 of the paper, on the lat
 has 1.45 billion parameters and was trained on LAION-400M. Neither has been run at that scale here, since no published
 weights are part of this project.
 
-    python -m experiments.text_to_image --quick                           the shapes world and its captions
-    python -m experiments.text_to_image --pipeline.path stable-diffusion-v1-5 --data.name folder --data.dir my_images
-    python -m vision sample text_to_image --pipeline.path stable-diffusion-v1-5 --prompts "a red star" --count 4
+    python -m experiments.text_pipeline --quick                           the shapes world and its captions
+    python -m experiments.text_pipeline --pipeline.path stable-diffusion-v1-5 --data.name folder --data.dir my_images
+    python -m vision sample text_pipeline --pipeline.path stable-diffusion-v1-5 --prompts "a red star" --count 4
     python -m vision sample RUN --prompts "a red star" "a blue circle" --sampling.guidance 5 --negative-prompt "blurred"
-    python -m vision sample text_to_image --pipeline.path instruct-pix2pix --prompts "make it night" --images photo.jpg
+    python -m vision sample text_pipeline --pipeline.path instruct-pix2pix --prompts "make it night" --images photo.jpg
     python -m vision export RUN my-stable-diffusion                      a pipeline for diffusers
 """
 
@@ -27,7 +27,7 @@ from vision.models.unet_condition.unet import ConditionUNetConfig
 from vision.recipes.first_stage import SHAPES
 from vision.recipes.latents import FirstStageConfig
 from vision.recipes.quick_data import GENERATION, tiny, tiny_data
-from vision.recipes.text_to_image import TextToImageConfig, text_to_image
+from vision.recipes.text_pipeline import TextPipelineConfig, text_pipeline
 from vision.tasks.diffusion import DiffusionConfig
 from vision.tasks.sampling import SamplingConfig
 from vision.train.experiment import Experiment, Intervals
@@ -37,7 +37,7 @@ ABOUT = About(task="diffusion", paper="Rombach et al. 2022, arXiv:2112.10752", q
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TextToImageConfig):
+class Config(TextPipelineConfig):
     """Fine-tuning of Stable Diffusion."""
 
     intervals: Intervals = Intervals(log=1_000, evaluate=10_000, save=10_000)
@@ -95,8 +95,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 def build(config: Config) -> Experiment:
     """The recipe of text-to-image models in latents."""
-    return text_to_image(config)
+    return text_pipeline(config)
 
 
 if __name__ == "__main__":
-    sys.exit(main("text_to_image", config=Config(), quick=QUICK, build=build, description=__doc__ or ""))
+    sys.exit(main("text_pipeline", config=Config(), quick=QUICK, build=build, description=__doc__ or ""))
