@@ -135,7 +135,7 @@ def test_retrieval_against_brute_force():
     texts = sorted({text for of in captions for text in of})
     vectors = np.asarray(ENCODER.text({}, jnp.asarray(tokenizer().encode(texts))))
     for depth in (1, 5, 10):
-        hits = {"image_to_text": [], "text_pipeline": []}
+        hits = {"image_to_text": [], "text_to_image": []}
         for index, of in enumerate(captions):
             similar = np.round(vectors @ images[index], 5)
             own = [texts.index(text) for text in of]
@@ -145,7 +145,7 @@ def test_retrieval_against_brute_force():
             similar = np.round(images @ vectors[number], 5)
             own = [index for index, of in enumerate(captions) if text in of]
             best = similar[own].max()
-            hits["text_pipeline"].append(sum(similar[k] >= best for k in range(20) if k not in own) < depth)
+            hits["text_to_image"].append(sum(similar[k] >= best for k in range(20) if k not in own) < depth)
         for way, of in hits.items():
             assert scalars[f"{way}_r{depth}"] == pytest.approx(np.mean(of), abs=0.06), (way, depth)
 

@@ -210,7 +210,7 @@ def _retrieval(
     of = f"{len(images):,} images and {len(texts):,} texts, {which}, {words}"
     ways = (
         ("image_to_text", "images whose own caption, or one of them, is", ranks(images, texts, compared.own)),
-        ("text_pipeline", "captions whose image, or one of them, is", ranks(texts, images, compared.shown)),
+        ("text_to_image", "captions whose image, or one of them, is", ranks(texts, images, compared.shown)),
     )
     for way, what, found in ways:
         for depth in DEPTHS:
