@@ -3,7 +3,10 @@
 The golden arrays, pipelines.npz, are made by make_pipelines_golden.py with PyTorch.
 """
 
+import dataclasses
 import functools
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +26,8 @@ from vision.models.unet_condition.text_projection import TextProjection
 from vision.models.unet_condition.unet import ConditionUNet
 from vision.ops.pixels import to_uint8
 from vision.ops.resize import resize
-from vision.pretrained.clip_text import read_clip_text
+from vision.pretrained.clip_text import read_clip_text, write_clip_text
+from vision.pretrained.diffusers_folder import read_folder, write_folder
 from vision.pretrained.pipeline import describe_pipeline
 from vision.pretrained.text_projection import read_text_projection
 from vision.pretrained.unet2d import read_unet2d
@@ -205,3 +209,84 @@ def test_the_path_of_karlo(tmp_path, monkeypatch):
     estimate = denoiser(super_resolution, process, "epsilon")
     made = walk("super", 4, "posterior", (2, 3, 16, 16), lambda x, time: estimate(x, time, {}))
     np.testing.assert_allclose(made, GOLDEN["karlo_large"], atol=1e-4)
+
+
+def test_folders_that_lack_something(tmp_path):
+    """One sentence each."""
+    whole = written(tmp_path / "whole", "text")
+
+    def refuses(change, message):
+        folder = shutil.copytree(whole, tmp_path / "changed")
+        change(folder)
+        with pytest.raises(UserError, match=message) as refused:
+            describe_pipeline(folder)
+        assert "\n" not in str(refused.value)
+        shutil.rmtree(folder)
+
+    def entries(name, **changed):
+        def change(folder):
+            file = folder / name
+            file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+
+        return change
+
+    def text(name, content):
+        return lambda folder: (folder / name).write_text(content)
+
+    index = "model_index.json"
+    refuses(lambda folder: (folder / index).unlink(), "there is no .*model_index.json, which says of what a pipeline")
+    refuses(text(index, "{"), "model_index.json is damaged")
+    refuses(text(index, "[" * 100_000), "model_index.json is damaged")
+    refuses(text(index, "[]"), "holds no table of entries")
+    refuses(text(index, " " * (1 << 20) + "{}"), "has more than 1,048,576 bytes")
+    refuses(
+        entries(index, _class_name="StableDiffusionXLPipeline"), "is of 'StableDiffusionXLPipeline', and only Stable"
+    )
+    refuses(entries(index, _class_name=["x"]), "is of .*, and only StableDiffusionPipeline")
+    refuses(entries(index, unet=["diffusers", "Transformer2DModel"]), "has a unet of 'Transformer2DModel', and only")
+    refuses(entries(index, vae="x"), "names no class of the part vae")
+    refuses(
+        entries(index, text_encoder_2=["transformers", "CLIPTextModel"]), "has the part text_encoder_2, which is not"
+    )
+    refuses(entries(index, **{"../x": ["a", "b"]}), "names the part '../x', which is no name")
+    for part in ("unet", "vae", "text_encoder", "tokenizer"):
+        refuses(
+            lambda folder, part=part: shutil.rmtree(folder / part), f"has no folder {part}, which its model_index.json"
+        )
+    refuses(lambda folder: shutil.rmtree(folder / "scheduler"), "which says what the network was trained for: fetch it")
+    refuses(entries("scheduler/scheduler_config.json", _class_name="ScoreSdeVpScheduler"), "process is not known here")
+    refuses(entries("unet/config.json", in_channels=5), "takes 5 channels and gives 4, where a StableDiffusionPipeline")
+    refuses(
+        entries("unet/config.json", cross_attention_dim=24), "is for texts of 24 channels and the text encoder makes 32"
+    )
+    refuses(entries("unet/config.json", num_class_embeds=3), "needs a further condition or predicts a variance")
+    refuses(entries("unet/config.json", addition_embed_type="text_time"), "has addition_embed_type 'text_time'")
+    refuses(
+        entries("text_encoder/config.json", architectures=["BertModel"]), "is of 'BertModel', and a CLIPTextModel or"
+    )
+    refuses(entries("text_encoder/config.json", hidden_act="relu"), "has hidden_act 'relu', and only")
+    refuses(
+        entries("vae/config.json", latent_channels=3),
+        "where a StableDiffusionPipeline with latents of 3 channels has 3",
+    )
+
+
+def test_text_encoders_there_and_back(tmp_path):
+    """With and without a projection, and under the names without a prefix that newer versions have in memory."""
+    folder = written(tmp_path / "karlo", "karlo")
+    projected = read_clip_text(folder / "text_encoder")
+    plain = read_clip_text(written(tmp_path / "text", "text") / "text_encoder")
+    assert (projected.embedding, plain.embedding) == (32, 0)
+    for name, text in (("projected", projected), ("plain", plain)):
+        write_clip_text(tmp_path / name, text)
+        again = read_clip_text(tmp_path / name)
+        assert dataclasses.replace(again, variables=None) == dataclasses.replace(text, variables=None)
+        jax.tree.map(np.testing.assert_array_equal, again.variables, text.variables)
+    config, tensors = read_folder(tmp_path / "plain")
+    bare = {name.removeprefix("text_model."): array for name, array in tensors.items()}
+    write_folder(tmp_path / "bare", {"config.json": config}, bare)
+    jax.tree.map(np.testing.assert_array_equal, read_clip_text(tmp_path / "bare").variables, plain.variables)
+    missing = {name: array for name, array in tensors.items() if "layers.1.self_attn.q_proj" not in name}
+    write_folder(tmp_path / "missing", {"config.json": config}, missing)
+    with pytest.raises(UserError, match=r"queries, keys and values of .* are missing or of different shapes"):
+        read_clip_text(tmp_path / "missing")

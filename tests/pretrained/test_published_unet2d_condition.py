@@ -3,6 +3,7 @@
 The golden arrays, condition_unets.npz, are made by make_condition_unets_golden.py with PyTorch.
 """
 
+import dataclasses
 import json
 
 import jax
@@ -10,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from condition_unets import GOLDEN, arrays_of, config_of, shapes_of, values
-from diffusers_folders import written
+from diffusers_folders import sharded, written
 
 from vision.errors import UserError
 from vision.models.unet import UNet
 from vision.models.unet_condition.text_projection import TextProjection
 from vision.models.unet_condition.transformer import SpatialTransformer
 from vision.models.unet_condition.unet import STABLE_DIFFUSION_2, ConditionUNet, ConditionUNetConfig
-from vision.pretrained.diffusers_folder import read_folder
+from vision.pretrained.diffusers_folder import NAMES, read_folder
 from vision.pretrained.rules import Rule, from_published, to_published
 from vision.pretrained.text_projection import RULES, read_text_projection, text_projection_shapes, write_text_projection
 from vision.pretrained.unet2d import unet2d_rules
@@ -150,3 +151,105 @@ def test_karlos_super_resolution():
     empty = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
     rules = unet2d_rules(config)
     assert {each: array.shape for each, array in to_published(empty, rules=rules).items()} == wanted
+
+
+REFUSED = {
+    "an unknown entry": ({"dual": True}, "has the entry 'dual', which is not known here"),
+    "another network": ({"_class_name": "UNet2DModel"}, "is of 'UNet2DModel', and the weights of a UNet2DCondition"),
+    "blocks": ({"down_block_types": ["KDownBlock2D"] * 2}, "has down_block_types .*'KDownBlock2D' is not supported"),
+    "mixed blocks": (
+        {"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"},
+        "'CrossAttnDownBlock2D' is not supported with UNetMidBlock2DSimpleCrossAttn",
+    ),
+    "no middle": ({"mid_block_type": "UNetMidBlock2D"}, "has mid_block_type 'UNetMidBlock2D', and only"),
+    "too few blocks": ({"up_block_types": ["UpBlock2D"]}, "has up_block_types .* not as many as block_out_channels"),
+    "attention elsewhere": (
+        {"up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"]},
+        "has up_block_types .*not at the levels of down_block_types",
+    ),
+    "layers": ({"layers_per_block": [1, 2, 3]}, r"has layers_per_block \[1, 2, 3\], which are not as many"),
+    "contexts": ({"cross_attention_dim": [12, 16]}, "has cross_attention_dim .* only one number for all blocks"),
+    "groups": ({"norm_num_groups": 5}, "has norm_num_groups 5, which does not divide"),
+    "heads": ({"attention_head_dim": 3}, "has attention_head_dim 3, which does not divide"),
+    "channels": ({"out_channels": 5}, "has out_channels 5, which are neither fewer than in_channels 4 nor twice"),
+    "SDXL": ({"addition_embed_type": "text_time"}, "has addition_embed_type 'text_time', and only null"),
+    "Kandinsky": ({"encoder_hid_dim_type": "image_proj"}, "has encoder_hid_dim_type 'image_proj', and only null"),
+    "concatenated": ({"class_embeddings_concat": True}, "has class_embeddings_concat true, and only false"),
+    "class embeddings": ({"class_embed_type": "learned"}, "has class_embed_type 'learned'"),
+    "no size": ({"class_embed_type": "projection"}, "has projection_class_embeddings_input_dim null, which class_emb"),
+    "kernels": ({"conv_in_kernel": 1}, "has conv_in_kernel 1, and only 3"),
+    "gates": ({"attention_type": "gated"}, "has attention_type 'gated', and only 'default'"),
+    "two contexts": ({"dual_cross_attention": True}, "has dual_cross_attention true, and only false"),
+    "activation": ({"act_fn": "mish"}, "has act_fn 'mish', and only 'silu'"),
+    "times": ({"time_embedding_type": "fourier"}, "has time_embedding_type 'fourier', and only 'positional'"),
+    "a word": ({"norm_eps": "small"}, "has norm_eps 'small', which is no number between"),
+    "shift": ({"freq_shift": 2}, "has freq_shift 2, and only 0 to 1"),
+    "dropout": ({"dropout": 1.5}, "has dropout 1.5"),
+    "depth": ({"transformer_layers_per_block": 0}, "has transformer_layers_per_block 0, which is no whole number"),
+    "a wide width": ({"block_out_channels": [16, 10**9]}, "has block_out_channels"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_entries_that_are_refused(case):
+    changed, message = REFUSED[case]
+    with pytest.raises(UserError, match=message) as refused:
+        unet2d_condition_config({**config_of("sd1"), **changed}, origin="x/config.json")
+    assert "x/config.json" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_entries_of_karlo_that_are_refused():
+    for changed, message in (
+        ({"attention_head_dim": [8, 16]}, "has attention_head_dim .* only one number is supported with such blocks"),
+        ({"norm_eps": 1e-6}, "has norm_eps 1e-06, and only 1e-05 is supported with such blocks"),
+    ):
+        with pytest.raises(UserError, match=message):
+            unet2d_condition_config({**config_of("karlo"), **changed})
+
+
+def test_networks_that_cannot_be_written():
+    joint = ConditionUNetConfig(
+        widths=(16, 32), blocks=(1, 1), layers=(1, 1), heads=(2, 4), attention="joint", resampling="residual", groups=4
+    )
+    joint = dataclasses.replace(joint, attending=(0,))
+    assert unet2d_condition_config(unet2d_condition_values(joint)) == joint
+    for changed, name in (({"heads": (2, 2)}, "heads"), ({"resampling": "strided"}, "resampling")):
+        with pytest.raises(UserError, match=f"no network with model.{name} "):
+            unet2d_condition_values(dataclasses.replace(joint, **changed))
+
+
+def test_hostile_folders(tmp_path):
+    config, tensors = config_of("sd1"), arrays_of("sd1")
+
+    def refuses(folder, message):
+        with pytest.raises(UserError, match=message) as refused:
+            read_unet2d_condition(folder)
+        assert "\n" not in str(refused.value)
+
+    refuses(tmp_path / "nowhere", "there is no .*config.json")
+    folder = written(tmp_path / "no weights", config, tensors)
+    (folder / NAMES[0]).unlink()
+    refuses(folder, "has no weights: put diffusion_pytorch_model.safetensors next to")
+    folder = sharded(tmp_path / "shards", config, tensors)
+    assert read_unet2d_condition(folder)[0].heads == (2, 2)
+    (folder / "diffusion_pytorch_model-00002-of-00002.safetensors").unlink()
+    refuses(folder, "needs files that are not in its folder")
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    misfit = {**tensors, name: tensors[name][:, :5]}
+    refuses(written(tmp_path / "misfit", config, misfit), f"arrays that do not fit: {name} of shape")
+    less = {each: array for each, array in tensors.items() if each != "conv_in.bias"}
+    refuses(written(tmp_path / "less", config, less), "variables that nothing sets: params/stem/bias")
+    more = {**tensors, "add_embedding.linear_1.weight": tensors["conv_in.weight"]}
+    refuses(written(tmp_path / "more", config, more), "arrays that belong nowhere here: add_embedding.linear_1.weight")
+    deep = {**config, "layers_per_block": 999}
+    refuses(written(tmp_path / "deep", deep, tensors), "a network of 4,000 residual blocks, and its weights have 8:")
+    deep = {**config, "transformer_layers_per_block": 999}
+    refuses(
+        written(tmp_path / "layers", deep, tensors), "a network of 3,996 transformer blocks, and its weights have 4:"
+    )
+    # linear layers where config.json says convolutions
+    flat = {
+        each: array[..., 0, 0] if ".proj_" in each and array.ndim == 4 else array for each, array in tensors.items()
+    }
+    refuses(written(tmp_path / "flat", config, flat), "arrays that do not fit: .*proj_in.weight of shape")

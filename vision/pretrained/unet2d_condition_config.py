@@ -259,6 +259,4 @@ def _time_width(entries: Entries, width: int) -> int:
 
 def _expressible(field: str, possible: bool, config: ConditionUNetConfig) -> None:
     if not possible:
-        raise UserError(
-            f"diffusers' {CLASS} has no network with this model.{field}, {getattr(config, field)}: change it"
-        )
+        raise UserError(f"diffusers' {CLASS} has no network with model.{field} {getattr(config, field)}: change it")
