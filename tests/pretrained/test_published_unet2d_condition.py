@@ -124,7 +124,7 @@ def test_the_text_projection_of_karlo(tmp_path):
         ("stable-diffusion-2-1", 865_910_724, STABLE_DIFFUSION_2),
         ("instruct-pix2pix", 859_532_484, ConditionUNetConfig(condition_channels=4)),
         ("stable-diffusion-inpainting", 859_535_364, ConditionUNetConfig(condition_channels=5)),
-        ("karlo-decoder", None, None),
+        ("karlo-decoder", 885_439_686, None),
     ],
 )
 def test_published_networks(name, count, preset):
@@ -134,7 +134,7 @@ def test_published_networks(name, count, preset):
     shapes = unet2d_condition_shapes(config)
     found = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert found == sum(np.prod(shape, dtype=np.int64) for shape in wanted.values())
-    assert count in (None, found)
+    assert found == count
     assert preset in (None, config)
     empty = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
     rules = unet2d_condition_rules(config, linear=stated.get("use_linear_projection", False))
@@ -148,6 +148,7 @@ def test_karlos_super_resolution():
     config = unet2d_config(stated)
     image, time = jnp.zeros((1, 8, 8, 6)), jnp.zeros(1)
     shapes = jax.eval_shape(lambda: UNet(config).init(jax.random.key(0), image, time, {}, train=False))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 691_579_523
     empty = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
     rules = unet2d_rules(config)
     assert {each: array.shape for each, array in to_published(empty, rules=rules).items()} == wanted
