@@ -132,6 +132,11 @@ def test_a_pipeline_that_has_moved(verb, run, pipeline, tmp_path):
     [
         ({"model.groups": 16}, "model.groups is the pipeline's own, 4: leave it out"),
         ({"diffusion.prediction": "v"}, "diffusion.prediction is the pipeline's own, epsilon: leave it out"),
+        ({"text.width": 16}, "text encoder and first stage are the pipeline's own: leave --text and"),
+        ({"sampling.threshold": "static"}, "latents are not confined"),
+        ({"sampling.guide": Path("x"), "sampling.guidance": 1.0}, "sampling.guide is for networks without texts"),
+        ({"diffusion.variance": "learned"}, "set diffusion.variance fixed"),
+        ({"pipeline.path": None, "diffusion.variance": "learned"}, "set --model.out-channels 8"),
         ({"data.resolution": 18}, "latents of 9x9x4 do not fit a network of 4 channels whose sides are multiples of 2"),
         ({"first_stage.latents": Path("x")}, "are encoded in every step: leave first_stage.latents out"),
         ({"pipeline.path": None, "model.context": 32}, "texts have 768 channels: set --model.context 768"),

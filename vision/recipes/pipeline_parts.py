@@ -24,6 +24,7 @@ from vision.models.clip.text import TextConfig, TextTransformer
 from vision.models.unet_condition.unet import ConditionUNetConfig
 from vision.pretrained.clip_text import read_clip_text
 from vision.pretrained.pipeline import AUTOENCODER, TEXT, TOKENIZER, PublishedPipeline, Task, describe_pipeline
+from vision.recipes.first_stage import SHAPES
 from vision.recipes.latents import FirstStageConfig
 from vision.tasks.diffusion import DiffusionConfig
 from vision.train.experiment import FrozenPart
@@ -87,7 +88,7 @@ def pipeline_parts(
     first_stage: FirstStageConfig,
     diffusion: DiffusionConfig,
     data: CaptionedConfig,
-    defaults: tuple[ConditionUNetConfig, DiffusionConfig],
+    defaults: tuple[ConditionUNetConfig, TextConfig, DiffusionConfig],
 ) -> PipelineParts:
     """The parts of a recipe.
 
@@ -95,10 +96,10 @@ def pipeline_parts(
       pipeline: where a published one is.
       model: the network without one; with one, what training needs of it.
       text: the text encoder without one.
-      first_stage: without one; with one, how latents are measured is ignored.
+      first_stage: without one.
       diffusion: the process and the loss.
       data: the captions that a tokenizer is trained on.
-      defaults: the experiment's network and process, by which it is seen what was chosen.
+      defaults: the experiment's network, text encoder and process, by which it is seen what was chosen.
 
     Raises ``UserError`` for a pipeline that cannot be read, or options that are of the pipeline and differ from it.
     """
@@ -109,7 +110,9 @@ def pipeline_parts(
     found = describe_pipeline(pipeline.path)
     stated = {name: getattr(found.process, name) for name in _OF_PROCESS}
     _own_alone("model", model, defaults[0], dataclasses.asdict(found.network), ignored=_OF_TRAINING)
-    _own_alone("diffusion", diffusion, defaults[1], stated)
+    _own_alone("diffusion", diffusion, defaults[2], stated)
+    if text != defaults[1] or first_stage != FirstStageConfig(path=SHAPES):
+        raise UserError("text encoder and first stage are the pipeline's own: leave --text and --first-stage out")
     folder = found.part(TEXT)
     frozen = FrozenPart(
         option=OPTION, path=folder, shapes=found.text.shapes, load=lambda: read_clip_text(folder).variables

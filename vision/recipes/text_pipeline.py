@@ -39,7 +39,7 @@ from vision.recipes.latents import STATE, FirstStageConfig, LatentSpace, latent_
 from vision.recipes.pipeline_parts import NAME, OPTION, PipelineConfig, PipelineParts, pipeline_parts
 from vision.recipes.run_config import RunConfig
 from vision.tasks.diffusion import DiffusionConfig, diffusion_loss, held_out_error, make_process
-from vision.tasks.sampling import SamplingConfig, check, describe
+from vision.tasks.sampling import ALL_SIGMAS, SamplingConfig, check, describe
 from vision.tasks.text_sampling import dropped_texts, text_sampler
 from vision.train.experiment import EvaluatorFactory, Experiment
 from vision.train.optimizer import OptimizerConfig, make_optimizer
@@ -47,6 +47,7 @@ from vision.train.step import accumulate, gradient
 from vision.types import LossFn, TrainState
 
 _CONTEXT = Conditioning({"context": 0.0})
+_TEXT = TextConfig(vocabulary=4_096, length=32, end=END, width=768, depth=6, heads=12)
 _MODEL, _DIFFUSION = ConditionUNetConfig(), DiffusionConfig(schedule="scaled_linear")
 
 
@@ -57,10 +58,10 @@ class TextPipelineConfig(RunConfig):
     pipeline: PipelineConfig = PipelineConfig()
     model: ConditionUNetConfig = _MODEL
     """The network; with a pipeline all but dropout, remat and dtype are its own."""
-    text: TextConfig = TextConfig(vocabulary=4_096, length=32, end=END, width=768, depth=6, heads=12)
-    """The text encoder; unused with a pipeline."""
+    text: TextConfig = _TEXT
+    """The text encoder of a run without a pipeline."""
     first_stage: FirstStageConfig = FirstStageConfig(path=SHAPES)
-    """The autoencoder; unused with a pipeline."""
+    """The autoencoder of a run without a pipeline."""
     data: CaptionedConfig = CaptionedConfig(name="folder", resolution=512)
     diffusion: DiffusionConfig = _DIFFUSION
     """The loss; with a pipeline the process is its own. ``condition_dropout`` is the share of captions left out."""
@@ -94,7 +95,7 @@ def parts_of(config: TextPipelineConfig) -> PipelineParts:
         first_stage=config.first_stage,
         diffusion=config.diffusion,
         data=config.data,
-        defaults=(_MODEL, _DIFFUSION),
+        defaults=(_MODEL, _TEXT, _DIFFUSION),
     )
 
 
@@ -121,7 +122,7 @@ def text_pipeline(config: TextPipelineConfig) -> Experiment:
     Raises ``UserError`` for settings that contradict each other, or a pipeline that cannot be read.
     """
     parts = parts_of(config)
-    check(parts.diffusion, config.sampling, conditioning=_CONTEXT, batch_size=config.batch_size // config.microbatches)
+    _check(config, parts)
     data = data_of(config, parts)
     space, model = space_of(parts, data), ConditionUNet(parts.model)
     generator = _generator(config, parts, space, model, data)
@@ -151,6 +152,25 @@ def text_pipeline(config: TextPipelineConfig) -> Experiment:
         sampling=text_sampling(generator, resolution=config.data.resolution, batch=config.evaluation_batch),
         write_pipeline=None if pipeline is None else functools.partial(_written, pipeline),
     )
+
+
+def _check(config: TextPipelineConfig, parts: PipelineParts) -> None:
+    """Raise ``UserError`` for settings of loss and sampling that contradict each other or the parts."""
+    sampling, model = config.sampling, parts.model
+    check(parts.diffusion, sampling, conditioning=_CONTEXT, batch_size=config.batch_size // config.microbatches)
+    if sampling.threshold != "none":
+        raise UserError("latents are not confined to [-1, 1] as images are: set --sampling.threshold none")
+    if sampling.guide is not None:
+        raise UserError("sampling.guide is for networks without texts: leave it out")
+    if parts.task == "edit" and (sampling.guidance_range != ALL_SIGMAS or sampling.guidance_rescale):
+        raise UserError(
+            "guidance by an instruction and an image has two scales and no interval: leave sampling.guidance_range and "
+            "sampling.guidance_rescale out"
+        )
+    outputs = 2 * model.channels if parts.diffusion.variance == "learned" else None
+    if model.out_channels != outputs:
+        wanted = f"--model.out-channels {outputs}" if outputs and parts.pipeline is None else "diffusion.variance fixed"
+        raise UserError(f"the outputs of the network are not those of diffusion.variance: set {wanted}")
 
 
 def _written(pipeline: PublishedPipeline, state: TrainState, folder: Path) -> None:
