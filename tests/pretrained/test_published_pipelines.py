@@ -15,27 +15,18 @@ import pytest
 from pipeline_folders import GOLDEN, NEGATIVE, PROMPTS, SIDE, values, written
 
 from vision.data.captions.data import CaptionedConfig
-from vision.diffusion.guidance import denoiser, guided, static_threshold
-from vision.diffusion.samplers.ddim import ancestral
-from vision.diffusion.samplers.plan import integrate
-from vision.diffusion.schedules import make_schedule
 from vision.errors import UserError
-from vision.models.clip.text import text_mask
-from vision.models.unet import UNet
-from vision.models.unet_condition.text_projection import TextProjection
 from vision.models.unet_condition.unet import ConditionUNet
 from vision.ops.pixels import to_uint8
-from vision.ops.resize import resize
 from vision.pretrained.clip_text import read_clip_text, write_clip_text
 from vision.pretrained.diffusers_folder import read_folder, write_folder
 from vision.pretrained.pipeline import describe_pipeline
-from vision.pretrained.text_projection import read_text_projection
-from vision.pretrained.unet2d import read_unet2d
 from vision.pretrained.unet2d_condition import read_unet2d_condition
+from vision.recipes.karlo import read_karlo
 from vision.recipes.pipeline_parts import PipelineConfig
 from vision.recipes.text_pipeline import TextPipelineConfig, conditions, data_of, parts_of, space_of, text_pipeline
 from vision.tasks.diffusion import make_process
-from vision.tasks.sampling import SamplingConfig, predictor
+from vision.tasks.sampling import SamplingConfig
 from vision.tasks.text_sampling import text_sampler
 from vision.train.compile import Compiler
 from vision.train.state import attach_frozen
@@ -162,53 +153,69 @@ def test_requests_that_lack_something(folder, one_device):
             experiment.evaluation(Compiler(one_device))
 
 
+def karlo_folder(folder):
+    """The parts of Karlo after its prior, with their schedulers."""
+    written(folder, "karlo")
+    for name in ("decoder_scheduler", "super_res_scheduler"):
+        (folder / name).mkdir()
+        entries = {"_class_name": "UnCLIPScheduler", "num_train_timesteps": 1000, "prediction_type": "epsilon"}
+        (folder / name / "scheduler_config.json").write_text(json.dumps(entries))
+    return folder
+
+
 def test_the_path_of_karlo(tmp_path, monkeypatch):
     """The decoder with a learned variance, then super-resolution whose last step has a network of its own."""
-    folder = written(tmp_path / "karlo", "karlo")
-    text = read_clip_text(folder / "text_encoder")
-    projection, of_projection = read_text_projection(folder / "text_proj")
-    decoder, of_decoder = read_unet2d_condition(folder / "decoder")
-    (first, of_first), (last, of_last) = (
-        read_unet2d(folder / f"super_res_{name}", side=16) for name in ("first", "last")
-    )
-    tokens = jnp.asarray(GOLDEN["tokens"])
-    encoded = text.module.apply(text.variables, tokens, train=False)
-    project = lambda image, rows: TextProjection(projection).apply(
-        of_projection, image, encoded["embedding"][rows], encoded["tokens"][rows]
-    )
-    seen = jnp.pad(text_mask(tokens, text.config.end), ((0, 0), (projection.tokens, 0)), constant_values=True)
-    given, null = jnp.asarray([0, 1]), jnp.asarray([2, 2])
-    condition = {**project(values("embedding", 2, 32), given), "context_mask": seen[given]}
-    nulls = {**project(None, null), "context_mask": seen[null]}
-    process = make_schedule("cosine", 1000)
-    rows = lambda x: jnp.transpose(x, (0, 2, 3, 1))
-    of_noise = lambda case, steps, *shape: jnp.stack(
-        [rows(values(f"{case}_noise_{number}", *shape)) for number in range(steps)]
-    )
+    karlo, key = read_karlo(karlo_folder(tmp_path / "karlo")), jax.random.key(0)
+    assert karlo.sides == (8, 16)
+    keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.split(key)[1], number))(jnp.arange(5))
+    rows = lambda name, *shape: jnp.transpose(values(name, *shape), (0, 2, 3, 1))
 
-    def walk(case, steps, variance, shape, denoise):
-        noise, key = of_noise(case, steps, *shape), jax.random.key(0)
-        keys = jax.random.key_data(jax.vmap(lambda number: jax.random.fold_in(key, number))(jnp.arange(steps)))
-        of_key = lambda key, *_: noise[jnp.argmax((keys == jax.random.key_data(key)).all(-1))]
-        monkeypatch.setattr("vision.diffusion.samplers.plan.normal_rows", of_key)
-        plan = ancestral(process, process.times(steps), variance=variance)
-        start = rows(values(f"{case}_start", *shape))
-        return jax.jit(lambda x: integrate(plan, denoise, x, key=key, threshold=static_threshold))(start)
+    def with_noise(case, steps, side):
+        noise = jnp.stack([rows(f"{case}_noise_{number}", 2, 3, side, side) for number in range(steps)])
+        place = lambda key: jnp.argmax((jax.random.key_data(keys) == jax.random.key_data(key)).all(-1))
+        monkeypatch.setattr("vision.diffusion.samplers.plan.normal_rows", lambda key, *_: noise[place(key)])
+        start = rows(f"{case}_start", 2, 3, side, side)
+        monkeypatch.setattr("vision.recipes.karlo.start_noise", lambda *_, **__: start)
 
-    network = predictor(ConditionUNet(decoder), of_decoder, variance=True)
-    estimate = guided(denoiser(network, process, "epsilon", variance=True), condition=condition, null=nulls, scale=8.0)
-    small = jnp.clip(walk("decoder", 5, "learned", (2, 3, 8, 8), estimate), -1.0, 1.0)
+    of = {"index": jnp.arange(2), "key": key}
+    with_noise("decoder", 5, 8)
+
+    @jax.jit
+    def decode(variables, image, tokens):
+        text, none = karlo.encode(variables, tokens[:2]), karlo.encode(variables, tokens[jnp.asarray([2, 2])])
+        return karlo.decode(variables, image, text, none, steps=5, guidance=8.0, **of)
+
+    small = decode(karlo.variables, values("embedding", 2, 32), jnp.asarray(GOLDEN["tokens"]))
     np.testing.assert_allclose(small, GOLDEN["karlo_small"], atol=1e-4)
-    large = resize(small, (16, 16), method="bicubic")
+    assert np.mean(np.abs(GOLDEN["karlo_small"]) < 0.999) > 0.2  # not all at the ends of the range
+    with_noise("super", 4, 16)
+    large = jax.jit(lambda variables, small: karlo.enlarge(variables, small, steps=4, **of))(karlo.variables, small)
+    np.testing.assert_allclose(large, GOLDEN["karlo_large"], atol=1e-4)
 
-    def super_resolution(noisy, time, _):
-        seen = jnp.concatenate([noisy, large], -1)
-        run = lambda config, variables: UNet(config).apply(variables, seen, time, train=False)
-        return jnp.where((time == 0)[:, None, None, None], run(last, of_last), run(first, of_first))
 
-    estimate = denoiser(super_resolution, process, "epsilon")
-    made = walk("super", 4, "posterior", (2, 3, 16, 16), lambda x, time: estimate(x, time, {}))
-    np.testing.assert_allclose(made, GOLDEN["karlo_large"], atol=1e-4)
+def test_folders_of_karlo_that_lack_something(tmp_path):
+    whole = karlo_folder(tmp_path / "whole")
+
+    def refuses(name, changed, message):
+        folder = shutil.copytree(whole, tmp_path / "changed")
+        file = folder / name
+        if changed is None:
+            file.unlink()
+        else:
+            file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+        with pytest.raises(UserError, match=message) as refused:
+            read_karlo(folder)
+        assert "\n" not in str(refused.value)
+        shutil.rmtree(folder)
+
+    scheduler = "decoder_scheduler/scheduler_config.json"
+    refuses(scheduler, None, "there is no .*decoder_scheduler")
+    refuses(scheduler, {"prediction_type": "sample"}, "describes another process than Karlo's")
+    refuses("decoder/config.json", None, "there is no .*config.json, which says what network")
+    refuses(
+        "super_res_last/config.json", {"norm_num_groups": 8}, "the super_res_last of .* does not fit the other parts"
+    )
+    refuses("text_encoder/config.json", {"num_attention_heads": 5}, "is no multiple of its num_attention_heads")
 
 
 def test_folders_that_lack_something(tmp_path):
