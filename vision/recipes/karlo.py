@@ -107,7 +107,7 @@ class Karlo:
         key: Key[Array, ""],
         steps: int = 7,
     ) -> Float[Array, "b H W 3"]:
-        """Large images of small ones in [-1, 1]; the last step has a network of its own. Arguments as :meth:`decode`."""
+        """Large images of small ones in [-1, 1]; the last step has its own network. Arguments as :meth:`decode`."""
         side = self.sides[1]
         large, network = resize(small, (side, side), method="bicubic"), UNet(self.enlarger)
 
