@@ -19,8 +19,9 @@ inside a step; "label" int32 [b]; ..."""
 
 Condition = Mapping[str, Array]
 """What a network is conditioned on, by name, samples along the first axis: "label" int32 [b], "tokens" int32 [b n],
-"embedding" float32 [b d], "image" float32 [b h w c] in [-1, 1], "mask" float32 [b h w 1]; of a text that a frozen CLIP
-has encoded "text_embedding" float32 [b e], "text_states" float [b n d] and "text_mask" bool [b n]. Empty for none."""
+"context" float32 [b n d], "embedding" float32 [b d], "image" float32 [b h w c] in [-1, 1], "mask" float32 [b h w 1]; of
+a text that a frozen CLIP has encoded "text_embedding" float32 [b e], "text_states" float [b n d] and "text_mask" bool
+[b n]. Empty for none."""
 
 Scalars = Mapping[str, Num[Array, "..."]]
 """Numbers by the names under which they are logged, means over the global batch; one for each replica where several

@@ -159,6 +159,33 @@ def guided_in_turn(
     return within
 
 
+def guided_by_text_and_image(
+    denoise: ConditionalDenoiser, *, condition: Condition, null: Condition, scale: float, image_scale: float
+) -> Denoiser:
+    """Guidance of a network that edits the condition "image" by an instruction, with a scale for each.
+
+    Brooks et al. 2023, equation 3: the network runs without both, with the image alone, and with both, as one batch of
+    three times the size. A learned variance is that with both.
+
+    Args:
+      denoise: the network.
+      condition: arrays [b ...] by name, among them "image".
+      null: the same names, shapes and dtypes, with the values that mean "none".
+      scale: of what the other conditions change; 1 with ``image_scale`` 1 is the conditional network.
+      image_scale: of what the image changes.
+    """
+
+    def three(noisy: Images, time: Num[Array, " b"]) -> Estimates:
+        with_image = {**null, "image": condition["image"]}
+        each = {name: jnp.concatenate([value, with_image[name], null[name]]) for name, value in condition.items()}
+        estimate = denoise(jnp.concatenate([noisy] * 3), jnp.concatenate([time] * 3), each)
+        estimate, place = estimate[..., : noisy.shape[-1]], estimate[: len(noisy), ..., noisy.shape[-1] :]
+        both, image, none = jnp.split(estimate, 3)
+        return jnp.concatenate([none + image_scale * (image - none) + scale * (both - image), place], axis=-1)
+
+    return three
+
+
 def autoguided(denoise: Denoiser, guide: Denoiser, *, scale: float) -> Denoiser:
     """Extrapolate away from a worse network, one that is smaller or less trained (Karras et al. 2024b, equation 3).
 

@@ -75,10 +75,12 @@ def export(run: LoadedRun, file: Path) -> str:
     """Write the run's function of images to ``file``, or what its name asks for; returns a line about what it wrote.
 
     A name in .onnx is for ONNX's runtimes, one in .safetensors asks for the weights under published names. A diffusion
-    network that is published so becomes a new folder of diffusers.
+    network that is published so becomes a new folder of diffusers, a fine-tuned pipeline one of several networks.
 
     Raises ``UserError`` for an experiment without such a function or such names, or a run of several replicas.
     """
+    if run.experiment.write_pipeline is not None and not run.experiment.replicas:
+        return _export_pipeline(run, expanded(file))
     as_file = bool(file.suffix) and run.experiment.inference is not None
     if run.experiment.published_folder is not None and not run.experiment.replicas and not as_file:
         return _export_folder(run, expanded(file))
@@ -129,6 +131,17 @@ def _export_folder(run: LoadedRun, folder: Path) -> str:
     size = sum(array.nbytes for array in tensors.values())
     library, kind = library_of(files["config.json"])
     return f"{folder}: {size / 1e6:.1f} MB, {len(tensors)} arrays and {' and '.join(files)} for {library}' {kind}"
+
+
+def _export_pipeline(run: LoadedRun, folder: Path) -> str:
+    assert run.experiment.write_pipeline is not None
+    if folder.suffix:
+        raise UserError(f"{run.name} is exported as a folder: name a new one, such as {folder.stem}")
+    state = jax.device_get(run.state)
+    with _writing(folder):
+        if is_first():
+            run.experiment.write_pipeline(state, folder)
+    return f"{folder}: the pipeline with this network, for diffusers' DiffusionPipeline"
 
 
 def sample(run: LoadedRun, request: SampleRequest, out: Path) -> str:

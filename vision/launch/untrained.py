@@ -12,7 +12,7 @@ from vision.launch.devices import compiler_of
 from vision.launch.experiment_module import PACKAGE, find_experiment
 from vision.launch.frozen import load_frozen
 from vision.launch.load_run import LoadedRun
-from vision.launch.options import flatten, option_of
+from vision.launch.options import option_of
 from vision.parallel.sharding import path_name
 from vision.train.class_names import class_names
 from vision.train.kept import restore
@@ -39,8 +39,8 @@ def untrained_run(name: str, arguments: Sequence[str], *, package: str = PACKAGE
     for field in dataclasses.fields(parsed.run):
         if field.name not in _TAKEN and getattr(parsed.run, field.name) != field.default:
             raise UserError(f"{option_of(field.name)} is an option of training, and {name} is not trained here")
-    start_from: Path | None = flatten(parsed.config).get("init_from")
     experiment = module.build(parsed.config)
+    start_from = experiment.starts_from
     if start_from is None or experiment.initial_values is None:
         raise UserError(
             f"{name} has random weights until it is trained: name a file of weights with --init-from, or the folder of "

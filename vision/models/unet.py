@@ -34,6 +34,7 @@ from vision.nn.attention import SelfAttention2d
 from vision.nn.conditioning import check_condition, condition_shapes
 from vision.nn.convolution import Conv
 from vision.nn.dense import Dense
+from vision.nn.down_and_up import Way, down_and_up
 from vision.nn.embeddings import fourier_embedding, sinusoidal_embedding
 from vision.nn.norms import GroupNorm
 from vision.nn.pooling import mean_pool_2x2
@@ -288,8 +289,7 @@ class UNet(nn.Module):
         residual = partial(block, dropout=config.dropout, norm=norm, conditioning=config.conditioning, dtype=dtype)
         residual = partial(residual, scale=config.residual_scale)
         past = config.resampling == "residual_projected"
-        levels = len(config.multipliers)
-        middle = {} if config.mid_scale is None else {"scale": config.mid_scale}
+        of_middle = {} if config.mid_scale is None else {"scale": config.mid_scale}
 
         def attend(features: Array, name: str, norm: Callable[..., nn.Module] | None = norm, **options: Any) -> Array:
             heads = config.heads
@@ -310,47 +310,38 @@ class UNet(nn.Module):
             image = 2.0 * image - 1.0
         hidden = space_to_depth(image, config.patch) if config.patch > 1 else image
         hidden = Conv3x3(config.width, dtype=dtype, name="stem")(hidden)
-        skips = [hidden]
-        for level, multiplier in enumerate(config.multipliers):
-            for index in range(config.blocks):
-                name = f"down_{level}_block_{index}"
-                hidden = residual(config.width * multiplier, name=name)(hidden, embedding, train)
-                if hidden.shape[1] in config.attention:
-                    hidden = attend(hidden, f"down_{level}_attention_{index}")
-                skips.append(hidden)
-            if level < levels - 1:
-                name = f"down_{level}_halve"
-                if config.resampling in ("residual", "residual_projected"):
-                    halve = residual(hidden.shape[-1], resample="down", project=past, name=name)
-                    hidden = halve(hidden, embedding, train)
-                else:
-                    around = None if config.resampling == "strided" else ((0, 1), (0, 1))
-                    halve = Conv3x3(hidden.shape[-1], strides=2, padding=around, dtype=dtype, name=name)
-                    hidden = halve(hidden)
-                skips.append(hidden)
 
-        hidden = residual(hidden.shape[-1], name="mid_a", **middle)(hidden, embedding, train)
-        if config.mid_attention != "none":
-            norm_of = norm if config.mid_attention == "normalised" else None
-            hidden = attend(hidden, "mid_attention", norm_of, **middle)
-        hidden = residual(hidden.shape[-1], name="mid_b", **middle)(hidden, embedding, train)
+        def block_of(features: Array, way: Way, level: int, index: int) -> Array:
+            width = config.width * config.multipliers[level]
+            made = residual(width, name=f"{way}_{level}_block_{index}")(features, embedding, train)
+            attending = way == "down" or config.up_attention == "every" or index == config.blocks
+            if made.shape[1] in config.attention and attending:
+                made = attend(made, f"{way}_{level}_attention_{index}")
+            return made
 
-        for level in reversed(range(levels)):
-            for index in range(config.blocks + 1):
-                hidden = jnp.concatenate([hidden, skips.pop()], axis=-1)
-                name = f"up_{level}_block_{index}"
-                hidden = residual(config.width * config.multipliers[level], name=name)(hidden, embedding, train)
-                attending = config.up_attention == "every" or index == config.blocks
-                if hidden.shape[1] in config.attention and attending:
-                    hidden = attend(hidden, f"up_{level}_attention_{index}")
-            if level > 0:
-                name = f"up_{level}_double"
-                if config.resampling in ("residual", "residual_projected"):
-                    double = residual(hidden.shape[-1], resample="up", project=past, name=name)
-                    hidden = double(hidden, embedding, train)
-                else:
-                    hidden = Conv3x3(hidden.shape[-1], dtype=dtype, name=name)(upsample_nearest(hidden))
+        def halve(features: Array, level: int) -> Array:
+            name, channels = f"down_{level}_halve", features.shape[-1]
+            if config.resampling in ("residual", "residual_projected"):
+                return residual(channels, resample="down", project=past, name=name)(features, embedding, train)
+            around = None if config.resampling == "strided" else ((0, 1), (0, 1))
+            return Conv3x3(channels, strides=2, padding=around, dtype=dtype, name=name)(features)
 
+        def middle(features: Array) -> Array:
+            made = residual(features.shape[-1], name="mid_a", **of_middle)(features, embedding, train)
+            if config.mid_attention != "none":
+                norm_of = norm if config.mid_attention == "normalised" else None
+                made = attend(made, "mid_attention", norm_of, **of_middle)
+            return residual(made.shape[-1], name="mid_b", **of_middle)(made, embedding, train)
+
+        def double(features: Array, level: int) -> Array:
+            name, channels = f"up_{level}_double", features.shape[-1]
+            if config.resampling in ("residual", "residual_projected"):
+                return residual(channels, resample="up", project=past, name=name)(features, embedding, train)
+            return Conv3x3(channels, dtype=dtype, name=name)(upsample_nearest(features))
+
+        blocks = (config.blocks,) * len(config.multipliers)
+        parts = {"block": block_of, "halve": halve, "middle": middle, "double": double}
+        hidden = down_and_up(hidden, blocks=blocks, **parts)
         hidden = nn.silu(norm(name="norm")(hidden))
         channels = config.channels if config.out_channels is None else config.out_channels
         closed = nn.initializers.zeros

@@ -39,11 +39,17 @@ def dot_product_attention(
     return jnp.einsum("bnqk,bknd->bqnd", weights, value)
 
 
+def seen_by_all(mask: Bool[Array, "b k"] | None, queries: int) -> Bool[Array, "b {queries} k"] | None:
+    """A mask of keys as every one of ``queries`` queries sees it, for :func:`dot_product_attention`."""
+    return None if mask is None else jnp.broadcast_to(mask[:, None], (mask.shape[0], queries, mask.shape[1]))
+
+
 class SelfAttention2d(nn.Module):
     """Residual multi-head self-attention over all h*w positions: [b, h, w, c] to the same shape.
 
     With a context, positions attend to it as well: it has projections of its own, and its keys and values are
-    concatenated to those of the positions (Nichol et al. 2021, "GLIDE", section 3.1).
+    concatenated to those of the positions (Nichol et al. 2021, "GLIDE", section 3.1), or take their place where ``own``
+    is False.
 
     The softmax is computed in float32 whatever ``dtype`` is. The output projection starts at ``out_init``, zero in
     the UNet, so that a new block is the identity. The sum with the input is multiplied by ``scale``.
@@ -56,12 +62,19 @@ class SelfAttention2d(nn.Module):
     kernel_init: Callable[..., Array] = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
     out_init: Callable[..., Array] = nn.initializers.zeros
     scale: float = 1.0
+    own: bool = True
 
     @nn.compact
     def __call__(
-        self, features: Float[Array, "b h w c"], context: Float[Array, "b n e"] | None = None
+        self,
+        features: Float[Array, "b h w c"],
+        context: Float[Array, "b n e"] | None = None,
+        context_mask: Bool[Array, "b n"] | None = None,
     ) -> Float[Array, "b h w c"]:
-        """Attend; raises ``UserError`` unless ``c`` is a multiple of ``heads``."""
+        """Attend to positions, and to a context where its mask is True.
+
+        Raises ``UserError`` unless ``c`` is a multiple of ``heads``.
+        """
         _, height, width, channels = features.shape
         if channels % self.heads:
             raise UserError(f"{self.heads} attention heads cannot share {channels} channels equally: choose a divisor")
@@ -69,14 +82,21 @@ class SelfAttention2d(nn.Module):
         split = lambda x: rearrange(x, "b h w (n d) -> b (h w) n d", n=self.heads)
         hidden = features if self.norm is None else self.norm(name="norm")(features)
         query = split(project("query", self.kernel_init)(hidden))
-        key = split(project("key", self.kernel_init)(hidden))
-        value = split(project("value", self.kernel_init)(hidden))
+        keys, values, seen = [], [], []
+        if self.own:
+            keys.append(split(project("key", self.kernel_init)(hidden)))
+            values.append(split(project("value", self.kernel_init)(hidden)))
+            seen.append(jnp.ones(keys[0].shape[:2], bool))
         if context is not None:
-            join = lambda own, name: jnp.concatenate(
-                [own, rearrange(project(name, self.kernel_init)(context), "b k (n d) -> b k n d", n=self.heads)], axis=1
+            of_context = lambda name: rearrange(
+                project(name, self.kernel_init)(context), "b k (n d) -> b k n d", n=self.heads
             )
-            key, value = join(key, "context_key"), join(value, "context_value")
-        mixed = dot_product_attention(query, key, value)
+            keys.append(of_context("context_key"))
+            values.append(of_context("context_value"))
+            seen.append(context_mask)
+        mask = jnp.concatenate(seen, axis=1) if context_mask is not None else None
+        key, value = (jnp.concatenate(each, axis=1) if len(each) > 1 else each[0] for each in (keys, values))
+        mixed = dot_product_attention(query, key, value, seen=seen_by_all(mask, query.shape[1]))
         mixed = rearrange(mixed, "b (h w) n d -> b h w (n d)", h=height, w=width)
         mixed = features + project("out", self.out_init)(mixed)
         return mixed if self.scale == 1.0 else mixed * self.scale

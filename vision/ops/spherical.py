@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 _SMALL = 1e-4
@@ -16,7 +17,9 @@ def normalised(embedding: Float[Array, "*b e"]) -> Float[Array, "*b e"]:
 
 
 def slerp(
-    start: Float[Array, "*b e"], end: Float[Array, "*b e"], share: Float[Array, "*#b"] | float
+    start: Float[Array | np.ndarray, "*#b e"],
+    end: Float[Array | np.ndarray, "*#b e"],
+    share: Float[Array | np.ndarray, "*#b"] | float,
 ) -> Float[Array, "*b e"]:
     """Spherical interpolation (Shoemake 1985): the shortest arc between directions, at constant speed.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from vision.errors import UserError, on_one_line
 from vision.models.clip.clip import AnyClipConfig, TransformerClipConfig
-from vision.models.clip.text import EPSILON, TextConfig
+from vision.models.clip.text import EPSILON, Activation, TextConfig
 from vision.models.clip.vit import ImageTransformerConfig
 from vision.pretrained.diffusers_config import Entries
 from vision.ranges import check_ranges
@@ -40,34 +40,19 @@ def clip_config(values: Mapping[str, Any], *, origin: str) -> PublishedSize:
     entries = Entries(values, origin)
     names = ("text_config", "vision_config")
     text, image = (Entries(_table(values, name, origin), f"{name} of {origin}") for name in names)
-    activation = text.only("hidden_act", ("quick_gelu", "gelu"), default="quick_gelu")
+    of_text, activation = clip_text_config(text)
     image.only("hidden_act", (activation,), default="quick_gelu")
-    for each in (text, image):
-        if each.number("layer_norm_eps", EPSILON, above=0) != EPSILON:
-            raise each.refuse("layer_norm_eps", f"and only {EPSILON:g} is supported here: use a network of that kind")
-    vocabulary = text.count("vocab_size", 49_408)
-    end = text.count("eos_token_id", 49_407, least=0)
-    widths = text.count("hidden_size", 512), image.count("hidden_size", 768)
-    for each, width, default in ((text, widths[0], 2048), (image, widths[1], 3072)):
-        if each.count("intermediate_size", default) != 4 * width:
-            raise each.refuse("intermediate_size", f"and only 4 times {width} is supported here")
+    _check_tower(image, width := image.count("hidden_size", 768), 3072)
     config = TransformerClipConfig(
-        text=TextConfig(
-            vocabulary=vocabulary,
-            length=text.count("max_position_embeddings", 77),
-            end=vocabulary - 1 if end == _OLD_END else end,
-            width=widths[0],
-            depth=text.count("num_hidden_layers", 12),
-            heads=text.count("num_attention_heads", 8),
-        ),
+        text=of_text,
         image=ImageTransformerConfig(
             patch=image.count("patch_size", 32),
-            width=widths[1],
+            width=width,
             depth=image.count("num_hidden_layers", 12),
             heads=image.count("num_attention_heads", 12),
         ),
         embedding=entries.count("projection_dim", 512),
-        activation="gelu" if activation == "gelu" else "quick_gelu",
+        activation=activation,
         channels=image.count("num_channels", 3),
     )
     try:
@@ -77,11 +62,51 @@ def clip_config(values: Mapping[str, Any], *, origin: str) -> PublishedSize:
     side = image.count("image_size", 224)
     if side % config.image.patch:
         raise UserError(f"{origin} has images of {side} pixels, which patches of {config.image.patch} do not divide")
-    if config.text.end >= vocabulary:
-        raise text.refuse("eos_token_id", f"which is none of {vocabulary:,} tokens: correct it")
-    if widths[0] % config.text.heads or widths[1] % config.image.heads:
+    if width % config.image.heads:
         raise UserError(f"{origin} has a hidden_size that is no multiple of its num_attention_heads: correct it")
     return PublishedSize(config, side)
+
+
+def clip_text_config(text: Entries) -> tuple[TextConfig, Activation]:
+    """The text tower that entries describe, and its activation. Raises ``UserError`` as :func:`clip_config`."""
+    activation = text.only("hidden_act", ("quick_gelu", "gelu"), default="quick_gelu")
+    width = text.count("hidden_size", 512)
+    _check_tower(text, width, 2048)
+    vocabulary = text.count("vocab_size", 49_408)
+    end = text.count("eos_token_id", 49_407, least=0)
+    config = TextConfig(
+        vocabulary=vocabulary,
+        length=text.count("max_position_embeddings", 77),
+        end=vocabulary - 1 if end == _OLD_END else end,
+        width=width,
+        depth=text.count("num_hidden_layers", 12),
+        heads=text.count("num_attention_heads", 8),
+    )
+    if config.end >= vocabulary:
+        raise text.refuse("eos_token_id", f"which is none of {vocabulary:,} tokens: correct it")
+    if width % config.heads:
+        raise UserError(f"{text.origin} has a hidden_size that is no multiple of its num_attention_heads: correct it")
+    return config, "gelu" if activation == "gelu" else "quick_gelu"
+
+
+def clip_text_values(config: TextConfig, *, activation: Activation, embedding: int) -> dict[str, Any]:
+    """The entries of a text tower. Raises ``UserError`` where transformers has no such tower."""
+    if config.end == _OLD_END:
+        raise UserError(f"transformers takes the end token {_OLD_END} for that of an old file: choose another")
+    return {
+        "model_type": "clip_text_model",
+        "hidden_act": activation,
+        "layer_norm_eps": EPSILON,
+        # without a projection the number stands for nothing
+        "projection_dim": embedding or config.width,
+        "vocab_size": config.vocabulary,
+        "max_position_embeddings": config.length,
+        "hidden_size": config.width,
+        "intermediate_size": 4 * config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "eos_token_id": config.end,
+    }
 
 
 def clip_values(config: AnyClipConfig, *, resolution: int) -> dict[str, Any]:
@@ -90,25 +115,13 @@ def clip_values(config: AnyClipConfig, *, resolution: int) -> dict[str, Any]:
         raise UserError("transformers' CLIPModel has no ResNets: export to a file in .safetensors")
     if config.logits != "softmax":
         raise UserError("transformers' CLIPModel has no bias of logits: export to a file in .safetensors")
-    if config.text.end == _OLD_END:
-        raise UserError(f"transformers takes the end token {_OLD_END} for that of an old file: choose another")
     shared = {"hidden_act": config.activation, "layer_norm_eps": EPSILON, "projection_dim": config.embedding}
     return {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
         "projection_dim": config.embedding,
         "logit_scale_init_value": 2.6592,
-        "text_config": {
-            "model_type": "clip_text_model",
-            **shared,
-            "vocab_size": config.text.vocabulary,
-            "max_position_embeddings": config.text.length,
-            "hidden_size": config.text.width,
-            "intermediate_size": 4 * config.text.width,
-            "num_hidden_layers": config.text.depth,
-            "num_attention_heads": config.text.heads,
-            "eos_token_id": config.text.end,
-        },
+        "text_config": clip_text_values(config.text, activation=config.activation, embedding=config.embedding),
         "vision_config": {
             "model_type": "clip_vision_model",
             **shared,
@@ -129,3 +142,11 @@ def _table(values: Mapping[str, Any], name: str, origin: str) -> Mapping[str, An
     if not isinstance(found, Mapping):
         raise UserError(f"{origin} has a {name} that is no table of entries: fetch it again")
     return found
+
+
+def _check_tower(tower: Entries, width: int, default: int) -> None:
+    """What both towers have in common; ``default`` is the published width of the dense network."""
+    if tower.number("layer_norm_eps", EPSILON, above=0) != EPSILON:
+        raise tower.refuse("layer_norm_eps", f"and only {EPSILON:g} is supported here: use a network of that kind")
+    if tower.count("intermediate_size", default) != 4 * width:
+        raise tower.refuse("intermediate_size", f"and only 4 times {width} is supported here")

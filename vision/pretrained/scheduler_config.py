@@ -31,8 +31,10 @@ _DISCRETE = (
     "HeunDiscreteScheduler",
     "LMSDiscreteScheduler",
     "PNDMScheduler",
+    "UnCLIPScheduler",
     "UniPCMultistepScheduler",
 )
+_UNCLIP = "UnCLIPScheduler"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +171,8 @@ def _discrete(values: Mapping[str, Any], file: Path) -> PublishedProcess:
             f"{file} has num_train_timesteps {on_one_line(repr(steps), 40)}, which is no number of steps: correct it"
         )
     names = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
-    schedule = names[_only(values, "beta_schedule", tuple(names), "linear", file)]
+    default = "squaredcos_cap_v2" if values["_class_name"] == _UNCLIP else "linear"
+    schedule = names[_only(values, "beta_schedule", tuple(names), default, file)]
     if schedule in _BETAS:
         found = values.get("beta_start", 1e-4), values.get("beta_end", 0.02)
         expected = tuple(beta * 1000 / steps for beta in _BETAS[schedule])

@@ -9,7 +9,7 @@ that of the images. The published code of the time may have cosines first; the i
 in another order, and nothing else differs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +38,24 @@ def unet2d_rules(config: UNetConfig) -> tuple[Rule, ...]:
     """The published names of a network, with the newer ones of attention and sines first in the code of the time."""
     levels = len(config.multipliers)
     residual = config.resampling.startswith("residual")
-    resample = _block if residual else lambda theirs, ours: dense_rules(f"{theirs}.conv", ours, CONV)
+    resample = block_rules if residual else lambda theirs, ours: dense_rules(f"{theirs}.conv", ours, CONV)
     rules = [
         *dense_rules("time_embedding.linear_1", "time_in"),
         *dense_rules("time_embedding.linear_2", "time_out"),
         Rule("time_proj.weight", "params/time_frequencies"),
         Rule(_LABELS, "params/label_embedding/embedding"),
         *dense_rules("conv_in", "stem", CONV),
-        *_block("mid_block.resnets.0", "mid_a"),
-        *_attention("mid_block.attentions.0", "mid_attention"),
-        *_block("mid_block.resnets.1", "mid_b"),
+        *block_rules("mid_block.resnets.0", "mid_a"),
+        *attention_rules("mid_block.attentions.0", "mid_attention"),
+        *block_rules("mid_block.resnets.1", "mid_b"),
         *norm_rules("conv_norm_out", "norm"),
         *dense_rules("conv_out", "head", CONV),
     ]
     for level in range(levels):
         for way, block in (("down", level), ("up", levels - 1 - level)):
             theirs, ours = f"{way}_blocks.{block}", f"{way}_{level}"
-            rules += _block(f"{theirs}.resnets.{{index}}", f"{ours}_block_{{index}}")
-            rules += _attention(f"{theirs}.attentions.{{index}}", f"{ours}_attention_{{index}}")
+            rules += block_rules(f"{theirs}.resnets.{{index}}", f"{ours}_block_{{index}}")
+            rules += attention_rules(f"{theirs}.attentions.{{index}}", f"{ours}_attention_{{index}}")
         rules += resample(f"down_blocks.{level}.downsamplers.0", f"down_{level}_halve")
         rules += resample(f"up_blocks.{levels - 1 - level}.upsamplers.0", f"up_{level}_double")
     return tuple(rules)
@@ -148,12 +148,20 @@ def _as_rules_expect(tensors: StateDict, values: Mapping[str, Any]) -> StateDict
             raise UserError(f"these weights have an older and a newer name for {new}: fetch them again")
         made[new] = array
     positional = values.get("time_embedding_type", "positional") == "positional"
-    if positional and values.get("flip_sin_to_cos", True) and _TIME in made and made[_TIME].ndim == 2:
-        made[_TIME] = np.roll(made[_TIME], made[_TIME].shape[1] // 2, axis=1)
-    return made
+    return sines_first(made, (_TIME,)) if positional and values.get("flip_sin_to_cos", True) else made
 
 
-def _block(theirs: str, ours: str) -> tuple[Rule, ...]:
+def sines_first(tensors: StateDict, layers: Sequence[str]) -> StateDict:
+    """Arrays of first layers after the code of a time, where cosines come first, as they are where sines do.
+
+    ``layers`` are names of weights [n code], some of which may not be there.
+    """
+    found = {name: tensors[name] for name in layers if name in tensors and tensors[name].ndim == 2}
+    return {**tensors, **{name: np.roll(array, array.shape[1] // 2, axis=1) for name, array in found.items()}}
+
+
+def block_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """A residual block."""
     return (
         *norm_rules(f"{theirs}.norm1", f"{ours}/norm_in"),
         *dense_rules(f"{theirs}.conv1", f"{ours}/conv_in", CONV),
@@ -164,6 +172,7 @@ def _block(theirs: str, ours: str) -> tuple[Rule, ...]:
     )
 
 
-def _attention(theirs: str, ours: str) -> tuple[Rule, ...]:
+def attention_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """Self-attention with its normalisation."""
     layers = (dense_rules(f"{theirs}.{name}", f"{ours}/{layer}") for name, layer in _ATTENTION.items())
     return (*norm_rules(f"{theirs}.group_norm", f"{ours}/norm"), *(rule for layer in layers for rule in layer))

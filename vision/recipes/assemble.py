@@ -168,6 +168,7 @@ def assemble(
         tokenizer=tokenizer,
         contents=lambda: {split: data.content(split) for split in ("train", "test")},
         initial_values=initial_values if config.init_from is not None or statistics is not None else None,
+        starts_from=config.init_from,
         frozen=frozen or {},
         caches=tuple(caches),
         rules=rules,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import flax.linen as nn
 import jax
 from annotated_types import Interval
+from jaxtyping import Array, Float, Int, Key
 
 from vision.diffusion.conditions import TEXT, Conditioning, Probabilities
 from vision.diffusion.grids import Spacing, time_grid
@@ -251,8 +252,7 @@ def sampler(
     def sample(variables, condition, index, key):
         conditions, scales = _in_turn(condition, conditioning, sampling)
         start_key, walk_key = jax.random.split(key)
-        keys = jax.vmap(lambda i: jax.random.fold_in(start_key, i))(index)
-        start = jax.vmap(lambda k: jax.random.normal(k, image_shape))(keys)
+        start = start_noise(plan, image_shape, index=index, key=start_key)
         denoise = guided_in_turn(
             denoiser(predictor(model, variables, variance=learned), process, config.prediction, **of),
             conditions=conditions,
@@ -264,7 +264,6 @@ def sampler(
         if guide is not None:
             worse = guide(variables["guide"])
             denoise = autoguided(denoise, lambda x, time: worse(x, time, condition), scale=sampling.guide_scale)
-        start = plan.start * start if plan.start != 1.0 else start
         return integrate(plan, denoise, start, key=walk_key, index=index, threshold=make_threshold(sampling))
 
     return sample
@@ -281,6 +280,15 @@ def _in_turn(
         return [null, condition], [sampling.guidance]
     texts = [name for name in TEXT if name in condition]
     return [null, conditioning.null(condition, texts), condition], [sampling.guidance, sampling.text_guidance]
+
+
+def start_noise(
+    plan: Plan, image_shape: tuple[int, int, int], *, index: Int[Array, " n"], key: Key[Array, ""]
+) -> Float[Array, "n h w c"]:
+    """Where a plan starts: noise that is a function of (key, index[i]) for each sample."""
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+    start = jax.vmap(lambda k: jax.random.normal(k, image_shape))(keys)
+    return plan.start * start if plan.start != 1.0 else start
 
 
 def predictor(model: nn.Module, variables: Variables, *, variance: bool = False) -> Predictor:

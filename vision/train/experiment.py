@@ -149,6 +149,9 @@ class Experiment:
     ) = None
     """State -> JSON files by name and weights in the layout of diffusers, for ``python -m vision export RUN
     FOLDER``."""
+    write_pipeline: Callable[[TrainState, Path], None] | None = None
+    """(state, new folder) -> nothing: writes a published pipeline with this network, in place of
+    ``published_folder``."""
     class_names: Callable[[], Sequence[str]] | None = None
     """Reads the names of the data's classes, where there are classes to tell apart; kept in the work directory."""
     tokenizer: KeptText | None = None
@@ -158,6 +161,8 @@ class Experiment:
     initial_values: Callable[[], Mapping[str, np.ndarray]] | None = None
     """What a fresh run starts from in place of random variables, by path: weights from a file, statistics of the data.
     Called once, on the host of every process, and not when a run is resumed or described."""
+    starts_from: Path | None = None
+    """Where the weights among the initial values are read from; None for random ones."""
     frozen: Mapping[str, FrozenPart] = field(default_factory=dict)
     """Networks with fixed weights that the step, the evaluation or the data use, by name."""
     caches: tuple[str, ...] = ()

@@ -135,6 +135,7 @@ def build(config):
         inference=inference,
         class_names=lambda: CLASSES,
         initial_values=(lambda: {"params/w": read(config.init_from)["w"]}) if config.init_from is not None else None,
+        starts_from=config.init_from,
         frozen=frozen,
         evaluation_only=("shown",),
         mesh=config.mesh,

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from vision.errors import UserError
 from vision.nn.dense import Dense, add_bias
@@ -61,12 +61,17 @@ def block_of(width: int, depth: int, *, heads: int, remat: bool, **of: Any) -> C
     )
 
 
+def text_mask(tokens: Int[Array, "b n"], end: int) -> Bool[Array, "b n"]:
+    """Which tokens are of the text, its first end token included, and no padding after it."""
+    return jnp.cumsum(tokens == end, axis=1) - (tokens == end) == 0
+
+
 class TextTransformer(nn.Module):
     """Embed texts."""
 
     config: TextConfig
     embedding: int
-    """Channels of an embedding."""
+    """Channels of an embedding; 0 for the end token as it is, of a tower without projection."""
     activation: Activation = "quick_gelu"
     remat: bool = False
     dtype: Any = jnp.float32
@@ -76,8 +81,8 @@ class TextTransformer(nn.Module):
         """Embed ``tokens`` in [0, vocabulary), of which each row has the token ``end``; padding after it has no effect.
 
         Returns:
-          "embedding": the projection of the end token, float32 [b embedding], of any length; "tokens": all tokens after
-          the last normalisation, [b n width] in ``dtype``.
+          "embedding": the projection of the end token, or that itself, float32 [b embedding], of any length; "tokens":
+          all tokens after the last normalisation, [b n width] in ``dtype``.
 
         Raises:
           UserError: the tokens are not ``length``, or the width is no multiple of the heads.
@@ -95,6 +100,8 @@ class TextTransformer(nn.Module):
         hidden = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(hidden)
         end = jnp.argmax(tokens == config.end, axis=1)  # the first, also where padding is the same token
         pooled = jnp.take_along_axis(hidden, end[:, None, None], axis=1)[:, 0].astype(jnp.float32)
+        if not self.embedding:
+            return {"embedding": pooled, "tokens": hidden}
         project = Dense(
             self.embedding, use_bias=False, kernel_init=nn.initializers.normal(config.width**-0.5), name="projection"
         )
