@@ -57,8 +57,9 @@ QUICK = Config(
     data=CAPTIONED,
     sampling=replace(Config.sampling, steps=25),
     optimizer=OptimizerConfig(name="adamw", lr=1e-3, b2=0.99, weight_decay=0.01, warmup=12_800, clip=1.0),
-    intervals=Intervals(log=25_600, evaluate=256_000, save=128_000),
-    images=768_000,
+    intervals=Intervals(log=12_800, evaluate=128_000, save=64_000),
+    evaluation=PriorEvaluationConfig(texts=24),
+    images=128_000,
     batch_size=128,
     ema=0.995,
 )
