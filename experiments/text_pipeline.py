@@ -8,9 +8,9 @@ weights are part of this project.
 
     python -m experiments.text_pipeline --quick                           the shapes world and its captions
     python -m experiments.text_pipeline --pipeline.path stable-diffusion-v1-5 --data.name folder --data.dir my_images
-    python -m vision sample text_pipeline --pipeline.path stable-diffusion-v1-5 --prompts "a red star" --count 4
-    python -m vision sample RUN --prompts "a red star" "a blue circle" --sampling.guidance 5 --negative-prompt "blurred"
-    python -m vision sample text_pipeline --pipeline.path instruct-pix2pix --prompts "make it night" --images photo.jpg
+    python -m vision sample text_pipeline --pipeline.path stable-diffusion-v1-5 --prompt "a red star" --count 4
+    python -m vision sample RUN --prompt "a red star" "a blue circle" --sampling.guidance 5 --negative-prompt "blurred"
+    python -m vision sample text_pipeline --pipeline.path instruct-pix2pix --prompt "make it night" --image photo.jpg
     python -m vision export RUN my-stable-diffusion                      a pipeline for diffusers
 """
 

@@ -66,7 +66,7 @@ def verb(capsys):
 
 def test_a_pipeline_generates_without_training(verb, pipeline, tmp_path):
     of = ("--pipeline.path", pipeline, *DATA, *SAMPLING, "--count", 3, "--out", tmp_path / "made")
-    code, said = verb("sample", "text_pipeline", *of, "--prompts", "a red star", "cat", "--seed", 1)
+    code, said = verb("sample", "text_pipeline", *of, "--prompt", "a red star", "cat", "--seed", 1)
     assert code == 0, said
     assert "starting from published weights in" in said
     made = [np.asarray(Image.open(tmp_path / "made" / f"{number:05d}.png")) for number in range(3)]
@@ -74,8 +74,8 @@ def test_a_pipeline_generates_without_training(verb, pipeline, tmp_path):
     assert (made[0] != made[2]).any()  # the same sentence, other noise
     code, said = verb("sample", "text_pipeline", *of)
     assert code == 2
-    assert "this generator needs --prompts" in said
-    code, said = verb("sample", "text_pipeline", "--prompts", "cat")
+    assert "this generator needs --prompt" in said
+    code, said = verb("sample", "text_pipeline", "--prompt", "cat")
     assert code == 2
     assert "has random weights until it is trained" in said
 
@@ -85,7 +85,7 @@ def test_a_run_is_evaluated_sampled_and_exported(verb, run, pipeline, tmp_path):
     assert code == 0, said
     assert "mse" in said
     code, said = verb(
-        "sample", run, "--prompts", "cat", "--count", 1, "--negative-prompt", "red", "--out", tmp_path / "a"
+        "sample", run, "--prompt", "cat", "--count", 1, "--negative-prompt", "red", "--out", tmp_path / "a"
     )
     assert code == 0, said
     code, said = verb("export", run, tmp_path / "again")

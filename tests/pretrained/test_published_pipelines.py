@@ -139,13 +139,13 @@ def test_requests_that_lack_something(folder, one_device):
     experiment = text_pipeline(config_of(path))
     state = jax.eval_shape(experiment.init, jax.random.key(0))
     sample = functools.partial(experiment.sampling(Compiler(one_device)), state)
-    with pytest.raises(UserError, match="this generator needs --prompts"):
+    with pytest.raises(UserError, match="this generator needs --prompt"):
         sample(SampleRequest(count=1))
     if case == "text":
-        with pytest.raises(UserError, match="no condition for --images: it takes --prompts"):
+        with pytest.raises(UserError, match="no condition for --image: it takes --prompt"):
             sample(request_of("edit"))
     else:
-        with pytest.raises(UserError, match="say with --images what to generate"):
+        with pytest.raises(UserError, match="say with --image what to generate"):
             sample(SampleRequest(count=1, prompts=("cat",)))
         with pytest.raises(UserError, match="captioned data has no images before and after: sample from it"):
             next(experiment.batches(seed=0, start_step=0, process_index=0, process_count=1))

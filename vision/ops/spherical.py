@@ -10,7 +10,7 @@ _SMALL = 1e-4
 _LEAST = 1e-12
 
 
-def normalised(embedding: Float[Array, "*b e"]) -> Float[Array, "*b e"]:
+def normalised(embedding: Float[Array | np.ndarray, "*b e"]) -> Float[Array, "*b e"]:
     """Vectors of length 1; one of zeros stays so, and its gradient is finite."""
     square = jnp.sum(jnp.square(embedding), axis=-1, keepdims=True)
     return embedding * jax.lax.rsqrt(jnp.maximum(square, 1e-24))

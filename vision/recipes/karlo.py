@@ -135,7 +135,7 @@ class Karlo:
     ) -> Array:
         start_key, walk_key = jax.random.split(key)
         start = start_noise(plan, (side, side, 3), index=index, key=start_key)
-        return integrate(plan, estimate, start, key=walk_key, index=index, threshold=static_threshold)
+        return integrate(plan, estimate, start, key=walk_key, index=index, threshold=static_threshold())
 
 
 def read_karlo(folder: str | Path) -> Karlo:

@@ -310,5 +310,5 @@ def _refuse(parts: PipelineParts, *_: Any, **__: Any) -> Any:
     kind = {"edit": "edits images by instructions", "inpaint": "inpaints images"}[parts.task]
     raise UserError(
         f"the network of this pipeline {kind}, and captioned data has no images before and after: sample from it with "
-        "--prompts and --images"
+        "--prompt and --image"
     )
