@@ -94,6 +94,13 @@ class Sampler(Protocol):
         ...
 
 
+REQUEST_OPTIONS: Mapping[str, str] = {
+    **{"labels": "--labels", "prompts": "--prompt", "images": "--image", "masks": "--mask"},
+    **{"best_of": "--best-of", "interpolate": "--interpolate"},
+}
+"""Fields of a request that not every generator can follow, and their options of ``vision sample``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleRequest:
     """What is asked of a generator. Fields that the generator has no condition for stay empty."""
@@ -121,12 +128,10 @@ class SampleRequest:
         Args:
           conditions: the fields that it can: some of "labels", "prompts", "images", "masks", "best_of", "interpolate".
         """
-        options = {"labels": "--labels", "prompts": "--prompt", "images": "--image", "masks": "--mask"}
-        options |= {"best_of": "--best-of", "interpolate": "--interpolate"}
-        for name, option in options.items():
+        for name, option in REQUEST_OPTIONS.items():
             asked = self.best_of > 1 if name == "best_of" else bool(getattr(self, name))
             if asked and name not in conditions:
-                known = f": it takes {' and '.join(options[each] for each in conditions)}" if conditions else ""
+                known = f": it takes {' and '.join(REQUEST_OPTIONS[each] for each in conditions)}" if conditions else ""
                 raise UserError(f"this generator has no condition for {option}{known}. Leave {option} out")
 
 

@@ -14,7 +14,7 @@ from vision.evaluation.generator import Generator, generate
 from vision.pretrained.pipeline import Task
 from vision.train.compile import Compiler
 from vision.train.experiment import Sample
-from vision.types import SampleRequest, Samples, TrainState
+from vision.types import REQUEST_OPTIONS, SampleRequest, Samples, TrainState
 
 _NEEDED: Mapping[Task, tuple[str, ...]] = {
     "text": ("prompts",),
@@ -67,8 +67,8 @@ def text_sampling(generator: TextGenerator, *, resolution: int, batch: int) -> C
             request.check(conditions=needed)
             for name in needed:
                 if not getattr(request, name):
-                    listed = " and ".join(f"--{each}" for each in needed)
-                    raise UserError(f"this generator needs {listed}: say with --{name} what to generate")
+                    listed = " and ".join(REQUEST_OPTIONS[each] for each in needed)
+                    raise UserError(f"this generator needs {listed}: say with {REQUEST_OPTIONS[name]} what to generate")
             condition = generator.of_texts(request.prompts, request.count)
             if "images" in needed:
                 images = [square(Image.fromarray(image), resolution) for image in request.images]
