@@ -8,6 +8,7 @@ its text encoder; the defaults are for one accelerator, and have not been run to
 
     python -m experiments.decoder_shapes --quick                                  the shapes world at 32x32 pixels
     python -m experiments.decoder_shapes --quick --conditions embedding
+    python -m vision evaluate RUN --sampling.guidance 2 --sampling.text-guidance 3    the text by itself
     python -m vision sample RUN --image a.png b.png --count 16                    variations of images
     python -m vision sample RUN --image a.png b.png --interpolate --count 9
     python -m vision sample RUN --prompt "a red star left of a blue circle" --sampling.guidance 3 --best-of 4
@@ -81,12 +82,10 @@ TINY = tiny(
 ABLATIONS: dict[str, dict[str, Any]] = {
     "embedding": {"conditions": "embedding"},
     "text": {"conditions": "text"},
-    "both": {"conditions": "both"},
     "texts_kept": {"text_dropout": 0.1},
     "one_token_of_the_embedding": {"embedding_tokens": 1},
     "unguided": {"sampling.guidance": 1.0},
     "strong_guidance": {"sampling.guidance": 4.0},
-    "guidance_of_the_text": {"sampling.guidance": 2.0, "sampling.text_guidance": 2.0},
     "zeros": {"substitute": "zeros"},
 }
 

@@ -8,6 +8,7 @@ generated images do not matter. No text is needed; ``--clip.weights`` adds one. 
 
     python -m experiments.upsampler_shapes --quick                                32 to 64 pixels, the shapes world
     python -m experiments.upsampler_shapes --quick --data.resolution 128          64 to 128
+    python -m experiments.upsampler_shapes --quick --clip.weights vision/pretrained/shapes_clip    with texts
     python -m vision sample RUN --image small/*.png --upsampling.sampled-level 0.1
     python -m experiments.upsampler_shapes --data.name folder --data.dir my_images --data.resolution 256 \
         --upsampling.factor 4 --upsampling.crop 64 --model unclip_256 --data.stream
@@ -23,7 +24,6 @@ from vision.data.captions.data import CaptionedConfig
 from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.unet import UNetConfig
-from vision.recipes.clip_encoder import SHAPES
 from vision.recipes.generative import QUICK_GENERATION
 from vision.recipes.quick_data import PAIRS, tiny, tiny_captions
 from vision.recipes.text_networks import SMALL_UPSAMPLER, UPSAMPLING_UNET, upsampler_by_name
@@ -80,7 +80,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no_noise": {"upsampling.noise": 0.0},
     "no_blur": {"upsampling.blur": 0.0},
     "noise_in_sampling": {"upsampling.sampled_level": 0.2},
-    "with_texts": {"clip.weights": SHAPES, "sampling.guidance": 2.0},
     "epsilon": {"diffusion.prediction": "epsilon", "diffusion.weighting": "simple"},
     "learned_variance": {
         "diffusion.variance": "learned",
