@@ -76,8 +76,15 @@ def text_sampling(generator: TextGenerator, *, resolution: int, batch: int) -> C
             if "masks" in needed:
                 masks = [square(Image.fromarray(mask[..., 0]), resolution)[..., :1] for mask in request.masks]
                 condition["mask"] = _repeated(np.stack(masks), request.count)
-            of = {"count": request.count, "seed": request.seed, "batch": batch}
-            images = generate(compiler, generator, generator.variables(state), condition, **of)
+            images = generate(
+                compiler,
+                generator,
+                generator.variables(state),
+                condition,
+                count=request.count,
+                seed=request.seed,
+                batch=batch,
+            )
             captions = tuple(request.prompts[place % len(request.prompts)] for place in range(request.count))
             return Samples(images=images, captions=captions)
 

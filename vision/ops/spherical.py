@@ -12,6 +12,7 @@ _LEAST = 1e-12
 
 def normalised(embedding: Float[Array | np.ndarray, "*b e"]) -> Float[Array, "*b e"]:
     """Vectors of length 1; one of zeros stays so, and its gradient is finite."""
+    embedding = jnp.asarray(embedding)
     square = jnp.sum(jnp.square(embedding), axis=-1, keepdims=True)
     return embedding * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
