@@ -395,6 +395,7 @@ def test_a_run_is_evaluated_and_sampled_from_while_it_trains_and_afterwards(comm
         "00001.png",
         "00002.png",
         "grid.png",
+        "samples.html",
     ]
 
 
