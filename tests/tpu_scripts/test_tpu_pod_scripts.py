@@ -176,8 +176,8 @@ def test_slices(cloud):
     One worker does not notice the failure of the others, and is ended.
     """
     cloud.set("workers", 2)
-    cloud.plan("sleep 0.4; echo 'a peer is gone'; exit 134")
-    cloud.plan("echo 'the disk is full'; exit 4", worker="demo-1-w-1")
+    cloud.plan("until [[ -e ${CLOUD}/failed ]]; do sleep 0.1; done; sleep 0.6; echo 'a peer is gone'; exit 134")
+    cloud.plan("touch ${CLOUD}/failed; echo 'the disk is full'; exit 4", worker="demo-1-w-1")
     cloud.plan("exec sleep 60", worker="demo-0-w-1")
     done = cloud.run("--slices", "2", "--settle-seconds", "1")
     assert done.returncode == 4, done.stderr
