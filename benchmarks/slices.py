@@ -110,7 +110,7 @@ def row_of(name: str, where: str, options: Sequence[str]) -> dict[str, Any]:
             compiler = recording_compiler(experiment, topology)
             report = prove(experiment, compiler, only_step=True).programs[0]
         except UserError as error:
-            return {**row, "problem": str(error)}
+            return {**row, "problem": str(error).replace(str(Path.home()), "~")}
     return {
         **row,
         "batch": batch,

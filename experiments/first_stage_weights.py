@@ -6,23 +6,17 @@
 The folder has the configuration of the network and the averaged weights, rounded to float16.
 """
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
-import numpy as np
 import tyro
 
-from vision.atomic import write_atomically
 from vision.home import expanded
 from vision.launch.exit_code import exit_code
 from vision.launch.run_folder import read_config
-from vision.pretrained.rules import named
-from vision.pretrained.state_dict import write_state_dict
 from vision.recipes.first_stage import first_stage
-from vision.recipes.stored_config import STORED
+from vision.recipes.stored_config import write_stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +33,8 @@ def write(config: Config) -> None:
     """Write the folder. Raises ``UserError`` where the run is of another network."""
     stage = first_stage(config.run, option="run")
     run = read_config(expanded(config.run))
-    folder = expanded(config.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_state_dict(
-        folder / STORED, named(jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), stage.frozen.load()))
-    )
-    stated = {"experiment": run.experiment, "config": {"model": run.config["model"]}}
-    write_atomically(folder / "config.json", (json.dumps(stated, indent=1) + "\n").encode())
+    content = {"experiment": run.experiment, "config": {"model": run.config["model"]}}
+    write_stored(expanded(config.out), content, stage.frozen.load())
 
 
 if __name__ == "__main__":

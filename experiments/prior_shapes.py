@@ -16,7 +16,7 @@ that length.
 
 ``--clip.embeddings`` is a folder where the embeddings of all images are kept once they are computed, by the hash of
 the CLIP and of the data; without it each start computes them. ``vision.recipes.prior_sampler`` uses a run's samples.
-Their numbers stand beside those of the embedding of the text itself, of zeros and of chance: ``r1`` is the share of
+Their numbers are next to those of the embedding of the text itself, of zeros and of chance: ``r1`` is the share of
 samples of held-out captions whose own image is the most similar of 256, ``cosine_margin`` how much more similar a
 sample is to its own image than to others, ``variance_share`` the variance of the samples of a text over that of real
 images with it.

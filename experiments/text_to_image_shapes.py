@@ -21,7 +21,7 @@ Shapes world: "facts_single" and "facts_pair" are the shares of held-out caption
 """
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from vision.data.captions.data import CaptionedConfig
@@ -29,14 +29,18 @@ from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.unet import UNetConfig
 from vision.recipes.clip_encoder import SHAPES
-from vision.recipes.generative import QUICK_GENERATION
-from vision.recipes.quick_data import PAIRS, tiny, tiny_captions
+from vision.recipes.quick_data import tiny
 from vision.recipes.text_conditions import ClipPartConfig
-from vision.recipes.text_networks import SMALL_TEXT_UNET, TEXT_UNET, text_network_by_name
-from vision.recipes.text_to_image import TextToImageRunConfig, text_to_image
+from vision.recipes.text_networks import TEXT_UNET, text_network_by_name
+from vision.recipes.text_to_image import (
+    QUICK_TEXT_TO_IMAGE,
+    TINY_TEXT_TO_IMAGE,
+    TextToImageRunConfig,
+    text_to_image,
+)
 from vision.tasks.diffusion import DiffusionConfig
 from vision.tasks.sampling import SamplingConfig
-from vision.train.experiment import Experiment, Intervals
+from vision.train.experiment import Experiment
 from vision.train.optimizer import AdamConfig
 
 ABOUT = About(task="images and texts", paper="Nichol et al. 2021, arXiv:2112.10741", quick="not timed")
@@ -56,29 +60,8 @@ class Config(TextToImageRunConfig):
     batch_size: int = 256
 
 
-QUICK = Config(
-    model=SMALL_TEXT_UNET,
-    **{
-        **QUICK_GENERATION,
-        "data": PAIRS,
-        "diffusion": DiffusionConfig(schedule="cosine", prediction="x0", weighting="truncated_snr"),
-        "sampling": SamplingConfig(steps=20, guidance=2.0),
-        "intervals": Intervals(log=3_200, evaluate=60_000, save=20_000),
-        "images": 120_000,
-        "samples": 64,
-        "asked": 256,
-    },
-)
-TINY = tiny(
-    QUICK,
-    model=replace(SMALL_TEXT_UNET, width=16, multipliers=(1,), blocks=1, attention=(), heads=2),
-    data=tiny_captions(QUICK.data),
-    diffusion=replace(QUICK.diffusion, steps=20),
-    sampling=replace(QUICK.sampling, steps=2),
-    samples=4,
-    asked=4,
-    held_out=8,
-)
+QUICK = Config(**QUICK_TEXT_TO_IMAGE)
+TINY = tiny(QUICK, **TINY_TEXT_TO_IMAGE)
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "unguided": {"sampling.guidance": 1.0},

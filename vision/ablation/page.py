@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from vision.report.document import document
 from vision.report.page import _STYLE as STYLE
 
 _MORE_STYLE = """
@@ -63,21 +64,5 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]], *, numbers: Collec
 
 
 def page(title: str, body: str) -> str:
-    """A complete page; its policy forbids loading and running anything, in case some text is not escaped."""
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{html.escape(title)}</title>
-<style>{STYLE}{_MORE_STYLE}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
+    """A complete page in the style of studies."""
+    return document(title, f"<main>\n{body}\n</main>", style=STYLE + _MORE_STYLE)

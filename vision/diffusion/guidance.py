@@ -174,16 +174,8 @@ def guided_by_text_and_image(
       scale: of what the other conditions change; 1 with ``image_scale`` 1 is the conditional network.
       image_scale: of what the image changes.
     """
-
-    def three(noisy: Images, time: Num[Array, " b"]) -> Estimates:
-        with_image = {**null, "image": condition["image"]}
-        each = {name: jnp.concatenate([value, with_image[name], null[name]]) for name, value in condition.items()}
-        estimate = denoise(jnp.concatenate([noisy] * 3), jnp.concatenate([time] * 3), each)
-        estimate, place = estimate[..., : noisy.shape[-1]], estimate[: len(noisy), ..., noisy.shape[-1] :]
-        both, image, none = jnp.split(estimate, 3)
-        return jnp.concatenate([none + image_scale * (image - none) + scale * (both - image), place], axis=-1)
-
-    return three
+    with_image = {**null, "image": condition["image"]}
+    return guided_in_turn(denoise, conditions=(null, with_image, condition), scales=(image_scale, scale))
 
 
 def autoguided(denoise: Denoiser, guide: Denoiser, *, scale: float) -> Denoiser:

@@ -2,8 +2,8 @@
 
 Of a caption of one figure, its shape and its colour are asked; of a caption of two figures, both shapes, both colours
 and how they lie to each other: five facts, of which all must be right. What an image shows is read by
-`vision.evaluation.figures_in_images` and the shape classifier, which never saw a generated image. Beside each number is
-what the real images of the captions get, the ceiling, and what images of other captions get, the floor.
+`vision.evaluation.figures_in_images` and the shape classifier, which never saw a generated image. Next to each number
+is what the real images of the captions get, the ceiling, and what images of other captions get, the floor.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -219,7 +219,9 @@ def protocols(names: Mapping[str, float], how: str, captions: str, generator: st
 def captions_given(
     data: CaptionedData, made: Callable[[Sequence[str], Callable[[], UInt8[np.ndarray, "n h w 3"]]], Mapping[str, Any]]
 ) -> Callable[[int], Mapping[str, np.ndarray]]:
-    """(number) -> conditions by the first captions of so many test images, and by the images, repeated where needed.
+    """(number) -> conditions from the first captions of as many test images, and from the images themselves.
+
+    Both are repeated where there are fewer.
 
     Args:
       data: with test images and captions.

@@ -1,6 +1,6 @@
 """Evaluation of a prior: whether its samples for held-out texts are where the embeddings of their images are.
 
-Beside every number is what stands in for the prior there: the embedding of the text itself, zeros (Ramesh et al. 2022,
+Next to every number is what stands in for the prior there: the embedding of the text itself, zeros (Ramesh et al. 2022,
 section 5.1), chance, and the embedding of another image with the same text, which no prior can be better than.
 """
 

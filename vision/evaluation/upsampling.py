@@ -1,4 +1,4 @@
-"""Enlarged images beside the small ones and the true ones, and how far they are from both."""
+"""Upsampled images next to the small ones and the true ones, and how far they are from both."""
 
 from typing import Any
 

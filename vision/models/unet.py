@@ -83,7 +83,7 @@ class UNetConfig:
     embedding: NoneOrMoreChannels = 0
     """Width of the condition "embedding", a vector; 0 for a network without it."""
     embedding_tokens: NoneOrMoreChannels = 0
-    """Tokens made of "embedding", to which attention attends (Ramesh et al. 2022: 4)."""
+    """Tokens that "embedding" is projected to, and attention attends to (Ramesh et al. 2022: 4)."""
     text: NoneOrMoreChannels = 0
     """Channels of each token of the condition "text", as a text encoder makes them; 0 for a network without it."""
     text_length: NoneOrMoreChannels = 0

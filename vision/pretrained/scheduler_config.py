@@ -31,10 +31,9 @@ _DISCRETE = (
     "HeunDiscreteScheduler",
     "LMSDiscreteScheduler",
     "PNDMScheduler",
-    "UnCLIPScheduler",
+    _UNCLIP,
     "UniPCMultistepScheduler",
 )
-_UNCLIP = "UnCLIPScheduler"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -236,7 +236,7 @@ def _channels(entries: Entries) -> tuple[int, int, int]:
 
 
 def _embedding(entries: Entries) -> tuple[EmbeddingKind, int]:
-    """The condition beside the context, and its size."""
+    """The condition other than the context, and its size."""
     named = entries.only("class_embed_type", tuple(_EMBEDDINGS), default=None)
     classes = entries.maybe_count("num_class_embeds")
     width = entries.maybe_count("projection_class_embeddings_input_dim")

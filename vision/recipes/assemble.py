@@ -94,7 +94,7 @@ def assemble(
       averages: decays by name; by default ``{"ema": warmed_up(config.ema)}``.
       averaging: state -> what is averaged.
       generator: for experiments that generate.
-      requests: how requests for samples are answered, for generators with other conditions than classes.
+      requests: generates samples on request, for generators with other conditions than classes.
       prediction: for experiments that recognise or restore, see ``Experiment``.
       inference: the function of images that is exported.
       labelled: whether the run keeps the names of the data's classes.

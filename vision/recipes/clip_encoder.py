@@ -38,7 +38,7 @@ from vision.train.state import with_values
 NAME = "clip"
 """Of the frozen part."""
 SHAPES = Path(pretrained.__file__).parent / "shapes_clip"
-"""The folder of a CLIP of the shapes world (``vision.recipes.quick_data.CAPTIONED``)."""
+"""The folder of a CLIP of the shapes world (``vision.recipes.quick_data.PAIRS``)."""
 _SUITABLE = "a run of experiments.clip_shapes, or the folder of a published CLIPModel"
 _KINDS: Mapping[str, type[AnyClipConfig]] = {kind.__name__: kind for kind in (TransformerClipConfig, ResNetClipConfig)}
 

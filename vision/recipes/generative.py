@@ -159,7 +159,7 @@ def generative(
       evaluation_only: fields of the configuration that change evaluation and sampling only.
       copies: names of collections that begin as copies of the parameters, such as a teacher's.
       of_samples: evaluation of the generator, in place of :func:`samples_evaluation`.
-      sampling: how requests for samples are answered, where conditions are no classes.
+      sampling: generates samples on request, where conditions are not classes.
     """
     images, space = samples.images, samples.space
     loss = space.loss(objective.loss) if space else preprocessed(objective.loss, scaled(flip=config.flip))

@@ -72,7 +72,7 @@ class PriorRunConfig(RunConfig):
     data: CaptionedConfig = CaptionedConfig()
     clip: ClipSourceConfig = ClipSourceConfig()
     text: TextCondition = "both"
-    """What the prior is told of a text: its embedding, the hidden states of its tokens, or both."""
+    """What the prior is conditioned on: its embedding, the hidden states of its tokens, or both."""
     diffusion: DiffusionConfig = DiffusionConfig(schedule="cosine", prediction="x0", data_deviation=1.0)
     sampling: SamplingConfig = SamplingConfig(method="ancestral", steps=64, guidance=2.0, limit=5.0)
     candidates: PositiveInt = 2

@@ -52,7 +52,7 @@ CAPTIONED = CaptionedConfig(
         max_rotation=15.0,
     ),
 )
-"""One shape an image with captions, six shapes in six colours, for CLIP and what is built on it."""
+"""One shape an image with captions, six shapes in six colours, for CLIP and its prior."""
 
 DETECTION = DetectionConfig(
     name="shapes",
@@ -78,7 +78,7 @@ PAIRS = CaptionedConfig(
         min_visible=1.0,
     ),
 )
-"""One figure or two that do not overlap, six shapes in six colours, with captions, for generators of texts."""
+"""One figure or two that do not overlap, six shapes in six colours, with captions, for text-to-image models."""
 
 Config = TypeVar("Config", bound=RunConfig)
 

@@ -1,17 +1,21 @@
 """Parts of another run: of its configuration, the network of a first stage or of a guide, and its variables."""
 
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 import numpy as np
 
+from vision.atomic import write_atomically
 from vision.errors import UserError, on_one_line
 from vision.pretrained.initial import read_initial_values
-from vision.pretrained.state_dict import read_state_dict
+from vision.pretrained.rules import named
+from vision.pretrained.state_dict import read_state_dict, write_state_dict
 from vision.ranges import check_ranges
 
 Stored = TypeVar("Stored")
@@ -33,6 +37,19 @@ def stored_values(folder: Path, shapes: Any) -> Mapping[str, np.ndarray]:
     if (folder / STORED).exists():
         return {name: np.asarray(array, np.float32) for name, array in read_state_dict(folder / STORED).items()}
     return read_initial_values(folder, shapes)
+
+
+def write_stored(folder: Path, content: Mapping[str, Any], variables: Any) -> None:
+    """Make a folder whose variables `stored_values` reads: its config.json, and the variables in half precision.
+
+    Args:
+      folder: to be made, or written again.
+      content: of config.json.
+      variables: a tree of arrays.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_state_dict(folder / STORED, named(jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), variables)))
+    write_atomically(folder / "config.json", (json.dumps(content, indent=1) + "\n").encode())
 
 
 def stored_part(kind: type[Stored], said: Mapping[str, Any], *, name: str, origin: Path) -> Stored:

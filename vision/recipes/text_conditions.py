@@ -56,7 +56,7 @@ class ClipConditions:
     clip: ClipEncoder
     kind: Conditions
     embedding_tokens: int = 4
-    """Tokens made of the embedding of an image."""
+    """Tokens that the embedding of an image is projected to."""
     attended: bool = True
     """Whether the network attends to tokens; one without attention is given embeddings alone."""
 

@@ -26,8 +26,16 @@ from vision.models.unet import UNetConfig
 from vision.ranges import Fraction, PositiveInt
 from vision.recipes.clip_encoder import NAME, clip_encoder
 from vision.recipes.diffusion_networks import DiffusionNetwork, diffusion_network, with_variance
-from vision.recipes.generative import EVALUATION_ONLY, GenerativeRunConfig, Objective, Samples, generative
+from vision.recipes.generative import (
+    EVALUATION_ONLY,
+    QUICK_GENERATION,
+    GenerativeRunConfig,
+    Objective,
+    Samples,
+    generative,
+)
 from vision.recipes.latents import latent_space
+from vision.recipes.quick_data import PAIRS, tiny_captions
 from vision.recipes.text_conditions import (
     DESCRIBED,
     EMBEDDING,
@@ -38,11 +46,11 @@ from vision.recipes.text_conditions import (
     attends,
     of_other_images,
 )
-from vision.recipes.text_networks import text_network_by_name
+from vision.recipes.text_networks import SMALL_TEXT_UNET, text_network_by_name
 from vision.recipes.text_requests import EmbeddingsOfTexts, Substitute, TextRequests
 from vision.tasks.diffusion import DiffusionConfig, HeldOutError, diffusion_loss, held_out_error, make_process
 from vision.tasks.sampling import SamplingConfig, check, describe, sampler
-from vision.train.experiment import EvaluatorFactory, Experiment
+from vision.train.experiment import EvaluatorFactory, Experiment, Intervals
 from vision.types import Batch, Condition, LossFn, Sampler
 
 
@@ -56,7 +64,7 @@ class TextToImageRunConfig(GenerativeRunConfig):
     conditions: Conditions = "text"
     """What the network is given of a caption and of the image itself."""
     embedding_tokens: PositiveInt = 4
-    """Tokens, at least 1, that are made of the embedding of an image. Unused with the text alone."""
+    """Tokens, at least 1, that the embedding of an image is projected to. Unused with the text alone."""
     diffusion: DiffusionConfig = DiffusionConfig()
     """Its ``condition_dropout`` is that of the embedding, or of the text where that is the only condition."""
     text_dropout: Fraction = 0.5
@@ -71,6 +79,30 @@ class TextToImageRunConfig(GenerativeRunConfig):
     def notices(self) -> tuple[str, ...]:
         """Also a CLIP that was trained on other images."""
         return (*super().notices(), *of_other_images(self.clip, self.data.name))
+
+
+QUICK_TEXT_TO_IMAGE: dict[str, Any] = {
+    **QUICK_GENERATION,
+    "model": SMALL_TEXT_UNET,
+    "data": PAIRS,
+    "diffusion": DiffusionConfig(schedule="cosine", prediction="x0", weighting="truncated_snr"),
+    "sampling": SamplingConfig(steps=20, guidance=2.0),
+    "intervals": Intervals(log=3_200, evaluate=60_000, save=20_000),
+    "images": 120_000,
+    "samples": 64,
+    "asked": 256,
+}
+"""What ``--quick`` has, with and without embeddings of images: the shapes world at 32x32 pixels."""
+TINY_TEXT_TO_IMAGE: dict[str, Any] = {
+    "model": replace(SMALL_TEXT_UNET, width=16, multipliers=(1,), blocks=1, attention=(), heads=2),
+    "data": tiny_captions(PAIRS),
+    "diffusion": replace(QUICK_TEXT_TO_IMAGE["diffusion"], steps=20),
+    "sampling": replace(QUICK_TEXT_TO_IMAGE["sampling"], steps=2),
+    "samples": 4,
+    "asked": 4,
+    "held_out": 8,
+}
+"""Changes to it for tests."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -260,7 +292,7 @@ def of_samples(parts: TextToImageParts, prior: EmbeddingsOfTexts | None, generat
 
 
 def requests(parts: TextToImageParts, prior: EmbeddingsOfTexts | None, generator: Generator) -> TextRequests:
-    """How requests for samples are answered."""
+    """The function that generates samples on request."""
 
     def captions(count: int) -> list[str]:
         known = parts.data.captioned("test").first(count)

@@ -175,7 +175,7 @@ def upsampler(config: UpsamplerRunConfig) -> Experiment:
 
 
 def requests(parts: UpsamplerParts, generator: Generator) -> Any:
-    """How requests for samples are answered: given images are made small, and enlarged by the network."""
+    """The function that generates samples on request: given images are downsampled, and enlarged by the network."""
 
     def factory(compiler: Compiler) -> Sample:
         def sample(state: TrainState, request: SampleRequest) -> Answer:

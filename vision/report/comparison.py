@@ -1,7 +1,6 @@
 """A page on which images before and after are compared by a slider: one file, without a server and without links."""
 
 import base64
-import hashlib
 import html
 import io
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vision.atomic import write_atomically
+from vision.report.document import document
 
 _QUALITY = 92
 
@@ -72,27 +72,9 @@ def write_comparison(
       description: a paragraph.
       labels: what the versions before and after are called.
     """
-    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
     pairs = "\n".join(_pair(each, labels) for each in images)
-    # The policy lets the browser run this one script and load nothing, in case some text is not escaped properly.
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'">
-<title>{html.escape(title)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>{html.escape(title)}</h1>
-<p>{html.escape(description)}</p>
-{pairs}
-<script>{_SCRIPT}</script>
-</body>
-</html>
-"""
+    body = f"<h1>{html.escape(title)}</h1>\n<p>{html.escape(description)}</p>\n{pairs}"
+    page = document(title, body, style=_STYLE, script=_SCRIPT)
     write_atomically(path, page.encode("utf-8", "surrogateescape"))
 
 

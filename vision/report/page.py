@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from vision.atomic import write_atomically
+from vision.report.document import document
 from vision.units import count, duration, value
 
 _NOT_SCALARS = ("step", "images", "time")
@@ -158,24 +159,7 @@ def write_page(
         f"<footer>Written {datetime.now().astimezone():%d %B %Y, %H:%M %Z}</footer>",
     ]
     body = "\n".join(section for section in sections if section)
-    # The policy forbids the browser to load or run anything, in case some text is not escaped properly.
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{html.escape(title)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
+    page = document(title, f"<main>\n{body}\n</main>", style=_STYLE)
     write_atomically(path, page.encode())
 
 

@@ -68,7 +68,7 @@ def cut(image: Shaped[np.ndarray, "_ _ c"], box: Box) -> Shaped[np.ndarray, "_ _
 
 
 def detail_row(whole: Picture, box: Box, details: Mapping[str, Picture]) -> Picture:
-    """An image with a frame around a box, and beside it versions of what is in the box, enlarged, with captions."""
+    """An image with a frame around a box, and next to it versions of what is in the box, enlarged, with captions."""
     tiles = [("", _with_frame(whole, box))]
     for caption, detail in details.items():
         factor = max(1, _DETAIL // max(detail.shape[:2]))

@@ -65,7 +65,7 @@ class PriorTask:
     """The token that ends a text; what is after its first occurrence is padding."""
 
     def condition(self, clip: Any, tokens: Int[Array, "b n"]) -> Condition:
-        """What the network is told of texts, by the frozen CLIP's variables."""
+        """What the network is conditioned on, encoded by the frozen CLIP with these variables."""
         made = self.encode_text(clip, tokens)
         found: dict[str, Array] = {}
         if self.text != "states":

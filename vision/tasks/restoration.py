@@ -97,7 +97,10 @@ def content_loss(
 
 
 def network_view(images: Float[Array, "b h w 3"], *, channels: int, scale: int) -> Float[Array, "b h w c"]:
-    """RGB as a network of so many channels is trained on it: as it is, its studio-range luma, or its grey."""
+    """RGB in the form that the network is trained on.
+
+    With three channels as it is; with one, its studio-range luma where images are enlarged, else its grey.
+    """
     if channels == 3:
         return images
     return luma(images) if scale > 1 else greyscale(images)

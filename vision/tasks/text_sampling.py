@@ -1,4 +1,4 @@
-"""Diffusion conditioned on what a text encoder made of sentences: the loss, and sampling under a negative sentence.
+"""Diffusion conditioned on encoded sentences: the loss, and sampling with a negative prompt.
 
 The network has the call of a `vision.models.unet_condition.unet.ConditionUNet`. Its condition "context" has no constant
 that means "none": that is the context of the empty sentence, or of one whose content is to be avoided.

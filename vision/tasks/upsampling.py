@@ -1,9 +1,9 @@
-"""Enlarging as conditional diffusion: the small image as a condition, made worse in training than it will be.
+"""Enlarging as conditional diffusion: the small image as a condition, degraded in training.
 
-An upsampler sees the small image, enlarged, beside the noisy large one (Saharia et al. 2021, "SR3"). In a cascade its
-input is generated and has faults that reductions of real images have not, so that in training small images get noise,
-whose level the network is given, and some are blurred (Ho et al. 2022, "Cascaded Diffusion Models", section 4.2). None
-of this knows of texts.
+The input of an upsampler is the small image, enlarged, concatenated to the noisy large one (Saharia et al. 2021,
+"SR3"). In a cascade the small image is generated and has artefacts that reductions of real images do not have.
+Therefore small images get noise in training, whose level the network is given, and some are blurred (Ho et al. 2022,
+"Cascaded Diffusion Models", section 4.2). Nothing here depends on texts.
 """
 
 from dataclasses import dataclass

@@ -1,10 +1,10 @@
-"""The U-Net of published text-to-image models, whose context is what a text encoder made of a sentence.
+"""The U-Net of published text-to-image models, whose context is a sentence encoded by a text encoder.
 
 Two families share it. Latent diffusion (Rombach et al. 2022; Stable Diffusion) has a transformer with cross-attention
 after each residual block. GLIDE and unCLIP (Nichol et al. 2021; Ramesh et al. 2022; Karlo) have self-attention with the
-keys and values of the context beside the image's own. Unlike ``vision/models/unet.py``, whose residual blocks it has
-and which embeds its own tokens, the network is given vectors, and attends at chosen levels, not at chosen sides:
-images may have any size. ``vision/pretrained/unet2d_condition.py`` reads what is published.
+keys and values of the context in addition to the image's own. Unlike ``vision/models/unet.py``, whose residual blocks
+it has and which embeds its own tokens, the network is given vectors, and attends at chosen levels, not at chosen
+sides: images may have any size. ``vision/pretrained/unet2d_condition.py`` reads what is published.
 """
 
 from dataclasses import dataclass
@@ -225,7 +225,7 @@ class ConditionUNet(nn.Module):
         return Conv(outputs, dtype=dtype, kernel_init=closed, name="head")(hidden).astype(jnp.float32)
 
     def _embedding(self, time: Num[Array, " b"], condition: Condition) -> Float[Array, "b e"]:
-        """The embedding of the time and of the condition beside it."""
+        """The embedding of the time and of the other condition."""
         config = self.config
         size = config.embedded
         dense = partial(Dense, size, dtype=jnp.dtype(config.dtype), kernel_init=fan_average)
