@@ -52,6 +52,28 @@ def test_other_files(tmp_path):
     assert (found.pixels[0, 0].tolist(), found.alpha[0, 0].tolist()) == ([9, 8, 7], [6])
 
 
+@pytest.mark.parametrize("name", ["deep.tif", "deep.pgm"])
+def test_deep_greys_keep_their_values(name, tmp_path):
+    values = image_of(1, np.uint16, alpha=False).pixels
+    Image.fromarray(values[..., 0]).save(tmp_path / name)
+    found = read_exact(tmp_path / name)
+    assert found.words == "grey of 16 bits"
+    np.testing.assert_array_equal(found.pixels, values)
+
+
+def test_twelve_bits_reach_white(tmp_path):
+    (tmp_path / "twelve.pgm").write_bytes(b"P5 3 1 4095\n" + np.array([0, 2048, 4095], ">u2").tobytes())
+    np.testing.assert_allclose(
+        read_exact(tmp_path / "twelve.pgm").pixels[0, :, 0], [0, 2048 / 4095 * 65535, 65535], atol=1
+    )
+
+
+def test_deep_greys_of_unknown_range_are_refused(tmp_path):
+    Image.fromarray(np.full((5, 7), 70_000, np.int32)).save(tmp_path / "wide.tif")
+    with pytest.raises(ImageError, match="nothing declares their range"):
+        read_exact(tmp_path / "wide.tif")
+
+
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_deep_images_are_turned_as_others(turn, tmp_path):
     image = Image.new("RGB", (7, 5))

@@ -1,8 +1,8 @@
 """Image files at the depth that they have, with their transparency: what restoration reads and writes.
 
 Elsewhere an image is 8-bit RGB on white (`vision.data.image_file`). Here grey stays grey, an alpha channel is kept, and
-PNG files of 16 bits keep them; Pillow reduces those of colours to 8 bits, so that they are read with pypng. Deep greys
-of other formats become 8 bits as elsewhere.
+files of more than 8 bits keep them, in 16: PNG of any kind, and grey TIFF and PGM. Pillow reduces PNG files of deep
+colours to 8 bits, so that they are read with pypng; deep colours of TIFF and PPM become 8 bits.
 """
 
 import io
@@ -14,7 +14,7 @@ from jaxtyping import UInt8, UInt16
 from PIL import Image, ImageOps
 
 from vision.atomic import write_atomically
-from vision.data.grey_levels import rgb
+from vision.data.grey_levels import bits_of_grey, rgb
 from vision.data.image_file import MAX_PIXELS, opened
 
 Values = UInt8[np.ndarray, "h w _"] | UInt16[np.ndarray, "h w _"]
@@ -59,7 +59,10 @@ def read_exact(file: Path, *, max_pixels: int = MAX_PIXELS) -> ExactImage:
             turn = image.getexif().get(_ORIENTATION, 1)
             image.load()  # a damaged file is recognised here, within the limits that Pillow has
             return _deep(file, turn)
+        bits = bits_of_grey(image) if image.mode.startswith("I") else None  # before it is turned, which loses the tags
         ImageOps.exif_transpose(image, in_place=True)
+        if bits is not None:
+            return ExactImage(np.asarray(image).astype(np.uint16)[..., None] << (16 - bits))
         alpha = None
         if image.has_transparency_data:
             image = image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA")

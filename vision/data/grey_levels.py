@@ -34,7 +34,7 @@ def rgb(image: Image.Image) -> Image.Image:
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """A deep grey in mode L."""
-    bits = _bits(image)
+    bits = bits_of_grey(image)
     values = np.asarray(image)
     low, high = values.min(), values.max()  # nan if there is one
     if image.mode == "F":
@@ -56,8 +56,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((values >> (bits - 8)).astype(np.uint8))
 
 
-def _bits(image: Image.Image) -> int | None:
-    """How many bits the unsigned integers of a deep grey have; None where nothing says."""
+def bits_of_grey(image: Image.Image) -> int | None:
+    """How many bits the unsigned integers of a grey image deeper than 8 bits have; None where nothing says."""
     if image.mode.startswith("I;16"):
         declared = image.tag_v2.get(_BITS_PER_SAMPLE) if isinstance(image, TiffImagePlugin.TiffImageFile) else None
         return 12 if declared == (12,) else 16
