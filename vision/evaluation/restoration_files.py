@@ -39,8 +39,8 @@ def restore_photographs(
 
     The folder gets, for each file, ``NAME.png``, which is grey or RGB, with alpha or not and of 8 or 16 bits as the
     file is (16 bits of PNG, grey TIFF and PGM), and ``details/NAME.png``, the image with an enlarged detail before and
-    after; and for all files ``restoration.json`` with sizes and formats, and ``comparison.html``, on which details of the
-    first images are compared by a slider. Alpha is enlarged by bicubic interpolation.
+    after; and for all files ``restoration.json`` with sizes and formats, and ``comparison.html``, on which details of
+    the first images are compared by a slider. Alpha is enlarged by bicubic interpolation.
 
     Memory is that of the file, of its result, and of a batch of tiles. Files that are not images are skipped and named.
     Raises ``UserError`` where none is an image.
