@@ -5,6 +5,7 @@
     python -m vision evaluate runs/shapes --average-length 0.05 0.13
     python -m vision sample runs/digits --count 20 --labels 3 7
     python -m vision sample runs/shapes --prompt "a red star" "two green hearts" --best-of 4
+    python -m vision sample runs/decoder --prompt "a red star" --prior runs/prior --upsampler runs/upsampler
     python -m vision export runs/detector detector.onnx
     python -m vision export runs/classifier resnet50.safetensors
     python -m vision describe runs/detector
@@ -87,6 +88,8 @@ class SampleOptions(Options):
     """Images that are generated for each one that is kept: the one whose text fits it best by the run's CLIP."""
     interpolate: bool = False
     """Steps of equal length from the first of two images or texts to the second, with the same noise."""
+    baseline: Path | None = None
+    """Folder of another run, whose images for the same request are shown next to these."""
     seed: Seed = 0
     """Seed of the noise."""
     average_length: AverageLength | None = None
@@ -191,9 +194,13 @@ def _sample(call: Call) -> None:
     )
     folder = own.out or (run.folder or Path()) / "samples" / f"sampled-{run.images:010d}{kind}"
     if own.out is None and is_first():
-        for path in folder.glob("[0-9]*.png"):  # of an earlier call, perhaps more than there are now
+        for path in [
+            *folder.glob("[0-9]*.png"),
+            *folder.glob("baseline*.png"),
+        ]:  # of an earlier call, perhaps more than there are now
             path.unlink()
-    _print([actions.sample(run, request, folder)])
+    baseline = load_run(own.baseline, package=call.package) if own.baseline is not None else None
+    _print([actions.sample(run, request, folder, baseline=baseline)])
 
 
 def _export(call: Call) -> None:

@@ -22,7 +22,7 @@ from vision.evaluation.generator import Generator, generate
 from vision.ops.pixels import to_float
 from vision.ops.spherical import slerp
 from vision.recipes.clip_encoder import NAME
-from vision.recipes.text_conditions import EMBEDDING, ClipConditions
+from vision.recipes.text_conditions import EMBEDDING, REFERENCE, ClipConditions
 from vision.train.compile import Compiler
 from vision.train.experiment import Sample
 from vision.types import SampleRequest, Samples, TrainState
@@ -59,6 +59,8 @@ class TextRequests:
     """The texts of the conditions that the generator's ``given`` makes, for requests that say nothing."""
     prior: EmbeddingsOfTexts | None = None
     substitute: Substitute = "text"
+    enlargers: tuple[Generator, ...] = ()
+    """Upsamplers in turn, of conditions "image" uint8 and "tokens"."""
 
     def __call__(self, compiler: Compiler) -> Sample:
         """The function that answers requests."""
@@ -80,9 +82,25 @@ class TextRequests:
             if request.best_of > 1:
                 tokens = self.conditions.clip.tokenizer.encode(answer.texts)
                 images = embedder.best(variables["frozen"][NAME], images, tokens, of=request.best_of)
+            images = self._enlarged(compiler, variables, images, answer.texts, request)
             return Samples(images=images, captions=answer.captions, columns=answer.columns, given=answer.given)
 
         return sample
+
+    def _enlarged(
+        self,
+        compiler: Compiler,
+        variables: Any,
+        images: UInt8[np.ndarray, "n h w 3"],
+        texts: Sequence[str],
+        request: SampleRequest,
+    ) -> UInt8[np.ndarray, "n h2 w2 3"]:
+        """What the upsamplers make of the images that are kept."""
+        tokens = self.conditions.clip.tokenizer.encode(texts) if texts else self.conditions.no_text(len(images))
+        of: dict[str, Any] = {"count": len(images), "seed": request.seed, "same_noise": request.interpolate}
+        for enlarger in self.enlargers:
+            images = generate(compiler, enlarger, variables, {REFERENCE: images, "tokens": tokens}, **of)
+        return images
 
     def _check(self, request: SampleRequest) -> None:
         images = ("images",) if self.conditions.has_embedding else ()
@@ -141,6 +159,11 @@ class TextRequests:
         """Embeddings of images for texts, by the prior or by what stands for it."""
         if self.prior is not None:
             return np.asarray(self.prior(texts, seed=seed), np.float32)
+        instead = "zeros stand" if self.substitute == "zeros" else "the embedding of the text itself stands"
+        notice(
+            f"there is no prior, so that {instead} for the embedding of an image: name the run of one with --prior.",
+            kind=f"no prior, {self.substitute}",
+        )
         if self.substitute == "zeros":
             return np.zeros((len(texts), self.conditions.clip.embedding), np.float32)
         return embedder.texts(clip, self.conditions.clip.tokenizer.encode(texts))
