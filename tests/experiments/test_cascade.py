@@ -15,8 +15,10 @@ from vision.errors import UserError
 from vision.launch import run as launcher
 from vision.launch import verbs
 from vision.launch.load_run import load_run
+from vision.launch.web import Painter
 from vision.recipes.cascade import PriorOfTexts, cascade
 from vision.recipes.clip_encoder import NAME, SHAPES, clip_encoder
+from vision.recipes.prior_sampler import Prior, stored_prior
 from vision.recipes.stored_upsampler import stored_upsampler
 from vision.recipes.text_conditions import REFERENCE, ClipConditions, ClipPartConfig
 from vision.recipes.text_to_image import text_to_image, text_to_image_parts
@@ -88,7 +90,17 @@ def test_sentences_go_through_prior_decoder_and_upsampler(runs, tmp_path, capsys
     sample = loaded.experiment.sampling(loaded.compiler)
     assert sample(loaded.state, SampleRequest(count=2, prompts=TEXTS)).images.shape == (2, 32, 32, 3)
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
-    assert sample(loaded.state, SampleRequest(count=3, images=(image,))).images.shape == (3, 32, 32, 3)
+    assert sample(loaded.state, SampleRequest(count=2, images=(image,))).images.shape == (2, 32, 32, 3)
+
+
+def test_a_page_generates_with_other_guidance(runs):
+    """Of three images as of the first three of four; each scale is a sampler of its own."""
+    painter = Painter(load_run(runs / "decoder", overrides=STEPS), STEPS)
+    assert painter.guidance == 2.0
+    made = painter(SampleRequest(count=2, prompts=TEXTS), None)
+    assert (made.images.shape, made.captions) == ((2, 32, 32, 3), TEXTS)
+    assert painter(SampleRequest(count=1, prompts=TEXTS), 1.0).captions == TEXTS[:1]
+    assert list(painter._samples) == [2.0, 1.0]
 
 
 def test_parts_are_named_anew_or_left_out(runs, tmp_path, capsys, monkeypatch):
@@ -123,14 +135,11 @@ def test_an_upsampler_of_a_folder_is_that_of_its_run(runs):
     np.testing.assert_allclose(found / 127.5 - 1.0, jnp.clip(expected, -1, 1), atol=1.01 / 127.5)
 
 
-def test_the_seed_is_the_key_of_the_prior():
+def test_the_seed_is_the_key_of_the_prior(runs, monkeypatch):
     """Equal seeds are equal keys, which are not those of the decoder's noise."""
-
-    class Asked:
-        def embeddings(self, texts, *, key):
-            return np.asarray(jax.random.normal(key, (len(texts), 3)))
-
-    made = PriorOfTexts(prior=Asked())
+    noise = lambda self, texts, *, key: np.asarray(jax.random.normal(key, (len(texts), 3)))
+    monkeypatch.setattr(Prior, "embeddings", noise)
+    made = PriorOfTexts(prior=stored_prior(runs / "prior", option="prior"))
     np.testing.assert_array_equal(made(TEXTS, seed=3), made(TEXTS, seed=3))
     assert np.abs(made(TEXTS, seed=3) - made(TEXTS, seed=4)).max() > 1e-3
     assert np.abs(made(TEXTS, seed=3) - jax.random.normal(jax.random.key(3), (2, 3))).max() > 1e-3

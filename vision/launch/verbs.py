@@ -9,6 +9,7 @@
     python -m vision export runs/detector detector.onnx
     python -m vision export runs/classifier resnet50.safetensors
     python -m vision describe runs/detector
+    python -m vision page runs/decoder
     python -m vision download resnet50
     python -m vision predict finetune --init-from pets.safetensors --model.classes 37 --data.dir pets -- new/*.jpg
 
@@ -43,7 +44,7 @@ from vision.launch.untrained import untrained_run
 from vision.parallel.agreement import is_first
 from vision.parallel.mesh import devices_needed
 from vision.parallel.processes import ProcessOptions, start
-from vision.ranges import AverageLength, PositiveInt, Seed
+from vision.ranges import AverageLength, Port, PositiveInt, Seed
 from vision.train.experiment import Experiment
 
 
@@ -96,6 +97,16 @@ class SampleOptions(Options):
     """Relative length of an average reconstructed from the run's snapshots and sampled from in place of its own."""
     out: Path | None = None
     """Folder for what is written. Default: samples/ in the run folder."""
+
+
+@dataclass(frozen=True)
+class PageOptions(Options):
+    """Options of page."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. By default this machine alone can see the page."""
+    port: Port = 8000
+    """Port to listen on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +218,13 @@ def _export(call: Call) -> None:
     _print([actions.export(call.load(), Path(call.operands[0]))])
 
 
+def _page(call: Call) -> None:
+    from vision.launch import web  # the extra "page"
+
+    web.check_installed()
+    web.serve(call.load(), overrides=call.overrides, host=call.options.host, port=call.options.port)
+
+
 def _describe(call: Call) -> None:
     stored = call.open()
     simulate_devices(devices_needed(stored.experiment.mesh))
@@ -250,6 +268,14 @@ VERBS: dict[str, Verb] = {
             act=_export,
             offered=lambda experiment: experiment.inference is not None,
             takes_name=True,
+        ),
+        Verb(
+            name="page",
+            summary="serve a local web page that generates images for sentences",
+            operands="RUN",
+            act=_page,
+            offered=lambda experiment: "prompts" in experiment.requests,
+            options=PageOptions,
         ),
         Verb(
             name="describe",

@@ -103,9 +103,7 @@ class TextRequests:
         return images
 
     def _check(self, request: SampleRequest) -> None:
-        images = ("images",) if self.conditions.has_embedding else ()
-        between = ("interpolate",) if self.conditions.has_embedding else ()
-        request.check(conditions=("prompts", *images, "best_of", *between))
+        request.check(conditions=fields(self.conditions))
         if request.best_of > 1 and not request.prompts:
             raise UserError("--best-of chooses the images that fit a text best: say which with --prompt")
         if request.interpolate and (len(request.images) or len(request.prompts)) != 2:
@@ -212,6 +210,13 @@ class _Embedder:
             filled = part[np.arange(size) % len(part)]
             found.append(jax.device_get(function(variables, self._compiler.replicate(filled)))[: len(part)])
         return np.concatenate(found).astype(np.float32)
+
+
+def fields(conditions: ClipConditions) -> tuple[str, ...]:
+    """The fields of a request that a generator with these conditions can follow."""
+    images = ("images",) if conditions.has_embedding else ()
+    between = ("interpolate",) if conditions.has_embedding else ()
+    return ("prompts", *images, "best_of", *between)
 
 
 def fitted(image: UInt8[np.ndarray, "h w c"], side: int) -> UInt8[np.ndarray, "{side} {side} 3"]:

@@ -49,7 +49,7 @@ from vision.recipes.text_conditions import (
     of_other_images,
 )
 from vision.recipes.text_networks import SMALL_TEXT_UNET, text_network_by_name
-from vision.recipes.text_requests import EmbeddingsOfTexts, Substitute, TextRequests
+from vision.recipes.text_requests import EmbeddingsOfTexts, Substitute, TextRequests, fields
 from vision.tasks.diffusion import DiffusionConfig, HeldOutError, diffusion_loss, held_out_error, make_process
 from vision.tasks.sampling import SamplingConfig, check, describe, sampler
 from vision.train.experiment import EvaluatorFactory, Experiment, Intervals
@@ -255,7 +255,8 @@ def text_to_image(config: TextToImageRunConfig) -> Experiment:
         of_samples=functools.partial(of_samples, parts, parts.cascade.prior),
         sampling=functools.partial(requests, parts, parts.cascade.prior),
     )
-    return replace(experiment, frozen={**experiment.frozen, **parts.cascade.frozen})
+    frozen = {**experiment.frozen, **parts.cascade.frozen}
+    return replace(experiment, frozen=frozen, requests=fields(parts.conditions))
 
 
 def given_texts(
