@@ -24,7 +24,7 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,6 +43,7 @@ from vision.report.system_page import StageRow, write_system_page
 from vision.train.records import read_metrics
 
 _CLIP = {"clip.weights": "clip"}
+CLIP = Stage(name="clip", experiment="clip_shapes")
 PRIOR = Stage(name="prior", experiment="prior_shapes", needs=_CLIP)
 UPSAMPLER = Stage(name="upsampler", experiment="upsampler_shapes")
 SECOND = Stage(name="second_upsampler", experiment="upsampler_shapes")
@@ -69,27 +70,37 @@ class Options:
     """Print the commands of the stages, one a line, and stop."""
 
 
-def data_options() -> tuple[str, ...]:
+def data_options() -> str:
     """The figures that all quick stages are of, as options of the CLIP's, whose own are simpler."""
     words: list[str] = []
     for name in ("max_objects", "min_size", "max_size", "backgrounds", "min_visible"):
         value = getattr(PAIRS.shapes, name)
-        words += [
-            option_of(f"data.shapes.{name}"),
-            *(map(str, value) if isinstance(value, tuple) else [str(value)]),
-        ]
-    return (*words, "--data.shapes-count", str(PAIRS.shapes_count))
+        words += [option_of(f"data.shapes.{name}"), *map(str, value if isinstance(value, tuple) else (value,))]
+    return " ".join([*words, "--data.shapes-count", str(PAIRS.shapes_count)])
+
+
+_AT_THE_END = "--intervals.evaluate 1000000000"
+QUICK: Mapping[str, str] = {
+    "clip": f"{data_options()} --model.image.patch 8 --model.image.width 64 --model.text.length 24 "
+    f"--model.text.width 64 --model.text.depth 3 --batch-size 128 --images 128000 {_AT_THE_END}",
+    "prior": f"--images 96000 {_AT_THE_END}",
+    "upsampler": f"--images 16000 {_AT_THE_END}",
+    "decoder": f"--images 80000 {_AT_THE_END}",
+    "baseline": f"--images 80000 {_AT_THE_END}",
+}
+"""Options of the quick stages: a CLIP of the size of the one that comes with the project, and budgets."""
 
 
 def stages(options: Options) -> list[Stage]:
     """In the order in which they are trained."""
-    shapes = data_options() if options.quick else ()
-    clip = Stage(name="clip", experiment="clip_shapes", options=shapes)
-    decoder, found = DECODER, [clip, PRIOR, UPSAMPLER]
+    decoder, found = DECODER, [CLIP, PRIOR, UPSAMPLER]
     if "second_upsampler" in options.extra:
         found.append(SECOND)
         decoder = dataclasses.replace(decoder, needs={**decoder.needs, SECOND.name: SECOND.name})
-    return [*found, *([BASELINE] if "baseline" in options.extra else []), decoder]
+    found += [*([BASELINE] if "baseline" in options.extra else []), decoder]
+    if not options.quick:
+        return found
+    return [dataclasses.replace(each, options=tuple(QUICK.get(each.name, "").split())) for each in found]
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -136,12 +136,15 @@ def divided(words: Sequence[str], names: Sequence[str]) -> tuple[list[str], dict
     return shared, own
 
 
-def run_stages(runs: Sequence[StageRun], *, say: Callable[[str], None]) -> None:
+def run_stages(
+    runs: Sequence[StageRun], *, say: Callable[[str], None], start: Callable[[Sequence[str]], int] | None = None
+) -> None:
     """Train what is not finished, one stage after another.
 
     Args:
       runs: in their order.
       say: called with a line as each begins, or where it is finished already.
+      start: runs ``python`` with words and returns the exit code; by default :func:`process`.
 
     Raises:
       UserError: a stage failed, or was stopped, with its exit code; or a folder has a run of other options. The same
@@ -155,7 +158,7 @@ def run_stages(runs: Sequence[StageRun], *, say: Callable[[str], None]) -> None:
             say(f"{place}: finished in {run.folder}")
             continue
         say(f"{place}: {' '.join(run.command)}")
-        code = process(run.command[1:])
+        code = (start or process)(run.command[1:])
         if code == EXIT_CODE:
             raise UserError(f"{place} was stopped, and all is saved: run the same command again", code=code)
         if code:
