@@ -1,7 +1,6 @@
 """A decoder between a prior and upsamplers: from the folders of runs to images, and what does not fit together."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -20,8 +19,7 @@ from vision.recipes.cascade import PriorOfTexts, cascade
 from vision.recipes.clip_encoder import NAME, SHAPES, clip_encoder
 from vision.recipes.prior_sampler import Prior, stored_prior
 from vision.recipes.stored_upsampler import stored_upsampler
-from vision.recipes.text_conditions import REFERENCE, ClipConditions, ClipPartConfig
-from vision.recipes.text_to_image import text_to_image, text_to_image_parts
+from vision.recipes.text_conditions import REFERENCE, ClipConditions
 from vision.recipes.upsampler import upsampler_parts
 from vision.types import SampleRequest
 
@@ -172,18 +170,3 @@ def test_an_upsampler_of_another_clip_is_refused(runs, tmp_path):
 def test_what_does_not_fit_together(runs, kind, paths, side, words):
     with pytest.raises(UserError, match=words):
         cascade({name: runs / place for name, place in paths.items()}, conditions(kind), side=side)
-
-
-def test_the_parts_change_nothing_of_training(runs):
-    """The first step of a decoder is the same with a prior and an upsampler."""
-    plain = replace(decoder_shapes.TINY, clip=ClipPartConfig(SHAPES))
-    with_parts = replace(plain, prior=runs / "prior", upsampler=runs / "upsampler")
-    assert set(text_to_image_parts(plain).objective().frozen) == {NAME}
-    states = []
-    for config in (plain, with_parts):
-        experiment = text_to_image(config)
-        state = jax.jit(experiment.init)(jax.random.key(0))
-        frozen = {name: part.load() for name, part in experiment.frozen.items() if part.in_step}
-        batch = next(experiment.batches(seed=0, start_step=0, process_index=0, process_count=1))
-        states.append(experiment.step(state.replace(model_state={"frozen": frozen}), batch)[0].params)
-    jax.tree.map(np.testing.assert_array_equal, *states)

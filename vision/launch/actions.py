@@ -215,6 +215,7 @@ def sample_request(
     seed: int = 0,
     best_of: int = 1,
     interpolate: bool = False,
+    difference: Sequence[str] = (),
 ) -> SampleRequest:
     """Check a request for samples and read its files.
 
@@ -228,6 +229,7 @@ def sample_request(
       seed: of the noise.
       best_of: images that are generated for each one that is kept.
       interpolate: whether the images are steps between two images or texts.
+      difference: two texts, along whose difference the images move.
 
     Raises ``UserError`` for an unknown class, or files that do not fit.
     """
@@ -250,6 +252,7 @@ def sample_request(
         seed=seed,
         best_of=best_of,
         interpolate=interpolate,
+        difference=tuple(difference),
     )
 
 

@@ -89,6 +89,8 @@ class SampleOptions(Options):
     """Images that are generated for each one that is kept: the one whose text fits it best by the run's CLIP."""
     interpolate: bool = False
     """Steps of equal length from the first of two images or texts to the second, with the same noise."""
+    difference: tuple[str, ...] = ()
+    """Two texts: --image moves from what the first says towards what the second says, in steps of equal length."""
     baseline: Path | None = None
     """Folder of another run, whose images for the same request are shown next to these."""
     seed: Seed = 0
@@ -201,6 +203,7 @@ def _sample(call: Call) -> None:
         masks=own.mask,
         best_of=own.best_of,
         interpolate=own.interpolate,
+        difference=own.difference,
         seed=own.seed,
     )
     folder = own.out or (run.folder or Path()) / "samples" / f"sampled-{run.images:010d}{kind}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
@@ -19,6 +20,7 @@ from vision.data.notices import notice
 from vision.data.text.tokenizer import Tokenizer
 from vision.errors import UserError, on_one_line
 from vision.evaluation.generator import Generator, generate
+from vision.models.clip.text_difference import text_difference, towards
 from vision.ops.pixels import to_float
 from vision.ops.spherical import slerp
 from vision.recipes.clip_encoder import NAME
@@ -31,6 +33,8 @@ Substitute = Literal["text", "zeros"]
 """What stands for the embedding of an image where only a text is given and there is no prior."""
 _AT_ONCE = 256
 """Images or texts whose embeddings are computed together."""
+_FARTHEST = 0.5
+"""Share of the way to the difference of two texts that the last step goes, as at most in the paper."""
 _COLUMNS = 12
 """Largest number of prompts or images that have a column of the grid each."""
 
@@ -77,7 +81,7 @@ class TextRequests:
                 answer.condition,
                 count=request.count * request.best_of,
                 seed=request.seed,
-                same_noise=request.interpolate,
+                same_noise=_in_steps(request),
             )
             if request.best_of > 1:
                 tokens = self.conditions.clip.tokenizer.encode(answer.texts)
@@ -97,7 +101,7 @@ class TextRequests:
     ) -> UInt8[np.ndarray, "n h2 w2 3"]:
         """What the upsamplers make of the images that are kept."""
         tokens = self.conditions.clip.tokenizer.encode(texts) if texts else self.conditions.no_text(len(images))
-        of: dict[str, Any] = {"count": len(images), "seed": request.seed, "same_noise": request.interpolate}
+        of: dict[str, Any] = {"count": len(images), "seed": request.seed, "same_noise": _in_steps(request)}
         for enlarger in self.enlargers:
             images = generate(compiler, enlarger, variables, {REFERENCE: images, "tokens": tokens}, **of)
         return images
@@ -108,16 +112,29 @@ class TextRequests:
             raise UserError("--best-of chooses the images that fit a text best: say which with --prompt")
         if request.interpolate and (len(request.images) or len(request.prompts)) != 2:
             raise UserError("--interpolate is between two images or two texts: name two with --image or with --prompt")
+        if request.difference and not (len(request.difference) == 2 and request.images and not request.prompts):
+            raise UserError(
+                "--difference takes two texts, what --image shows and what it is to show, and no --prompt: name those"
+            )
+        if request.difference and (request.count % len(request.images) or request.count < 2 * len(request.images)):
+            raise UserError(
+                f"--difference moves each of {len(request.images)} images in as many steps, at least 2: set --count "
+                f"{8 * len(request.images)}"
+            )
+        if request.difference and (request.interpolate or request.best_of > 1):
+            raise UserError("--difference shows steps by itself: leave --interpolate and --best-of out")
         if request.interpolate and request.best_of > 1:
             raise UserError("--interpolate shows every step, and --best-of leaves some out: give one of them")
 
     def _answer(self, request: SampleRequest, clip: Any, embedder: "_Embedder") -> "_Answer":
         count, texts = request.count, request.prompts
-        report_unknown(self.conditions.clip.tokenizer, texts)
+        report_unknown(self.conditions.clip.tokenizer, (*texts, *request.difference))
         if not texts and not request.images:
             return _Answer(dict(self.generator.condition(count)), captions=tuple(self.captions(count)))
         if request.interpolate:
             return self._interpolated(request, clip, embedder)
+        if request.difference:
+            return self._moved(request, clip, embedder)
         given = np.stack([fitted(image, self.side) for image in request.images]) if request.images else None
         repeated = [texts[index % len(texts)] for index in range(count)] if texts else []
         many = [text for text in repeated for _ in range(request.best_of)]
@@ -150,6 +167,25 @@ class TextRequests:
             condition["tokens"] = self.conditions.no_text(request.count)
         columns = request.count if request.count <= _COLUMNS else None
         return _Answer(condition, captions=tuple(f"{each:.2f}" for each in share), columns=columns)
+
+    def _moved(self, request: SampleRequest, clip: Any, embedder: "_Embedder") -> "_Answer":
+        """Ramesh et al. 2022, section 3.3: z_theta = slerp(z_i, z_d, theta), z_d = norm(z_t - z_t0)."""
+        images = np.stack([fitted(image, self.side) for image in request.images])
+        tokens = self.conditions.clip.tokenizer.encode(request.difference)
+        before, after = embedder.texts(clip, tokens)
+        if np.allclose(before, after):
+            raise UserError("--difference has two texts that the CLIP does not tell apart: change one of them")
+        steps = request.count // len(images)
+        share = np.linspace(0.0, _FARTHEST, steps).repeat(len(images))  # a column for each image, a row for each step
+        start = np.tile(embedder.images(clip, images), (steps, 1))
+        made = towards(jnp.asarray(start), text_difference(jnp.asarray(after), jnp.asarray(before)), jnp.asarray(share))
+        condition = {EMBEDDING: np.asarray(made, np.float32)}
+        if self.conditions.has_text:
+            condition["tokens"] = self.conditions.no_text(len(share))
+        columns = steps if len(images) == 1 else len(images)
+        captions = tuple(f"{each:.2f}" for each in share)
+        given = images if len(images) > 1 and len(images) <= _COLUMNS else None
+        return _Answer(condition, captions=captions, columns=columns if columns <= _COLUMNS else None, given=given)
 
     def _of_texts(
         self, texts: Sequence[str], clip: Any, embedder: "_Embedder", *, seed: int
@@ -212,10 +248,15 @@ class _Embedder:
         return np.concatenate(found).astype(np.float32)
 
 
+def _in_steps(request: SampleRequest) -> bool:
+    """Whether images differ in their conditions alone, and share their noise."""
+    return request.interpolate or bool(request.difference)
+
+
 def fields(conditions: ClipConditions) -> tuple[str, ...]:
     """The fields of a request that a generator with these conditions can follow."""
     images = ("images",) if conditions.has_embedding else ()
-    between = ("interpolate",) if conditions.has_embedding else ()
+    between = ("interpolate", "difference") if conditions.has_embedding else ()
     return ("prompts", *images, "best_of", *between)
 
 
