@@ -219,6 +219,18 @@ def test_images_move_along_the_difference_of_two_texts(decoder):
     assert np.abs(found.images[2].astype(int) - found.images[0].astype(int)).max() > 3
 
 
+def test_images_are_reconstructed_from_principal_components(decoder):
+    """With all of them the image's own variation; with none the same image for all."""
+    loaded = random_run(decoder)
+    images = tuple(np.full((16, 16, 3), value, np.uint8) for value in (30, 200))
+    sample = loaded.experiment.sampling(loaded.compiler)
+    most = min(64, len(text_to_image_parts(TINY).data.source("test")) - 1)
+    found = sample(loaded.state, SampleRequest(count=4, images=images, components=(0, most)))
+    assert (found.columns, found.captions[:2]) == (2, ("0 components", f"{most} components"))
+    np.testing.assert_allclose(found.images[0].astype(int), found.images[2].astype(int), atol=1)
+    assert np.abs(found.images[1].astype(int) - found.images[3].astype(int)).max() > 3
+
+
 def test_the_best_of_several_is_that_of_the_largest_cosine(decoder):
     loaded = random_run(decoder)
     sample = loaded.experiment.sampling(loaded.compiler)
@@ -277,6 +289,8 @@ def test_a_prior_stands_between_texts_and_images(decoder):
         (["--difference", "a", "--image", "{image}"], "--difference takes two texts"),
         (["--difference", "a", "b", "--image", "{image}", "--count", "1"], "set --count 8"),
         (["--difference", "a", "a", "--image", "{image}"], "that the CLIP does not tell apart"),
+        (["--components", "1"], "name them with --image"),
+        (["--components", "65", "--image", "{image}"], "--components are at most"),
         (["--labels", "3"], "generates images without classes"),
     ],
 )

@@ -216,6 +216,7 @@ def sample_request(
     best_of: int = 1,
     interpolate: bool = False,
     difference: Sequence[str] = (),
+    components: Sequence[int] = (),
 ) -> SampleRequest:
     """Check a request for samples and read its files.
 
@@ -230,6 +231,7 @@ def sample_request(
       best_of: images that are generated for each one that is kept.
       interpolate: whether the images are steps between two images or texts.
       difference: two texts, along whose difference the images move.
+      components: numbers of principal components that images are reconstructed from; ``count`` follows from them.
 
     Raises ``UserError`` for an unknown class, or files that do not fit.
     """
@@ -244,7 +246,7 @@ def sample_request(
     if masks and len(read_masks) not in (1, len(read)):
         raise UserError(f"--mask has {len(read_masks)} files and --image {len(read)}: give one mask, or as many")
     return SampleRequest(
-        count=count,
+        count=len(components) * len(read) if components and read else count,
         labels=tuple(_label(run, label, names) for label in labels),
         prompts=tuple(prompts),
         images=tuple(read),
@@ -253,6 +255,7 @@ def sample_request(
         best_of=best_of,
         interpolate=interpolate,
         difference=tuple(difference),
+        components=tuple(components),
     )
 
 

@@ -44,7 +44,7 @@ from vision.launch.untrained import untrained_run
 from vision.parallel.agreement import is_first
 from vision.parallel.mesh import devices_needed
 from vision.parallel.processes import ProcessOptions, start
-from vision.ranges import AverageLength, Port, PositiveInt, Seed
+from vision.ranges import AverageLength, NonNegativeInt, Port, PositiveInt, Seed
 from vision.train.experiment import Experiment
 
 
@@ -91,6 +91,8 @@ class SampleOptions(Options):
     """Steps of equal length from the first of two images or texts to the second, with the same noise."""
     difference: tuple[str, ...] = ()
     """Two texts: --image moves from what the first says towards what the second says, in steps of equal length."""
+    components: tuple[NonNegativeInt, ...] = ()
+    """--image is reconstructed from these numbers of leading principal components of embeddings; --count follows."""
     baseline: Path | None = None
     """Folder of another run, whose images for the same request are shown next to these."""
     seed: Seed = 0
@@ -204,6 +206,7 @@ def _sample(call: Call) -> None:
         best_of=own.best_of,
         interpolate=own.interpolate,
         difference=own.difference,
+        components=own.components,
         seed=own.seed,
     )
     folder = own.out or (run.folder or Path()) / "samples" / f"sampled-{run.images:010d}{kind}"

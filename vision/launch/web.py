@@ -96,7 +96,7 @@ def whole(sent: Sent, name: str, *, least: int, most: int) -> int:
     return int(said)
 
 
-def _numbers(sent: Sent) -> dict[str, int]:
+def _numbers(sent: Sent) -> dict[str, Any]:
     count = whole(sent, "count", least=1, most=MAX_COUNT)
     return {"count": count, "seed": whole(sent, "seed", least=0, most=2**32 - 1)}
 

@@ -22,6 +22,7 @@ from vision.errors import UserError, on_one_line
 from vision.evaluation.generator import Generator, generate
 from vision.models.clip.text_difference import text_difference, towards
 from vision.ops.pixels import to_float
+from vision.ops.principal_components import principal_components
 from vision.ops.spherical import slerp
 from vision.recipes.clip_encoder import NAME
 from vision.recipes.text_conditions import EMBEDDING, REFERENCE, ClipConditions
@@ -35,6 +36,8 @@ _AT_ONCE = 256
 """Images or texts whose embeddings are computed together."""
 _FARTHEST = 0.5
 """Share of the way to the difference of two texts that the last step goes, as at most in the paper."""
+_EXAMINED = 2_000
+"""Held-out images, the first ones, whose embeddings principal components are computed of."""
 _COLUMNS = 12
 """Largest number of prompts or images that have a column of the grid each."""
 
@@ -61,6 +64,8 @@ class TextRequests:
     """Of generated images, which given ones are made to have."""
     captions: Callable[[int], Sequence[str]]
     """The texts of the conditions that the generator's ``given`` makes, for requests that say nothing."""
+    pictures: Callable[[int], UInt8[np.ndarray, "n h w 3"]]
+    """At most that many held-out images, whose embeddings have the principal components."""
     prior: EmbeddingsOfTexts | None = None
     substitute: Substitute = "text"
     enlargers: tuple[Generator, ...] = ()
@@ -123,6 +128,12 @@ class TextRequests:
             )
         if request.difference and (request.interpolate or request.best_of > 1):
             raise UserError("--difference shows steps by itself: leave --interpolate and --best-of out")
+        if request.components and (not request.images or request.prompts):
+            raise UserError("--components reconstructs images: name them with --image, and leave --prompt out")
+        if request.components and (request.interpolate or request.difference or request.best_of > 1):
+            raise UserError("--components shows images by itself: leave --interpolate, --difference and --best-of out")
+        if request.components and request.count != len(request.components) * len(request.images):
+            raise UserError("--components makes an image for each number and each given image: --count must say so")
         if request.interpolate and request.best_of > 1:
             raise UserError("--interpolate shows every step, and --best-of leaves some out: give one of them")
 
@@ -135,6 +146,8 @@ class TextRequests:
             return self._interpolated(request, clip, embedder)
         if request.difference:
             return self._moved(request, clip, embedder)
+        if request.components:
+            return self._reconstructed(request, clip, embedder)
         given = np.stack([fitted(image, self.side) for image in request.images]) if request.images else None
         repeated = [texts[index % len(texts)] for index in range(count)] if texts else []
         many = [text for text in repeated for _ in range(request.best_of)]
@@ -186,6 +199,22 @@ class TextRequests:
         captions = tuple(f"{each:.2f}" for each in share)
         given = images if len(images) > 1 and len(images) <= _COLUMNS else None
         return _Answer(condition, captions=captions, columns=columns if columns <= _COLUMNS else None, given=given)
+
+    def _reconstructed(self, request: SampleRequest, clip: Any, embedder: "_Embedder") -> "_Answer":
+        """Ramesh et al. 2022, section 4: images of embeddings that keep the leading principal components alone."""
+        unit = lambda rows: rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        components = principal_components(unit(embedder.images(clip, self.pictures(_EXAMINED))))
+        most = len(components.axes)
+        if max(request.components) > most:
+            raise UserError(f"--components are at most {most} here, not {max(request.components)}")
+        images = np.stack([fitted(image, self.side) for image in request.images])
+        own = unit(embedder.images(clip, images))
+        rows = np.stack([components.leading(own, count) for count in request.components], axis=1)
+        condition = {EMBEDDING: rows.reshape(-1, own.shape[1]).astype(np.float32)}
+        if self.conditions.has_text:
+            condition["tokens"] = self.conditions.no_text(request.count)
+        captions = tuple(f"{count} components" for _ in images for count in request.components)
+        return _Answer(condition, captions=captions, columns=len(request.components))
 
     def _of_texts(
         self, texts: Sequence[str], clip: Any, embedder: "_Embedder", *, seed: int
@@ -250,13 +279,13 @@ class _Embedder:
 
 def _in_steps(request: SampleRequest) -> bool:
     """Whether images differ in their conditions alone, and share their noise."""
-    return request.interpolate or bool(request.difference)
+    return request.interpolate or bool(request.difference or request.components)
 
 
 def fields(conditions: ClipConditions) -> tuple[str, ...]:
     """The fields of a request that a generator with these conditions can follow."""
     images = ("images",) if conditions.has_embedding else ()
-    between = ("interpolate", "difference") if conditions.has_embedding else ()
+    between = ("interpolate", "difference", "components") if conditions.has_embedding else ()
     return ("prompts", *images, "best_of", *between)
 
 

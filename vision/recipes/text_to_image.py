@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, UInt8
 
 from vision.data.captions.data import CaptionedConfig, CaptionedData, captioned_data
+from vision.data.source import read
 from vision.diffusion.conditions import Conditioning, Probabilities
 from vision.errors import UserError
 from vision.evaluation.caption_facts import caption_facts, captions_given
@@ -325,8 +326,13 @@ def requests(parts: TextToImageParts, prior: EmbeddingsOfTexts | None, generator
         known = parts.data.captioned("test").first(count)
         return [known[index % len(known)][0] for index in range(count)]
 
+    def pictures(count: int) -> UInt8[np.ndarray, "n h w 3"]:
+        source = parts.data.source("test")
+        return np.stack([read(source, index)["image"] for index in range(min(count, len(source)))])
+
     return TextRequests(
         generator=generator,
+        pictures=pictures,
         conditions=parts.conditions,
         side=parts.config.data.resolution,
         captions=captions,
