@@ -33,6 +33,7 @@ import jax
 
 from vision.errors import UserError
 from vision.home import expanded
+from vision.launch.about import About
 from vision.launch.exit_code import exit_code
 from vision.launch.options import HELP, command_line, flatten, option_of, parse_fields
 from vision.launch.page import KEPT
@@ -41,6 +42,8 @@ from vision.launch.verbs import chosen
 from vision.recipes.quick_data import PAIRS
 from vision.report.system_page import StageRow, write_system_page
 from vision.train.records import read_metrics
+
+ABOUT = About(task="images and texts", paper="Ramesh et al. 2022, arXiv:2204.06125", quick="not timed")
 
 _CLIP = {"clip.weights": "clip"}
 CLIP = Stage(name="clip", experiment="clip_shapes")

@@ -80,7 +80,8 @@ def test_the_commands_of_the_document(tmp_path, monkeypatch, capsys):
         assert "8 samples after 16 images" in capsys.readouterr().out
     files = sorted((tmp_path / "runs/mine/decoder/samples").glob("sampled-*/0*.png"))
     assert len(files) == 8
-    assert Image.open(files[0]).size == (32, 32)  # by the upsampler
+    with Image.open(files[0]) as image:
+        assert image.size == (32, 32)  # by the upsampler
     answers = []
 
     def serve(run, *, overrides, host, port):

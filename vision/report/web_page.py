@@ -25,7 +25,6 @@ textarea, input { font: inherit; color: var(--ink); border: 1px solid #b6bec8; b
 button { justify-self: start; font: inherit; color: #fff; background: var(--accent); border: 0; border-radius: 6px;
   padding: .6rem 1.4rem; cursor: pointer; }
 .error { color: var(--bad); border-left: 4px solid var(--bad); padding: .4rem .8rem; background: #fdf3f1; }
-.notice { color: var(--soft); }
 .images { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1rem; margin-top: 1.5rem; }
 figure { margin: 0; } figure img { width: 100%; image-rendering: pixelated; border-radius: 4px; display: block; }
 figcaption { font-size: .82rem; color: var(--soft); overflow-wrap: anywhere; }
@@ -64,7 +63,6 @@ def web_page(
     images: Sequence[bytes] = (),
     captions: Sequence[str] = (),
     error: str = "",
-    notices: Sequence[str] = (),
 ) -> str:
     """The page as HTML.
 
@@ -76,7 +74,6 @@ def web_page(
       images: PNG files.
       captions: one for each image, or none.
       error: why there are no images, one sentence; "" for none.
-      notices: what should be known of the images, a sentence each.
     """
     links = "".join(
         f'<a href="?tab={tab.name}"{" class=here" if tab is here else ""}>{html.escape(tab.title)}</a>' for tab in tabs
@@ -84,7 +81,6 @@ def web_page(
     wide = "".join(_input(each, values.get(each.name, "")) for each in here.fields if each.kind != "number")
     numbers = "".join(_input(each, values.get(each.name, "")) for each in here.fields if each.kind == "number")
     said = f'<p class="error" role="alert">{html.escape(error)}</p>' if error else ""
-    said += "".join(f'<p class="notice">{html.escape(each)}</p>' for each in notices)
     figures = []
     for index, image in enumerate(images):
         caption = html.escape(captions[index]) if index < len(captions) else ""
