@@ -84,35 +84,32 @@ def test_sentences_go_through_prior_decoder_and_upsampler(runs, tmp_path, capsys
     assert page.count('class="pair"') == 2
     assert "Right: decoder_shapes after 16 images" in page
     assert "there is no prior" not in capsys.readouterr().err
-    loaded = load_run(runs / "decoder", overrides=STEPS)
-    sample = loaded.experiment.sampling(loaded.compiler)
-    assert sample(loaded.state, SampleRequest(count=2, prompts=TEXTS)).images.shape == (2, 32, 32, 3)
-    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
-    assert sample(loaded.state, SampleRequest(count=2, images=(image,))).images.shape == (2, 32, 32, 3)
 
 
-def test_a_page_generates_with_other_guidance(runs):
-    """Of three images as of the first three of four; each scale is a sampler of its own."""
+def test_a_page_generates_with_the_system(runs):
+    """As many images as were asked for, enlarged; each guidance scale has a sampler of its own."""
     painter = Painter(load_run(runs / "decoder", overrides=STEPS), STEPS)
     assert painter.guidance == 2.0
     made = painter(SampleRequest(count=2, prompts=TEXTS), None)
     assert (made.images.shape, made.captions) == ((2, 32, 32, 3), TEXTS)
-    assert painter(SampleRequest(count=1, prompts=TEXTS), 1.0).captions == TEXTS[:1]
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    assert painter(SampleRequest(count=2, images=(image,)), None).images.shape == (2, 32, 32, 3)
+    painter._sample(1.0)
     assert list(painter._samples) == [2.0, 1.0]
 
 
 def test_parts_are_named_anew_or_left_out(runs, tmp_path, capsys, monkeypatch):
-    """A run that was trained without them takes them, and one that has them does without."""
+    """A run that has them does without, and says so in one sentence; a prior that has moved is named anew."""
     monkeypatch.setattr(notices, "_REPORTED", set())
-    left_out = ("--prior", "None", "--upsampler", "None")
-    sampled(runs / "decoder", tmp_path / "out", "--prompt", *TEXTS, *left_out)
+    sampled(runs / "decoder", tmp_path / "out", "--prompt", *TEXTS, "--prior", "None", "--upsampler", "None")
     said = capsys.readouterr().err
     assert said.count("there is no prior, so that the embedding of the text itself stands for") == 1
     moved = (runs / "prior").rename(tmp_path / "moved")
     try:
         assert verbs.main(["sample", str(runs / "decoder"), "--prompt", *TEXTS]) == 2
         assert "there is no folder" in capsys.readouterr().err
-        sampled(runs / "decoder", tmp_path / "again", "--prompt", *TEXTS, "--prior", str(moved))
+        named = load_run(runs / "decoder", overrides=("--prior", str(moved), *STEPS))
+        assert named.config.prior == moved
     finally:
         moved.rename(runs / "prior")
 
