@@ -11,7 +11,10 @@ its text encoder; the defaults are for one accelerator, and have not been run to
     python -m vision evaluate RUN --sampling.guidance 2 --sampling.text-guidance 3    the text by itself
     python -m vision sample RUN --image a.png b.png --count 16                    variations of images
     python -m vision sample RUN --image a.png b.png --interpolate --count 9
+    python -m vision sample RUN --image a.png --difference "a red star" "a blue star" --count 8
+    python -m vision sample RUN --image a.png --components 1 4 16 64
     python -m vision sample RUN --prompt "a red star left of a blue circle" --sampling.guidance 3 --best-of 4
+    python -m vision sample RUN --prompt "a red star" --prior PRIOR_RUN --upsampler UPSAMPLER_RUN --baseline OTHER_RUN
     python -m experiments.decoder_shapes --data.name folder --data.dir my_images --clip.weights runs/my_clip
 
 "facts_single" and "facts_pair" are the shares of held-out captions whose facts are right in images decoded from the

@@ -33,7 +33,7 @@ from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.prior import PriorSize
 from vision.recipes.prior import QUICK_SIZE, ClipSourceConfig, PriorRunConfig, prior, size_by_name
-from vision.recipes.quick_data import CAPTIONED, tiny, tiny_data
+from vision.recipes.quick_data import PAIRS, tiny, tiny_captions
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import OptimizerConfig
 
@@ -54,7 +54,7 @@ class Config(PriorRunConfig):
 
 QUICK = Config(
     model=QUICK_SIZE,
-    data=CAPTIONED,
+    data=PAIRS,
     sampling=replace(Config.sampling, steps=25),
     optimizer=OptimizerConfig(name="adamw", lr=1e-3, b2=0.99, weight_decay=0.01, warmup=12_800, clip=1.0),
     intervals=Intervals(log=12_800, evaluate=128_000, save=64_000),
@@ -66,7 +66,7 @@ QUICK = Config(
 TINY = tiny(
     QUICK,
     model=replace(QUICK_SIZE, width=16, depth=1, heads=2),
-    data=tiny_data(CAPTIONED),
+    data=tiny_captions(PAIRS),
     clip=ClipSourceConfig(batch=16),
     diffusion=replace(QUICK.diffusion, steps=20),
     sampling=replace(QUICK.sampling, steps=2),

@@ -67,6 +67,7 @@ capture() {
     quote "$@"
     printf '%s\n' "${quoted}"
   else
+    # shellcheck disable=SC2034  # read by the scripts that source this file
     output="$("$@")" || status=$?
   fi
 }

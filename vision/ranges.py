@@ -36,6 +36,8 @@ NoneOrMoreBlocks: TypeAlias = Annotated[int, Interval(ge=0, le=1_000)]
 Classes: TypeAlias = Annotated[int, Interval(ge=1, le=1_000_000)]
 NoneOrMoreClasses: TypeAlias = Annotated[int, Interval(ge=0, le=1_000_000)]
 Seed: TypeAlias = Annotated[int, Interval(ge=0, le=2**32 - 1)]
+Port: TypeAlias = Annotated[int, Interval(ge=0, le=65_535)]
+"""Of a network connection; 0 for any that is free."""
 Fraction: TypeAlias = Annotated[float, Interval(ge=0.0, le=1.0)]
 """A share or a probability."""
 PositiveFraction: TypeAlias = Annotated[float, Interval(gt=0.0, le=1.0)]

@@ -96,7 +96,8 @@ class Sampler(Protocol):
 
 REQUEST_OPTIONS: Mapping[str, str] = {
     **{"labels": "--labels", "prompts": "--prompt", "images": "--image", "masks": "--mask"},
-    **{"best_of": "--best-of", "interpolate": "--interpolate"},
+    **{"best_of": "--best-of", "interpolate": "--interpolate", "difference": "--difference"},
+    "components": "--components",
 }
 """Fields of a request that not every generator can follow, and their options of ``vision sample``."""
 
@@ -121,12 +122,17 @@ class SampleRequest:
     """Images, at least 1, that are generated for each one that is returned: the one that fits its text best."""
     interpolate: bool = False
     """Whether the images are steps of equal length from the first of two ``images`` or ``prompts`` to the second."""
+    difference: tuple[str, ...] = ()
+    """Two texts, what ``images`` show and what they are to show: the images move along their difference."""
+    components: tuple[int, ...] = ()
+    """Numbers of principal components of embeddings that ``images`` are reconstructed from, a column each."""
 
     def check(self, *, conditions: Sequence[str]) -> None:
         """Raise ``UserError`` where a field is set that the generator cannot follow.
 
         Args:
-          conditions: the fields that it can: some of "labels", "prompts", "images", "masks", "best_of", "interpolate".
+          conditions: the fields that it can: some of "labels", "prompts", "images", "masks", "best_of", "interpolate",
+            "difference", "components".
         """
         for name, option in REQUEST_OPTIONS.items():
             asked = self.best_of > 1 if name == "best_of" else bool(getattr(self, name))

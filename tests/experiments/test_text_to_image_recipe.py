@@ -205,6 +205,32 @@ def test_variations_and_interpolations_of_images(decoder, files, tmp_path):
     assert "samples.html" in sampled(decoder, tmp_path / "out", "--image", *files, "--count", "4")
 
 
+def test_images_move_along_the_difference_of_two_texts(decoder):
+    """With one noise; the first step is the image itself, and each image has a column."""
+    loaded = random_run(decoder)
+    images = tuple(np.full((16, 16, 3), value, np.uint8) for value in (30, 200))
+    sample = loaded.experiment.sampling(loaded.compiler)
+    texts = ("a red star", "a blue circle")
+    found = sample(loaded.state, SampleRequest(count=4, images=images, difference=texts))
+    assert (found.captions, found.columns) == (("0.00", "0.00", "0.50", "0.50"), 2)
+    ends = [sample(loaded.state, SampleRequest(count=1, images=(image,))).images[0] for image in images]
+    for end, made in zip(ends, found.images[:2], strict=True):
+        assert np.abs(end.astype(int) - made.astype(int)).max() <= 1
+    assert np.abs(found.images[2].astype(int) - found.images[0].astype(int)).max() > 3
+
+
+def test_images_are_reconstructed_from_principal_components(decoder):
+    """With all of them the image's own variation; with none the same image for all."""
+    loaded = random_run(decoder)
+    images = tuple(np.full((16, 16, 3), value, np.uint8) for value in (30, 200))
+    sample = loaded.experiment.sampling(loaded.compiler)
+    most = min(64, len(text_to_image_parts(TINY).data.source("test")) - 1)
+    found = sample(loaded.state, SampleRequest(count=4, images=images, components=(0, most)))
+    assert (found.columns, found.captions[:2]) == (2, ("0 components", f"{most} components"))
+    np.testing.assert_allclose(found.images[0].astype(int), found.images[2].astype(int), atol=1)
+    assert np.abs(found.images[1].astype(int) - found.images[3].astype(int)).max() > 3
+
+
 def test_the_best_of_several_is_that_of_the_largest_cosine(decoder):
     loaded = random_run(decoder)
     sample = loaded.experiment.sampling(loaded.compiler)
@@ -259,10 +285,17 @@ def test_a_prior_stands_between_texts_and_images(decoder):
         (["--interpolate", "--prompt", "a"], "name two with --image or with --prompt"),
         (["--interpolate", "--prompt", "a", "b", "--best-of", "2"], "give one of them"),
         (["--interpolate", "--prompt", "a", "b", "--substitute", "zeros"], "set --substitute text"),
+        (["--difference", "a", "b"], "--difference takes two texts"),
+        (["--difference", "a", "--image", "{image}"], "--difference takes two texts"),
+        (["--difference", "a", "b", "--image", "{image}", "--count", "1"], "set --count 8"),
+        (["--difference", "a", "a", "--image", "{image}"], "that the CLIP does not tell apart"),
+        (["--components", "1"], "name them with --image"),
+        (["--components", "65", "--image", "{image}"], "--components are at most"),
         (["--labels", "3"], "generates images without classes"),
     ],
 )
-def test_requests_that_cannot_be_answered(words, said, decoder, capsys):
+def test_requests_that_cannot_be_answered(words, said, decoder, files, capsys):
+    words = [files[0] if word == "{image}" else word for word in words]
     assert verbs.main(["sample", str(decoder), "--count", "2", *words, *STEPS]) == 2
     assert said in capsys.readouterr().err
 

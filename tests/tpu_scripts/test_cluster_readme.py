@@ -27,6 +27,8 @@ def commands():
 @pytest.mark.parametrize("command", list(commands()))
 def test_commands_are_understood(command, tmp_path):
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DRY_RUN": "1"}
+    (tmp_path / "stages.txt").write_text("python -m experiments.clip_shapes --quick\n")
+    command = command.replace("--stages stages.txt", f"--stages {tmp_path}/stages.txt")
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout

@@ -25,13 +25,13 @@ from vision.parallel.agreement import first_alone, is_first
 from vision.pretrained.diffusers_folder import library_of, write_folder
 from vision.pretrained.state_dict import write_state_dict
 from vision.report.grid import sample_grid, save_png
-from vision.report.samples_page import write_samples_page
+from vision.report.samples_page import BASELINE, write_samples_page
 from vision.train.compile import Compiler
 from vision.train.compiling import compiling_for
 from vision.train.experiment import Sample
 from vision.train.kept import TOKENIZER
 from vision.train.replicas import combined
-from vision.types import SampleRequest
+from vision.types import SampleRequest, Samples
 
 
 def evaluate(run: LoadedRun, *, average_lengths: Sequence[float] = ()) -> list[str]:
@@ -144,28 +144,31 @@ def _export_pipeline(run: LoadedRun, folder: Path) -> str:
     return f"{folder}: the pipeline with this network, for diffusers' DiffusionPipeline"
 
 
-def sample(run: LoadedRun, request: SampleRequest, out: Path) -> str:
+def sample(run: LoadedRun, request: SampleRequest, out: Path, *, baseline: LoadedRun | None = None) -> str:
     """Write what the run generates as PNG files, a grid of all and a page to ``out``; returns a line about it.
+
+    Args:
+      run: the generator.
+      request: what is asked of it.
+      out: the folder.
+      baseline: another generator, whose images for the same request are written too and shown next to the others.
 
     Raises ``UserError`` for an experiment that does not generate images, or has no such condition.
     """
-    sampling = _sampling(run)
-    with compiling_for("the samples", _say):
-        samples = sampling(run.compiler)(run.state, request)
+    samples = samples_of(run, request)
+    beside = None
+    if baseline is not None:
+        try:
+            beside = samples_of(baseline, request)
+        except UserError as error:
+            raise UserError(f"of the baseline in {baseline.folder}: {error}", code=error.code) from error
     if not is_first():
         return ""
-    columns = samples.columns or int(np.ceil(np.sqrt(request.count)))
-    columns = request.count if run.experiment.replicas else columns  # a row a replica
-    shown, captions = samples.images, list(samples.captions)
-    if samples.given is not None:
-        shown = np.concatenate([samples.given, shown])
-        captions = ["given"] * len(samples.given) + captions if captions else captions
-    grid = sample_grid(shown, columns=columns, captions=captions or None)
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        for index, image in enumerate(samples.images):
-            save_png(out / f"{index:05d}.png", image)
-        save_png(out / "grid.png", grid)
+        _write_images(out, "", samples, run)
+        if baseline is not None and beside is not None:
+            _write_images(out, BASELINE, beside, baseline)
         title = f"{len(samples.images)} samples of {run.name} after {run.images:,} images"
         write_samples_page(
             out / "samples.html",
@@ -173,8 +176,32 @@ def sample(run: LoadedRun, request: SampleRequest, out: Path) -> str:
             command=command_line(),
             captions=samples.captions,
             count=len(samples.images),
+            beside="" if baseline is None else f"{baseline.name} after {baseline.images:,} images",
         )
     return f"{len(samples.images)} samples after {run.images:,} images: {out / 'grid.png'}"
+
+
+def samples_of(run: LoadedRun, request: SampleRequest) -> Samples:
+    """What the run generates; raises ``UserError`` for an experiment that generates nothing, or has no condition."""
+    sampling = _sampling(run)
+    with compiling_for("the samples", _say):
+        return sampling(run.compiler)(run.state, request)
+
+
+def _write_images(out: Path, prefix: str, samples: Samples, run: LoadedRun) -> None:
+    """A file for each image, and the grid of all with those that were given."""
+    count = len(samples.images)
+    columns = samples.columns or int(np.ceil(np.sqrt(count)))
+    columns = count // len(run.experiment.replicas) if run.experiment.replicas else columns  # a row a replica
+    shown, captions = samples.images, list(samples.captions)
+    if samples.given is not None:
+        factor = shown.shape[1] // samples.given.shape[1]  # an upsampler may have made them larger
+        given = samples.given.repeat(factor, axis=1).repeat(factor, axis=2)
+        shown = np.concatenate([given, shown])
+        captions = ["given"] * len(given) + captions if captions else captions
+    for index, image in enumerate(samples.images):
+        save_png(out / f"{prefix}{index:05d}.png", image)
+    save_png(out / f"{prefix}grid.png", sample_grid(shown, columns=columns, captions=captions or None))
 
 
 def sample_request(
@@ -188,6 +215,8 @@ def sample_request(
     seed: int = 0,
     best_of: int = 1,
     interpolate: bool = False,
+    difference: Sequence[str] = (),
+    components: Sequence[int] = (),
 ) -> SampleRequest:
     """Check a request for samples and read its files.
 
@@ -201,6 +230,8 @@ def sample_request(
       seed: of the noise.
       best_of: images that are generated for each one that is kept.
       interpolate: whether the images are steps between two images or texts.
+      difference: two texts, along whose difference the images move.
+      components: numbers of principal components that images are reconstructed from; ``count`` follows from them.
 
     Raises ``UserError`` for an unknown class, or files that do not fit.
     """
@@ -215,7 +246,7 @@ def sample_request(
     if masks and len(read_masks) not in (1, len(read)):
         raise UserError(f"--mask has {len(read_masks)} files and --image {len(read)}: give one mask, or as many")
     return SampleRequest(
-        count=count,
+        count=len(components) * len(read) if components and read else count,
         labels=tuple(_label(run, label, names) for label in labels),
         prompts=tuple(prompts),
         images=tuple(read),
@@ -223,6 +254,8 @@ def sample_request(
         seed=seed,
         best_of=best_of,
         interpolate=interpolate,
+        difference=tuple(difference),
+        components=tuple(components),
     )
 
 

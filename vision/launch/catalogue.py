@@ -8,7 +8,7 @@ from typing import get_args
 from vision.errors import UserError
 from vision.launch.about import About, Task
 from vision.launch.exit_code import exit_code
-from vision.launch.experiment_module import PACKAGE, experiment_paths
+from vision.launch.experiment_module import PACKAGE, experiment_paths, system_paths
 from vision.launch.fits import CHIPS, read_fits
 from vision.launch.options import HELP, unknown_name
 
@@ -23,7 +23,7 @@ def text(arguments: Sequence[str], *, package: str = PACKAGE) -> str:
 
     Raises ``UserError`` for an unknown name, or options, which belong to the experiment itself.
     """
-    paths = experiment_paths(package)
+    paths = {**experiment_paths(package), **system_paths(package)}
     words = [word for word in arguments if word not in HELP]
     if not words:
         return listing(package=package)
@@ -36,7 +36,9 @@ def text(arguments: Sequence[str], *, package: str = PACKAGE) -> str:
 
 
 def listing(*, package: str = PACKAGE) -> str:
-    """All experiments below their tasks: name, first line of the docstring, paper, time of ``--quick``, what fits.
+    """All experiments below their tasks, and systems of several of them.
+
+    Of each its name, the first line of the docstring, the paper, the time of ``--quick``, and what it fits.
 
     Whether the training step with its defaults fits one accelerator is read from ``fits.json`` in their folder.
     """
@@ -55,6 +57,11 @@ def listing(*, package: str = PACKAGE) -> str:
                 f"{chip}: {fits[name][where].words()}" for where, chip in CHIPS.items() if where in fits.get(name, {})
             ]
             lines += [f"  {'':20} fits {', '.join(known)}"] if known else []
+    systems = {name: (about_of(path), _first_line(path)) for name, path in system_paths(package).items()}
+    lines += ["", "several of them in turn"] if systems else []
+    for name, (about, summary) in systems.items():
+        details = [about.paper, f"--quick: {about.quick}" if about.quick else ""]
+        lines += [f"  {name:20} {summary}", f"  {'':20} {'; '.join(filter(None, details))}"]
     return "\n".join(lines)
 
 

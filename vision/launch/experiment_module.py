@@ -51,6 +51,13 @@ def experiment_paths(package: str = PACKAGE) -> dict[str, Path]:
     return {path.stem: path for path in files if {"build", "Config", "QUICK"} <= _top_level_names(path)}
 
 
+def system_paths(package: str = PACKAGE) -> dict[str, Path]:
+    """The systems of a package, which are experiments in turn (``vision.launch.stages``), by name, with their files."""
+    places = importlib.import_module(package).__path__
+    files = sorted(path for place in places for path in Path(place).glob("*.py"))
+    return {path.stem: path for path in files if {"ABOUT", "stages"} <= _top_level_names(path)}
+
+
 def find_experiment(
     name: str, *, package: str = PACKAGE, among: Collection[str] = (), kind: str = "experiment"
 ) -> ExperimentModule:

@@ -5,9 +5,11 @@
     python -m vision evaluate runs/shapes --average-length 0.05 0.13
     python -m vision sample runs/digits --count 20 --labels 3 7
     python -m vision sample runs/shapes --prompt "a red star" "two green hearts" --best-of 4
+    python -m vision sample runs/decoder --prompt "a red star" --prior runs/prior --upsampler runs/upsampler
     python -m vision export runs/detector detector.onnx
     python -m vision export runs/classifier resnet50.safetensors
     python -m vision describe runs/detector
+    python -m vision page runs/decoder
     python -m vision download resnet50
     python -m vision predict finetune --init-from pets.safetensors --model.classes 37 --data.dir pets -- new/*.jpg
 
@@ -42,7 +44,7 @@ from vision.launch.untrained import untrained_run
 from vision.parallel.agreement import is_first
 from vision.parallel.mesh import devices_needed
 from vision.parallel.processes import ProcessOptions, start
-from vision.ranges import AverageLength, PositiveInt, Seed
+from vision.ranges import AverageLength, NonNegativeInt, Port, PositiveInt, Seed
 from vision.train.experiment import Experiment
 
 
@@ -87,12 +89,28 @@ class SampleOptions(Options):
     """Images that are generated for each one that is kept: the one whose text fits it best by the run's CLIP."""
     interpolate: bool = False
     """Steps of equal length from the first of two images or texts to the second, with the same noise."""
+    difference: tuple[str, ...] = ()
+    """Two texts: --image moves from what the first says towards what the second says, in steps of equal length."""
+    components: tuple[NonNegativeInt, ...] = ()
+    """--image is reconstructed from these numbers of leading principal components of embeddings; --count follows."""
+    baseline: Path | None = None
+    """Folder of another run, whose images for the same request are shown next to these."""
     seed: Seed = 0
     """Seed of the noise."""
     average_length: AverageLength | None = None
     """Relative length of an average reconstructed from the run's snapshots and sampled from in place of its own."""
     out: Path | None = None
     """Folder for what is written. Default: samples/ in the run folder."""
+
+
+@dataclass(frozen=True)
+class PageOptions(Options):
+    """Options of page."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. By default this machine alone can see the page."""
+    port: Port = 8000
+    """Port to listen on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,17 +205,30 @@ def _sample(call: Call) -> None:
         masks=own.mask,
         best_of=own.best_of,
         interpolate=own.interpolate,
+        difference=own.difference,
+        components=own.components,
         seed=own.seed,
     )
     folder = own.out or (run.folder or Path()) / "samples" / f"sampled-{run.images:010d}{kind}"
     if own.out is None and is_first():
-        for path in folder.glob("[0-9]*.png"):  # of an earlier call, perhaps more than there are now
+        for path in [
+            *folder.glob("[0-9]*.png"),
+            *folder.glob("baseline*.png"),
+        ]:  # of an earlier call, perhaps more than there are now
             path.unlink()
-    _print([actions.sample(run, request, folder)])
+    baseline = load_run(own.baseline, package=call.package) if own.baseline is not None else None
+    _print([actions.sample(run, request, folder, baseline=baseline)])
 
 
 def _export(call: Call) -> None:
     _print([actions.export(call.load(), Path(call.operands[0]))])
+
+
+def _page(call: Call) -> None:
+    from vision.launch import web  # the extra "page"
+
+    web.check_installed()
+    web.serve(call.load(), overrides=call.overrides, host=call.options.host, port=call.options.port)
 
 
 def _describe(call: Call) -> None:
@@ -243,6 +274,14 @@ VERBS: dict[str, Verb] = {
             act=_export,
             offered=lambda experiment: experiment.inference is not None,
             takes_name=True,
+        ),
+        Verb(
+            name="page",
+            summary="serve a local web page that generates images for sentences",
+            operands="RUN",
+            act=_page,
+            offered=lambda experiment: "prompts" in experiment.requests,
+            options=PageOptions,
         ),
         Verb(
             name="describe",

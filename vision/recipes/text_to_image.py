@@ -9,12 +9,14 @@ embedding of an image into images like it, and a prior turns texts into such emb
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, UInt8
 
 from vision.data.captions.data import CaptionedConfig, CaptionedData, captioned_data
+from vision.data.source import read
 from vision.diffusion.conditions import Conditioning, Probabilities
 from vision.errors import UserError
 from vision.evaluation.caption_facts import caption_facts, captions_given
@@ -24,6 +26,7 @@ from vision.evaluation.generation import metrics_of_generators
 from vision.evaluation.generator import Generator
 from vision.models.unet import UNetConfig
 from vision.ranges import Fraction, PositiveInt
+from vision.recipes.cascade import UPSAMPLERS, Cascade, cascade
 from vision.recipes.clip_encoder import NAME, clip_encoder
 from vision.recipes.diffusion_networks import DiffusionNetwork, diffusion_network, with_variance
 from vision.recipes.generative import (
@@ -47,7 +50,7 @@ from vision.recipes.text_conditions import (
     of_other_images,
 )
 from vision.recipes.text_networks import SMALL_TEXT_UNET, text_network_by_name
-from vision.recipes.text_requests import EmbeddingsOfTexts, Substitute, TextRequests
+from vision.recipes.text_requests import EmbeddingsOfTexts, Substitute, TextRequests, fields
 from vision.tasks.diffusion import DiffusionConfig, HeldOutError, diffusion_loss, held_out_error, make_process
 from vision.tasks.sampling import SamplingConfig, check, describe, sampler
 from vision.train.experiment import EvaluatorFactory, Experiment, Intervals
@@ -72,6 +75,12 @@ class TextToImageRunConfig(GenerativeRunConfig):
     sampling: SamplingConfig = SamplingConfig()
     substitute: Substitute = "text"
     """What stands for the embedding of an image where only a text is given and there is no prior."""
+    prior: Path | None = None
+    """Sampling and evaluation: the run of a prior, which turns texts into embeddings of images."""
+    upsampler: Path | None = None
+    """Sampling and evaluation: the run of an upsampler for images of this size."""
+    second_upsampler: Path | None = None
+    """The same for images of the size that the first one makes."""
     asked: PositiveInt = 512
     """Shapes world: captions of each evaluation, at least 1, whose facts are looked for in the samples."""
     flip: bool = False
@@ -105,6 +114,10 @@ TINY_TEXT_TO_IMAGE: dict[str, Any] = {
 """Changes to it for tests."""
 
 
+CASCADE = ("prior", *UPSAMPLERS)
+"""Fields that name the runs before and behind the decoder."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TextToImageParts:
     """What the recipe is composed of, checked."""
@@ -117,6 +130,7 @@ class TextToImageParts:
     conditions: ClipConditions
     conditioning: Conditioning
     dropout: Probabilities
+    cascade: Cascade
 
     def objective(self) -> Objective:
         """The loss, the held-out error and the sampler; all of them find the CLIP among frozen networks."""
@@ -222,29 +236,28 @@ def text_to_image_parts(config: TextToImageRunConfig) -> TextToImageParts:
         # the network of a folder of diffusers has none of these conditions
         network=replace(network, folder=None),
         conditions=conditions,
+        cascade=cascade(
+            {name: getattr(config, name) for name in CASCADE}, conditions, side=data.sample["image"].shape[0]
+        ),
         **of,
     )
 
 
-def text_to_image(config: TextToImageRunConfig, *, prior: EmbeddingsOfTexts | None = None) -> Experiment:
-    """The experiment.
-
-    Args:
-      config: of the run.
-      prior: for a decoder, what turns texts into embeddings of images; ``config.substitute`` stands for none.
-
-    Raises ``UserError`` for settings that contradict each other.
-    """
+def text_to_image(config: TextToImageRunConfig) -> Experiment:
+    """The experiment. Raises ``UserError`` for settings that contradict each other."""
     parts = text_to_image_parts(config)
-    return generative(
+    own = ("substitute", "asked", "data.test_", "data.max_pixels", *CASCADE)
+    experiment = generative(
         parts.config,
         parts.network,
         parts.samples,
         parts.objective(),
-        evaluation_only=(*EVALUATION_ONLY, "substitute", "asked", "data.test_", "data.max_pixels"),
-        of_samples=functools.partial(of_samples, parts, prior),
-        sampling=functools.partial(requests, parts, prior),
+        evaluation_only=(*EVALUATION_ONLY, *own),
+        of_samples=functools.partial(of_samples, parts, parts.cascade.prior),
+        sampling=functools.partial(requests, parts, parts.cascade.prior),
     )
+    frozen = {**experiment.frozen, **parts.cascade.frozen}
+    return replace(experiment, frozen=frozen, requests=fields(parts.conditions))
 
 
 def given_texts(
@@ -274,6 +287,8 @@ def of_samples(parts: TextToImageParts, prior: EmbeddingsOfTexts | None, generat
     config = parts.config
     of: dict[str, Any] = {"count": config.asked, "batch": config.metrics.batch}
     by_texts: tuple[EvaluatorFactory, ...] = ()
+    if not parts.conditions.has_embedding:
+        by_texts = enlarged_facts(parts, generator)
     if parts.conditions.has_embedding:
         made = functools.partial(given_texts, parts.conditions, prior, config.substitute)
         origin = "the prior" if prior is not None else f"{config.substitute} in place of a prior"
@@ -282,13 +297,26 @@ def of_samples(parts: TextToImageParts, prior: EmbeddingsOfTexts | None, generat
             given=captions_given(parts.data, made),
             description=f"{generator.description}, from captions by {origin}",
         )
-        by_texts = (caption_facts(alone, parts.data, name="text_facts", **of),)
+        by_texts = (caption_facts(alone, parts.data, name="text_facts", **of), *enlarged_facts(parts, alone))
     return combine(
         caption_grid(generator, parts.data, count=config.samples),
         caption_facts(generator, parts.data, **of),
         *by_texts,
         metrics_of_generators(config.metrics, data=parts.data, images=config.data, labelled=False)(generator),
     )
+
+
+def enlarged_facts(parts: TextToImageParts, generator: Generator) -> tuple[EvaluatorFactory, ...]:
+    """Whether captions are still right in samples that the upsamplers have enlarged; nothing without one."""
+    if not parts.cascade.upsamplers:
+        return ()
+    config, enlarged = parts.config, parts.cascade.enlarged(generator, parts.conditions)
+    large = replace(config.data, resolution=list(parts.cascade.upsamplers.values())[-1].large)
+    tokenizer = parts.conditions.clip.tokenizer
+    # the same scenes: of the real images only the size is another
+    data = captioned_data(large, tokenizer=lambda: tokenizer, length=tokenizer.length)
+    of: dict[str, Any] = {"count": config.asked, "batch": config.metrics.batch}
+    return (caption_facts(enlarged, data, name="large_facts", **of),)
 
 
 def requests(parts: TextToImageParts, prior: EmbeddingsOfTexts | None, generator: Generator) -> TextRequests:
@@ -298,11 +326,17 @@ def requests(parts: TextToImageParts, prior: EmbeddingsOfTexts | None, generator
         known = parts.data.captioned("test").first(count)
         return [known[index % len(known)][0] for index in range(count)]
 
+    def pictures(count: int) -> UInt8[np.ndarray, "n h w 3"]:
+        source = parts.data.source("test")
+        return np.stack([read(source, index)["image"] for index in range(min(count, len(source)))])
+
     return TextRequests(
         generator=generator,
+        pictures=pictures,
         conditions=parts.conditions,
         side=parts.config.data.resolution,
         captions=captions,
         prior=prior,
         substitute=parts.config.substitute,
+        enlargers=parts.cascade.enlargers(parts.conditions),
     )

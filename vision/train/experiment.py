@@ -137,6 +137,8 @@ class Experiment:
     """Makes the evaluation, for any state of the run."""
     sampling: Callable[[Compiler], Sample] | None = None
     """Compiles (state, request) -> samples, for experiments that generate."""
+    requests: tuple[str, ...] = ()
+    """Fields of a `SampleRequest` that ``sampling`` can follow: "prompts", "images", ...; () where it does not say."""
     prediction: Callable[[Compiler, Sequence[str]], PredictFiles] | None = None
     """(compiler, names of the classes that the run was trained on) -> predictions for files, for experiments that
     recognise."""
