@@ -1,8 +1,8 @@
 r"""Photographs in the style of paintings, by optimising the image itself: Gatys et al. 2016.
 
 Every photograph with every painting; L-BFGS on the pixels, from coarse to fine, in the features of a VGG whose weights
-are a file of yours (torchvision's names). Without a file the network has random weights, with which textures and colours
-pass over and little else does. Nothing is trained. The same command goes on where it was stopped.
+are a file of yours (torchvision's names). Without a file the network has random weights, with which textures and
+colours pass over and little else does. Nothing is trained. The same command goes on where it was stopped.
 
     python -m experiments.style_gatys --quick
     python -m experiments.style_gatys --content photographs --style paintings --features vgg16.safetensors

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
+from vision.data.source import Record
+
 PALETTES: Mapping[str, tuple[tuple[int, int, int], ...]] = {
     "strokes": ((20, 40, 96), (38, 84, 160), (110, 158, 200), (236, 206, 96), (244, 238, 190)),
     "cells": ((178, 34, 40), (240, 128, 48), (250, 214, 110), (46, 92, 80), (28, 30, 44)),
@@ -32,7 +34,7 @@ def _strokes(side: int, palette: np.ndarray, rng: np.random.Generator) -> np.nda
         place = rng.uniform(0, side, 2)
         apart = place - centres
         near = np.exp(-np.sum(np.square(apart), 1) / (0.09 * side**2))
-        across = np.sum(np.stack([-apart[:, 1], apart[:, 0]], 1) * near[:, None], 0) + [0.1 * side, 0.02 * side]
+        across = np.sum(np.stack([-apart[:, 1], apart[:, 0]], 1) * near[:, None], 0) + side * np.array([0.1, 0.02])
         along = across / (np.linalg.norm(across) + 1e-9)
         bright = near.max() + rng.normal(0, 0.25)
         colour = palette[int(np.clip(bright * len(palette), 0, len(palette) - 1))] + rng.normal(0, 10, 3)
@@ -90,3 +92,20 @@ _MAKERS: Mapping[str, Callable[[int, np.ndarray, np.random.Generator], np.ndarra
     "waves": _waves,
     "rings": _rings,
 }
+
+
+class TextureSource:
+    """Textures of all kinds in turn, each with a seed of its own, as a source of paintings."""
+
+    class_names: tuple[str, ...] = ()
+
+    def __init__(self, *, side: int, size: int, first_seed: int = 0):
+        """Args: sides in pixels; the number of textures; the seed of the first."""
+        self.side, self.size, self.first_seed = side, size, first_seed
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Record:
+        names = list(PALETTES)
+        return {"image": texture(names[index % len(names)], self.side, seed=self.first_seed + index)}

@@ -19,7 +19,13 @@ from vision.metrics.generation.frechet import frechet_distance
 from vision.metrics.generation.moments import moments
 from vision.metrics.reconstruction.lpips import lpips
 from vision.ops.resize import resize
+from vision.report.style import style_sheet
 from vision.tasks.style import Features, StyleLossConfig, content_loss, gram_distance, gram_matrix
+from vision.train.compile import Compiler
+from vision.train.experiment import Evaluate, Evaluation, EvaluatorFactory
+
+SHOWN = 6
+"""Photographs on sheets, and unrelated ones that each is compared with, at most."""
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 
@@ -61,12 +67,12 @@ class Measured:
 class StyleMeasures:
     """Measures of images, compiled once for each size."""
 
-    def __init__(self, network: StyleNetworkMeasures, variables: Any):
-        """Args: the network; its variables."""
-        self.network, self._variables = network, variables
-        self._activations = jax.jit(network.activations)
+    def __init__(self, network: StyleNetworkMeasures, compiled: Callable[..., Any] = jax.jit):
+        """Args: the network; how functions are compiled."""
+        self.network = network
+        self._activations = compiled(network.activations)
         distance = network.distance
-        self._distance = jax.jit(
+        self._distance = compiled(
             lambda variables, one, other: lpips(
                 2.0 * one - 1.0,
                 2.0 * other - 1.0,
@@ -76,18 +82,19 @@ class StyleMeasures:
         )
 
     def __call__(
-        self, result: Picture, content: Picture, style: Picture, unrelated: Sequence[Picture] = ()
+        self, variables: Any, result: Picture, content: Picture, style: Picture, unrelated: Sequence[Picture] = ()
     ) -> Measured:
         """The numbers of one result.
 
         Args:
+          variables: of the network.
           result: the stylised image.
           content: the photograph, of the result's size.
           style: the painting, of any size.
           unrelated: other photographs, resized to the result's size.
         """
         config = self.network.loss
-        found, original, painting = (self._of(image) for image in (result, content, style))
+        found, original, painting = (self._of(variables, image) for image in (result, content, style))
         scalars: dict[str, float] = {}
         ratios = []
         for name in config.style_layers:
@@ -101,12 +108,12 @@ class StyleMeasures:
         scalars["content"] = float(content_loss(found, original, config)[0])
         if unrelated:
             size = (content.shape[0], content.shape[1])
-            others = [self._of(resized(image, size)) for image in unrelated]
+            others = [self._of(variables, resized(image, size)) for image in unrelated]
             apart = [float(content_loss(other, original, config)[0]) for other in others]
             scalars["content_of_unrelated"] = float(np.mean(apart))
             scalars["content_ratio"] = scalars["content"] / max(scalars["content_of_unrelated"], 1e-12)
         one, other = (jnp.asarray(image[None], jnp.float32) / 255.0 for image in (result, content))
-        scalars[self.network.distance.name] = float(self._distance(self._variables, one, other))
+        scalars[self.network.distance.name] = float(self._distance(variables, one, other))
         last = config.style_layers[-1]
         pooled = np.stack([np.asarray(each[last].mean((0, 1, 2))) for each in (found, painting)])
         return Measured(scalars, pooled)
@@ -158,8 +165,8 @@ class StyleMeasures:
             found[f"gram_of_content/{name}"] = f"the same of the photograph itself; {where}"
         return found
 
-    def _of(self, image: Picture) -> Features:
-        return self._activations(self._variables, jnp.asarray(image[None], jnp.float32) / 255.0)
+    def _of(self, variables: Any, image: Picture) -> Features:
+        return self._activations(variables, jnp.asarray(image[None], jnp.float32) / 255.0)
 
 
 def resized(image: Picture, size: tuple[int, int]) -> Picture:
@@ -173,3 +180,49 @@ def fitted(image: Picture, longer: int) -> Picture:
     """A picture whose longer side has ``longer`` pixels."""
     factor = longer / max(image.shape[:2])
     return resized(image, (max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleTask:
+    """What networks that paint are evaluated on."""
+
+    contents: Callable[[], Sequence[Picture]]
+    """Reads the test photographs."""
+    styles: Callable[[], Sequence[Picture]]
+    """Reads the paintings."""
+    paint: Callable[[Any, Picture, Picture], Picture]
+    """(state, photograph, painting) -> the painted photograph."""
+    features: Callable[[Any], Any]
+    """State -> variables of the network of the measures."""
+    description: str
+    """In words, for protocols."""
+    size: int
+    """The longer side, in pixels, that photographs and paintings are brought to."""
+
+
+def style_metrics(network: StyleNetworkMeasures, task: StyleTask) -> EvaluatorFactory:
+    """Numbers of all pairs of test photographs and paintings, and a sheet of them."""
+
+    def factory(compiler: Compiler) -> Evaluate:
+        measures = StyleMeasures(network, compiler.function)
+
+        def evaluate(state: Any) -> Evaluation:
+            contents, styles = ([fitted(image, task.size) for image in read()] for read in (task.contents, task.styles))
+            variables = task.features(state)
+            results, measured = {}, []
+            for row, content in enumerate(contents):
+                others = [other for number, other in enumerate(contents) if number != row][:SHOWN]
+                for column, style in enumerate(styles):
+                    made = task.paint(state, content, style)
+                    measured.append(measures(variables, made, content, style, others))
+                    if row < SHOWN:
+                        results[row, column] = made
+            pairs = f"mean over {len(contents)} photographs of {task.description} in {len(styles)} styles"
+            scalars = measures.summary(measured)
+            stated = measures.protocol(f"{pairs}, at {task.size} pixels")
+            sheet = style_sheet(contents[:SHOWN], styles, results, cell=min(task.size, 192))
+            return Evaluation(scalars, {"styles": sheet}, {name: stated[name] for name in scalars if name in stated})
+
+        return evaluate
+
+    return factory

@@ -29,6 +29,8 @@ from vision.train.experiment import FrozenPart
 VGG16_FEATURES = replace(VGG16, classes=0)
 RANDOM_VGG = VggConfig(depths=(2, 2, 2, 2), widths=(24, 32, 48, 64), classes=0)
 """For quick runs, which have no file of weights."""
+RULES = Path(__file__)
+"""The place of what is computed and not read from a file: of random weights."""
 SIDE = 96
 """Of the textures on which activations are scaled."""
 
@@ -73,7 +75,7 @@ class StyleNetwork:
 
     def frozen(self, option: str) -> FrozenPart:
         """The network as a part of a run; ``option`` names the field that holds the path."""
-        path = Path("random weights") if self.path is None else expanded(self.path)
+        path = RULES if self.path is None else expanded(self.path)
         return FrozenPart(option=option, path=path, shapes=self.shapes(), load=self.load)
 
 

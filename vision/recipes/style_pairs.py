@@ -121,9 +121,7 @@ class StylePairs:
         masks: Sequence[NamedPicture] = (),
         say: Callable[[str], None] = print,
     ):
-        """Checks what is asked for. Raises ``UserError`` where settings or files do not fit, or the folder is another
-        run's.
-        """
+        """Raises ``UserError`` where settings or files do not fit, or the folder is of another run."""
         self.config, self.contents, self.styles, self.folder, self.masks = config, contents, styles, folder, masks
         _check(config, contents, styles, masks)
         self.network = StyleNetwork(config.network, config.loss.layers, config.features)
@@ -136,8 +134,7 @@ class StylePairs:
                 loss=config.loss,
                 words=self.network.words,
                 distance=perceptual_distance(self.network, config.lpips_weights),
-            ),
-            self.variables,
+            )
         )
         self._optimiser = ImageOptimiser(style_objective(self.network.activations, config.loss), memory=config.memory)
         self._activations = jax.jit(self.network.activations)
@@ -207,7 +204,8 @@ class StylePairs:
     def _targets(self, task: _Task, size: tuple[int, int]) -> dict[str, Any]:
         config = self.config
         features = self._content_targets(task.content, size)
-        of = [self._grams(style, max(size), task.content if config.colour == "matched" else -1) for style in task.styles]
+        colours = task.content if config.colour == "matched" else -1
+        of = [self._grams(style, max(size), colours) for style in task.styles]
         count = len(task.styles)
         weights = np.asarray(config.style_weights or (1.0 / count,) * count, np.float32) if config.together else [1.0]
         guides = None
@@ -245,7 +243,7 @@ class StylePairs:
         save_animation(task.folder / "optimisation.gif", frames)
         others = [other.pixels for number, other in enumerate(self.contents) if number != task.content]
         style = fitted(self.styles[task.styles[0]].pixels, max(16, round(self.config.size * self.config.style_size)))
-        measured = self.measures(picture, content, style, others)
+        measured = self.measures(self.variables, picture, content, style, others)
         np_bytes = io.BytesIO()
         np.savez(np_bytes, pooled=measured.pooled, curve=curve)
         write_atomically(task.folder / "curve.npz", np_bytes.getvalue())
@@ -279,7 +277,8 @@ class StylePairs:
             differing = [name for name in own if known.get(name) != own[name]]
             if differing:
                 raise UserError(
-                    f"{self.folder} is of a run with another {differing[0]}: give another --workdir, or the same options"
+                    f"{self.folder} is of a run with another {differing[0]}: give another --workdir, or the same "
+                    "options"
                 )
             return
         self.folder.mkdir(parents=True, exist_ok=True)

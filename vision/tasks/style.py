@@ -1,8 +1,8 @@
 """Style transfer: what an image shows and how it is painted, as distances of a network's features.
 
 Gatys, Ecker & Bethge 2016, "Image Style Transfer Using Convolutional Neural Networks", for the losses; Gatys et al.
-2017, "Controlling Perceptual Factors in Neural Style Transfer", for masks. The paper's sums over pixels and channels are
-means here, so that weights hold for images of any size.
+2017, "Controlling Perceptual Factors in Neural Style Transfer", for masks. The paper's sums over pixels and channels
+are means here, so that weights hold for images of any size.
 """
 
 from collections.abc import Mapping

@@ -95,9 +95,7 @@ class ImageOptimiser:
     def _one(self, image: Array, memory: Any, variables: Any, targets: Targets) -> tuple[Array, Any]:
         value_of = lambda image: self._objective(variables, image, targets)[0]
         value, gradient = optax.value_and_grad_from_state(value_of)(image, state=memory)
-        updates, memory = self._optimizer.update(
-            gradient, memory, image, value=value, grad=gradient, value_fn=value_of
-        )
+        updates, memory = self._optimizer.update(gradient, memory, image, value=value, grad=gradient, value_fn=value_of)
         return jnp.asarray(optax.apply_updates(image, updates)), memory
 
     def to_bytes(self, state: Optimisation, more: Mapping[str, np.ndarray]) -> bytes:

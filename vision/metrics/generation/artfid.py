@@ -6,7 +6,7 @@ def artfid(lpips: float, frechet: float) -> float:
 
     Args:
       lpips: mean LPIPS of stylised images to their contents: how much of the content is lost.
-      frechet: Fréchet distance of stylised images to the paintings. The paper takes the features of an Inception network
-        trained on paintings; a value in other features is another number and must name them.
+      frechet: Fréchet distance of stylised images to the paintings. The paper takes the features of an Inception
+        network trained on paintings; a value in other features is another number and must name them.
     """
     return (1.0 + lpips) * (1.0 + frechet)
