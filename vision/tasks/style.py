@@ -65,7 +65,7 @@ def gram_matrix(features: Float[Array, "b h w c"], guide: Float[Array, "b h w"] 
     return jnp.einsum("bi,bic,bid->bcd", share, flat, flat, precision=jax.lax.Precision.HIGHEST)
 
 
-def gram_distance(one: Float[Array, "b c c"], other: Float[Array, "b c c"]) -> Float[Array, " b"]:
+def gram_distance(one: Float[Array, "#b c c"], other: Float[Array, "#b c c"]) -> Float[Array, " b"]:
     """The style loss of a layer, E_l of eq. 4: a quarter of the mean squared difference of Gram matrices over pixels.
 
     With matrices that are means over M pixels, 1 / (4 N² M²) of the paper's sums over M pixels is 1 / (4 N²).
@@ -86,11 +86,11 @@ def content_loss(features: Features, target: Features, config: StyleLossConfig) 
 
 def style_loss(
     features: Features,
-    grams: Mapping[str, Float[Array, "s c c"]],
+    grams: Mapping[str, Float[Array, "s _ _"]],
     config: StyleLossConfig,
     *,
     weights: Float[Array, " s"],
-    guides: Mapping[str, Float[Array, "s h w"]] | None = None,
+    guides: Mapping[str, Float[Array, "s _ _"]] | None = None,
 ) -> Float[Array, ""]:
     """The style loss of one image, eq. 5, summed over ``s`` styles.
 
