@@ -27,7 +27,7 @@ def pixels(path):
     return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -50,12 +50,12 @@ def test_pairs_go_on_after_a_kill(tmp_path, monkeypatch, capsys):
     def stopping(self, *arguments):
         steps.append(1)
         if len(steps) in (6, 9):  # at the second scale of the first pair, and in the second pair
-            raise Killed
+            raise KilledError
         return step(self, *arguments)
 
     monkeypatch.setattr(style_pairs.ImageOptimiser, "step", stopping)
     for _ in range(2):
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             style_gatys.stylise(config, tmp_path / "again")
     style_gatys.stylise(config, tmp_path / "again")
     for pair in ("cells--cells", "cells--waves"):
