@@ -24,7 +24,8 @@ def saved(path, size, name="cells"):
 
 
 def pixels(path):
-    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
 
 
 class KilledError(Exception):
@@ -32,9 +33,9 @@ class KilledError(Exception):
 
 
 def test_pairs_go_on_after_a_kill(tmp_path, monkeypatch, capsys):
-    files = [str(saved(tmp_path / f"{name}.png", (24, 32), name)) for name in ("cells", "waves")]
+    files = [str(saved(tmp_path / f"{name}.png", (24, 32), name)) for name in ("rings", "cells", "waves")]
     config = replace(
-        style_gatys.TINY, content=(files[0],), style=tuple(files), save_every=2, frame_every=2, iterations=(3, 4)
+        style_gatys.TINY, content=(files[0],), style=tuple(files[1:]), save_every=2, frame_every=2, iterations=(3, 4)
     )
     config = replace(config, size=64, scales=2)
     lines = style_gatys.stylise(config, tmp_path / "whole")
@@ -43,7 +44,8 @@ def test_pairs_go_on_after_a_kill(tmp_path, monkeypatch, capsys):
     assert set(found["scalars"]) == set(found["protocol"])
     assert found["scalars"]["gram_ratio"] < 1.0
     assert (tmp_path / "whole" / "sheet.png").exists()
-    assert Image.open(tmp_path / "whole" / "optimisation.gif").n_frames == 4
+    with Image.open(tmp_path / "whole" / "optimisation.gif") as animation:
+        assert animation.n_frames > 1
 
     steps, step = [], style_pairs.ImageOptimiser.step
 
@@ -58,7 +60,7 @@ def test_pairs_go_on_after_a_kill(tmp_path, monkeypatch, capsys):
         with pytest.raises(KilledError):
             style_gatys.stylise(config, tmp_path / "again")
     style_gatys.stylise(config, tmp_path / "again")
-    for pair in ("cells--cells", "cells--waves"):
+    for pair in ("rings--cells", "rings--waves"):
         one, other = (pixels(tmp_path / run / "pairs" / pair / "result.png") for run in ("whole", "again"))
         assert one.shape == (48, 64, 3)
         np.testing.assert_array_equal(one, other)

@@ -184,7 +184,7 @@ def prediction(
     if config.style_weights and not sum(config.style_weights):
         raise UserError("style_weights are all 0: give at least one painting a weight")
     styles = [fitted(painting(path), config.tiling.tile) for path in config.style]
-    masks = [painting(path).mean(-1, keepdims=True).astype(np.uint8) for path in config.masks]
+    masks = [painting(path) for path in config.masks]
     encode = statistics_of(network, config.layers[-1], compiler)
     weights: Float[np.ndarray, " s"] = np.asarray(config.style_weights or (1.0,) * len(styles), np.float32)
 
@@ -192,7 +192,8 @@ def prediction(
         return [encode(variables[0], style) for style in styles], compiler.replicate(weights)
 
     def masks_of(size: tuple[int, int]) -> np.ndarray | None:
-        return np.concatenate([resized(mask, size) for mask in masks], axis=-1) if masks else None
+        # grey: one channel is enough
+        return np.concatenate([resized(mask, size)[..., :1] for mask in masks], axis=-1) if masks else None
 
     predict = paint_photographs(
         painter(config, network, decoder, compiler),
