@@ -31,6 +31,8 @@ from vision.recipes.prior import prior
 from vision.recipes.restoration import restoration
 from vision.recipes.restoration_adversarial import adversarial_restoration
 from vision.recipes.segmentation import segmentation
+from vision.recipes.style_adain import style_adain
+from vision.recipes.style_transformer import style_transformer
 from vision.recipes.supervised import supervised
 from vision.recipes.text_pipeline import text_pipeline
 from vision.recipes.text_to_image import text_to_image
@@ -60,7 +62,8 @@ RECIPES = (
     *("gan_cifar", "gan_mnist", "hvae_cifar", "instances_folder", "latent_diffusion"),
     *("meanflow_cifar", "panoptic_shapes", "prior_shapes"),
     *("decoder_shapes", "text_to_image_shapes", "upsampler_shapes"),
-    *("segment_folder", "speedrun_cifar", "srgan", "superres", "text_pipeline", "vae_mnist", "yolo_coco"),
+    *("segment_folder", "speedrun_cifar", "srgan", "style_adain", "style_fast", "superres"),
+    *("text_pipeline", "vae_mnist", "yolo_coco"),
 )
 
 
@@ -157,7 +160,7 @@ def test_build_is_short(name):
     [
         *(diffusion, classification, detection, instances, panoptic, segmentation),
         *(adversarial, vae, autoencoder, supervised, clip, restoration, adversarial_restoration),
-        *(prior, text_pipeline, text_to_image, upsampler),
+        *(prior, style_adain, style_transformer, text_pipeline, text_to_image, upsampler),
     ],
     ids=lambda f: f.__name__,
 )

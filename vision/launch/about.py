@@ -14,6 +14,7 @@ Task = Literal[
     "autoencoders",
     "adversarial networks",
     "restoration",
+    "style",
     "feature extractors",
 ]
 

@@ -44,3 +44,33 @@ class GroupNorm(nn.Module):
         multiplier = spread(gain) * scale
         offset = bias - spread(mean) * multiplier
         return (wide * multiplier + offset).astype(self.dtype)
+
+
+class InstanceNorm(nn.Module):
+    """Instance normalisation (Ulyanov et al. 2016) of [b, h, w, c] over the pixels of each image and channel.
+
+    Statistics of another image may take the place of the image's own, so that tiles are normalised as the whole is:
+    ``apply(variables, whole, mutable=["statistics"])`` keeps those of an image in that collection, and applying with
+    the collection, not mutable, uses them.
+    """
+
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Normalise, scale and shift."""
+        channels = features.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        wide = features.astype(jnp.float32)
+        keeping = self.is_mutable_collection("statistics") and not self.is_initializing()
+        if self.has_variable("statistics", "mean") and not keeping:
+            mean, variance = (jnp.asarray(self.get_variable("statistics", name)) for name in ("mean", "variance"))
+        else:
+            mean = wide.mean((1, 2), keepdims=True)
+            variance = jnp.square(wide - mean).mean((1, 2), keepdims=True)
+        if keeping:
+            self.put_variable("statistics", "mean", mean)
+            self.put_variable("statistics", "variance", variance)
+        return ((wide - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias).astype(self.dtype)
