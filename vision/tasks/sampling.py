@@ -10,7 +10,7 @@ import jax
 from annotated_types import Interval
 from jaxtyping import Array, Float, Int, Key
 
-from vision.diffusion.conditions import TEXT, Conditioning, Probabilities
+from vision.diffusion.conditions import TEXTS, Conditioning, Probabilities
 from vision.diffusion.grids import Spacing, time_grid
 from vision.diffusion.guidance import (
     ConditionalDenoiser,
@@ -168,7 +168,7 @@ def check(
             f"sampling.guidance needs a network that was trained without conditions too: set {options} above 0, or "
             "sampling.guidance 1"
         )
-    if sampling.text_guidance is not None and len(set(conditioning.nulls) - set(TEXT) - conditioning.always) in (
+    if sampling.text_guidance is not None and len(set(conditioning.nulls) - set(TEXTS) - conditioning.always) in (
         0,
         len(set(conditioning.nulls) - conditioning.always),
     ):
@@ -278,7 +278,7 @@ def _in_turn(
         return [condition], []
     if sampling.text_guidance is None:
         return [null, condition], [sampling.guidance]
-    texts = [name for name in TEXT if name in condition]
+    texts = [name for name in TEXTS if name in condition]
     return [null, conditioning.null(condition, texts), condition], [sampling.guidance, sampling.text_guidance]
 
 
