@@ -22,12 +22,14 @@ from vision.models.unet import UNetConfig
 from vision.ops.pixels import to_float
 from vision.ranges import Fraction, PositiveInt
 from vision.recipes.diffusion_networks import diffusion_network, with_variance
+from vision.recipes.edit_requests import OwnEdits, Prepared, encoded
+from vision.recipes.edit_settings import check_edit_settings
 from vision.recipes.generative import EVALUATION_ONLY, GenerativeRunConfig, Objective, Samples, generative
 from vision.recipes.text_networks import text_network_by_name
 from vision.tasks.diffusion import HeldOutError, diffusion_loss, held_out_error, make_process
 from vision.tasks.sampling import SamplingConfig, check, describe, sampler
 from vision.train.experiment import EvaluatorFactory, Experiment
-from vision.types import Batch, LossFn, Sampler
+from vision.types import Batch, EditRequest, LossFn, Sampler
 
 CONDITIONING = Conditioning({"image": 0.0, "tokens": 0})
 """The image to edit, and the sentence."""
@@ -55,7 +57,9 @@ class InstructionRunConfig(GenerativeRunConfig):
 def instructions(config: InstructionRunConfig) -> Experiment:
     """The experiment. Raises ``UserError`` for settings that contradict each other."""
     data, dropout = edits_data(config.data, sentences="instruction"), dropout_of(config)
-    check_recipe(config)
+    check_edit_settings(config)
+    if config.sampling.guide is not None:
+        raise UserError("sampling.guide is for runs of classes or without conditions: leave it out")
     tokenizer = data.tokenizer
     model = replace(config.model, condition_channels=3, vocabulary=tokenizer.vocabulary, tokens=tokenizer.length)
     config = replace(config, model=model)
@@ -80,25 +84,27 @@ def instructions(config: InstructionRunConfig) -> Experiment:
         objective,
         evaluation_only=(*EVALUATION_ONLY, "edited"),
         of_samples=functools.partial(of_samples, config, data),
+        editing=lambda generator: OwnEdits(
+            generator=generator, side=shape[0], conditions=functools.partial(requested, data)
+        ),
     )
+
+
+def requested(data: EditsData, request: EditRequest, ready: Prepared) -> Mapping[str, np.ndarray]:
+    """The conditions of a request. Raises ``UserError`` for one without an instruction, or with something else."""
+    text = f"put it on {request.background}" if request.background else request.instruction
+    if not text or request.prompt or request.remove:
+        raise UserError(
+            'this run follows instructions: say what to do with --instruction "make the star blue", and leave --prompt '
+            "and --remove out"
+        )
+    image = np.broadcast_to(ready.image, (request.count, *ready.image.shape))
+    return {"image": image, "tokens": encoded(data.tokenizer, text, request.count)}
 
 
 def dropout_of(config: InstructionRunConfig) -> Probabilities:
     """Of the image, of the sentence, and of both."""
     return {("image",): config.image_dropout, ("tokens",): config.text_dropout, ("image", "tokens"): config.dropout}
-
-
-def check_recipe(config: GenerativeRunConfig) -> None:
-    """Raise ``UserError`` for settings that follow from the recipe, or that it has not."""
-    assert isinstance(config.model, UNetConfig)
-    fields = ("classes", "embedding", "vocabulary", "tokens", "text", "text_embedding", "condition_channels", "levels")
-    for name in fields:
-        if getattr(config.model, name):
-            raise UserError(f"model.{name} follows from the recipe of edits: leave it out")
-    if config.first_stage.path is not None:
-        raise UserError("edits are generated in pixels: leave first_stage.path out")
-    if config.sampling.guide is not None:
-        raise UserError("sampling.guide is for runs of classes or without conditions: leave it out")
 
 
 def with_before(batch: Batch) -> Batch:

@@ -26,6 +26,7 @@ from vision.models.unet import UNetConfig
 from vision.ranges import Fraction, PositiveInt
 from vision.recipes.clip_encoder import NAME, clip_encoder
 from vision.recipes.diffusion_networks import DiffusionNetwork, diffusion_network, with_variance
+from vision.recipes.edit_requests import GeneralEdits
 from vision.recipes.generative import (
     EVALUATION_ONLY,
     QUICK_GENERATION,
@@ -47,9 +48,9 @@ from vision.recipes.text_conditions import (
     of_other_images,
 )
 from vision.recipes.text_networks import SMALL_TEXT_UNET, text_network_by_name
-from vision.recipes.text_requests import EmbeddingsOfTexts, Substitute, TextRequests
+from vision.recipes.text_requests import EmbeddingsOfTexts, Substitute, TextRequests, report_unknown
 from vision.tasks.diffusion import DiffusionConfig, HeldOutError, diffusion_loss, held_out_error, make_process
-from vision.tasks.sampling import SamplingConfig, check, describe, sampler
+from vision.tasks.sampling import SamplingConfig, check, describe, guided_denoiser, sampler
 from vision.train.experiment import EvaluatorFactory, Experiment, Intervals
 from vision.types import Batch, Condition, LossFn, Sampler
 
@@ -244,6 +245,37 @@ def text_to_image(config: TextToImageRunConfig, *, prior: EmbeddingsOfTexts | No
         evaluation_only=(*EVALUATION_ONLY, "substitute", "asked", "data.test_", "data.max_pixels"),
         of_samples=functools.partial(of_samples, parts, prior),
         sampling=functools.partial(requests, parts, prior),
+        editing=functools.partial(editing, parts) if parts.conditions.kind == "text" else None,
+    )
+
+
+def editing(parts: TextToImageParts, generator: Generator) -> GeneralEdits:
+    """The function that edits images on request, by what the result shows in words."""
+    config, conditions = parts.config, parts.conditions
+    of: Any = (parts.network.module, config.diffusion, make_process(config.diffusion))
+
+    def given(text: str, count: int) -> dict[str, np.ndarray]:
+        report_unknown(conditions.clip.tokenizer, [text] if text else [])
+        return {"tokens": conditions.clip.tokenizer.encode([text] * count) if text else conditions.no_text(count)}
+
+    def denoiser_by(sampling: SamplingConfig) -> Any:
+        denoiser_of = guided_denoiser(*of, replace(sampling, method="ddim"), conditioning=parts.conditioning)
+
+        def denoiser(variables: Any, condition: Condition) -> Any:
+            made = conditions.of_request(variables["frozen"][NAME], condition)
+            return denoiser_of({"params": variables["params"]}, made)
+
+        return denoiser
+
+    return GeneralEdits(
+        generator=generator,
+        side=config.data.resolution,
+        process=of[2],
+        sampling=config.sampling,
+        denoiser=denoiser_by(config.sampling),
+        described=denoiser_by(replace(config.sampling, guidance=1.0, text_guidance=None)),
+        conditions=given,
+        space=parts.samples.space,
     )
 
 
