@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -214,9 +214,7 @@ def _written(
             folder / "strengths.png",
             sample_grid(np.stack([image for _, image in strip]), columns=len(strip), captions=words),
         )
-    asked = {
-        name: value for name, value in asdict(replace(request, mask=None)).items() if name not in ("image", "mask")
-    }
+    asked = {each.name: getattr(request, each.name) for each in fields(request) if each.name not in ("image", "mask")}
     done = {
         "file": str(file),
         "command": command_line(),

@@ -45,7 +45,7 @@ class Prepared:
 def prepared(request: EditRequest, side: int) -> Prepared:
     """Image and mask as training images are fitted, to a square of ``side`` pixels; the mask grown and feathered.
 
-    Raises ``UserError`` for a mask of another size than the image, or one that is empty or full.
+    Raises ``UserError`` for a mask that is then empty or full.
     """
     height, width = request.image.shape[:2]
     image, notes = fitted(request.image, side), ()
@@ -54,11 +54,6 @@ def prepared(request: EditRequest, side: int) -> Prepared:
         notes = (f"the image of {width}x{height} pixels is resized to {side}x{side}{cut}, as training images are",)
     if request.mask is None:
         return Prepared(image=image, weight=None, notes=notes)
-    if request.mask.shape[:2] != (height, width):
-        rows, columns = request.mask.shape[:2]
-        raise UserError(
-            f"the mask has {columns}x{rows} pixels and the image {width}x{height}: give a mask of the image's size"
-        )
     inside = fitted_mask(request.mask, side)
     if not inside.any():
         raise UserError("the mask is empty as the network sees it: mark where the image may change")

@@ -109,15 +109,16 @@ def requested(data: Data, request: EditRequest, ready: Prepared) -> Mapping[str,
     """The conditions of a request. Raises ``UserError`` without a mask, or with words for a network without."""
     if request.instruction:
         raise UserError("this run follows no instructions: say what the inside of the mask shows with --prompt")
+    text = said(request)
     if ready.weight is None:
         raise UserError("this run paints inside a mask: give --mask or --box")
     rows = lambda array: np.broadcast_to(array, (request.count, *array.shape))
     found = {"image": rows(ready.image), "mask": rows(as_levels((ready.weight > 0)[None, ..., 0])[0])}
     if not isinstance(data, EditsData):
-        if said(request):
+        if text:
             raise UserError("this run inpaints without words: leave --prompt and --background out")
         return found
-    text = NOTHING if request.remove else said(request)
+    text = NOTHING if request.remove else text
     return {**found, TOKENS: encoded(data.tokenizer, text, request.count)}
 
 

@@ -45,7 +45,7 @@ PHRASINGS: Mapping[EditKind, tuple[str, ...]] = {
         "put the {old} {there}",
         "the {old} should be {there}",
         "take the {old} to the {side}",
-        "change the place of the {old} to the {side}",
+        "put the {old} to the {side}",
     ),
     "background": (
         "put it on {background}",
