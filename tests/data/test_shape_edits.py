@@ -66,7 +66,7 @@ def test_the_annotation_changes_as_the_kind_says_and_nowhere_else(kind):
             if slot != subject or kind == "background":
                 assert len(same) == 4
                 np.testing.assert_allclose(before["boxes"][row, slot], after["boxes"][row, slot], atol=1.0)
-        figure = lambda scene: tuple(scene[name][row, subject] for name in ("valid", "shape", "colour"))
+        figure = lambda scene, at=(row, subject): tuple(scene[name][at] for name in ("valid", "shape", "colour"))
         expected = {
             "recolour": figure(before)[:2] == figure(after)[:2] and figure(before)[2] != figure(after)[2],
             "replace": figure(before)[1] != figure(after)[1] and figure(before)[2] == figure(after)[2],
