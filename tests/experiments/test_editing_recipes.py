@@ -1,6 +1,7 @@
 """What the recipes of editing refuse, and what they make of their configuration."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -18,8 +19,8 @@ MODULES = {"instructions": edit_instructions, "words": inpaint_shapes, "photos":
     [
         ({"model": {"classes": 3}}, "model.classes follows from the recipe of edits"),
         ({"model": {"condition_channels": 3}}, "model.condition_channels follows"),
-        ({"first_stage": {"path": "stage"}}, "leave first_stage.path out"),
-        ({"sampling": {"guide": "run"}}, "sampling.guide is for runs of classes"),
+        ({"first_stage": {"path": Path("stage")}}, "leave first_stage.path out"),
+        ({"sampling": {"guide": Path("run")}}, "sampling.guide is for runs of classes"),
     ],
 )
 def test_settings_that_follow_from_the_recipe_are_refused(name, changes, words):

@@ -1,5 +1,7 @@
 """Conditions of inpainting: nothing of what is masked reaches the network, and nothing outside of it changes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,9 @@ from vision.tasks.inpainting import (
 KEY = jax.random.key(0)
 
 
+made = functools.partial(jax.jit(with_masks, static_argnums=1), key=KEY)
+
+
 def batch(count=6, side=8):
     image = jax.random.uniform(KEY, (count, side, side, 3), minval=-1.0)
     region = jnp.zeros((count, side, side, 1), jnp.uint8).at[:-1, 2:5, 3:6].set(255)
@@ -36,23 +41,23 @@ def test_the_condition_is_the_image_without_what_is_masked_and_the_mask():
 
 
 def test_edited_regions_keep_their_words_and_random_masks_have_none():
-    of_regions = with_masks(batch(), InpaintingConfig(random=0.0), key=KEY)
+    of_regions = made(batch(), InpaintingConfig(random=0.0, masks=("half",)))
     inside = of_regions["condition_image"][..., 3:] > 0
     np.testing.assert_array_equal(inside[:-1], batch()["region"][:-1] > 0)
     np.testing.assert_array_equal(of_regions["tokens"][:-1], 1)
     # a region of nothing is replaced by a random mask
     assert inside[-1].any()
     assert (of_regions["tokens"][-1] == 0).all()
-    of_random = with_masks(batch(), InpaintingConfig(random=1.0, masks=("half",)), key=KEY)
+    of_random = made(batch(), InpaintingConfig(random=1.0, masks=("half",)))
     np.testing.assert_allclose((of_random["condition_image"][..., 3] > 0).mean((1, 2)), 0.5)
     assert (of_random["tokens"] == 0).all()
-    photographs = with_masks({"image": batch()["image"]}, InpaintingConfig(), key=KEY)
+    photographs = made({"image": batch()["image"]}, InpaintingConfig(masks=("box",)))
     assert set(photographs) == {"image", "condition_image"}
 
 
 def test_the_condition_does_not_depend_on_what_is_masked():
     def seen(image):
-        return with_masks({**batch(), "image": image}, InpaintingConfig(random=0.0), key=KEY)["condition_image"]
+        return made({**batch(), "image": image}, InpaintingConfig(random=0.0, masks=("half",)))["condition_image"]
 
     image = batch()["image"]
     np.testing.assert_array_equal(seen(image), seen(image.at[:-1, 2:5, 3:6].set(0.9)))
@@ -63,7 +68,9 @@ def test_the_loss_is_given_the_masked_image():
     def loss(params, model_state, batch, *, key, step):
         return jnp.mean(batch["condition_image"][..., :3] ** 2), (model_state, {})
 
-    found, _ = inpainting_loss(loss, InpaintingConfig(random=0.0))({}, {}, batch(), key=KEY, step=jnp.int32(0))
+    found, _ = inpainting_loss(loss, InpaintingConfig(random=0.0, masks=("half",)))(
+        {}, {}, batch(), key=KEY, step=jnp.int32(0)
+    )
     assert 0.0 < found < jnp.mean(batch()["image"] ** 2)
 
 

@@ -13,8 +13,9 @@ succeeds when what was asked for is there, whatever else changed:
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
 from vision.data.shapes.edits import SIDES, Edits
@@ -141,13 +142,8 @@ def _kept(edits: Edits, shown: Sequence[Sequence[Shown]]) -> Float[np.ndarray, "
                     found.append(each.box)
     kept = np.zeros((count, slots), bool)
     if places:
-        overlap = _overlap(np.asarray(true, np.float32), np.asarray(found, np.float32))
+        overlap = iou(jnp.asarray(true, jnp.float32), jnp.asarray(found, jnp.float32))
         for place, value in zip(places, overlap.tolist(), strict=True):
             kept[place] |= value > KEPT
     number = untouched.sum(1)
     return np.where(number > 0, (kept & untouched).sum(1) / np.maximum(number, 1), np.nan)
-
-
-def _overlap(true: np.ndarray, found: np.ndarray) -> np.ndarray:
-    overlap: Array = iou(true, found)  # pyright: ignore[reportArgumentType]
-    return np.asarray(overlap)

@@ -49,7 +49,7 @@ def inpainting_measures(
         source = data.source("test")
         size = min(count, len(source))
         images = functools.cache(lambda: np.stack([source[index]["image"] for index in range(size)]))
-        masks = functools.cache(lambda kind: masks_of(kind, size, images().shape[1:3]))
+        masks = functools.cache(lambda kind: masks_of(kind, size, images().shape[1:3], compiler=compiler))
         bounds = functools.cache(lambda: _bounds(images(), masks, kinds))
 
         def evaluate(state: TrainState) -> Evaluation:
@@ -78,10 +78,14 @@ def inpainting_measures(
     return factory
 
 
-def masks_of(kind: MaskKind, count: int, size: tuple[int, int]) -> Bool[np.ndarray, "{count} h w"]:
-    """The masks of a kind that every evaluation uses."""
+def masks_of(
+    kind: MaskKind, count: int, size: tuple[int, int], *, compiler: Compiler | None = None
+) -> Bool[np.ndarray, "{count} h w"]:
+    """The masks of a kind that every evaluation uses; compiled as one program where there is a compiler."""
     key = jax.random.fold_in(jax.random.key(0), MASK_KINDS.index(kind))
-    return np.asarray(random_masks(count, size, kinds=(kind,), key=key))[..., 0]
+    make = functools.partial(random_masks, count, size, kinds=(kind,))
+    found = make(key=key) if compiler is None else compiler.function(lambda key: make(key=key))(compiler.replicate(key))
+    return np.asarray(jax.device_get(found))[..., 0]
 
 
 def as_levels(mask: Bool[np.ndarray, "n h w"]) -> UInt8[np.ndarray, "n h w 1"]:

@@ -140,8 +140,9 @@ def given_conditions(data: Data, count: int) -> Mapping[str, np.ndarray]:
         rows = source.rows(chosen)  # pyright: ignore[reportAttributeAccessIssue]
         return {"image": rows["before"], "mask": rows["region"], TOKENS: rows[TOKENS]}
     images = np.stack([source[index]["image"] for index in chosen.tolist()])
-    masks = [masks_of(MASK_KINDS[row % len(MASK_KINDS)], row + 1, images.shape[1:3])[-1] for row in range(count)]
-    return {"image": images, "mask": as_levels(np.stack(masks))}
+    each = -(-count // len(MASK_KINDS))
+    masks = np.stack([masks_of(kind, each, images.shape[1:3]) for kind in MASK_KINDS], axis=1)
+    return {"image": images, "mask": as_levels(masks.reshape(-1, *images.shape[1:3])[:count])}
 
 
 def of_samples(config: InpaintingRunConfig, data: Data, generator: Generator) -> EvaluatorFactory:
