@@ -1,8 +1,8 @@
 """The types that the packages share: batches, conditions, losses, steps, the state of a run, requests for samples."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from flax import struct
@@ -139,6 +139,61 @@ class SampleRequest:
             if asked and name not in conditions:
                 known = f": it takes {' and '.join(REQUEST_OPTIONS[each] for each in conditions)}" if conditions else ""
                 raise UserError(f"this generator has no condition for {option}{known}. Leave {option} out")
+
+
+EditMethod = Literal["auto", "model", "sdedit", "repaint", "blended", "inversion"]
+"""How an image is edited: by what the network was trained for, by a method for any generator, or by the first that fits
+the request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditRequest:
+    """What is asked of an editor, of one image."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    mask: UInt8[np.ndarray, "h w 1"] | None = None
+    """255 where the image may change, else 0; None for everywhere."""
+    grow: float = 0.0
+    """Pixels, as the network sees the image, by which the mask grows."""
+    feather: float = 0.0
+    """Pixels over which the edit fades out beyond the grown mask."""
+    method: EditMethod = "auto"
+    prompt: str = ""
+    """What the result shows, or, of a network that inpaints with words, what the inside of the mask shows."""
+    instruction: str = ""
+    """What is to be done."""
+    background: str = ""
+    """What the background becomes; the mask is then that of the background."""
+    source: str = ""
+    """What the image shows, for inversion."""
+    remove: bool = False
+    """Whether the inside of the mask should show nothing but background."""
+    strength: float = 0.75
+    """Share of the sampler's steps that an edit takes, from 0 to 1."""
+    resamplings: int = 10
+    """Of RePaint: how often each step is made, at least 1."""
+    jump: int = 5
+    """Of RePaint: steps that are taken back at once, at least 1."""
+    count: int = 1
+    """Results, at least 1, each with noise of its own."""
+    seed: int = 0
+    """Of the noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edited:
+    """What an editor returned."""
+
+    images: UInt8[np.ndarray, "n s s c"]
+    image: UInt8[np.ndarray, "s s c"]
+    """The image as the network saw it."""
+    weight: Float[np.ndarray, "s s 1"] | None
+    """How much of the edit each pixel shows; where it is exactly 0, the pixels of ``images`` are those of ``image``."""
+    method: EditMethod
+    notes: tuple[str, ...] = ()
+    """What was done with the request, a sentence each."""
+    measures: Mapping[str, Any] = field(default_factory=dict)
+    """Numbers about the edits that need no truth, as JSON has them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,9 @@ COUNT = 48
 CONFIG = replace(PAIRS, shapes_count=200, resolution=64, held_out=("red star", "blue cross", "pink heart"))
 STATE = TrainState(step=0, params={}, model_state={}, opt_state=(), ema={}, key=None)
 
+BOX = (0.0, 0.0, 1.0, 1.0)
+"""Of no meaning for captions."""
+
 
 @pytest.fixture(scope="module")
 def data():
@@ -55,17 +58,17 @@ def generator_of(data, images):
 
 
 def star(colour="red", x=0.2, y=0.5):
-    return Shown("star", colour, (x, y))
+    return Shown("star", colour, (x, y), BOX)
 
 
 def test_facts_by_hand():
     pair = Asked((("star", "red"), ("circle", "blue")), ("left of",))
-    circle = Shown("circle", "blue", (0.8, 0.5))
+    circle = Shown("circle", "blue", (0.8, 0.5), BOX)
     assert is_right(pair, [star(), circle])
     assert is_right(pair, [circle, star()])  # in whatever order they are found
     assert not is_right(pair, [star(x=0.9), circle])
     assert not is_right(pair, [star(x=0.75), circle])  # too little to be left of it
-    assert not is_right(pair, [star("blue"), Shown("circle", "red", (0.8, 0.5))])
+    assert not is_right(pair, [star("blue"), Shown("circle", "red", (0.8, 0.5), BOX)])
     assert not is_right(pair, [star(), circle, star("green")])
     assert not is_right(pair, [star()])
     both = replace(pair, relations=("above", "left of"))
@@ -81,7 +84,7 @@ def test_shares_of_known_images():
     single = Asked((("star", "red"),))
     pair = Asked((("star", "red"), ("circle", "blue")), ("left of",))
     asked = [single, single, None, pair, Asked((("star", "green"),))]
-    shown = [[star()], [star("blue")], [star()], [star(), Shown("circle", "blue", (0.9, 0.5))], [star("green")]]
+    shown = [[star()], [star("blue")], [star()], [star(), Shown("circle", "blue", (0.9, 0.5), BOX)], [star("green")]]
     found = shares(asked, shown, np.array([True, False, False, False, False]))
     assert found == {
         "single": pytest.approx(2 / 3),

@@ -62,6 +62,7 @@ RECIPES = (
     *("gan_cifar", "gan_mnist", "hvae_cifar", "instances_folder", "latent_diffusion"),
     *("meanflow_cifar", "panoptic_shapes", "prior_shapes"),
     *("decoder_shapes", "text_to_image_shapes", "upsampler_shapes"),
+    *("edit_instructions", "inpaint_shapes"),
     *("segment_folder", "speedrun_cifar", "srgan", "style_adain", "style_fast", "superres"),
     *("text_pipeline", "vae_mnist", "yolo_coco"),
 )

@@ -14,6 +14,9 @@ from vision.types import Batch, Condition
 TEXT = ("text", "text_embedding")
 """The conditions that are one encoded text: its tokens, and an embedding of the whole."""
 
+TEXTS = (*TEXT, "tokens")
+"""All conditions that say something in words."""
+
 Probabilities = Mapping[tuple[str, ...], float]
 """Of groups of conditions, each of which is dropped as one and independently of the others."""
 

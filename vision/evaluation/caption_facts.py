@@ -50,6 +50,8 @@ class Shown:
     colour: str
     centre: tuple[float, float]
     """(x, y) as shares of the sides."""
+    box: tuple[float, float, float, float]
+    """(x0, y0, x1, y1) as shares of the sides."""
 
 
 def asked_of(texts: ShapesTexts, count: int) -> list[Asked | None]:
@@ -125,7 +127,8 @@ class Reader:
 
     def _named(self, figure: Found, kind: tuple[int, int]) -> Shown:
         x, y = figure.centre.tolist()
-        return Shown(self._names[0][kind[0]], self._names[1][kind[1]], (x, y))
+        x0, y0, x1, y1 = figure.box.tolist()
+        return Shown(self._names[0][kind[0]], self._names[1][kind[1]], (x, y), (x0, y0, x1, y1))
 
 
 def caption_facts(

@@ -30,6 +30,8 @@ class Found:
 
     centre: Float[np.ndarray, " 2"]
     """(x, y) of its box's centre, as shares of the image's sides."""
+    box: Float[np.ndarray, " 4"]
+    """(x0, y0, x1, y1) of the smallest box around it, as shares of the image's sides."""
     crop: UInt8[np.ndarray, "s s 3"]
     """A square around it without other figures."""
 
@@ -75,4 +77,5 @@ def _found(image: np.ndarray, mask: np.ndarray, strong: np.ndarray, background: 
     x, y = centre + wide
     box = (x - half, y - half, x + half, y + half)
     crop = Image.fromarray(padded).resize((side, side), Image.Resampling.BILINEAR, box=box)
-    return Found(centre / np.array(mask.shape[::-1]), np.asarray(crop))
+    sides = np.array(mask.shape[::-1])
+    return Found(centre / sides, np.array([left, top, right, bottom]) / np.tile(sides, 2), np.asarray(crop))

@@ -9,6 +9,7 @@ Task = Literal[
     "segmentation",
     "instances",
     "images and texts",
+    "editing",
     "diffusion",
     "variational autoencoders",
     "autoencoders",

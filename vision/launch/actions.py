@@ -67,7 +67,7 @@ def predict(run: LoadedRun, patterns: Sequence[str], out: Path) -> list[str]:
     if run.experiment.prediction is None or run.experiment.replicas:
         why = "is a run of several replicas" if run.experiment.replicas else "does not recognise anything"
         raise UserError(f"{run.name} {why}, so that it cannot predict")
-    with _writing(out), compiling_for("the predictions", _say):
+    with writing(out), compiling_for("the predictions", _say):
         return list(run.experiment.prediction(run.compiler, _class_names(run))(run.state, files_of(patterns), out))
 
 
@@ -95,7 +95,7 @@ def export(run: LoadedRun, file: Path) -> str:
     inference = run.experiment.inference(jax.device_get(run.state))
     write = write_onnx if file.suffix == ".onnx" else write_export
     names = _class_names(run)
-    with _writing(file):
+    with writing(file):
         return write(file, inference, names) if is_first() else ""
 
 
@@ -110,7 +110,7 @@ def _export_weights(run: LoadedRun, file: Path) -> str:
     if run.experiment.published is None:
         raise UserError(f"the network of {run.name} has no published names: export to another format")
     tensors = run.experiment.published(jax.device_get(run.state))
-    with _writing(file):
+    with writing(file):
         if is_first():
             file.parent.mkdir(parents=True, exist_ok=True)
             write_state_dict(file, tensors)
@@ -125,7 +125,7 @@ def _export_folder(run: LoadedRun, folder: Path) -> str:
     files, tensors = run.experiment.published_folder(jax.device_get(run.state))
     if run.experiment.tokenizer is not None:
         files = {**files, TOKENIZER: json.loads(run.experiment.tokenizer.content())}
-    with _writing(folder):
+    with writing(folder):
         if is_first():
             write_folder(folder, files, tensors)
     size = sum(array.nbytes for array in tensors.values())
@@ -138,7 +138,7 @@ def _export_pipeline(run: LoadedRun, folder: Path) -> str:
     if folder.suffix:
         raise UserError(f"{run.name} is exported as a folder: name a new one, such as {folder.stem}")
     state = jax.device_get(run.state)
-    with _writing(folder):
+    with writing(folder):
         if is_first():
             run.experiment.write_pipeline(state, folder)
     return f"{folder}: the pipeline with this network, for diffusers' DiffusionPipeline"
@@ -164,7 +164,7 @@ def sample(run: LoadedRun, request: SampleRequest, out: Path, *, baseline: Loade
             raise UserError(f"of the baseline in {baseline.folder}: {error}", code=error.code) from error
     if not is_first():
         return ""
-    with _writing(out):
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         _write_images(out, "", samples, run)
         if baseline is not None and beside is not None:
@@ -265,7 +265,7 @@ def _say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def _writing(place: Path) -> Iterator[None]:
+def writing(place: Path) -> Iterator[None]:
     """Make one sentence of an error in writing to ``place``; a full disk is explained elsewhere."""
     try:
         yield

@@ -6,6 +6,8 @@
     python -m vision sample runs/digits --count 20 --labels 3 7
     python -m vision sample runs/shapes --prompt "a red star" "two green hearts" --best-of 4
     python -m vision sample runs/decoder --prompt "a red star" --prior runs/prior --upsampler runs/upsampler
+    python -m vision edit runs/editor --image a.png --instruction "make the star blue"
+    python -m vision edit runs/inpainter --image a.png --mask auto:circle --segmenter runs/masks --remove --seeds 4
     python -m vision export runs/detector detector.onnx
     python -m vision export runs/classifier resnet50.safetensors
     python -m vision describe runs/detector
@@ -15,8 +17,8 @@
 
 RUN is the folder of a run, finished or not. All comes from its own config.json; options of the experiment that change
 how a state is evaluated or sampled from, and the mesh, may follow. Files come before the options, or after ``--``. For
-evaluate, predict, sample and export RUN may also be the name of an experiment, followed by options of its own, among
-them --init-from: its weights are then those, and nothing is trained.
+evaluate, predict, sample, edit and export RUN may also be the name of an experiment, followed by options of its own,
+among them --init-from: its weights are then those, and nothing is trained.
 
 ``python -m vision VERB --help`` is about one verb.
 """
@@ -34,6 +36,7 @@ from vision.launch.average_length import with_average
 from vision.launch.describe import describe, simulate_devices
 from vision.launch.devices import compiler_of, use_compilation_cache
 from vision.launch.download import main as download
+from vision.launch.edit import edit
 from vision.launch.exit_code import exit_code
 from vision.launch.experiment_module import PACKAGE, experiment_paths
 from vision.launch.field_doc import field_doc
@@ -41,76 +44,18 @@ from vision.launch.load_run import LoadedRun, StoredRun, load_run, open_run, to_
 from vision.launch.options import HELP, flatten, option_of, parse_fields, unknown_name
 from vision.launch.run_folder import CONFIG
 from vision.launch.untrained import untrained_run
+from vision.launch.verb_options import (
+    EditOptions,
+    EvaluateOptions,
+    Options,
+    PageOptions,
+    PredictOptions,
+    SampleOptions,
+)
 from vision.parallel.agreement import is_first
 from vision.parallel.mesh import devices_needed
-from vision.parallel.processes import ProcessOptions, start
-from vision.ranges import AverageLength, NonNegativeInt, Port, PositiveInt, Seed
+from vision.parallel.processes import start
 from vision.train.experiment import Experiment
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of every verb."""
-
-    processes: ProcessOptions = ProcessOptions()
-
-
-@dataclass(frozen=True)
-class EvaluateOptions(Options):
-    """Options of evaluate."""
-
-    average_length: tuple[AverageLength, ...] = ()
-    """Relative lengths of averages reconstructed from the run's snapshots and evaluated in place of its own."""
-
-
-@dataclass(frozen=True)
-class PredictOptions(Options):
-    """Options of predict."""
-
-    out: Path | None = None
-    """Folder for what is written. Default: predictions/ in the run folder."""
-
-
-@dataclass(frozen=True)
-class SampleOptions(Options):
-    """Options of sample."""
-
-    count: PositiveInt = 16
-    """Number of images."""
-    labels: tuple[str, ...] = ()
-    """Names or numbers of classes, repeated until there are enough. Default: equal numbers of all."""
-    prompt: tuple[str, ...] = ()
-    """Texts, repeated until there are enough; each is one word of the command line, in quotes."""
-    image: tuple[str, ...] = ()
-    """Files, folders or patterns of images to start from, repeated until there are enough."""
-    mask: tuple[str, ...] = ()
-    """Grey images, white where --image may change; one for all, or one for each."""
-    best_of: PositiveInt = 1
-    """Images that are generated for each one that is kept: the one whose text fits it best by the run's CLIP."""
-    interpolate: bool = False
-    """Steps of equal length from the first of two images or texts to the second, with the same noise."""
-    difference: tuple[str, ...] = ()
-    """Two texts: --image moves from what the first says towards what the second says, in steps of equal length."""
-    components: tuple[NonNegativeInt, ...] = ()
-    """--image is reconstructed from these numbers of leading principal components of embeddings; --count follows."""
-    baseline: Path | None = None
-    """Folder of another run, whose images for the same request are shown next to these."""
-    seed: Seed = 0
-    """Seed of the noise."""
-    average_length: AverageLength | None = None
-    """Relative length of an average reconstructed from the run's snapshots and sampled from in place of its own."""
-    out: Path | None = None
-    """Folder for what is written. Default: samples/ in the run folder."""
-
-
-@dataclass(frozen=True)
-class PageOptions(Options):
-    """Options of page."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on. By default this machine alone can see the page."""
-    port: Port = 8000
-    """Port to listen on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +165,14 @@ def _sample(call: Call) -> None:
     _print([actions.sample(run, request, folder, baseline=baseline)])
 
 
+def _edit(call: Call) -> None:
+    call.options.check()
+    actions.files_of(call.options.image)  # a wrong name is an error before anything is compiled
+    run, own = call.load(), call.options
+    segmenter = load_run(own.segmenter) if own.segmenter is not None else None
+    _print(edit(run, segmenter, own, own.out or (run.folder or Path()) / "edits" / f"{run.images:010d}"))
+
+
 def _export(call: Call) -> None:
     _print([actions.export(call.load(), Path(call.operands[0]))])
 
@@ -265,6 +218,15 @@ VERBS: dict[str, Verb] = {
             act=_sample,
             offered=lambda experiment: experiment.sampling is not None,
             options=SampleOptions,
+            takes_name=True,
+        ),
+        Verb(
+            name="edit",
+            summary="change images by a mask, words or an instruction",
+            operands="RUN",
+            act=_edit,
+            offered=lambda experiment: experiment.editing is not None,
+            options=EditOptions,
             takes_name=True,
         ),
         Verb(

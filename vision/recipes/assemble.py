@@ -20,7 +20,7 @@ from vision.pretrained.rules import WeightRules
 from vision.pretrained.state_dict import StateDict
 from vision.recipes.run_config import RunConfig
 from vision.train.compile import Compiler
-from vision.train.experiment import EvaluatorFactory, Experiment, FrozenPart, PredictFiles, Sample
+from vision.train.experiment import Edit, EvaluatorFactory, Experiment, FrozenPart, PredictFiles, Sample
 from vision.train.kept import KeptText
 from vision.train.snapshots import SnapshotConfig
 from vision.train.state import Optimizers, create_state, parameters, with_values
@@ -68,6 +68,7 @@ def assemble(
     averaging: Callable[[TrainState], Any] = parameters,
     generator: Generator | None = None,
     requests: Callable[[Compiler], Sample] | None = None,
+    editing: Callable[[Compiler], Edit] | None = None,
     prediction: Callable[[Compiler, Sequence[str]], PredictFiles] | None = None,
     inference: Callable[[TrainState], Inference] | None = None,
     labelled: bool = False,
@@ -95,6 +96,7 @@ def assemble(
       averaging: state -> what is averaged.
       generator: for experiments that generate.
       requests: generates samples on request, for generators with other conditions than classes.
+      editing: compiles what edits images on request, for experiments that generate some.
       prediction: for experiments that recognise or restore, see ``Experiment``.
       inference: the function of images that is exported.
       labelled: whether the run keeps the names of the data's classes.
@@ -160,6 +162,7 @@ def assemble(
         seed=config.seed,
         evaluation=evaluation,
         sampling=requests or (sampling(generator, data.class_names) if generator is not None else None),
+        editing=editing,
         prediction=prediction,
         inference=inference,
         published=weights.written,

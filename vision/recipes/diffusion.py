@@ -12,6 +12,7 @@ from vision.diffusion.likelihood import LEVELS
 from vision.diffusion.process import Process
 from vision.errors import UserError
 from vision.evaluation.diffusion_likelihood import LikelihoodConfig, likelihood_evaluator
+from vision.evaluation.generator import Generator
 from vision.pretrained.adapted import Adapted
 from vision.pretrained.diffusers_folder import FolderSource
 from vision.pretrained.scheduler_config import (
@@ -23,6 +24,7 @@ from vision.pretrained.scheduler_config import (
     scheduler_config,
 )
 from vision.recipes.diffusion_networks import DiffusionNetwork, diffusion_network, with_variance
+from vision.recipes.edit_requests import GeneralEdits, label_conditions
 from vision.recipes.generative import (
     EVALUATION_ONLY,
     QUICK_GENERATION,
@@ -38,7 +40,7 @@ from vision.recipes.generative import (
 from vision.recipes.guide import NAME as GUIDE
 from vision.recipes.guide import guide
 from vision.tasks.diffusion import DiffusionConfig, diffusion_loss, held_out_error, make_process
-from vision.tasks.sampling import SamplingConfig, check, describe, predictor, sampler
+from vision.tasks.sampling import SamplingConfig, check, describe, guided_denoiser, predictor, sampler
 from vision.train.experiment import EvaluatorFactory, Experiment
 from vision.written_option import written_option
 
@@ -150,6 +152,27 @@ def diffusion(config: DiffusionRunConfig) -> Experiment:
         parts.objective(config),
         evaluators=(likelihood,),
         evaluation_only=(*EVALUATION_ONLY, "likelihood."),
+        editing=functools.partial(editing, config, parts),
+    )
+
+
+def editing(config: DiffusionRunConfig, parts: DiffusionParts, generator: Generator) -> GeneralEdits:
+    """The function that edits images on request, by the class that the result shows."""
+    of: Any = (parts.network.module, config.diffusion, parts.process)
+
+    def denoiser_by(sampling: SamplingConfig) -> Any:
+        denoiser_of = guided_denoiser(*of, replace(sampling, method="ddim"), conditioning=parts.conditioning)
+        return lambda variables, condition: denoiser_of({"params": variables["params"]}, condition)
+
+    return GeneralEdits(
+        generator=generator,
+        side=config.data.resolution,
+        process=parts.process,
+        sampling=config.sampling,
+        denoiser=denoiser_by(config.sampling),
+        described=denoiser_by(replace(config.sampling, guidance=1.0)),
+        conditions=label_conditions(parts.samples.images.class_names, config.model.classes),
+        space=parts.samples.space,
     )
 
 

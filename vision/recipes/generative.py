@@ -29,7 +29,7 @@ from vision.recipes.quick_data import GENERATION
 from vision.recipes.run_config import RunConfig
 from vision.tasks.diffusion import HeldOutError
 from vision.train.compile import Compiler
-from vision.train.experiment import EvaluatorFactory, Experiment, FrozenPart, Intervals, Sample
+from vision.train.experiment import Edit, EvaluatorFactory, Experiment, FrozenPart, Intervals, Sample
 from vision.train.optimizer import AdamConfig, clipped, learning_rate
 from vision.train.snapshots import SnapshotConfig
 from vision.train.step import accumulate, gradient, preprocessed, projected, warmed_up
@@ -147,6 +147,7 @@ def generative(
     copies: tuple[str, ...] = (),
     of_samples: Callable[[Generator], EvaluatorFactory] | None = None,
     sampling: Callable[[Generator], Callable[[Compiler], Sample]] | None = None,
+    editing: Callable[[Generator], Callable[[Compiler], Edit]] | None = None,
 ) -> Experiment:
     """The experiment: optimizer, averages, evaluation and sampling of an objective.
 
@@ -160,6 +161,7 @@ def generative(
       copies: names of collections that begin as copies of the parameters, such as a teacher's.
       of_samples: evaluation of the generator, in place of :func:`samples_evaluation`.
       sampling: generates samples on request, where conditions are not classes.
+      editing: edits images on request.
     """
     images, space = samples.images, samples.space
     loss = space.loss(objective.loss) if space else preprocessed(objective.loss, scaled(flip=config.flip))
@@ -217,6 +219,7 @@ def generative(
         evaluation=evaluation,
         generator=generator,
         requests=None if sampling is None else sampling(generator),
+        editing=None if editing is None else editing(generator),
         weights=WeightsSource(folder=network.folder, excluded=(*copies, *((STATE,) if space else ()))),
         statistics=space.statistics if space else None,
         frozen={**({NAME: space.stage.frozen} if space else {}), **objective.frozen},

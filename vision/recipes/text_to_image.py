@@ -29,6 +29,7 @@ from vision.ranges import Fraction, PositiveInt
 from vision.recipes.cascade import UPSAMPLERS, Cascade, cascade
 from vision.recipes.clip_encoder import NAME, clip_encoder
 from vision.recipes.diffusion_networks import DiffusionNetwork, diffusion_network, with_variance
+from vision.recipes.edit_requests import GeneralEdits
 from vision.recipes.generative import (
     EVALUATION_ONLY,
     QUICK_GENERATION,
@@ -50,9 +51,9 @@ from vision.recipes.text_conditions import (
     of_other_images,
 )
 from vision.recipes.text_networks import SMALL_TEXT_UNET, text_network_by_name
-from vision.recipes.text_requests import EmbeddingsOfTexts, Substitute, TextRequests, fields
+from vision.recipes.text_requests import EmbeddingsOfTexts, Substitute, TextRequests, fields, report_unknown
 from vision.tasks.diffusion import DiffusionConfig, HeldOutError, diffusion_loss, held_out_error, make_process
-from vision.tasks.sampling import SamplingConfig, check, describe, sampler
+from vision.tasks.sampling import SamplingConfig, check, describe, guided_denoiser, sampler
 from vision.train.experiment import EvaluatorFactory, Experiment, Intervals
 from vision.types import Batch, Condition, LossFn, Sampler
 
@@ -255,9 +256,40 @@ def text_to_image(config: TextToImageRunConfig) -> Experiment:
         evaluation_only=(*EVALUATION_ONLY, *own),
         of_samples=functools.partial(of_samples, parts, parts.cascade.prior),
         sampling=functools.partial(requests, parts, parts.cascade.prior),
+        editing=functools.partial(editing, parts) if parts.conditions.kind == "text" else None,
     )
     frozen = {**experiment.frozen, **parts.cascade.frozen}
     return replace(experiment, frozen=frozen, requests=fields(parts.conditions))
+
+
+def editing(parts: TextToImageParts, generator: Generator) -> GeneralEdits:
+    """The function that edits images on request, by what the result shows in words."""
+    config, conditions = parts.config, parts.conditions
+    of: Any = (parts.network.module, config.diffusion, make_process(config.diffusion))
+
+    def given(text: str, count: int) -> dict[str, np.ndarray]:
+        report_unknown(conditions.clip.tokenizer, [text] if text else [])
+        return {"tokens": conditions.clip.tokenizer.encode([text] * count) if text else conditions.no_text(count)}
+
+    def denoiser_by(sampling: SamplingConfig) -> Any:
+        denoiser_of = guided_denoiser(*of, replace(sampling, method="ddim"), conditioning=parts.conditioning)
+
+        def denoiser(variables: Any, condition: Condition) -> Any:
+            made = conditions.of_request(variables["frozen"][NAME], condition)
+            return denoiser_of({"params": variables["params"]}, made)
+
+        return denoiser
+
+    return GeneralEdits(
+        generator=generator,
+        side=config.data.resolution,
+        process=of[2],
+        sampling=config.sampling,
+        denoiser=denoiser_by(config.sampling),
+        described=denoiser_by(replace(config.sampling, guidance=1.0, text_guidance=None)),
+        conditions=given,
+        space=parts.samples.space,
+    )
 
 
 def given_texts(

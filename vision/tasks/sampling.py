@@ -10,7 +10,7 @@ import jax
 from annotated_types import Interval
 from jaxtyping import Array, Float, Int, Key
 
-from vision.diffusion.conditions import TEXT, Conditioning, Probabilities
+from vision.diffusion.conditions import TEXTS, Conditioning, Probabilities
 from vision.diffusion.grids import Spacing, time_grid
 from vision.diffusion.guidance import (
     ConditionalDenoiser,
@@ -25,7 +25,7 @@ from vision.diffusion.process import Process, sigmas
 from vision.diffusion.samplers.ddim import ancestral, ddim
 from vision.diffusion.samplers.heun import heun
 from vision.diffusion.samplers.multistep import dpm_solver, unipc
-from vision.diffusion.samplers.plan import Plan, Threshold, integrate
+from vision.diffusion.samplers.plan import Denoiser, Plan, Threshold, integrate
 from vision.errors import UserError
 from vision.ranges import Fraction, NonNegativeFloat, PositiveFloat, check_ranges
 from vision.tasks.diffusion import DiffusionConfig, Variables, check_diffusion, make_process, without_variance
@@ -168,7 +168,7 @@ def check(
             f"sampling.guidance needs a network that was trained without conditions too: set {options} above 0, or "
             "sampling.guidance 1"
         )
-    if sampling.text_guidance is not None and len(set(conditioning.nulls) - set(TEXT) - conditioning.always) in (
+    if sampling.text_guidance is not None and len(set(conditioning.nulls) - set(TEXTS) - conditioning.always) in (
         0,
         len(set(conditioning.nulls) - conditioning.always),
     ):
@@ -246,13 +246,35 @@ def sampler(
     Sample i depends on (key, index[i], condition i) alone, not on how many are sampled with it, up to rounding.
     """
     plan = make_plan(process, sampling)
+    denoiser_of = guided_denoiser(model, config, process, sampling, conditioning=conditioning, guide=guide)
+
+    def sample(variables, condition, index, key):
+        start_key, walk_key = jax.random.split(key)
+        start = start_noise(plan, image_shape, index=index, key=start_key)
+        denoise = denoiser_of(variables, condition)
+        return integrate(plan, denoise, start, key=walk_key, index=index, threshold=make_threshold(sampling))
+
+    return sample
+
+
+def guided_denoiser(
+    model: nn.Module,
+    config: DiffusionConfig,
+    process: Process,
+    sampling: SamplingConfig,
+    *,
+    conditioning: Conditioning,
+    guide: Callable[[Variables], ConditionalDenoiser] | None = None,
+) -> Callable[[Variables, Condition], Denoiser]:
+    """(variables, condition) -> the guided estimate of x_0, with the place of a learned variance where it is used.
+
+    Arguments as of :func:`sampler`.
+    """
     learned = sampling.method == "ancestral" and sampling.variance == "learned"
     of: dict[str, Any] = {"data_deviation": config.data_deviation, "variance": learned}
 
-    def sample(variables, condition, index, key):
+    def denoiser_of(variables: Variables, condition: Condition) -> Denoiser:
         conditions, scales = _in_turn(condition, conditioning, sampling)
-        start_key, walk_key = jax.random.split(key)
-        start = start_noise(plan, image_shape, index=index, key=start_key)
         denoise = guided_in_turn(
             denoiser(predictor(model, variables, variance=learned), process, config.prediction, **of),
             conditions=conditions,
@@ -264,9 +286,9 @@ def sampler(
         if guide is not None:
             worse = guide(variables["guide"])
             denoise = autoguided(denoise, lambda x, time: worse(x, time, condition), scale=sampling.guide_scale)
-        return integrate(plan, denoise, start, key=walk_key, index=index, threshold=make_threshold(sampling))
+        return denoise
 
-    return sample
+    return denoiser_of
 
 
 def _in_turn(
@@ -278,7 +300,7 @@ def _in_turn(
         return [condition], []
     if sampling.text_guidance is None:
         return [null, condition], [sampling.guidance]
-    texts = [name for name in TEXT if name in condition]
+    texts = [name for name in TEXTS if name in condition]
     return [null, conditioning.null(condition, texts), condition], [sampling.guidance, sampling.text_guidance]
 
 

@@ -16,7 +16,7 @@ from vision.ranges import NonNegativeInt, PositiveInt
 from vision.train.compile import Compiler
 from vision.train.kept import KeptText
 from vision.train.snapshots import SnapshotConfig
-from vision.types import Content, SampleRequest, Samples, Step, TrainState
+from vision.types import Content, Edited, EditRequest, SampleRequest, Samples, Step, TrainState
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ PredictFiles = Callable[[TrainState, Sequence[Path], Path], list[str]]
 
 Evaluate = Callable[[TrainState], Evaluation]
 Sample = Callable[[TrainState, SampleRequest], Samples]
+Edit = Callable[[TrainState, EditRequest], Edited]
 EvaluatorFactory = Callable[[Compiler], Evaluate]
 """Checks settings, data and weights of an evaluation, and raises ``UserError`` for what is impossible; called once a
 run, before the first step. What takes long is computed with the first evaluation."""
@@ -139,6 +140,8 @@ class Experiment:
     """Compiles (state, request) -> samples, for experiments that generate."""
     requests: tuple[str, ...] = ()
     """Fields of a `SampleRequest` that ``sampling`` can follow: "prompts", "images", ...; () where it does not say."""
+    editing: Callable[[Compiler], Edit] | None = None
+    """Compiles (state, request) -> edited images, for experiments that generate images."""
     prediction: Callable[[Compiler, Sequence[str]], PredictFiles] | None = None
     """(compiler, names of the classes that the run was trained on) -> predictions for files, for experiments that
     recognise."""

@@ -6,7 +6,7 @@ Every tone has low saturation and is either light or dark, so that none can be c
 import math
 
 import numpy as np
-from jaxtyping import Float, Int32, UInt64
+from jaxtyping import Bool, Float, Int32, UInt64
 
 from vision.data.shapes.counter_random import uniform
 
@@ -31,6 +31,11 @@ def _muted(hue, saturation, value) -> Float[np.ndarray, "n 3"]:
 def background_kinds(count: int, keys: UInt64[np.ndarray, "n"]) -> Int32[np.ndarray, "n"]:
     """Which of ``count`` kinds of background each scene has, all equally often."""
     return (uniform(keys, "kind", 1)[:, 0] * count).astype(np.int32)
+
+
+def are_dark(keys: UInt64[np.ndarray, "n"], *, dark_share: float) -> Bool[np.ndarray, "n"]:
+    """Whether the background of each scene is dark."""
+    return uniform(keys, "tone", 6)[:, 3] >= 1 - dark_share
 
 
 def _pattern(kinds: tuple[str, ...], resolution: int, keys: UInt64[np.ndarray, "n"]) -> Float[np.ndarray, "n h w"]:
@@ -84,8 +89,8 @@ def background(
     kinds: tuple[str, ...], resolution: int, keys: UInt64[np.ndarray, "n"], *, dark_share: float = 0.25
 ) -> Float[np.ndarray, "n 3 h w"]:
     """Two muted tones of similar brightness and a pattern that mixes them; RGB in [0, 1]."""
-    hue, saturation, value, tone, step, side = uniform(keys, "tone", 6).T
-    light = tone < 1 - dark_share
+    hue, saturation, value, _, step, side = uniform(keys, "tone", 6).T
+    light = ~are_dark(keys, dark_share=dark_share)
     # Light or dark; medium tones are excluded, since some object colours would not stand out from them.
     value = np.where(light, 0.84 + 0.12 * value, 0.17 + 0.11 * value)
     saturation = np.where(light, 0.02 + 0.08 * saturation, 0.05 + 0.20 * saturation)

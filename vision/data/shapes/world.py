@@ -143,7 +143,7 @@ def class_names(config: ShapesConfig) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """The objects of n scenes, at most m each, the largest first; lengths are fractions of the image's side."""
 
     valid: np.ndarray  # bool [n m]
@@ -164,7 +164,7 @@ def _lens(a, b, distance):
     return sum(r * r * (np.arccos(c) - c * np.sqrt(1 - c * c)) for r, c in ((a, cos_a), (b, cos_b)))
 
 
-def _arrange(config: ShapesConfig, keys: UInt64[np.ndarray, "n"]) -> tuple[_Layout, Bool[np.ndarray, "n"]]:
+def arranged(config: ShapesConfig, keys: UInt64[np.ndarray, "n"]) -> tuple[Layout, Bool[np.ndarray, "n"]]:
     """Places objects one after another, each at its first candidate position that does not hide too much of any object.
 
     Occlusion is estimated by discs of the objects' areas. Also returns which scenes have a position for every object;
@@ -214,26 +214,26 @@ def _arrange(config: ShapesConfig, keys: UInt64[np.ndarray, "n"]) -> tuple[_Layo
         hidden[:, :k] += overlaps[rows, choice]
         hidden[:, k] = own[rows, choice]
     size[~valid] = 0
-    return _Layout(valid, shape, colour, size, centre, angle, depth), placed
+    return Layout(valid, shape, colour, size, centre, angle, depth), placed
 
 
-def _grid_layout(config: ShapesConfig, keys: UInt64[np.ndarray, "n"], layout: _Layout) -> _Layout:
+def grid_layout(config: ShapesConfig, keys: UInt64[np.ndarray, "n"], layout: Layout) -> Layout:
     """The same objects at the smallest size, each in its own cell of a grid, so that none hides another."""
     m, cells = config.max_objects, config.cells
     cell = np.argsort(uniform(keys, "cell", cells * cells), axis=1)[:, :m]
     slack = (1 / cells - config.min_size) * uniform(keys, "slack", m, 2)
     centre = np.stack([cell % cells, cell // cells], -1) / cells + config.min_size / 2 + slack
     size = np.where(layout.valid, config.min_size, 0)
-    return _Layout(layout.valid, layout.shape, layout.colour, size, centre, layout.angle, layout.depth)
+    return Layout(layout.valid, layout.shape, layout.colour, size, centre, layout.angle, layout.depth)
 
 
-def _where(choice: Bool[np.ndarray, "n"], yes: _Layout, no: _Layout) -> _Layout:
+def _where(choice: Bool[np.ndarray, "n"], yes: Layout, no: Layout) -> Layout:
     """Complete scenes from one layout or the other."""
-    pairs = ((getattr(yes, f.name), getattr(no, f.name)) for f in dataclasses.fields(_Layout))
-    return _Layout(*(np.where(choice.reshape(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs))
+    pairs = ((getattr(yes, f.name), getattr(no, f.name)) for f in dataclasses.fields(Layout))
+    return Layout(*(np.where(choice.reshape(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs))
 
 
-def _distances(config: ShapesConfig, layout: _Layout, *, offset: float) -> Float[np.ndarray, "n m h w"]:
+def _distances(config: ShapesConfig, layout: Layout, *, offset: float) -> Float[np.ndarray, "n m h w"]:
     """Signed distance in pixels of pixel centres from objects moved down and right by offset * size."""
     n, m = layout.valid.shape
     pixel = np.arange(config.resolution, dtype=np.float32) + np.float32(0.5)
@@ -253,7 +253,7 @@ def _distances(config: ShapesConfig, layout: _Layout, *, offset: float) -> Float
 
 
 def _visible(
-    layout: _Layout, distance: Float[np.ndarray, "n m h w"]
+    layout: Layout, distance: Float[np.ndarray, "n m h w"]
 ) -> tuple[UInt8[np.ndarray, "n h w"], Float[np.ndarray, "n m"]]:
     """The instance map (see `render_scenes`), and the visible fraction of each object's pixels."""
     n, m, h, w = distance.shape
@@ -269,12 +269,13 @@ def _visible(
 def _paint(
     config: ShapesConfig,
     keys: UInt64[np.ndarray, "n"],
-    layout: _Layout,
+    layout: Layout,
     distance: Float[np.ndarray, "n m h w"],
+    behind: UInt64[np.ndarray, "n"],
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Paints the objects over the background, the farthest first, each with its shadow."""
+    """Paints the objects over the background of the keys ``behind``, the farthest first, each with its shadow."""
     n, m = layout.valid.shape
-    image = background(config.backgrounds, config.resolution, keys, dark_share=config.dark_share)
+    image = background(config.backgrounds, config.resolution, behind, dark_share=config.dark_share)
     palette = np.array([dict(PALETTE)[name] for name in config.colours]) / 255
     shade = 1 + config.shade_jitter * (2 * uniform(keys, "shade", m) - 1)
     colour = np.minimum(palette[layout.colour] * shade[..., None], 1).astype(np.float32)
@@ -313,21 +314,39 @@ def _boxes(masks: Bool[np.ndarray, "n m h w"]) -> Float[np.ndarray, "n m 4"]:
     return np.where(np.any(columns, axis=2, keepdims=True), np.stack(first + last, -1), 0).astype(np.float32)
 
 
-def _render_chunk(config: ShapesConfig, keys: UInt64[np.ndarray, "n"], *, paint: bool) -> dict[str, np.ndarray]:
-    layout, placed = _arrange(config, keys)
-    apart = _grid_layout(config, keys, layout)
+def settled(config: ShapesConfig, keys: UInt64[np.ndarray, "n"]) -> Layout:
+    """The objects of the scenes of these keys, as `render_scenes` shows them."""
+    layout, placed = arranged(config, keys)
+    apart = grid_layout(config, keys, layout)
     layout = _where(placed, layout, apart)
+    _, visible = _visible(layout, _distances(config, layout, offset=0.0))
+    # `arranged` estimates with discs; a scene whose objects show too few pixels gets the grid layout.
+    enough = np.all((visible >= config.min_visible) | ~layout.valid, axis=1)
+    return layout if enough.all() else _where(enough, layout, apart)
+
+
+def rendered(
+    config: ShapesConfig,
+    keys: UInt64[np.ndarray, "n"],
+    layout: Layout,
+    *,
+    behind: UInt64[np.ndarray, "n"],
+    paint: bool = True,
+) -> dict[str, np.ndarray]:
+    """The arrays of `render_scenes` for any layout.
+
+    Args:
+      config: of the scenes.
+      keys: of the scenes, on which the shades of the objects depend.
+      layout: the objects; invalid ones may be anywhere among them.
+      behind: keys of the backgrounds: ``keys`` for those of the scenes themselves.
+      paint: whether "image" is among the arrays, which takes half of the time.
+    """
     distance = _distances(config, layout, offset=0.0)
     instances, visible = _visible(layout, distance)
-    # `_arrange` estimates with discs; a scene whose objects show too few pixels gets the grid layout.
-    enough = np.all((visible >= config.min_visible) | ~layout.valid, axis=1)
-    if not enough.all():
-        layout = _where(enough, layout, apart)
-        distance = _distances(config, layout, offset=0.0)
-        instances, visible = _visible(layout, distance)
     shape, colour = (np.where(layout.valid, of, 0) for of in (layout.shape, layout.colour))
     background_first = np.concatenate([np.zeros((len(keys), 1), np.uint8), (shape + 1).astype(np.uint8)], 1)
-    painted = {"image": _paint(config, keys, layout, distance)} if paint else {}  # half of the time
+    painted = {"image": _paint(config, keys, layout, distance, behind)} if paint else {}
     return {
         **painted,
         "label": shape[:, 0] * np.int32(len(config.colours)) + colour[:, 0],
@@ -339,8 +358,12 @@ def _render_chunk(config: ShapesConfig, keys: UInt64[np.ndarray, "n"], *, paint:
         "visible": visible,
         "semantic": background_first[np.arange(len(keys))[:, None, None], instances],
         "instances": instances,
-        "background": background_kinds(len(config.backgrounds), keys),
+        "background": background_kinds(len(config.backgrounds), behind),
     }
+
+
+def _render_chunk(config: ShapesConfig, keys: UInt64[np.ndarray, "n"], *, paint: bool) -> dict[str, np.ndarray]:
+    return rendered(config, keys, settled(config, keys), behind=keys, paint=paint)
 
 
 def _check_fields(fields: Sequence[str]) -> None:
