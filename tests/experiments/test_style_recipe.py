@@ -92,6 +92,8 @@ def test_the_command_line_of_gatys(tmp_path, capsys):
     assert "trains nothing" in capsys.readouterr().err
     assert style_gatys.main(["--quick", "--style", str(tmp_path / "none.jpg"), "--workdir", str(tmp_path)]) == 2
     assert "names no file" in capsys.readouterr().err
+    assert style_gatys.main(["--quick", "--features", str(tmp_path / "none.pth"), "--workdir", str(tmp_path)]) == 2
+    assert "none.pth" in capsys.readouterr().err
 
 
 def run(module, workdir):
