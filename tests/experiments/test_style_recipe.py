@@ -37,7 +37,7 @@ def test_pairs_go_on_after_a_kill(tmp_path, monkeypatch, capsys):
     config = replace(
         style_gatys.TINY, content=(files[0],), style=tuple(files[1:]), save_every=2, frame_every=2, iterations=(3, 4)
     )
-    config = replace(config, size=64, scales=2)
+    config = replace(config, size=96, scales=2)
     lines = style_gatys.stylise(config, tmp_path / "whole")
     assert any(line.startswith("gram_ratio ") for line in lines)
     found = json.loads((tmp_path / "whole" / "style.json").read_text())
@@ -62,7 +62,7 @@ def test_pairs_go_on_after_a_kill(tmp_path, monkeypatch, capsys):
     style_gatys.stylise(config, tmp_path / "again")
     for pair in ("rings--cells", "rings--waves"):
         one, other = (pixels(tmp_path / run / "pairs" / pair / "result.png") for run in ("whole", "again"))
-        assert one.shape == (48, 64, 3)
+        assert one.shape == (72, 96, 3)
         np.testing.assert_array_equal(one, other)
     with pytest.raises(UserError, match="another loss"):
         style_gatys.stylise(replace(config, loss=StyleLossConfig(content_layers=("relu3_1",))), tmp_path / "again")
@@ -92,6 +92,8 @@ def test_the_command_line_of_gatys(tmp_path, capsys):
     assert "trains nothing" in capsys.readouterr().err
     assert style_gatys.main(["--quick", "--style", str(tmp_path / "none.jpg"), "--workdir", str(tmp_path)]) == 2
     assert "names no file" in capsys.readouterr().err
+    assert style_gatys.main(["--quick", "--features", str(tmp_path / "none.pth"), "--workdir", str(tmp_path)]) == 2
+    assert "none.pth" in capsys.readouterr().err
 
 
 def run(module, workdir):

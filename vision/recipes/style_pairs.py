@@ -126,8 +126,8 @@ class StylePairs:
         _check(config, contents, styles, masks)
         self.network = StyleNetwork(config.network, config.loss.layers, config.features)
         self._say = say
-        self._claim()
         self.variables = self.network.load()
+        self._claim()
         self.measures = StyleMeasures(
             StyleNetworkMeasures(
                 activations=self.network.activations,
@@ -299,6 +299,8 @@ def _check(
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise UserError(f"two {kind} are called {twice[0]}: rename one of the files")
+    if not config.loss.style_layers or not config.loss.content_layers:
+        raise UserError("loss.style_layers and loss.content_layers need at least one layer each")
     if config.loss.layer_weights and len(config.loss.layer_weights) != len(config.loss.style_layers):
         raise UserError(
             f"{len(config.loss.style_layers)} style layers need as many loss.layer_weights, not "

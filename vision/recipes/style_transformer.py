@@ -55,6 +55,8 @@ class StyleTransformerRunConfig(StyleTrainingConfig):
 def style_transformer(config: StyleTransformerRunConfig) -> Experiment:
     """The experiment. Raises ``UserError`` for settings that contradict each other."""
     data, module = checked_data(config), StyleTransformer(config.model)
+    if not config.loss.style_layers or not config.loss.content_layers:
+        raise UserError("loss.style_layers and loss.content_layers need at least one layer each")
     if config.loss.layer_weights and len(config.loss.layer_weights) != len(config.loss.style_layers):
         raise UserError("loss.layer_weights and loss.style_layers must be equally many")
     network = StyleNetwork(config.network, config.loss.layers, config.features)

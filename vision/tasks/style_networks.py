@@ -30,7 +30,7 @@ def one_style_loss(model: nn.Module, activations: Activations, config: StyleLoss
     def loss(params, model_state, batch, *, key, step):
         del key, step
         frozen = model_state["frozen"]
-        painted = model.apply({"params": params}, batch["image"], train=True)
+        painted: Any = model.apply({"params": params}, batch["image"], train=True)
         found, target = activations(frozen["features"], painted), activations(frozen["features"], batch["image"])
         parts = [
             weight * gram_distance(gram_matrix(found[name]), frozen["painting"][name])
@@ -79,7 +79,7 @@ def any_style_loss(
         last = layers[-1]
         painting = {name: channel_statistics(of) for name, of in activations(frozen, batch["style"]).items()}
         target = adain(activations(frozen, batch["image"])[last], painting[last])
-        made = decoder.apply({"params": params}, target, train=True)
+        made: Any = decoder.apply({"params": params}, target, train=True)
         found = activations(frozen, made)
         own = {name: channel_statistics(found[name]) for name in layers}
         # eq. 13
