@@ -26,7 +26,7 @@ from vision.recipes.style_training import QUICK_PHOTOGRAPHS, TINY_PHOTOGRAPHS, T
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import AdamConfig
 
-ABOUT = About(task="style", paper="Huang & Belongie 2017, arXiv:1703.06868", quick="")
+ABOUT = About(task="style", paper="Huang & Belongie 2017, arXiv:1703.06868", quick="not timed")
 
 
 @dataclass(frozen=True, kw_only=True)

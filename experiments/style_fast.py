@@ -28,7 +28,7 @@ from vision.tasks.style import StyleLossConfig
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import AdamConfig
 
-ABOUT = About(task="style", paper="Johnson et al. 2016, arXiv:1603.08155", quick="")
+ABOUT = About(task="style", paper="Johnson et al. 2016, arXiv:1603.08155", quick="not timed")
 
 
 @dataclass(frozen=True, kw_only=True)
