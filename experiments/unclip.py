@@ -159,7 +159,7 @@ def report(root: Path, runs: Sequence[StageRun]) -> None:
         protocol |= {name: said.get(own, "") for name, own in found.items()}
     content = {"numbers": numbers, "stages": {row.name: {"images": row.images, "seconds": row.seconds} for row in rows}}
     (root / "system.json").write_text(json.dumps(content, indent=2) + "\n")
-    pictures = sorted((root / DECODER.name / "samples").glob("samples-*.png"))
+    pictures = sorted((root / DECODER.name / "samples").glob("text_samples-*.png"))
     write_system_page(
         root / "report.html",
         title=f"unclip: {root.name}",

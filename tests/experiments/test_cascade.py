@@ -71,6 +71,7 @@ def test_the_parts_are_known_by_their_content_and_evaluated(runs):
     assert [name for name in sorted(records) if records[name].get("optional")] == ["prior", "upsampler"]
     numbers = last_numbers(runs / "decoder")
     assert {"eval/text_facts_single", "eval/large_facts_single", "eval/large_facts_single_real"} <= set(numbers)
+    assert list((runs / "decoder" / "samples").glob("text_samples-*.png"))
     protocol = json.loads((runs / "decoder" / "evaluation.json").read_text())["protocol"]
     assert "from captions by the prior" in protocol["text_facts_single"]
     assert "enlarged to 32 pixels" in protocol["large_facts_single"]

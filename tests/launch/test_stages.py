@@ -101,5 +101,7 @@ def test_wrong_options_are_an_error_before_the_first_stage(tmp_path):
 def test_processes_end_with_their_code_and_get_signals():
     assert process(("-c", "raise SystemExit(4)")) == 4
     assert process(("-c", "import os; os.kill(os.getpid(), 9)")) == 128 + 9
+    at_its_end = "signal.signal(15, lambda *_: sys.exit(0)); os.kill(os.getppid(), 15); time.sleep(30)"
+    assert process(("-c", f"import os, signal, sys, time; {at_its_end}")) == 75  # no further stage begins
     waits = "signal.signal(15, lambda *_: sys.exit(75)); os.kill(os.getppid(), 15); time.sleep(30)"
     assert process(("-c", f"import os, signal, sys, time; {waits}")) == 75

@@ -2,6 +2,8 @@
 
 import io
 import re
+import threading
+import urllib.request
 from types import SimpleNamespace
 
 import numpy as np
@@ -149,3 +151,27 @@ def test_a_missing_package_is_one_sentence(monkeypatch):
     monkeypatch.setattr(web.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'pip install -e "\.\[page\]"'):
         check_installed()
+
+
+def test_the_page_is_served_on_this_machine(monkeypatch):
+    """One request over the network, then Ctrl-C; a port that is taken is one sentence."""
+    said, got = [], []
+
+    def once(server):
+        address = f"http://127.0.0.1:{server.port}/"
+        client = threading.Thread(target=lambda: got.append(urllib.request.urlopen(address).read().decode()))
+        client.start()
+        server.handle_request()
+        client.join()
+        with pytest.raises(UserError, match="cannot be listened on"):
+            web.serve.__wrapped__(painter.run, overrides=(), host="127.0.0.1", port=server.port)
+        raise KeyboardInterrupt
+
+    painter = Pretended()
+    monkeypatch.setattr(web, "Painter", lambda run, overrides: painter)
+    monkeypatch.setattr(web, "to_stderr", said.append)
+    monkeypatch.setattr("werkzeug.serving.BaseWSGIServer.serve_forever", once)
+    web.serve.__wrapped__(painter.run, overrides=(), host="127.0.0.1", port=0)
+    assert "Images for sentences" in got[0]
+    assert said[0].startswith("http://127.0.0.1:")
+    assert said[-1] == "stopped"

@@ -12,8 +12,8 @@ from vision.types import TrainState
 _COLUMNS = 8
 
 
-def caption_grid(generator: Generator, data: CaptionedData, *, count: int) -> EvaluatorFactory:
-    """The grid "samples": of the first captions of the first ``count`` test images, always with the same noise."""
+def caption_grid(generator: Generator, data: CaptionedData, *, count: int, name: str = "samples") -> EvaluatorFactory:
+    """The grid ``name``: of the first captions of the first ``count`` test images, always with the same noise."""
 
     def factory(compiler: Compiler) -> Evaluate:
         known = data.captioned("test").first(count)
@@ -23,7 +23,7 @@ def caption_grid(generator: Generator, data: CaptionedData, *, count: int) -> Ev
         def evaluate(state: TrainState) -> Evaluation:
             variables = generator.variables(state)
             images = generate(compiler, generator, variables, generator.condition(count), count=count, seed=0)
-            return Evaluation(images={"samples": sample_grid(images, columns=columns, captions=captions)})
+            return Evaluation(images={name: sample_grid(images, columns=columns, captions=captions)})
 
         return evaluate
 

@@ -166,11 +166,17 @@ def run_stages(
 
 
 def process(words: Sequence[str]) -> int:
-    """Run ``python`` with these words; signals are passed on, and it may save before it ends. Returns its exit code."""
+    """Run ``python`` with these words; signals are passed on, and it may save before it ends.
+
+    Returns:
+      Its exit code; 75 where it ended with 0 after a signal, so that nothing else is started.
+    """
     with _Forwarding() as forwarding:
         child = subprocess.Popen([sys.executable, *words], start_new_session=True)
         forwarding.child = child
         code = child.wait()
+    if forwarding.requested and code == 0:
+        return EXIT_CODE
     return code if code >= 0 else 128 - code
 
 
@@ -179,6 +185,8 @@ class _Forwarding:
 
     def __init__(self):
         self.child: subprocess.Popen[bytes] | None = None
+        self.requested = False
+        """Whether a signal came."""
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "_Forwarding":
@@ -192,6 +200,7 @@ class _Forwarding:
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         del frame
+        self.requested = True
         if self.child is not None and self.child.poll() is None:
             os.kill(self.child.pid, number)
         elif self.child is None:

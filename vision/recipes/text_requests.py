@@ -190,8 +190,9 @@ class TextRequests:
             raise UserError("--difference has two texts that the CLIP does not tell apart: change one of them")
         steps = request.count // len(images)
         share = np.linspace(0.0, _FARTHEST, steps).repeat(len(images))  # a column for each image, a row for each step
-        start = np.tile(embedder.images(clip, images), (steps, 1))
-        made = towards(jnp.asarray(start), text_difference(jnp.asarray(after), jnp.asarray(before)), jnp.asarray(share))
+        start = jnp.tile(jnp.asarray(embedder.images(clip, images)), (steps, 1))
+        difference = text_difference(jnp.asarray(after), jnp.asarray(before))
+        made = towards(start, jnp.broadcast_to(difference, start.shape), jnp.asarray(share, jnp.float32))
         condition = {EMBEDDING: np.asarray(made, np.float32)}
         if self.conditions.has_text:
             condition["tokens"] = self.conditions.no_text(len(share))

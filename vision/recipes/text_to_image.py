@@ -330,6 +330,8 @@ def of_samples(parts: TextToImageParts, prior: EmbeddingsOfTexts | None, generat
             description=f"{generator.description}, from captions by {origin}",
         )
         by_texts = (caption_facts(alone, parts.data, name="text_facts", **of), *enlarged_facts(parts, alone))
+        if prior is not None:
+            by_texts = (caption_grid(alone, parts.data, count=config.samples, name="text_samples"), *by_texts)
     return combine(
         caption_grid(generator, parts.data, count=config.samples),
         caption_facts(generator, parts.data, **of),
