@@ -41,6 +41,8 @@ class InstructionRunConfig(GenerativeRunConfig):
 
     model: UNetConfig = text_network_by_name(UNetConfig())
     data: EditsConfig = EditsConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    """Its ``condition_dropout`` is unused: image and sentence have their own."""
     image_dropout: Fraction = 0.05
     """Share of samples trained without their image alone."""
     text_dropout: Fraction = 0.05
@@ -65,7 +67,8 @@ def instructions(config: InstructionRunConfig) -> Experiment:
     config = replace(config, model=model)
     shape = data.sample["image"].shape
     network = diffusion_network(with_variance(model) if config.diffusion.variance == "learned" else model, shape)
-    process, of = make_process(config.diffusion), {"conditioning": CONDITIONING}
+    process = make_process(config.diffusion)
+    of: dict[str, Any] = {"conditioning": CONDITIONING}
     check(config.diffusion, config.sampling, batch_size=config.batch_size // config.microbatches, dropout=dropout, **of)
     objective = Objective(
         loss=loss_given_before(diffusion_loss(network.module, config.diffusion, process, dropout=dropout, **of)),
