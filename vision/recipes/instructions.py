@@ -9,6 +9,7 @@ are rendered, so that what should change and what should stay is known exactly.
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from vision.recipes.edit_requests import OwnEdits, Prepared, encoded
 from vision.recipes.edit_settings import check_edit_settings
 from vision.recipes.generative import EVALUATION_ONLY, GenerativeRunConfig, Objective, Samples, generative
 from vision.recipes.text_networks import text_network_by_name
-from vision.tasks.diffusion import HeldOutError, diffusion_loss, held_out_error, make_process
+from vision.tasks.diffusion import DiffusionConfig, HeldOutError, diffusion_loss, held_out_error, make_process
 from vision.tasks.sampling import SamplingConfig, check, describe, sampler
 from vision.train.experiment import EvaluatorFactory, Experiment
 from vision.types import Batch, EditRequest, LossFn, Sampler
