@@ -148,7 +148,7 @@ def _of(run: LoadedRun, edits: Edits, asked: Callable[[int], Mapping[str, Any]])
 
 def _captions(edits: Edits) -> list[str]:
     """A caption of each true result; "" where it shows no figure."""
-    known = edits.after["valid"].any(1)
+    known = np.any(edits.after["valid"], axis=1)
     some = {name: value[known] for name, value in edits.after.items()}
     made = iter(captions(some, edits.config) if known.any() else [])
     return [next(made) if each else "" for each in known.tolist()]

@@ -179,7 +179,7 @@ def test_an_experiment_without_training(verb, weights, tmp_path):
     ("arguments", "words"),
     [
         (["evalaute", "RUN"], "there is no verb evalaute: did you mean evaluate?"),
-        (["zzz"], "there is no verb zzz: there are evaluate, predict, sample, export, page, describe, download"),
+        (["zzz"], "there is no verb zzz: there are evaluate, predict, sample, edit, export, page, describe, download"),
         (["evaluate"], "evaluate needs RUN: python -m vision evaluate RUN"),
         (["evaluate", "--shown", "2"], "evaluate needs RUN"),
         (["evaluate", "RUN", "more"], "more is one word too many: python -m vision evaluate RUN"),

@@ -67,7 +67,8 @@ def edit_measures(
             condition = generator.condition(size)
             options: dict[str, Any] = {"count": size, "seed": 0, "batch": min(batch, size)}
             images = generate(compiler, generator, generator.variables(state), condition, **options)
-            scalars = {**of_parts(score(images), of(), parts(of(), indices, data.held_out)), **bounds()}
+            found = {**of_parts(score(images), of(), parts(of(), indices, data.held_out)), **bounds()}
+            scalars = {which: value for which, value in found.items() if not np.isnan(value)}
             protocol = {which: protocol_of(which, words, generator.description) for which in scalars}
             named = lambda numbers: {f"{name}_{which}": value for which, value in numbers.items()}
             return Evaluation(named(scalars), {}, named(protocol))

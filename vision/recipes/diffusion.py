@@ -158,7 +158,7 @@ def diffusion(config: DiffusionRunConfig) -> Experiment:
 
 def editing(config: DiffusionRunConfig, parts: DiffusionParts, generator: Generator) -> GeneralEdits:
     """The function that edits images on request, by the class that the result shows."""
-    of: Any = (parts.network.module, config.diffusion, parts.process)
+    of: tuple[Any, Any, Any] = (parts.network.module, config.diffusion, parts.process)
 
     def denoiser_by(sampling: SamplingConfig) -> Any:
         denoiser_of = guided_denoiser(*of, replace(sampling, method="ddim"), conditioning=parts.conditioning)

@@ -9,6 +9,7 @@ are rendered, so that what should change and what should stay is known exactly.
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from vision.recipes.edit_requests import OwnEdits, Prepared, encoded
 from vision.recipes.edit_settings import check_edit_settings
 from vision.recipes.generative import EVALUATION_ONLY, GenerativeRunConfig, Objective, Samples, generative
 from vision.recipes.text_networks import text_network_by_name
-from vision.tasks.diffusion import HeldOutError, diffusion_loss, held_out_error, make_process
+from vision.tasks.diffusion import DiffusionConfig, HeldOutError, diffusion_loss, held_out_error, make_process
 from vision.tasks.sampling import SamplingConfig, check, describe, sampler
 from vision.train.experiment import EvaluatorFactory, Experiment
 from vision.types import Batch, EditRequest, LossFn, Sampler
@@ -41,6 +42,8 @@ class InstructionRunConfig(GenerativeRunConfig):
 
     model: UNetConfig = text_network_by_name(UNetConfig())
     data: EditsConfig = EditsConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    """Its ``condition_dropout`` is unused: image and sentence have their own."""
     image_dropout: Fraction = 0.05
     """Share of samples trained without their image alone."""
     text_dropout: Fraction = 0.05
@@ -65,7 +68,8 @@ def instructions(config: InstructionRunConfig) -> Experiment:
     config = replace(config, model=model)
     shape = data.sample["image"].shape
     network = diffusion_network(with_variance(model) if config.diffusion.variance == "learned" else model, shape)
-    process, of = make_process(config.diffusion), {"conditioning": CONDITIONING}
+    process = make_process(config.diffusion)
+    of: dict[str, Any] = {"conditioning": CONDITIONING}
     check(config.diffusion, config.sampling, batch_size=config.batch_size // config.microbatches, dropout=dropout, **of)
     objective = Objective(
         loss=loss_given_before(diffusion_loss(network.module, config.diffusion, process, dropout=dropout, **of)),

@@ -265,7 +265,7 @@ def text_to_image(config: TextToImageRunConfig) -> Experiment:
 def editing(parts: TextToImageParts, generator: Generator) -> GeneralEdits:
     """The function that edits images on request, by what the result shows in words."""
     config, conditions = parts.config, parts.conditions
-    of: Any = (parts.network.module, config.diffusion, make_process(config.diffusion))
+    of: tuple[Any, Any, Any] = (parts.network.module, config.diffusion, make_process(config.diffusion))
 
     def given(text: str, count: int) -> dict[str, np.ndarray]:
         report_unknown(conditions.clip.tokenizer, [text] if text else [])

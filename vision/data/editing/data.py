@@ -4,7 +4,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +110,7 @@ def edits_data(config: EditsConfig, *, sentences: Sentences) -> EditsData:
     def train_batches(
         batch_size: int, *, seed: int, start_step: int, process_index: int, process_count: int
     ) -> Iterator[HostBatch]:
-        share = {"process_index": process_index, "process_count": process_count}
+        share: dict[str, Any] = {"process_index": process_index, "process_count": process_count}
         return batches(source("train"), batch_size=batch_size, seed=seed, start_step=start_step, **share)
 
     def content(split: Split) -> Content:

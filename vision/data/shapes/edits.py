@@ -125,9 +125,8 @@ def _check(config: ShapesConfig, kinds: Sequence[EditKind]) -> None:
         raise UserError(f"kinds of edits are some of {', '.join(EDIT_KINDS)}, not {', '.join(kinds) or 'none'}.")
     for kind, names in (("recolour", config.colours), ("replace", config.shapes)):
         if kind in kinds and len(names) < 2:
-            raise UserError(
-                f"edits of the kind {kind} need at least two to choose from, and there is {names[0]} alone."
-            )
+            listed = ", ".join(names)
+            raise UserError(f"edits of the kind {kind} need at least two to choose from, and there is {listed} alone.")
     if "background" in kinds and len(config.backgrounds) < 2 and config.dark_share in (0.0, 1.0):
         raise UserError("edits of the background need two kinds of backgrounds, or a dark share between 0 and 1.")
 
