@@ -10,6 +10,7 @@ import pytest
 
 from experiments import decoder_shapes, prior_shapes, upsampler_shapes
 from vision.data import notices
+from vision.data.provenance import record_of
 from vision.errors import UserError
 from vision.launch import run as launcher
 from vision.launch import verbs
@@ -81,6 +82,10 @@ def test_sentences_go_through_prior_decoder_and_upsampler(runs, tmp_path, capsys
     monkeypatch.setattr(notices, "_REPORTED", set())
     names = sampled(runs / "decoder", tmp_path / "out", "--prompt", *TEXTS, "--baseline", str(runs / "decoder"))
     assert {"00001.png", "baseline-00001.png", "baseline-grid.png"} <= set(names)
+    record = record_of(tmp_path / "out" / "00001.png")
+    assert (record["made"], record["experiment"], record["caption"]) == ("generated", "decoder_shapes", TEXTS[1])
+    assert record["request"] == {"count": 2, "prompts": list(TEXTS), "seed": 0, "best_of": 1}
+    assert len(record["parameters"]) == len(record["options"]) == 64
     page = (tmp_path / "out" / "samples.html").read_text()
     assert page.count('class="pair"') == 2
     assert "Right: decoder_shapes after 16 images" in page

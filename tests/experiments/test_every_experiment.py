@@ -133,7 +133,7 @@ def test_golden_first_steps(name):
     """Losses, gradient norms and parameters are those on record, made by tests/golden/make_first_steps_golden.py."""
     found, expected = first_steps(MODULES[name]), json.loads(GOLDEN_FILE.read_text())[name]
     assert jax.tree.structure(found) == jax.tree.structure(expected)
-    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6), found, expected)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=5e-4, atol=2e-5), found, expected)
 
 
 @pytest.mark.parametrize("name", MODULES)

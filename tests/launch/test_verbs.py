@@ -72,7 +72,7 @@ def test_without_a_verb_all_are_listed(verb):
         code, own = verb(each.name, "--help")
         assert code == 0
         assert own.startswith(f"python -m vision {each.name} {each.operands}")
-        assert len(own.splitlines()) <= 23
+        assert len(own.splitlines()) <= 30
     assert verb("--help")[1] == said
 
 
@@ -179,7 +179,10 @@ def test_an_experiment_without_training(verb, weights, tmp_path):
     ("arguments", "words"),
     [
         (["evalaute", "RUN"], "there is no verb evalaute: did you mean evaluate?"),
-        (["zzz"], "there is no verb zzz: there are evaluate, predict, sample, edit, export, page, describe, download"),
+        (
+            ["zzz"],
+            "there is no verb zzz: there are evaluate, predict, sample, edit, export, page, describe, download, verify",
+        ),
         (["evaluate"], "evaluate needs RUN: python -m vision evaluate RUN"),
         (["evaluate", "--shown", "2"], "evaluate needs RUN"),
         (["evaluate", "RUN", "more"], "more is one word too many: python -m vision evaluate RUN"),

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from vision.launch.files import files_of
 from vision.launch.inputs import check_data
 from vision.launch.load_run import LoadedRun
 from vision.launch.options import command_line, unknown_name
+from vision.launch.provenance import request_record, run_record, save_generated
 from vision.parallel.agreement import first_alone, is_first
 from vision.pretrained.diffusers_folder import library_of, write_folder
 from vision.pretrained.state_dict import write_state_dict
@@ -144,16 +146,27 @@ def _export_pipeline(run: LoadedRun, folder: Path) -> str:
     return f"{folder}: the pipeline with this network, for diffusers' DiffusionPipeline"
 
 
-def sample(run: LoadedRun, request: SampleRequest, out: Path, *, baseline: LoadedRun | None = None) -> str:
+def sample(
+    run: LoadedRun,
+    request: SampleRequest,
+    out: Path,
+    *,
+    baseline: LoadedRun | None = None,
+    watermark: bool = False,
+) -> str:
     """Write what the run generates as PNG files, a grid of all and a page to ``out``; returns a line about it.
+
+    Each file has a record of where it comes from (`vision.launch.provenance`).
 
     Args:
       run: the generator.
       request: what is asked of it.
       out: the folder.
       baseline: another generator, whose images for the same request are written too and shown next to the others.
+      watermark: whether images get an invisible watermark, by which ``verify`` knows them without their record.
 
-    Raises ``UserError`` for an experiment that does not generate images, or has no such condition.
+    Raises ``UserError`` for an experiment that does not generate images, or has no such condition, and for images that
+    are too small for a watermark.
     """
     samples = samples_of(run, request)
     beside = None
@@ -166,9 +179,10 @@ def sample(run: LoadedRun, request: SampleRequest, out: Path, *, baseline: Loade
         return ""
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        _write_images(out, "", samples, run)
+        of: dict[str, Any] = {"request": request, "watermark": watermark}
+        _write_images(out, "", samples, run, **of)
         if baseline is not None and beside is not None:
-            _write_images(out, BASELINE, beside, baseline)
+            _write_images(out, BASELINE, beside, baseline, **of)
         title = f"{len(samples.images)} samples of {run.name} after {run.images:,} images"
         write_samples_page(
             out / "samples.html",
@@ -188,7 +202,9 @@ def samples_of(run: LoadedRun, request: SampleRequest) -> Samples:
         return sampling(run.compiler)(run.state, request)
 
 
-def _write_images(out: Path, prefix: str, samples: Samples, run: LoadedRun) -> None:
+def _write_images(
+    out: Path, prefix: str, samples: Samples, run: LoadedRun, *, request: SampleRequest, watermark: bool
+) -> None:
     """A file for each image, and the grid of all with those that were given."""
     count = len(samples.images)
     columns = samples.columns or int(np.ceil(np.sqrt(count)))
@@ -199,8 +215,9 @@ def _write_images(out: Path, prefix: str, samples: Samples, run: LoadedRun) -> N
         given = samples.given.repeat(factor, axis=1).repeat(factor, axis=2)
         shown = np.concatenate([given, shown])
         captions = ["given"] * len(given) + captions if captions else captions
-    for index, image in enumerate(samples.images):
-        save_png(out / f"{prefix}{index:05d}.png", image)
+    paths = [out / f"{prefix}{index:05d}.png" for index in range(count)]
+    record = {"made": "generated", **run_record(run), "request": request_record(request)}
+    save_generated(paths, samples.images, record, captions=samples.captions, watermark=watermark)
     save_png(out / f"{prefix}grid.png", sample_grid(shown, columns=columns, captions=captions or None))
 
 

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ from jaxtyping import UInt8
 
 from vision.atomic import write_atomically
 from vision.data.image_file import opened
+from vision.data.provenance import record_of
 from vision.errors import UserError
 from vision.launch.actions import predict, writing
 from vision.launch.files import files_of
 from vision.launch.load_run import LoadedRun
 from vision.launch.options import command_line, unknown_name
+from vision.launch.provenance import request_record, run_record, save_generated
 from vision.launch.verb_options import AUTO, EditOptions
 from vision.parallel.agreement import is_first
 from vision.report.edits_page import ShownEdit, write_edits_page
@@ -43,6 +45,7 @@ def edit(run: LoadedRun, segmenter: LoadedRun | None, options: EditOptions, out:
     files = files_of(options.image)
     with compiling_for("the edits", lambda text: None):
         editing = run.experiment.editing(run.compiler)
+    origin = run_record(run)
     lines, shown = [], []
     for file, stem in zip(files, _stems(files), strict=True):
         image = read_image(file, "RGB")
@@ -54,7 +57,7 @@ def edit(run: LoadedRun, segmenter: LoadedRun | None, options: EditOptions, out:
             continue
         with writing(out):
             lines += [f"{file}: {note}" for note in edited.notes]
-            shown.append(_written(out / stem, file, request, edited, strip))
+            shown.append(_written(out / stem, file, origin, request, edited, strip))
             lines.append(f"{file}: {len(edited.images)} by {edited.method}: {out / stem / 'sheet.png'}")
     if is_first():
         with writing(out):
@@ -187,6 +190,7 @@ def _strip(
 def _written(
     folder: Path,
     file: Path,
+    origin: Mapping[str, Any],
     request: EditRequest,
     edited: Edited,
     strip: Sequence[tuple[float, UInt8[np.ndarray, "s s 3"]]],
@@ -196,8 +200,10 @@ def _written(
     for path in folder.glob("[0-9]*.png"):  # of an earlier call, perhaps more than there are now
         path.unlink()
     save_png(folder / "before.png", edited.image)
-    for index, image in enumerate(edited.images):
-        save_png(folder / f"{index:05d}.png", image)
+    paths = [folder / f"{index:05d}.png" for index in range(len(edited.images))]
+    source = {"source": known} if (known := record_of(file)) is not None else {}  # what was done to it before
+    record = {"made": f"edited by {edited.method}", **origin, "request": request_record(request), **source}
+    save_generated(paths, edited.images, record)
     rows, captions = [edited.image], ["before"]
     if edited.weight is not None:
         levels = np.round(255 * edited.weight).astype(np.uint8)

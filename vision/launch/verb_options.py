@@ -64,6 +64,8 @@ class SampleOptions(Options):
     """--image is reconstructed from these numbers of leading principal components of embeddings; --count follows."""
     baseline: Path | None = None
     """Folder of another run, whose images for the same request are shown next to these."""
+    watermark: bool = False
+    """Mark images invisibly, so that verify knows them when their record is lost; from 32x32 pixels on, in colour."""
     seed: Seed = 0
     """Seed of the noise."""
     average_length: AverageLength | None = None

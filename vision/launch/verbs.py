@@ -12,6 +12,7 @@
     python -m vision export runs/classifier resnet50.safetensors
     python -m vision describe runs/detector
     python -m vision page runs/decoder
+    python -m vision verify a.jpg --records runs/shapes/samples/sampled-0000040000
     python -m vision download resnet50
     python -m vision predict finetune --init-from pets.safetensors --model.classes 37 --data.dir pets -- new/*.jpg
 
@@ -52,6 +53,7 @@ from vision.launch.verb_options import (
     PredictOptions,
     SampleOptions,
 )
+from vision.launch.verify import main as verify
 from vision.parallel.agreement import is_first
 from vision.parallel.mesh import devices_needed
 from vision.parallel.processes import start
@@ -162,7 +164,7 @@ def _sample(call: Call) -> None:
         ]:  # of an earlier call, perhaps more than there are now
             path.unlink()
     baseline = load_run(own.baseline, package=call.package) if own.baseline is not None else None
-    _print([actions.sample(run, request, folder, baseline=baseline)])
+    _print([actions.sample(run, request, folder, baseline=baseline, watermark=own.watermark)])
 
 
 def _edit(call: Call) -> None:
@@ -253,7 +255,9 @@ VERBS: dict[str, Verb] = {
         ),
     )
 }
-"""All verbs by name."""
+"""Verbs of a run, by name."""
+WITHOUT_RUN: dict[str, Callable[[Sequence[str]], None]] = {"download": download, "verify": verify}
+"""Verbs of no run, by name."""
 
 
 def main(arguments: Sequence[str], *, package: str = PACKAGE) -> int:
@@ -263,15 +267,18 @@ def main(arguments: Sequence[str], *, package: str = PACKAGE) -> int:
 
 def _main(arguments: Sequence[str], package: str) -> None:
     if not arguments or arguments[0] in HELP:
-        other = f"  {'download NAME [FOLDER]':24} bring published weights from their publisher's address"
-        print("\n".join([__doc__ or "", "Verbs:", *(_line(verb) for verb in VERBS.values()), other]))
+        others = (
+            f"  {'download NAME [FOLDER]':24} bring published weights from their publisher's address",
+            f"  {'verify FILES...':24} say where images come from, by their record and their watermark",
+        )
+        print("\n".join([__doc__ or "", "Verbs:", *(_line(verb) for verb in VERBS.values()), *others]))
         return
     name, *words = arguments
-    if name == "download":  # of no run
-        download(words)
+    if name in WITHOUT_RUN:
+        WITHOUT_RUN[name](words)
         return
     if name not in VERBS:
-        names = [*VERBS, "download"]
+        names = [*VERBS, *WITHOUT_RUN]
         raise UserError(unknown_name("verb", name, names, f"there are {', '.join(names)}"))
     verb = VERBS[name]
     before, options, after = divided(words)

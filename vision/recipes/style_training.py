@@ -57,7 +57,7 @@ class StyleTrainingConfig(RunConfig):
     optimizer: AdamConfig = AdamConfig(lr=1e-3)
     intervals: Intervals = Intervals(log=4_000, evaluate=80_000, save=40_000)
     images: int = 320_000
-    batch_size: int = 4
+    batch_size: int = 8
     ema: float = 0.999
 
 
