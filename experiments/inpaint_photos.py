@@ -10,8 +10,8 @@ of which each is resized and cropped to a square. The default has not been run t
     python -m vision edit runs/photos --image a.jpg --mask mask.png --seeds 4
 
 "inpainted_psnr_thick" and so on are decibels inside masks of a kind, next to those of a plain fill;
-"inpainted_seam_thick" is how much more neighbours differ across the mask's border than beside it, next to that of the
-images themselves.
+"inpainted_seam_thick" is how much more neighbours differ across the mask's border than next to it, compared with that
+of the images themselves.
 """
 
 import sys

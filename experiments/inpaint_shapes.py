@@ -2,7 +2,7 @@ r"""Inpainting of the shapes world with words: what is masked is continued, or s
 
 Diffusion is given the image without what is masked, and the mask (Saharia et al. 2022, "Palette"; Rombach et al. 2022,
 section 4.5). Half of the masks are random strokes, boxes, halves and all but the centre (Suvorov et al. 2022; Lugmayr
-et al. 2022); the others are edited regions, of which the network is told what they show: "a small blue star",
+et al. 2022); the others are edited regions, for which the network is given what they show: "a small blue star",
 "nothing", "a dark striped background". So one network removes, adds, recolours, replaces, and paints backgrounds. The
 default is for images of 64x64 pixels on one accelerator; it has not been run to that length.
 

@@ -18,11 +18,9 @@ from typing import Any
 
 from vision.launch.about import About
 from vision.launch.run import main
-from vision.ops.tiling import TilingConfig
 from vision.recipes.style_adain import AdainRunConfig, style_adain
 from vision.recipes.style_data import PaintingsConfig
-from vision.recipes.style_features import RANDOM_VGG
-from vision.recipes.style_training import QUICK_PHOTOGRAPHS, TINY_PHOTOGRAPHS, TINY_VGG
+from vision.recipes.style_training import QUICK_STYLE, TINY_STYLE
 from vision.train.experiment import Experiment, Intervals
 from vision.train.optimizer import AdamConfig
 
@@ -35,30 +33,18 @@ class Config(AdainRunConfig):
 
 
 QUICK = Config(
-    network=RANDOM_VGG,
     layers=("relu1_1", "relu2_1", "relu3_1"),
-    data=QUICK_PHOTOGRAPHS,
     paintings=PaintingsConfig(name="textures"),
-    reduce=1,
-    evaluation_size=96,
     optimizer=AdamConfig(lr=2e-3, schedule="cosine"),
     intervals=Intervals(log=400, evaluate=6_000, save=6_000),
     images=6_000,
-    ema=0.98,
-    tiling=TilingConfig(tile=192, margin=48, multiple=16),
+    **QUICK_STYLE,
 )
 TINY = Config(
-    network=TINY_VGG,
     layers=("relu1_1", "relu2_1"),
-    data=TINY_PHOTOGRAPHS,
     paintings=PaintingsConfig(name="textures", textures=4),
-    evaluation_size=32,
     optimizer=AdamConfig(lr=2e-3),
-    intervals=Intervals(log=8, evaluate=16, save=16),
-    images=16,
-    batch_size=8,
-    ema=0.9,
-    tiling=TilingConfig(tile=32, margin=8, multiple=16),
+    **TINY_STYLE,
 )
 
 ABLATIONS: dict[str, dict[str, Any]] = {

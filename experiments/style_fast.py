@@ -2,7 +2,8 @@ r"""A network that paints photographs in the style of one painting at once, afte
 
 Trained on photographs so that its results have their content, in the features of a VGG, and the painting's Gram
 matrices. The paper trains on 80,000 images of COCO for 40,000 steps of 4 crops of 256 pixels, in four hours of a
-Titan X; this code has not been run to that length. A run without ``--features`` compares in a VGG of random weights.
+Titan X; steps have 8 crops here, and this code has not been run to that length. A run without ``--features`` compares
+in a VGG of random weights.
 
     python -m experiments.style_fast --quick
     python -m experiments.style_fast --data.dir photographs --data.stream --style starry_night.jpg \
@@ -20,9 +21,7 @@ from typing import Any
 from vision.launch.about import About
 from vision.launch.run import main
 from vision.models.style.transformer import StyleTransformerConfig
-from vision.ops.tiling import TilingConfig
-from vision.recipes.style_features import RANDOM_VGG
-from vision.recipes.style_training import QUICK_PHOTOGRAPHS, TINY_PHOTOGRAPHS, TINY_VGG
+from vision.recipes.style_training import QUICK_STYLE, TINY_STYLE
 from vision.recipes.style_transformer import StyleTransformerRunConfig, style_transformer
 from vision.tasks.style import StyleLossConfig
 from vision.train.experiment import Experiment, Intervals
@@ -37,33 +36,22 @@ class Config(StyleTransformerRunConfig):
 
 
 QUICK = Config(
-    network=RANDOM_VGG,
     model=StyleTransformerConfig(width=16, blocks=3),
     loss=StyleLossConfig(
         content_layers=("relu3_2",), style_layers=("relu1_2", "relu2_2", "relu3_2", "relu4_2"), style=100.0
     ),
-    data=QUICK_PHOTOGRAPHS,
     style_size=128,
-    evaluation_size=96,
     optimizer=AdamConfig(lr=3e-3, schedule="cosine"),
     intervals=Intervals(log=400, evaluate=4_000, save=4_000),
     images=4_000,
-    ema=0.98,
-    tiling=TilingConfig(tile=192, margin=48, multiple=16),
+    **QUICK_STYLE,
 )
 TINY = Config(
-    network=TINY_VGG,
     model=StyleTransformerConfig(width=4, blocks=1),
     loss=StyleLossConfig(content_layers=("relu3_1",), style_layers=("relu1_1", "relu4_1")),
-    data=TINY_PHOTOGRAPHS,
     style_size=32,
-    evaluation_size=32,
     optimizer=AdamConfig(lr=3e-3),
-    intervals=Intervals(log=8, evaluate=16, save=16),
-    images=16,
-    batch_size=8,
-    ema=0.9,
-    tiling=TilingConfig(tile=32, margin=8, multiple=16),
+    **TINY_STYLE,
 )
 
 ABLATIONS: dict[str, dict[str, Any]] = {

@@ -37,7 +37,7 @@ ALLOWED = {
     },
     "vision.launch": {
         *("vision.train", "vision.parallel", "vision.pretrained", "vision.report", "vision.data.image_file"),
-        *("vision.data.provenance", "vision.ops.watermark"),
+        *("vision.data.provenance", "vision.ops.pixels", "vision.ops.watermark"),
     },
     "vision.__main__": {"vision.launch"},
     "vision.ablation": {"vision.launch", "vision.train.records", "vision.parallel.processes", "vision.report"},

@@ -48,17 +48,8 @@ MODULES = {name: importlib.import_module(f"experiments.{name}") for name in expe
 GOLDEN_FILE = ROOT / "tests" / "golden" / "first_steps.json"
 # one experiment of each recipe runs whole; the others differ in numbers and take their golden steps
 RECIPES = (
-    *(
-        "accuracy_score",
-        "autoencoder_cifar",
-        "clip_shapes",
-        "colourise",
-        "diffusion_cifar",
-        "distill_cifar",
-        "dit_cifar",
-        "edm_cifar",
-    ),
-    *("finetune",),
+    *("accuracy_score", "autoencoder_cifar", "clip_shapes", "colourise", "diffusion_cifar", "distill_cifar"),
+    *("dit_cifar", "edm_cifar", "finetune"),
     *("gan_cifar", "gan_mnist", "hvae_cifar", "instances_folder", "latent_diffusion"),
     *("meanflow_cifar", "panoptic_shapes", "prior_shapes"),
     *("decoder_shapes", "text_to_image_shapes", "upsampler_shapes"),
@@ -133,7 +124,8 @@ def test_golden_first_steps(name):
     """Losses, gradient norms and parameters are those on record, made by tests/golden/make_first_steps_golden.py."""
     found, expected = first_steps(MODULES[name]), json.loads(GOLDEN_FILE.read_text())[name]
     assert jax.tree.structure(found) == jax.tree.structure(expected)
-    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=5e-4, atol=2e-5), found, expected)
+    # absolute for mean logits, which are near 0 while those of single images are not
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5), found, expected)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from vision.data.provenance import KEYWORD, message_of, pixel_hash, record_of, save_with_record
+from vision.data.provenance import KEYWORD, message_of, pixel_hash, record_of
 from vision.errors import UserError
 from vision.launch import verbs
 from vision.launch.provenance import mark_for, request_record, save_generated
@@ -111,10 +111,10 @@ def test_deep_nesting_is_none(tmp_path):
 
 def test_messages_are_of_what_is_said_alone(tmp_path):
     """The hash of the pixels is not known when they are marked."""
-    save_with_record(tmp_path / "a.png", smooth(1)[0], RECORD)
+    save_generated([tmp_path / "a.png"], smooth(1), RECORD)
     found = record_of(tmp_path / "a.png")
-    assert found == {**RECORD, "format": 1, "pixels": pixel_hash(smooth(1)[0])}
-    np.testing.assert_array_equal(message_of(found, 48), message_of(RECORD, 48))
+    assert found == {**RECORD, "index": 0, "format": 1, "pixels": pixel_hash(smooth(1)[0])}
+    np.testing.assert_array_equal(message_of(found, 48), message_of({**RECORD, "index": 0}, 48))
     assert (message_of({**RECORD, "index": 1}, 48) != message_of(RECORD, 48)).sum() > 8
 
 

@@ -45,18 +45,20 @@ def trained(name, devices):
     """(state, losses, initial parameters) after a few steps, on one device or on eight in every kind of division."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:1]) if devices == 1 else make_mesh(MeshConfig(fsdp=2, tensor=2))
     chosen = network(NETWORKS[name])
+    # rounding takes one of a ReLU's many inputs across zero now and then, which no tolerance of rounding covers
+    model = chosen.model.clone(act=jax.nn.softplus) if name == "ResNeXt" else chosen.model
     compiler, optimizer = Compiler(mesh, chosen.rules), optax.sgd(0.5, momentum=0.9)
 
     def prepare(batch, *, key):
         return {"image": to_float(batch["image"]), "target": jax.nn.one_hot(batch["label"], CLASSES)}
 
     def init(key):
-        made = chosen.model.init(key, jnp.zeros((1, SIDE, SIDE, 3)), train=False)
+        made = model.init(key, jnp.zeros((1, SIDE, SIDE, 3)), train=False)
         # the head of a new ViT is zero; noise lets every layer take part from the first step on
         noise = jax.tree.map(lambda leaf: 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), made)
         return network_state(jax.tree.map(jnp.add, made, noise), optimizer=optimizer, key=key, averages=("ema",))
 
-    loss = preprocessed(classification_loss(chosen.model, ClassificationConfig()), prepare)
+    loss = preprocessed(classification_loss(model, ClassificationConfig()), prepare)
     step = compiler.step(averaged(gradient(loss, optimizer), {"ema": 0.9}, of=variables), init)
     state, losses = compiler.init(init, key=jax.random.key(0)), []
     start = jax.device_get(state.params)
@@ -83,8 +85,7 @@ def test_eight_devices_are_one(name):
             jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
         ):
             scale = np.abs(other).max()
-            # a value that rounding takes across a ReLU's zero changes a gradient by some thousandths of the largest
-            np.testing.assert_allclose(leaf, other, rtol=2e-4, atol=1e-2 * scale + 1e-7, err_msg=path_name(path))
+            np.testing.assert_allclose(leaf, other, rtol=2e-4, atol=2e-5 * scale + 1e-7, err_msg=path_name(path))
     # the comparison means something: every parameter moved, and some are divided by tensor
     for (path, leaf), other in zip(
         jax.tree_util.tree_leaves_with_path(one_state.params), jax.tree.leaves(start), strict=True

@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, PngImagePlugin
 
-from vision.atomic import write_atomically
 from vision.data.image_file import opened
 
 KEYWORD = "vision provenance"
@@ -30,21 +28,9 @@ def pixel_hash(image: UInt8[np.ndarray, "h w c"]) -> str:
     return hashlib.sha256(f"{list(image.shape)}\n".encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
-def save_with_record(path: Path, image: UInt8[np.ndarray, "h w c"], record: Mapping[str, Any]) -> None:
-    """Write a PNG with a record and the hash of its pixels in it, atomically.
-
-    Args:
-      path: of the file.
-      image: c is 1 or 3.
-      record: of JSON's types; "format" and "pixels" are added.
-    """
-    text = json.dumps({"format": FORMAT, **record, "pixels": pixel_hash(image)}, sort_keys=True)
-    chunks = PngImagePlugin.PngInfo()
-    chunks.add_itxt(KEYWORD, text)
-    encoded = io.BytesIO()
-    pixels = image[..., 0] if image.shape[-1] == 1 else image
-    Image.fromarray(pixels).save(encoded, "PNG", optimize=True, pnginfo=chunks)
-    write_atomically(path, encoded.getvalue())
+def record_text(record: Mapping[str, Any], image: UInt8[np.ndarray, "h w c"]) -> str:
+    """The text of a record, of JSON's types, for the file of ``image``; "format" and "pixels" are added."""
+    return json.dumps({"format": FORMAT, **record, "pixels": pixel_hash(image)}, sort_keys=True)
 
 
 def record_of(file: Path | io.BytesIO) -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ WORDS: Mapping[str, str] = {
     "kept": "share of the untouched figures that are found again with an IoU over 0.7",
     "psnr": "decibels of the pixels outside of the mask against the true image, at most 100",
     "background": "difference of the background's median colour from that of the true image, in levels",
-    "seam": "difference across the border of the mask less that beside it, in levels",
+    "seam": "difference across the border of the mask minus that next to it, in levels",
 }
 """What each number is."""
 

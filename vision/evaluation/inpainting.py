@@ -65,7 +65,7 @@ def inpainting_measures(
                 scalars[f"seam_{kind}"] = _mean(lambda image, true, mask: seam(image, mask), made, images(), mask)
                 holed = np.where(mask[..., None], np.uint8(128), images())
                 sheet.append(np.stack([holed, made, images()], axis=1))
-            # a mask of single lines or pixels has no neighbours beside its border
+            # a mask of single lines or pixels has no neighbours next to its border
             scalars = {name: value for name, value in {**scalars, **bounds()}.items() if not np.isnan(value)}
             rows = np.stack([sheet[place % len(kinds)][place % size] for place in range(max(shown // 3, 1))])
             grid = sample_grid(rows.reshape(-1, *rows.shape[2:]), columns=6)
@@ -126,7 +126,7 @@ def _mean(measure: Callable[..., float], *arrays: np.ndarray) -> float:
 
 def _protocol(name: str, words: str, generator: str) -> str:
     measure, _, kind = name.partition("_")
-    what = "decibels inside the mask" if measure == "psnr" else "levels across the mask's border less those beside it"
+    what = "decibels inside the mask" if measure == "psnr" else "levels across the mask's border minus those next to it"
     whose = generator
     if kind.endswith("_mean"):
         kind, whose = kind.removesuffix("_mean"), "the mean colour of what is known, the floor"

@@ -43,7 +43,7 @@ class Painter:
     def __call__(
         self, variables: Any, image: UInt8[np.ndarray, "h w 3"], targets: Any, masks: np.ndarray | None = None
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """The painted image; ``masks`` uint8 [h w k] go to the tiles beside the image."""
+        """The painted image; ``masks`` uint8 [h w k] are further channels of the tiles."""
         compiler, tiling = self._compiler, self._tiling
         # sides that no stride cuts a pixel from, and few different ones
         small = fitted(image, tiling.tile) if max(image.shape[:2]) > tiling.tile else image

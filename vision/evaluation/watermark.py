@@ -1,14 +1,18 @@
 """How well a watermark survives what happens to images, and how rarely one is found where there is none."""
 
+import functools
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image, ImageEnhance, ImageFilter
 
+from vision.metrics.reconstruction.signal_to_noise import peak_signal_to_noise
+from vision.ops.pixels import to_float, to_uint8
 from vision.ops.watermark import WatermarkConfig, least_agreement, marked, read_mark
 
 Pixels = UInt8[np.ndarray, "h w 3"]
@@ -134,11 +138,10 @@ def robustness(
       false_positives: rate for which the threshold is chosen (``least_agreement``).
       changes: by name.
     """
-    made = [
-        _levels(marked(_unit(image[None]), row[None], config)[0]) for image, row in zip(images, messages, strict=True)
-    ]
-    errors = [np.mean((one.astype(float) - other) ** 2) for one, other in zip(made, images, strict=True)]
-    psnr = 10.0 * np.log10(255.0**2 / np.maximum(errors, 1e-12))
+    given = [to_float(jnp.asarray(image[None])) for image in images]
+    made = [np.asarray(to_uint8(marked(x, row[None], config)[0])) for x, row in zip(given, messages, strict=True)]
+    written = [to_float(jnp.asarray(image[None])) for image in made]
+    psnr = np.array([peak_signal_to_noise(one, other)[0] for one, other in zip(written, given, strict=True)])
     threshold = least_agreement(config.bits, false_positives)
     rows = []
     for name, change in changes.items():
@@ -155,16 +158,12 @@ def robustness(
 
 def most_agreement(images: Iterable[Pixels], message: Bool[np.ndarray, " bits"], config: WatermarkConfig) -> list[int]:
     """For each unmarked image, how many bits agree with a message that was never put there."""
-    counts: list[int] = []
-    batch: list[Pixels] = []
-    for image in images:
-        batch.append(image)
-        if len(batch) == _BATCH:
-            counts += [int((bits == message).sum()) for bits in read(np.stack(batch), config)]
-            batch = []
-    if batch:
-        counts += [int((bits == message).sum()) for bits in read(np.stack(batch), config)]
-    return counts
+    batches = iter(functools.partial(_taken, iter(images)), [])
+    return [int((bits == message).sum()) for batch in batches for bits in read(np.stack(batch), config)]
+
+
+def _taken(images: Iterator[Pixels]) -> list[Pixels]:
+    return list(itertools.islice(images, _BATCH))
 
 
 _BATCH = 8
@@ -176,13 +175,5 @@ def read(images: UInt8[np.ndarray, "n h w 3"], config: WatermarkConfig) -> list[
     for first in range(0, len(images), _BATCH):
         part = images[first : first + _BATCH]
         padded = np.concatenate([part, np.repeat(part[-1:], _BATCH - len(part), axis=0)])  # one shape, one program
-        found += [reading.message for reading in read_mark(_unit(padded), config)[: len(part)]]
+        found += [reading.message for reading in read_mark(to_float(jnp.asarray(padded)), config)[: len(part)]]
     return found
-
-
-def _unit(images: UInt8[np.ndarray, "n h w 3"]) -> Float[jnp.ndarray, "n h w 3"]:
-    return jnp.asarray(images, jnp.float32) / 127.5 - 1.0
-
-
-def _levels(image: Float[jnp.ndarray, "h w 3"]) -> Pixels:
-    return np.asarray(jnp.round((image + 1.0) * 127.5)).astype(np.uint8)

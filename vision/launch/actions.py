@@ -169,10 +169,10 @@ def sample(
     are too small for a watermark.
     """
     samples = samples_of(run, request)
-    beside = None
+    compared = None
     if baseline is not None:
         try:
-            beside = samples_of(baseline, request)
+            compared = samples_of(baseline, request)
         except UserError as error:
             raise UserError(f"of the baseline in {baseline.folder}: {error}", code=error.code) from error
     if not is_first():
@@ -181,8 +181,8 @@ def sample(
         out.mkdir(parents=True, exist_ok=True)
         of: dict[str, Any] = {"request": request, "watermark": watermark}
         _write_images(out, "", samples, run, **of)
-        if baseline is not None and beside is not None:
-            _write_images(out, BASELINE, beside, baseline, **of)
+        if baseline is not None and compared is not None:
+            _write_images(out, BASELINE, compared, baseline, **of)
         title = f"{len(samples.images)} samples of {run.name} after {run.images:,} images"
         write_samples_page(
             out / "samples.html",
@@ -190,7 +190,7 @@ def sample(
             command=command_line(),
             captions=samples.captions,
             count=len(samples.images),
-            beside="" if baseline is None else f"{baseline.name} after {baseline.images:,} images",
+            baseline="" if baseline is None else f"{baseline.name} after {baseline.images:,} images",
         )
     return f"{len(samples.images)} samples after {run.images:,} images: {out / 'grid.png'}"
 

@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-from vision.data.provenance import message_of, pixel_hash, save_with_record
+from vision.data.provenance import KEYWORD, message_of, pixel_hash, record_text
 from vision.errors import UserError
 from vision.launch.inputs import paths_of
 from vision.launch.load_run import LoadedRun
 from vision.launch.options import flatten
+from vision.ops.pixels import to_float, to_uint8
 from vision.ops.watermark import WATERMARK, WATERMARK_OF_32, WATERMARK_OF_64, WatermarkConfig, marked
+from vision.report.grid import save_png
 from vision.train.content_hash import content_hash
 from vision.train.loop import steps_taken
 
@@ -94,6 +96,5 @@ def save_generated(
         if name is not None:
             own["watermark"] = name
             message = message_of(own, MARKS[name].bits)
-            changed = marked(jnp.asarray(image[None], jnp.float32) / 127.5 - 1.0, message[None], MARKS[name])
-            image = np.asarray(jnp.round((changed[0] + 1.0) * 127.5)).astype(np.uint8)
-        save_with_record(path, image, own)
+            image = np.asarray(to_uint8(marked(to_float(jnp.asarray(image[None])), message[None], MARKS[name])[0]))
+        save_png(path, image, text={KEYWORD: record_text(own, image)})

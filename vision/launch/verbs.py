@@ -158,10 +158,8 @@ def _sample(call: Call) -> None:
     )
     folder = own.out or (run.folder or Path()) / "samples" / f"sampled-{run.images:010d}{kind}"
     if own.out is None and is_first():
-        for path in [
-            *folder.glob("[0-9]*.png"),
-            *folder.glob("baseline*.png"),
-        ]:  # of an earlier call, perhaps more than there are now
+        # of an earlier call, perhaps more than there are now
+        for path in [*folder.glob("[0-9]*.png"), *folder.glob("baseline*.png")]:
             path.unlink()
     baseline = load_run(own.baseline, package=call.package) if own.baseline is not None else None
     _print([actions.sample(run, request, folder, baseline=baseline, watermark=own.watermark)])

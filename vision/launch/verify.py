@@ -15,6 +15,7 @@ from vision.errors import UserError
 from vision.launch.files import files_of
 from vision.launch.options import HELP
 from vision.launch.provenance import MARKS
+from vision.ops.pixels import to_float
 from vision.ops.watermark import Reading, least_agreement, read_mark
 
 USAGE = "python -m vision verify FILES... [--records FOLDERS...]"
@@ -97,7 +98,7 @@ def _read(pixels: UInt8[np.ndarray, "h w 3"], name: str) -> Reading | None:
     """What a watermark says; None for an image that is too small for it."""
     if min(pixels.shape[:2]) < MARKS[name].tile:
         return None
-    return read_mark(jnp.asarray(pixels[None], jnp.float32) / 127.5 - 1.0, MARKS[name])[0]
+    return read_mark(to_float(jnp.asarray(pixels[None])), MARKS[name])[0]
 
 
 def _searched(pixels: UInt8[np.ndarray, "h w 3"], known: Mapping[str, Mapping[str, Any]]) -> list[str]:

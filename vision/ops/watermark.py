@@ -27,9 +27,9 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy import stats
 
 from vision.errors import UserError
+from vision.ops.colour import greyscale
 from vision.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Seed, check_ranges
 
-_LUMA = (0.299, 0.587, 0.114)  # BT.601
 _ROUNDS = 4
 """How often the mark is completed, since clipping at black and white takes some of it."""
 _UNSHIFTED = 0.2
@@ -178,7 +178,7 @@ def _read(images: Array, config: WatermarkConfig) -> tuple[Float[Array, "b k"], 
 
 def _folded(levels: Float[Array, "b h w 3"], tile: int) -> Float[Array, "b t t"]:
     """The mean over all tiles of the luma, its own mean taken off; parts of tiles count for the pixels they have."""
-    luma = levels @ jnp.asarray(_LUMA, levels.dtype)
+    luma = greyscale(levels)[..., 0]
     height, width = luma.shape[1:]
     rows, columns = (_membership(side, tile) for side in (height, width))
     total = jnp.einsum("byx,yt,xs->bts", luma, rows, columns)

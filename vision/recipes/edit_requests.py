@@ -103,7 +103,7 @@ class OwnEdits:
             condition = self.conditions(request, ready)
             of: dict[str, Any] = {"count": request.count, "seed": request.seed}
             made = generate(compiler, self.generator, self.generator.variables(state), condition, **of)
-            return answered(ready, made, "model")
+            return edited_images(ready, made, "model")
 
         return edit
 
@@ -148,7 +148,7 @@ class GeneralEdits:
                 compiler.replicate(np.arange(count, dtype=np.int32)),
                 compiler.replicate(jax.random.key(request.seed)),
             )
-            return answered(ready, np.asarray(jax.device_get(made)), method)
+            return edited_images(ready, np.asarray(jax.device_get(made)), method)
 
         return edit
 
@@ -185,7 +185,7 @@ class GeneralEdits:
         return edited
 
 
-def answered(ready: Prepared, made: UInt8[np.ndarray, "n s s 3"], method: EditMethod) -> Edited:
+def edited_images(ready: Prepared, made: UInt8[np.ndarray, "n s s 3"], method: EditMethod) -> Edited:
     """What was generated, with the pixels of the image wherever the weight is 0, and what can be measured of it."""
     of: dict[str, Any] = {"image": ready.image, "weight": ready.weight, "method": method, "notes": ready.notes}
     if ready.weight is None:

@@ -61,7 +61,6 @@ class AdainRunConfig(StyleTrainingConfig):
     """To predict: 1 for the style alone, 0 for the photograph as the decoder knows it."""
     optimizer: AdamConfig = AdamConfig(lr=1e-4)
     images: int = 1_280_000
-    batch_size: int = 8
 
 
 def style_adain(config: AdainRunConfig) -> Experiment:

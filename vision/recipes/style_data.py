@@ -65,7 +65,7 @@ def paintings(config: PaintingsConfig, split: Split) -> Source:
 
 
 def with_paintings(data: Data, config: PaintingsConfig, *, patch: int) -> Data:
-    """``data`` with a crop of a painting "style" uint8 [patch patch 3] beside each crop of a photograph."""
+    """``data`` with a crop of a painting "style" uint8 [patch patch 3] for each crop of a photograph."""
     source = functools.cache(functools.partial(paintings, config))
 
     def train_batches(batch_size: int, *, seed: int, start_step: int, **share: Any) -> Iterator[HostBatch]:

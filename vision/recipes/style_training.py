@@ -14,7 +14,7 @@ from vision.ops.tiling import TilingConfig
 from vision.ranges import Pixels, PositiveInt
 from vision.recipes.run_config import RunConfig
 from vision.recipes.style_data import photographs
-from vision.recipes.style_features import VGG16_FEATURES, StyleNetwork, perceptual_distance
+from vision.recipes.style_features import RANDOM_VGG, VGG16_FEATURES, StyleNetwork, perceptual_distance
 from vision.tasks.style import StyleLossConfig
 from vision.train.experiment import Intervals
 from vision.train.optimizer import AdamConfig
@@ -34,6 +34,27 @@ TINY_PHOTOGRAPHS = PhotographsConfig(
     shapes=ShapesConfig(resolution=32, shapes=("circle", "star"), min_size=0.4, max_size=0.6),
 )
 TINY_VGG = VggConfig(depths=(1, 1, 1, 1), widths=(4, 4, 4, 4), classes=0)
+
+
+QUICK_STYLE: dict[str, Any] = {
+    "network": RANDOM_VGG,
+    "data": QUICK_PHOTOGRAPHS,
+    "evaluation_size": 96,
+    "ema": 0.98,
+    "tiling": TilingConfig(tile=192, margin=48, multiple=16),
+}
+"""``--quick`` of networks that paint, on scenes of the shapes world."""
+TINY_STYLE: dict[str, Any] = {
+    "network": TINY_VGG,
+    "data": TINY_PHOTOGRAPHS,
+    "evaluation_size": 32,
+    "intervals": Intervals(log=8, evaluate=16, save=16),
+    "images": 16,
+    "batch_size": 8,
+    "ema": 0.9,
+    "tiling": TilingConfig(tile=32, margin=8, multiple=16),
+}
+"""Two steps, for tests."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,13 @@
 """Grids of sample images, and PNG files."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from vision.atomic import write_atomically
 from vision.report import lettering
@@ -102,8 +103,8 @@ def sample_grid(
     return np.array(sheet)
 
 
-def save_png(path: str | Path, image: UInt8[np.ndarray, "h w c"]) -> None:
-    """Writes an image (uint8 in [0, 255], ``c`` 1 or 3) as an optimised PNG, atomically.
+def save_png(path: str | Path, image: UInt8[np.ndarray, "h w c"], *, text: Mapping[str, str] | None = None) -> None:
+    """Writes an image (uint8 in [0, 255], ``c`` 1 or 3) as an optimised PNG, atomically; ``text`` by keyword into it.
 
     Raises:
         ValueError: when the array is not uint8 [h w 1|3].
@@ -111,8 +112,13 @@ def save_png(path: str | Path, image: UInt8[np.ndarray, "h w c"]) -> None:
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
         raise ValueError(f"A PNG needs uint8 of shape [h, w, 1 or 3], not {image.dtype} {list(image.shape)}.")
+    chunks = PngInfo()
+    for keyword, value in (text or {}).items():
+        chunks.add_itxt(keyword, value)
     encoded = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(encoded, "PNG", optimize=True)
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
+        encoded, "PNG", optimize=True, pnginfo=chunks
+    )
     write_atomically(path, encoded.getvalue())
 
 

@@ -22,7 +22,7 @@ BASELINE = "baseline-"
 
 
 def write_samples_page(
-    path: Path, *, title: str, command: str, captions: Sequence[str], count: int, beside: str = ""
+    path: Path, *, title: str, command: str, captions: Sequence[str], count: int, baseline: str = ""
 ) -> None:
     """Write a page that shows the files 00000.png, 00001.png, ... next to it, atomically.
 
@@ -32,19 +32,19 @@ def write_samples_page(
       command: that made the images.
       captions: one for each image, or none.
       count: of images.
-      beside: another generator in words, whose files baseline-00000.png, ... are shown to the right of the others.
+      baseline: another generator in words, whose files baseline-00000.png, ... are shown to the right of the others.
     """
     figures = []
     for index in range(count):
         caption = html.escape(captions[index]) if captions else ""
         text = f"<figcaption>{caption}</figcaption>" if caption else ""
         image = f'<img src="{index:05d}.png" alt="{caption or index}">'
-        if beside:
+        if baseline:
             other = f'<img src="{BASELINE}{index:05d}.png" alt="{caption or index}, by the baseline">'
             image = f'<div class="pair">{image}{other}</div>'
         figures.append(f"<figure>{image}{text}</figure>")
     body = "\n".join(figures)
-    note = f"<p>Left: these samples. Right: {html.escape(beside)}, for the same request.</p>\n" if beside else ""
+    note = f"<p>Left: these samples. Right: {html.escape(baseline)}, for the same request.</p>\n" if baseline else ""
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n"

@@ -38,7 +38,7 @@ def test_seams_by_brute_force(seed):
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (6, 7, 3)).astype(np.uint8)
     mask = rng.random((6, 7)) < 0.3
-    across, beside = [], {}
+    across, adjacent = [], {}
     for axis, (lines, inside) in enumerate(((image, mask), (image.transpose(1, 0, 2), mask.T))):
         for number, (line, own) in enumerate(zip(lines.astype(float), inside, strict=True)):
             for i in range(len(line) - 1):
@@ -47,6 +47,6 @@ def test_seams_by_brute_force(seed):
                 across.append(abs(line[i] - line[i + 1]).mean())
                 for shift, j in ((-1, i - 1), (1, i + 1)):
                     if 0 <= j < len(line) - 1 and own[j] == own[j + 1]:
-                        beside[axis, number, j, shift] = abs(line[j] - line[j + 1]).mean()
-    if across and beside:
-        assert seam(image, mask) == pytest.approx(np.mean(across) - np.mean(list(beside.values())))
+                        adjacent[axis, number, j, shift] = abs(line[j] - line[j + 1]).mean()
+    if across and adjacent:
+        assert seam(image, mask) == pytest.approx(np.mean(across) - np.mean(list(adjacent.values())))

@@ -1,6 +1,6 @@
 """Sentences that ask for edits of the shapes world, in several phrasings, and what the edited place then shows.
 
-The last phrasing of each kind is held out of training. It is made of words that others have, so that it asks for
+The last phrasing of each kind is held out of training. It uses only words that the others have, so that it asks for
 nothing but another order of known words.
 """
 

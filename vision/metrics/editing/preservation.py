@@ -26,7 +26,7 @@ def seam(image: UInt8[np.ndarray, "h w c"], mask: Bool[np.ndarray, "h w"]) -> fl
     negative where it is smoother than what it divides; NaN where the mask has no border. A true border of a figure
     along that of the mask counts as one, so that the number is read next to that of a real image.
     """
-    across, beside = [], []
+    across, adjacent = [], []
     for axis in (0, 1):
         pixels = np.moveaxis(image.astype(np.float64), axis, 0)
         inside = np.moveaxis(mask, axis, 0)
@@ -40,8 +40,8 @@ def seam(image: UInt8[np.ndarray, "h w c"], mask: Bool[np.ndarray, "h w"]) -> fl
                 other[0] = False
             else:
                 other[-1] = False
-            beside.append(steps[other & ~border])
-    crossing, near = np.concatenate(across), np.concatenate(beside)
+            adjacent.append(steps[other & ~border])
+    crossing, near = np.concatenate(across), np.concatenate(adjacent)
     if not len(crossing) or not len(near):
         return float("nan")
     return float(crossing.mean() - near.mean())
