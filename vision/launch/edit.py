@@ -210,7 +210,8 @@ def _written(
         save_png(folder / "mask.png", levels)
         rows.append(np.repeat(levels, 3, axis=-1))
         captions.append("mask")
-    captions += [f"after, seed {request.seed}" + (f", {index}" if index else "") for index in range(len(edited.images))]
+    count = len(edited.images)
+    captions += [f"after, {index} of {count}" if count > 1 else "after" for index in range(1, count + 1)]
     save_png(
         folder / "sheet.png", sample_grid(np.stack([*rows, *edited.images]), columns=len(captions), captions=captions)
     )

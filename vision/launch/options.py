@@ -348,5 +348,5 @@ def command_line() -> str:
 
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
-    start = ["python", "-m", spec.name] if spec is not None else ["python", sys.argv[0]]
+    start = ["python", "-m", spec.name.removesuffix(".__main__")] if spec is not None else ["python", sys.argv[0]]
     return shlex.join([*start, *sys.argv[1:]])

@@ -48,7 +48,7 @@ class StyleNetwork:
     def words(self) -> str:
         """What it is, for protocols."""
         depth = sum(self.config.depths)
-        return f"a VGG of {depth} convolutions with " + ("random weights" if self.path is None else str(self.path))
+        return f"a VGG of {depth} convolutions with " + ("random weights" if self.path is None else self.path.name)
 
     @property
     def loaded(self) -> tuple[str, ...]:

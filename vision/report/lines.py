@@ -38,7 +38,7 @@ class LinePlot:
 
 
 def line_plots(plots: Sequence[LinePlot], *, columns: int = 3) -> UInt8[np.ndarray, "h w 3"]:
-    """Plots as one picture, row by row."""
+    """Plots as one picture, row by row; where all have lines of the same names, with one legend below them."""
     from matplotlib.figure import Figure
 
     columns = min(columns, len(plots))
@@ -46,8 +46,12 @@ def line_plots(plots: Sequence[LinePlot], *, columns: int = 3) -> UInt8[np.ndarr
     figure = Figure(figsize=(5.2 * columns, 3.8 * rows), dpi=_DOTS_PER_INCH, layout="constrained")
     figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
     places = figure.subplots(rows, columns, squeeze=False).ravel()
+    shared = len(plots) > 1 and len({tuple(plot.lines) for plot in plots}) == 1
     for axes, plot in zip(places, plots, strict=False):
-        _plotted(axes, plot)
+        _plotted(axes, plot, legend=not shared)
+    if shared:  # next to the plots: inside it would cover lines
+        handles, labels = places[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 2 * columns), frameon=False)
     for axes in places[len(plots) :]:
         axes.set_axis_off()
     written = io.BytesIO()
@@ -55,7 +59,7 @@ def line_plots(plots: Sequence[LinePlot], *, columns: int = 3) -> UInt8[np.ndarr
     return np.asarray(Image.open(written).convert("RGB"))
 
 
-def _plotted(axes: Any, plot: LinePlot) -> None:
+def _plotted(axes: Any, plot: LinePlot, *, legend: bool) -> None:
     from matplotlib.ticker import NullFormatter, NullLocator
 
     for number, (name, points) in enumerate(plot.lines.items()):
@@ -92,4 +96,5 @@ def _plotted(axes: Any, plot: LinePlot) -> None:
     axes.set_title(plot.title)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    if legend:
+        axes.legend(frameon=False)

@@ -17,7 +17,7 @@ h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 pre { white-space: pre-wrap; background: #f5f6f8; padding: .8rem; border-radius: 6px; }
 table { border-collapse: collapse; } th, td { text-align: left; padding: .3rem 1.2rem .3rem 0; vertical-align: top;
   border-bottom: 1px solid #dfe3e8; } td.number, th.number { text-align: right; }
-td { overflow-wrap: anywhere; } .protocol { color: #5b6470; font-size: .85rem; } img { max-width: 100%; }
+td { overflow-wrap: anywhere; } td:first-child { min-width: 11rem; } .protocol { color: #5b6470; font-size: .85rem; } img { max-width: 100%; }
 """
 
 
@@ -70,7 +70,7 @@ def write_system_page(
         shown = f'<h2>Samples</h2>\n<img alt="samples" src="data:image/png;base64,{data}">'
     body = f"""<h1>{html.escape(title)}</h1>
 <pre>{html.escape(command)}</pre>
-<h2>The whole</h2>
+<h2>The whole system</h2>
 <table>{found}</table>
 {shown}
 <h2>Stages</h2>
