@@ -17,7 +17,8 @@ h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 pre { white-space: pre-wrap; background: #f5f6f8; padding: .8rem; border-radius: 6px; }
 table { border-collapse: collapse; } th, td { text-align: left; padding: .3rem 1.2rem .3rem 0; vertical-align: top;
   border-bottom: 1px solid #dfe3e8; } td.number, th.number { text-align: right; }
-td { overflow-wrap: anywhere; } td:first-child { min-width: 11rem; } .protocol { color: #5b6470; font-size: .85rem; } img { max-width: 100%; }
+td { overflow-wrap: anywhere; } td:first-child { min-width: 11rem; }
+.protocol { color: #5b6470; font-size: .85rem; } img { max-width: 100%; }
 """
 
 
