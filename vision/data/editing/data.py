@@ -63,9 +63,7 @@ def edits_data(config: EditsConfig, *, sentences: Sentences) -> EditsData:
     Raises ``UserError`` for another data set than the shapes world, or a kind of figure that it has not.
     """
     if config.name != "shapes":
-        raise UserError(
-            f"only scenes of the shapes world can be edited exactly, and data.name is {config.name}: leave it out"
-        )
+        raise UserError(f"edits are rendered by the shapes world alone, and data.name is {config.name}: leave it out")
     world = replace(config.shapes, resolution=config.resolution)
     for name in config.held_out:
         if name not in class_names(world):
